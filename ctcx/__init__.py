@@ -1,0 +1,97 @@
+"""CTC loss and gradient for every array library, with kernels as plugins.
+
+>>> import numpy as np, ctcx
+>>> rng = np.random.default_rng(0)
+>>> logits = rng.standard_normal((2, 50, 32), dtype=np.float32)
+>>> loss, grad, feasible = ctcx.ctc_loss_and_grad(logits, [[3, 1, 4], [1, 5, 9, 2]])
+>>> loss.shape, grad.shape
+((2,), (2, 50, 32))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctcx import conformance, plugin
+    from ctcx._api import LossAndGrad, ctc_loss, ctc_loss_and_grad, explain
+    from ctcx._errors import (
+        BackendError,
+        BackendRejectedError,
+        CTCError,
+        CTCInputError,
+        InfeasibleError,
+        PluginError,
+        PluginWarning,
+        UnknownBackendError,
+    )
+    from ctcx._labels import labels_from_one_hot, labels_to_one_hot, min_frames
+    from ctcx._report import backends, show_versions
+    from ctcx._select import trace, use_backend
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "BackendRejectedError",
+    "CTCError",
+    "CTCInputError",
+    "InfeasibleError",
+    "LossAndGrad",
+    "PluginError",
+    "PluginWarning",
+    "UnknownBackendError",
+    "__version__",
+    "backends",
+    "conformance",
+    "ctc_loss",
+    "ctc_loss_and_grad",
+    "explain",
+    "labels_from_one_hot",
+    "labels_to_one_hot",
+    "min_frames",
+    "plugin",
+    "show_versions",
+    "trace",
+    "use_backend",
+]
+
+# Where each public name lives. Modules are imported on first use, so that `import ctcx` costs next
+# to nothing (tests/test_import.py holds the list of what it may import).
+_HOMES = {
+    "_api": ("LossAndGrad", "ctc_loss", "ctc_loss_and_grad", "explain"),
+    "_errors": (
+        "BackendError",
+        "BackendRejectedError",
+        "CTCError",
+        "CTCInputError",
+        "InfeasibleError",
+        "PluginError",
+        "PluginWarning",
+        "UnknownBackendError",
+    ),
+    "_labels": ("labels_from_one_hot", "labels_to_one_hot", "min_frames"),
+    "_report": ("backends", "show_versions"),
+    "_select": ("trace", "use_backend"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_SUBMODULES = ("conformance", "plugin")
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _SUBMODULES:
+        return import_module(f"ctcx.{name}")
+    try:
+        home = _HOME_OF[name]
+    except KeyError:
+        msg = f"module 'ctcx' has no attribute {name!r}"
+        raise AttributeError(msg) from None
+    value = getattr(import_module(f"ctcx.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,346 @@
+"""The public functions: prepare, check, select, compute, reduce."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from ctcx._arrays import Facts
+from ctcx._descriptors import Operation, Problem
+from ctcx._errors import CTCInputError, InfeasibleError
+from ctcx._prepare import Prepared, prepare
+from ctcx._select import Decision, call, explain_problem
+from ctcx._validate import check_values
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctcx._typing import Array
+
+__all__ = ["LossAndGrad", "ctc_loss", "ctc_loss_and_grad", "explain"]
+
+Reduction = Literal["none", "sum", "mean", "mean_per_label"]
+Infeasible = Literal["inf", "zero", "raise"]
+
+_REDUCTIONS = ("none", "sum", "mean", "mean_per_label")
+_POLICIES = ("inf", "zero", "raise")
+
+
+class LossAndGrad(NamedTuple):
+    """What :func:`ctcx.ctc_loss_and_grad` returns.
+
+    Attributes
+    ----------
+    loss
+        (N,), or () where reduced or for one sequence; nats.
+    grad
+        In the layout and dtype of the logits.
+    feasible
+        (N,) boolean, () for one sequence: whether any path emits the labels.
+    """
+
+    loss: Array
+    grad: Array
+    feasible: Array
+
+
+def ctc_loss(
+    logits: Array,
+    labels: Array | Sequence[Sequence[int]],
+    logit_lengths: Array | Sequence[int] | None = None,
+    label_lengths: Array | Sequence[int] | None = None,
+    *,
+    blank: int = 0,
+    time_major: bool = False,
+    reduction: Reduction = "none",
+    infeasible: Infeasible = "inf",
+    backend: str | None = None,
+    validate: bool = True,
+) -> Array:
+    r"""CTC loss: the negative log probability that the frames emit the labels.
+
+    .. math:: \mathrm{loss} = -\ln \sum_{\pi \in B^{-1}(y)} \prod_t \mathrm{softmax}(x_t)_{\pi_t}
+
+    over all paths that become the labels when equal neighbours are merged and blanks removed
+    (Graves et al. 2006, eq. 3 and 12).
+
+    Parameters
+    ----------
+    logits : array (N, T, C)
+        Unnormalised; the softmax is inside. (T, N, C) with ``time_major=True``; (T, C) for one
+        sequence. float16, bfloat16, float32 or float64, of NumPy, CuPy, PyTorch, JAX or another
+        library of the array API standard, which decides where it is computed. -inf masks a class.
+    labels : array of int (N, S) or list of lists
+        Classes, without blanks. What stands past a sequence's length never matters. (S,) for one
+        sequence. Lists and NumPy arrays go along with logits of any library.
+    logit_lengths : array of int (N,), optional
+        Frames of each sequence; default T. What stands in later frames never matters.
+    label_lengths : array of int (N,), optional
+        Labels of each sequence; default S, or the lengths of the lists.
+    blank : int
+        Class of the blank; negative ones count from the end.
+    time_major : bool
+        Whether frames come first in ``logits``.
+    reduction : {"none", "sum", "mean", "mean_per_label"}
+        ``"mean"`` is over the batch; ``"mean_per_label"`` first divides each loss by its number of
+        labels (at least 1), which is what PyTorch calls mean. The mean of no sequences is 0.
+    infeasible : {"inf", "zero", "raise"}
+        What to do where no path emits the labels (fewer frames than :func:`ctcx.min_frames`, or
+        masked classes): loss +inf, loss 0, or :class:`ctcx.InfeasibleError`. The gradient is 0.
+    backend : str, optional
+        That backend or an error; default: see :func:`ctcx.use_backend` and :func:`ctcx.explain`.
+    validate : bool
+        False skips the checks of values, which cost one pass and one synchronisation. They are
+        skipped anyway where values can't be read, as under ``jax.jit``.
+
+    Returns
+    -------
+    array (N,) or ()
+        In nats, never negative, never NaN; float32, or float64 for float64 logits. In the library
+        and on the device of the logits.
+
+    Raises
+    ------
+    CTCInputError
+        Wrong shapes, dtypes, libraries or devices; a label out of range or equal to the blank, a
+        length out of range, NaN or +inf inside a sequence. Names argument, sequence, position, value.
+    InfeasibleError
+        Under ``infeasible="raise"``.
+    BackendError
+        No backend can take this call, or the one that was named can't; with every candidate's reason.
+
+    References
+    ----------
+    Graves, Fernandez, Gomez, Schmidhuber: Connectionist Temporal Classification: labelling
+    unsegmented sequence data with recurrent neural networks. ICML 2006.
+
+    Examples
+    --------
+    >>> import numpy as np, ctcx
+    >>> logits = np.zeros((1, 3, 4), dtype=np.float32)
+    >>> ctcx.ctc_loss(logits, [[1, 2]])
+    array([2.5...], dtype=float32)
+    """
+    options = _Options(time_major, reduction, infeasible, backend, validate)
+    prepared, loss = _run(
+        "loss", logits, labels, logit_lengths, label_lengths, blank, options
+    )
+    feasible = loss != float("inf")
+    loss = _apply_policy(loss, feasible, options.infeasible, prepared)
+    return _reduce(loss, prepared, options.reduction)
+
+
+def ctc_loss_and_grad(
+    logits: Array,
+    labels: Array | Sequence[Sequence[int]],
+    logit_lengths: Array | Sequence[int] | None = None,
+    label_lengths: Array | Sequence[int] | None = None,
+    *,
+    blank: int = 0,
+    time_major: bool = False,
+    reduction: Reduction = "none",
+    infeasible: Infeasible = "inf",
+    backend: str | None = None,
+    validate: bool = True,
+) -> LossAndGrad:
+    r"""CTC loss and its gradient with respect to the logits.
+
+    .. math::
+        \frac{\partial\,\mathrm{loss}}{\partial x_{t,c}}
+        = \mathrm{softmax}(x_t)_c - \sum_{s: y_s = c} \gamma_t(s)
+
+    where gamma is the probability of being in state s at frame t, given the labels (Graves et al.
+    2006, eq. 15). It is 0 past a sequence's length and for infeasible sequences, and each frame's
+    adds up to 0.
+
+    Parameters
+    ----------
+    logits, labels, logit_lengths, label_lengths, blank, time_major, reduction, infeasible, \
+backend, validate
+        As for :func:`ctcx.ctc_loss`.
+
+    Returns
+    -------
+    LossAndGrad
+        ``loss`` as from :func:`ctcx.ctc_loss`; ``grad``, of the shape, library, device and dtype of
+        the logits: the gradient of the reduced loss, of the sum for ``reduction="none"``;
+        ``feasible`` (N,): whether any path emits the labels.
+
+    Raises
+    ------
+    CTCInputError, InfeasibleError, BackendError
+        As for :func:`ctcx.ctc_loss`.
+
+    Examples
+    --------
+    >>> import numpy as np, ctcx
+    >>> logits = np.zeros((1, 2, 3), dtype=np.float32)
+    >>> result = ctcx.ctc_loss_and_grad(logits, [[1]])
+    >>> result.grad
+    array([[[ 0.          , -0.33333334,  0.33333334],
+            [ 0.          , -0.33333334,  0.33333334]]], dtype=float32)
+    >>> result.feasible
+    array([ True])
+    """
+    options = _Options(time_major, reduction, infeasible, backend, validate)
+    prepared, (loss, grad) = _run(
+        "loss_and_grad", logits, labels, logit_lengths, label_lengths, blank, options
+    )
+    feasible = loss != float("inf")
+    loss = _apply_policy(loss, feasible, options.infeasible, prepared)
+    if options.reduction in ("mean", "mean_per_label"):
+        grad *= _scale_of_mean(prepared, options.reduction, grad)
+    loss = _reduce(loss, prepared, options.reduction)
+    if prepared.single:
+        return LossAndGrad(loss, grad[0, ...], feasible[0, ...])
+    if time_major:
+        grad = prepared.facts.xp.permute_dims(grad, (1, 0, 2))
+    return LossAndGrad(loss, grad, feasible)
+
+
+def explain(
+    logits: Array,
+    labels: Array | Sequence[Sequence[int]],
+    logit_lengths: Array | Sequence[int] | None = None,
+    label_lengths: Array | Sequence[int] | None = None,
+    *,
+    blank: int = 0,
+    time_major: bool = False,
+    reduction: Reduction = "none",  # noqa: ARG001 - takes a call's arguments as they are
+    infeasible: Infeasible = "inf",  # noqa: ARG001
+    backend: str | None = None,
+    validate: bool = True,  # noqa: ARG001
+    operation: Operation = "loss_and_grad",
+) -> Decision:
+    """Say which backend a call with these arguments would use, and why not the others.
+
+    Computes nothing and imports no kernel.
+
+    Parameters
+    ----------
+    logits, labels, logit_lengths, label_lengths, blank, time_major, reduction, infeasible, \
+backend, validate
+        As for :func:`ctcx.ctc_loss`.
+    operation : {"loss_and_grad", "loss"}
+        Which function the call would be to.
+
+    Returns
+    -------
+    Decision
+        ``str()`` of it is a table: every candidate, its package and version, status and reason.
+
+    Raises
+    ------
+    CTCInputError
+        As for :func:`ctcx.ctc_loss`, for static facts.
+    """
+    prepared = prepare(
+        logits, labels, logit_lengths, label_lengths, blank, time_major=time_major
+    )
+    return explain_problem(_problem(operation, prepared), backend)
+
+
+class _Options(NamedTuple):
+    time_major: bool
+    reduction: str
+    infeasible: str
+    backend: str | None
+    validate: bool
+
+
+def _run(
+    operation: Operation,
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    blank: int,
+    options: _Options,
+) -> tuple[Prepared, Any]:
+    _check_choice("reduction", options.reduction, _REDUCTIONS)
+    _check_choice("infeasible", options.infeasible, _POLICIES)
+    prepared = prepare(
+        logits, labels, logit_lengths, label_lengths, blank, time_major=options.time_major
+    )
+    if options.validate and not prepared.facts.traced:
+        check_values(prepared, time_major=options.time_major)
+    result, _ = call(
+        _problem(operation, prepared),
+        options.backend,
+        (prepared.logits, prepared.labels, prepared.logit_lengths, prepared.label_lengths),
+        {"blank": prepared.blank},
+    )
+    return prepared, result
+
+
+def _problem(operation: Operation, prepared: Prepared) -> Problem:
+    facts: Facts = prepared.facts
+    count, frames, classes = prepared.logits.shape
+    return Problem(
+        operation=operation,
+        namespace=facts.namespace,
+        device=facts.device,
+        dtype=facts.dtype,
+        N=count,
+        T=frames,
+        C=classes,
+        S=prepared.labels.shape[1],
+        blank=prepared.blank,
+        traced=facts.traced,
+        contiguous=facts.contiguous,
+    )
+
+
+def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        msg = f"{argument} must be one of {', '.join(map(repr, choices))}; got {value!r}"
+        raise CTCInputError(msg, argument=argument, value=value)
+
+
+def _apply_policy(loss: Array, feasible: Array, policy: str, prepared: Prepared) -> Array:
+    xp = prepared.facts.xp
+    if policy == "zero":
+        return xp.where(feasible, loss, xp.zeros_like(loss))
+    if policy == "raise":
+        if prepared.facts.traced:
+            msg = 'infeasible="raise" needs to read values, which can\'t be done while tracing'
+            raise CTCInputError(msg, argument="infeasible", value=policy)
+        if not bool(xp.all(feasible)):
+            _raise_infeasible(feasible, prepared)
+    return loss
+
+
+def _raise_infeasible(feasible: Array, prepared: Prepared) -> None:
+    bad = tuple(i for i in range(feasible.shape[0]) if not bool(feasible[i]))
+    shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+    first = bad[0]
+    msg = (
+        f"no path emits the labels of {len(bad)} of {feasible.shape[0]} sequences: {shown}. "
+        f"Sequence {first} has {int(prepared.logit_lengths[first])} frames and "
+        f"{int(prepared.label_lengths[first])} labels (ctcx.min_frames counts the frames that "
+        f'labels need; -inf logits can forbid them too). infeasible="inf" or "zero" goes on.'
+    )
+    raise InfeasibleError(msg, sequences=bad)
+
+
+def _scale_of_mean(prepared: Prepared, reduction: str, grad: Array) -> Array | float:
+    """What each sequence's gradient is multiplied by: a number, or (N, 1, 1)."""
+    count = max(1, grad.shape[0])
+    if reduction == "mean":
+        return 1.0 / count
+    return 1.0 / (_labels_at_least_one(prepared, grad.dtype)[:, None, None] * count)
+
+
+def _labels_at_least_one(prepared: Prepared, dtype: Any) -> Array:
+    xp = prepared.facts.xp
+    lengths = prepared.label_lengths
+    return xp.astype(xp.maximum(lengths, xp.ones_like(lengths)), dtype)
+
+
+def _reduce(loss: Array, prepared: Prepared, reduction: str) -> Array:
+    xp = prepared.facts.xp
+    if reduction == "mean_per_label":
+        loss = loss / _labels_at_least_one(prepared, loss.dtype)
+    if reduction == "none":
+        return loss[0, ...] if prepared.single else loss
+    total = xp.sum(loss)
+    return total if reduction == "sum" else total / max(1, loss.shape[0])

@@ -1,0 +1,116 @@
+r"""Emission probabilities of the labels and the blank, as mantissa and whole exponent.
+
+With ``x`` a logit and ``r`` a whole number near the blank's logit in its frame,
+``exp(x - r) = mantissa * exp(exponent)`` where ``exponent = round(x - r)``. The softmax's
+denominator is left out: it is the same for all states of a frame, so it drops out of every
+occupancy, and the loss adds it up apart (:func:`ctcx._arrayapi.occupancy.loss_of`).
+
+Frames past a sequence's length, in either direction, emit the blank with probability 1 and labels
+with probability 0. All probability then rests in one blank before the first frame and after the
+last, and sequences of different lengths run side by side without a further mask.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ctcx._arrayapi.lattice import DEAD
+
+if TYPE_CHECKING:
+    from ctcx._arrayapi.context import Context
+    from ctcx._typing import Array
+
+__all__ = ["EmissionSource", "Emissions", "reference"]
+
+_LOWEST_REFERENCE = -float(2**20)
+
+
+class Emissions(NamedTuple):
+    """Emission probabilities of some frames: (frames, M, S+1) for labels, (frames, M, 1) for blank.
+
+    The last column of the labels repeats the blank; it belongs to no label.
+    """
+
+    exponent: Array
+    mantissa: Array
+    blank_exponent: Array
+    blank_mantissa: Array
+
+
+def reference(blank_logits: Array, context: Context) -> Array:
+    """Give the whole number that a frame's logits are measured from: near the blank's logit.
+
+    Where the blank is masked (-inf, or as good as) it is 0. Any number would be right; a near one
+    keeps exponents small, so that logits may share a large offset.
+    """
+    xp = context.xp
+    usable = blank_logits > _LOWEST_REFERENCE
+    return xp.where(usable, xp.round(blank_logits), context.full((), 0.0))
+
+
+class EmissionSource:
+    """Looks up emissions by frame, for both directions of the recursion at once.
+
+    Rows 0 to N-1 are the sequences; rows N to 2N-1 the same read backwards, labels and frames.
+
+    Parameters
+    ----------
+    logits
+        (N, T, C).
+    classes
+        (N, S), label classes with everything past a sequence's length replaced by a valid class.
+    logit_lengths
+        (N,).
+    blank
+        Index of the blank class.
+    steps
+        How many frames a direction runs through: T, or more.
+    """
+
+    def __init__(
+        self,
+        logits: Array,
+        classes: Array,
+        logit_lengths: Array,
+        *,
+        blank: int,
+        steps: int,
+        context: Context,
+    ) -> None:
+        xp = context.xp
+        rows, width = classes.shape
+        blanks = context.integers((rows, 1), blank)
+        self._logits = logits
+        self._forward = xp.concat([classes, blanks], axis=1)
+        self._backward = xp.concat([xp.flip(classes, axis=1), blanks], axis=1)
+        self._lengths = logit_lengths
+        self._steps = steps
+        self._context = context
+        self._dead = context.full((), DEAD)
+        self._resting = xp.concat([context.full((width,), DEAD), context.full((1,), 0.0)])
+
+    def __call__(self, first: int, count: int) -> Emissions:
+        """Emissions of steps ``first`` to ``first + count - 1``: (count, 2N, S+1)."""
+        xp = self._context.xp
+        forward = self._gather(self._forward, first, first + count)
+        backward = self._gather(self._backward, self._steps - first - count, self._steps - first)
+        logits = xp.concat([forward, xp.flip(backward, axis=0)], axis=1)
+        logits = logits - reference(logits[..., -1:], self._context)
+        exponent = xp.maximum(xp.round(logits), self._dead)
+        mantissa = xp.exp(logits - exponent)
+        return Emissions(exponent, mantissa, exponent[..., -1:], mantissa[..., -1:])
+
+    def _gather(self, index: Array, first: int, stop: int) -> Array:
+        """Logits of the indexed classes in frames ``first`` to ``stop - 1``: (frames, N, S+1)."""
+        context, xp = self._context, self._context.xp
+        rows, frames = self._logits.shape[:2]
+        first_real, stop_real = min(first, frames), min(stop, frames)
+        block = self._logits[:, first_real:stop_real, :]
+        picked = xp.take_along_axis(block, index[:, None, :], axis=2)
+        picked = context.cast(xp.permute_dims(picked, (1, 0, 2)))
+        inside = context.arange(first_real, stop_real)[:, None] < self._lengths[None, :]
+        picked = xp.where(inside[:, :, None], picked, self._resting)
+        if stop > stop_real:
+            missing = (stop - max(first, stop_real), rows, index.shape[1])
+            picked = xp.concat([picked, xp.broadcast_to(self._resting, missing)])
+        return picked

@@ -1,0 +1,106 @@
+"""The one seam between the core and the array library: how to loop.
+
+The standard has no scan. A Python loop over blocks of frames is right for libraries that compute at
+once; where a library traces and compiles, the loop must be the library's own, or compiling it takes
+minutes. A library's :class:`~ctcx.plugin.Namespace` names its loop in the field ``loop``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ctcx._arrayapi.context import Context
+    from ctcx._typing import Array, ArrayModule
+
+__all__ = ["Loop", "PythonLoop"]
+
+
+class Loop(Protocol):
+    """What the core asks of a loop. A *past* is what earlier blocks left, in the loop's own form."""
+
+    def scan(
+        self,
+        step: Callable[[Any, Any, Any], tuple[Any, Any]],
+        carry: Any,
+        source: Callable[[int, int], Any],
+        *,
+        first: int,
+        blocks: int,
+        size: int,
+        past: Any = None,
+    ) -> tuple[Any, Any]:
+        """Run ``carry, out = step(carry, source(frame, size), earlier)`` for each block of frames.
+
+        ``frame`` counts up from ``first``. ``earlier`` is an element of ``past``, the last one
+        first, or None. Returns the last carry and the past that the ``out`` make.
+        """
+        ...
+
+    def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
+        """Join a past of tuples of arrays (frames, ...) along the frames."""
+        ...
+
+    def assemble(
+        self,
+        block: Callable[[slice, slice], tuple[Array, ...]],
+        shape: tuple[int, int],
+        templates: Sequence[tuple[tuple[int, ...], Any]],
+        block_shape: tuple[int, int],
+        context: Context,
+    ) -> tuple[Array, ...]:
+        """Make arrays ``(*shape, *trailing)`` of the templates ``(trailing, dtype)`` in blocks.
+
+        ``block(rows, frames)`` gives one block of each.
+        """
+        ...
+
+
+class PythonLoop:
+    """The loop in Python, for libraries that compute at once."""
+
+    def scan(
+        self,
+        step: Callable[[Any, Any, Any], tuple[Any, Any]],
+        carry: Any,
+        source: Callable[[int, int], Any],
+        *,
+        first: int,
+        blocks: int,
+        size: int,
+        past: Any = None,
+    ) -> tuple[Any, Any]:
+        """Run block after block. Takes ``past`` apart on the way, so that its memory is freed."""
+        made = []
+        for block in range(blocks):
+            earlier = None if past is None else past.pop()
+            carry, out = step(carry, source(first + block * size, size), earlier)
+            made.append(out)
+        return carry, made
+
+    def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
+        """Join the blocks."""
+        return tuple(xp.concat(parts) for parts in zip(*past, strict=True))
+
+    def assemble(
+        self,
+        block: Callable[[slice, slice], tuple[Array, ...]],
+        shape: tuple[int, int],
+        templates: Sequence[tuple[tuple[int, ...], Any]],
+        block_shape: tuple[int, int],
+        context: Context,
+    ) -> tuple[Array, ...]:
+        """Write block after block into arrays of its own: concatenating would hold them twice."""
+        wholes = tuple(
+            context.xp.empty((*shape, *trailing), dtype=dtype, device=context.device)
+            for trailing, dtype in templates
+        )
+        for row in range(0, shape[0], block_shape[0]):
+            rows = slice(row, min(row + block_shape[0], shape[0]))
+            for frame in range(0, shape[1], block_shape[1]):
+                frames = slice(frame, min(frame + block_shape[1], shape[1]))
+                for whole, part in zip(wholes, block(rows, frames), strict=True):
+                    whole[rows, frames, ...] = part
+        return wholes

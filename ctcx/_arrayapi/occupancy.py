@@ -1,0 +1,105 @@
+r"""Where the two directions meet: the likelihood, and the probability of each state.
+
+With alpha after a frame's emission and beta before it, both in extended exponents, the probability
+of all paths through a state is their product (Graves et al. 2006, eq. 10, whose beta includes the
+emission and whose product is therefore divided by it). Divided by the sum over all states of the
+same frame, the result is exact even where a rounding error has grown over thousands of frames:
+such an error is common to all states of a frame.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ctcx._arrayapi.lattice import DEAD, States
+
+if TYPE_CHECKING:
+    from ctcx._arrayapi.context import Context
+    from ctcx._typing import Array, ArrayModule
+
+__all__ = ["Likelihood", "likelihood", "loss_of", "occupancies", "read_backwards"]
+
+_TINY = 1e-30
+
+
+class Likelihood(NamedTuple):
+    """Likelihood of each sequence's labels, (N, 1): ``mantissa * exp(exponent)``.
+
+    Relative to emissions that lack the softmax's denominator. ``possible`` is False where no path
+    emits the labels.
+    """
+
+    exponent: Array
+    mantissa: Array
+    possible: Array
+
+
+def read_backwards(states: States, xp: ArrayModule) -> States:
+    """Put states in the other direction's order of labels; the labels lose their spare column."""
+    label_e, label_m, blank_e, blank_m = states
+
+    def flip(array: Array) -> Array:
+        return xp.flip(array, axis=-1)
+
+    return States(
+        flip(label_e[..., :-1]), flip(label_m[..., :-1]), flip(blank_e), flip(blank_m)
+    )
+
+
+def _meet(alpha: States, beta: States) -> States:
+    """Product of the directions, state by state; ``beta`` as from :func:`read_backwards`."""
+    return States(
+        alpha.label_exponent[..., :-1] + beta.label_exponent,
+        alpha.label_mantissa[..., :-1] * beta.label_mantissa,
+        alpha.blank_exponent + beta.blank_exponent,
+        alpha.blank_mantissa * beta.blank_mantissa,
+    )
+
+
+def likelihood(alpha: States, beta: States, context: Context) -> Likelihood:
+    """Sum over all states where alpha (N, S+1) meets beta, at any one frame."""
+    xp = context.xp
+    label_e, label_m, blank_e, blank_m = _meet(alpha, beta)
+    exponents = xp.concat([label_e, blank_e], axis=-1)
+    mantissas = xp.concat([label_m, blank_m], axis=-1)
+    top = xp.max(exponents, axis=-1, keepdims=True)
+    mantissa = xp.sum(mantissas * xp.exp(exponents - top), axis=-1, keepdims=True)
+    return Likelihood(top, mantissa, (top > 0.1 * DEAD) & (mantissa > 0.0))
+
+
+def occupancies(alpha: States, beta: States, total: Likelihood, context: Context) -> Array:
+    """Probability of each label's state and of the blank, given the labels: (frames, N, S+1).
+
+    The last column is the blank: the sum over its S+1 states. All 0 for impossible labels.
+    """
+    xp = context.xp
+    label_e, label_m, blank_e, blank_m = _meet(alpha, beta)
+    # For impossible labels an exponent beyond all others, so that every state gets exp(-huge) = 0.
+    scale = xp.where(total.possible, total.exponent, context.full((), -1e6 * DEAD))
+    label = label_m * xp.exp(label_e - scale)
+    blank = xp.sum(blank_m * xp.exp(blank_e - scale), axis=-1, keepdims=True)
+    whole = xp.sum(label, axis=-1, keepdims=True) + blank
+    return xp.concat([label, blank], axis=-1) / xp.maximum(whole, context.full((), _TINY))
+
+
+def loss_of(
+    peak: Array, spread: Array, counted: Array, total: Likelihood, context: Context
+) -> Array:
+    """Negative log likelihood (N,), in nats.
+
+    ``peak`` and ``spread`` (N, T) give the softmax's denominator relative to the frame's reference:
+    ``log(sum(exp(x))) - r = peak + spread``; ``counted`` (N, T) are the frames inside the length.
+    Whole numbers are summed apart, where they are exact, so that large logits cost no accuracy.
+    """
+    xp = context.xp
+    zero = context.full((), 0.0)
+    # A frame of only -inf logits has no finite peak; its labels are impossible and the sum unused.
+    peak = xp.where(counted & (peak > 0.1 * DEAD), peak, zero)
+    spread = xp.where(counted, spread, zero)
+    whole = xp.round(peak)
+    whole_sum = xp.sum(whole, axis=1) - total.exponent[:, 0]
+    rest_sum = xp.sum((peak - whole) + spread, axis=1) - xp.log(
+        xp.maximum(total.mantissa[:, 0], context.full((), _TINY))
+    )
+    loss = xp.maximum(whole_sum + rest_sum, zero)
+    return xp.where(total.possible[:, 0], loss, context.full((), float("inf")))

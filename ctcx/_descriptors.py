@@ -1,0 +1,300 @@
+"""What a plugin says about itself: descriptors of kernels, array libraries and problems.
+
+Everything here is plain data. Callables that would import a heavy library are named as
+``"package.module:function"`` and imported on first use, so that registering a plugin costs nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, Literal
+
+__all__ = [
+    "API_VERSION",
+    "Backend",
+    "Decline",
+    "Feature",
+    "Namespace",
+    "Operation",
+    "Problem",
+    "resolve",
+]
+
+API_VERSION: tuple[int, int] = (1, 0)
+"""Version of the plugin API, ``(major, minor)``; see :class:`Backend` for what is compatible."""
+
+Operation = Literal["loss", "loss_and_grad"]
+"""What a kernel computes; the keys of :attr:`Backend.kernels`."""
+
+HALF_DTYPES = frozenset({"float16", "bfloat16"})
+KNOWN_DTYPES = frozenset({"float32", "float64"}) | HALF_DTYPES
+_NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
+
+
+class Feature(enum.Enum):
+    """What a kernel can do beyond the minimum, where that can be told before it is called.
+
+    A declared feature is tested by the conformance kit. An undeclared one is a gate: a problem that
+    needs it is rejected with a reason.
+    """
+
+    GRAD = "computes the gradient with respect to the logits (operation loss_and_grad)"
+    TRACEABLE = "can be called while the library traces (jax.jit): reads no values"
+    DETERMINISTIC = "the same input gives the same bits, every time"
+    HALF = "takes float16 or bfloat16 logits and computes in float32"
+    NONCONTIGUOUS = "takes logits that are not contiguous (transposed or sliced) without a copy"
+
+
+class Decline(Exception):
+    """Raised by a kernel, before it does any work, to say that it can't take this call.
+
+    Automatic selection then tries the next candidate and records the reason. With ``backend=``,
+    :func:`ctcx.use_backend` or ``CTCX_BACKEND`` it becomes an error. ``NotImplementedError`` is
+    not a way to decline: it is a bug, and propagates.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """The static facts of one call: all that selection may look at. Hashable; holds no values.
+
+    Attributes
+    ----------
+    operation
+        ``"loss"`` or ``"loss_and_grad"``.
+    namespace
+        Name of the array library: ``"numpy"``, ``"cupy"``, ``"torch"``, ``"jax.numpy"``, ...
+    device
+        The device as the library names it: ``"cpu"``, ``"cuda:0"``, ...; ``"unknown"`` while the
+        library traces and doesn't tell.
+    dtype
+        Of the logits: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
+    N, T, C, S
+        Sequences, frames, classes (blank included) and width of the label array.
+    blank
+        Index of the blank class, in ``range(C)``.
+    traced
+        Whether values can't be read because the library is tracing (``jax.jit``).
+    contiguous
+        Whether the logits, seen as (N, T, C), are contiguous in row-major order; True where a
+        library has no such notion.
+    """
+
+    operation: Operation
+    namespace: str
+    device: str
+    dtype: str
+    N: int
+    T: int
+    C: int
+    S: int
+    blank: int
+    traced: bool = False
+    contiguous: bool = True
+
+
+def _nothing() -> str | None:
+    return None
+
+
+def _accept_all(problem: Problem) -> str | None:  # noqa: ARG001 - the signature is the protocol
+    return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backend:
+    """One kernel family that computes CTC, as its plugin describes it.
+
+    A kernel is a function ::
+
+        kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> loss
+        kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> (loss, grad)
+
+    It gets validated arrays, all of one library and on one device: logits (N, T, C), unnormalised
+    and possibly not contiguous (see :attr:`Feature.NONCONTIGUOUS`); labels (N, S), lengths (N,),
+    integers of the library's default index dtype. ``blank`` is an ``int`` in ``range(C)``. What
+    stands past a length may be anything: NaN in logits, any integer in labels. It returns, in the
+    same library and on the same device, ``loss`` (N,): the negative log likelihood in nats, +inf
+    where the labels can't be emitted, in float32 (float64 for float64 logits); and ``grad``
+    (N, T, C), d loss[n] / d logits, in the dtype of the logits, exactly 0 past a sequence's length
+    and for a sequence whose loss is +inf. It never writes to its inputs. Reductions, the policy for
+    infeasible sequences, layouts and checks of the input belong to ctcx, so that backends agree.
+
+    Attributes
+    ----------
+    name
+        What users type in ``backend=``; lower-case letters, digits, ``-`` and ``_``.
+    kernels
+        ``{operation: "package.module:function"}``; imported on first use.
+    namespaces
+        Names of the array libraries it takes; ``{"*"}`` for code that needs the array API only.
+    devices
+        Kinds of device, as they stand before the colon (``"cpu"``, ``"cuda"``), or ``{"*"}``.
+    dtypes
+        Of the logits. Half precision goes with :attr:`Feature.HALF`.
+    features
+        See :class:`Feature`.
+    priority
+        In automatic selection the highest goes first; ties are broken by name.
+    opt_in
+        True (the default): never chosen automatically, so that installing a package changes
+        nobody's results. First-party backends earn False by passing the whole conformance kit.
+    probe
+        Called once, when first needed: None if usable on this machine, else why not.
+    accepts
+        Called with a :class:`Problem`: None if it can be taken, else why not. Cheap and pure.
+    api
+        The plugin API it was written for. Another major version, or a later minor one than
+        :data:`ctcx.plugin.API_VERSION`, is refused; an earlier minor one is fine.
+    summary, url
+        For people: one line, and where to read more.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A field of the wrong type or an impossible combination, with its name and value.
+    """
+
+    name: str
+    kernels: Mapping[str, str]
+    namespaces: frozenset[str]
+    devices: frozenset[str] = frozenset({"cpu"})
+    dtypes: frozenset[str] = frozenset({"float32", "float64"})
+    features: frozenset[Feature] = frozenset()
+    priority: int = 0
+    opt_in: bool = True
+    probe: Callable[[], str | None] = _nothing
+    accepts: Callable[[Problem], str | None] = _accept_all
+    api: tuple[int, int] = (1, 0)
+    summary: str = ""
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        _check_name("Backend", self.name)
+        where = f"Backend {self.name!r}"
+        object.__setattr__(self, "kernels", dict(self.kernels))
+        for attribute in ("namespaces", "devices", "dtypes", "features"):
+            value = getattr(self, attribute)
+            if isinstance(value, str):
+                msg = f"{where}: {attribute} must be a set of names, got the string {value!r}"
+                raise TypeError(msg)
+            object.__setattr__(self, attribute, frozenset(value))
+            if attribute != "features" and not getattr(self, attribute):
+                msg = f"{where}: {attribute} is empty, so it could never be chosen"
+                raise ValueError(msg)
+        if unknown := set(self.kernels) - {"loss", "loss_and_grad"}:
+            msg = f"{where}: unknown operations {sorted(unknown)}; known: loss, loss_and_grad"
+            raise ValueError(msg)
+        if not self.kernels:
+            msg = f"{where}: kernels is empty; give at least {{'loss': 'package.module:function'}}"
+            raise ValueError(msg)
+        for operation, target in self.kernels.items():
+            _check_target(f"{where}: kernels[{operation!r}]", target)
+        if unknown := self.dtypes - KNOWN_DTYPES:
+            msg = f"{where}: unknown dtypes {sorted(unknown)}; known: {sorted(KNOWN_DTYPES)}"
+            raise ValueError(msg)
+        if bad := [f for f in self.features if not isinstance(f, Feature)]:
+            msg = f"{where}: features must be members of ctcx.plugin.Feature, got {bad!r}"
+            raise TypeError(msg)
+        if bool(self.dtypes & HALF_DTYPES) != (Feature.HALF in self.features):
+            msg = f"{where}: Feature.HALF and the dtypes {sorted(HALF_DTYPES)} go together"
+            raise ValueError(msg)
+        if ("loss_and_grad" in self.kernels) != (Feature.GRAD in self.features):
+            msg = f"{where}: Feature.GRAD and a loss_and_grad kernel go together"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Namespace:
+    """How to work with one array library from outside: for tests, benchmarks and the command line.
+
+    The computation itself never needs this; it uses the array API. The one exception is ``scan``.
+
+    Attributes
+    ----------
+    name
+        As in :attr:`Problem.namespace`: the import name of the library's array namespace.
+    distribution
+        Name of the package that installs it, for versions and advice (``"torch"``).
+    from_numpy
+        ``"package.module:function"``; ``function(array, dtype, device)`` makes an array of the
+        library from a NumPy array (None for dtype or device: the library's default).
+    to_numpy
+        ``"package.module:function"``; ``function(array)`` gives a NumPy array.
+    devices
+        ``"package.module:function"``; ``function()`` gives the devices usable here, by the names
+        that ``from_numpy`` takes.
+    probe
+        None if the library can be used here, else why not. May import the library.
+    synchronize
+        ``"package.module:function"``; ``function(array)`` returns when ``array`` is computed. None
+        for libraries that compute at once.
+    jit
+        ``"package.module:function"``; ``function(callable)`` compiles it. None if there is none.
+    scan
+        ``"package.module:function"`` with the signature of :func:`ctcx._arrayapi.scan.loop`, for
+        libraries where a Python loop over frames won't do. None for the loop.
+    dtypes
+        Names of the dtypes of logits that the library has.
+    """
+
+    name: str
+    distribution: str
+    from_numpy: str
+    to_numpy: str
+    devices: str
+    probe: Callable[[], str | None] = _nothing
+    synchronize: str | None = None
+    jit: str | None = None
+    scan: str | None = None
+    dtypes: frozenset[str] = frozenset({"float32", "float64"})
+    api: tuple[int, int] = (1, 0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            msg = f"Namespace: name must be a non-empty string, got {self.name!r}"
+            raise TypeError(msg)
+        for attribute in ("from_numpy", "to_numpy", "devices"):
+            _check_target(f"Namespace {self.name!r}: {attribute}", getattr(self, attribute))
+        for attribute in ("synchronize", "jit", "scan"):
+            if getattr(self, attribute) is not None:
+                _check_target(f"Namespace {self.name!r}: {attribute}", getattr(self, attribute))
+
+
+@lru_cache(maxsize=256)
+def resolve(target: str) -> Any:
+    """Import what ``"package.module:attribute"`` names.
+
+    Raises
+    ------
+    ImportError
+        The module can't be imported, or has no such attribute; the message names ``target``.
+    """
+    module_name, _, attribute = target.partition(":")
+    module = import_module(module_name)
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        msg = f"{target!r}: module {module_name!r} has no attribute {attribute!r}"
+        raise ImportError(msg) from None
+
+
+def _check_name(kind: str, name: object) -> None:
+    if not isinstance(name, str) or not _NAME.match(name):
+        msg = (
+            f"{kind} name {name!r} is not valid: use lower-case letters, digits, '-' and '_', "
+            f"starting with a letter"
+        )
+        raise ValueError(msg)
+
+
+def _check_target(where: str, target: object) -> None:
+    if not isinstance(target, str) or not _TARGET.match(target):
+        msg = f"{where} must look like 'package.module:function', got {target!r}"
+        raise ValueError(msg)

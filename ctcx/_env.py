@@ -1,0 +1,37 @@
+"""Environment variables, read strictly: a value that means nothing is an error, never ignored."""
+
+from __future__ import annotations
+
+import os
+
+from ctcx._errors import CTCError
+
+__all__ = ["env_flag", "split_names"]
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"", "0", "false", "no", "off"})
+
+
+def env_flag(variable: str) -> bool:
+    """Whether a yes-or-no environment variable says yes; unset or empty is no.
+
+    Raises
+    ------
+    CTCError
+        The value is neither a yes nor a no.
+    """
+    value = os.environ.get(variable, "").strip().lower()
+    if value in _TRUE:
+        return True
+    if value in _FALSE:
+        return False
+    msg = (
+        f"the environment variable {variable}={os.environ[variable]!r} is neither yes "
+        f"(1, true, yes, on) nor no (0, false, no, off, empty)"
+    )
+    raise CTCError(msg)
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Names in a comma-separated list, in order, without blanks and empty parts."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))

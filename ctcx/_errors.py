@@ -1,0 +1,94 @@
+"""The exceptions of ctcx.
+
+* CTCError
+    * CTCInputError (ValueError): the caller's arrays or options are wrong
+        * InfeasibleError: infeasible="raise", and a sequence can't emit its labels
+    * BackendError (RuntimeError): no backend could be used; the message has the table of candidates
+        * UnknownBackendError: a name that nobody registered
+        * BackendRejectedError: the named backend can't take this call, with the reason
+    * PluginError: a plugin is broken (raised only under CTCX_STRICT_PLUGINS=1)
+
+Warnings: PluginWarning (UserWarning), once for each plugin that could not be used.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "BackendRejectedError",
+    "CTCError",
+    "CTCInputError",
+    "InfeasibleError",
+    "PluginError",
+    "PluginWarning",
+    "UnknownBackendError",
+]
+
+
+class CTCError(Exception):
+    """Base of all exceptions that ctcx defines."""
+
+
+class CTCInputError(CTCError, ValueError):
+    """An argument is wrong: the message says which, where, its value, and what was expected.
+
+    Attributes
+    ----------
+    argument : str
+        Name of the argument, as in the signature.
+    sequence : int or None
+        Index of the first sequence of the batch that is wrong, where that can be told.
+    position : int or tuple of int or None
+        Where in that sequence: the label's position, or the (frame, class) of a logit.
+    value : object
+        The offending value (never a whole array).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        argument: str,
+        sequence: int | None = None,
+        position: int | tuple[int, ...] | None = None,
+        value: object = None,
+    ) -> None:
+        super().__init__(message)
+        self.argument = argument
+        self.sequence = sequence
+        self.position = position
+        self.value = value
+
+
+class InfeasibleError(CTCInputError):
+    """Under ``infeasible="raise"``: some sequences have no path that emits their labels.
+
+    Attributes
+    ----------
+    sequences : tuple of int
+        Their indices in the batch.
+    """
+
+    def __init__(self, message: str, *, sequences: tuple[int, ...]) -> None:
+        super().__init__(message, argument="labels", sequence=sequences[0] if sequences else None)
+        self.sequences = sequences
+
+
+class BackendError(CTCError, RuntimeError):
+    """No backend could be used. The message carries every candidate with its reason."""
+
+
+class UnknownBackendError(BackendError):
+    """A backend was named that no plugin registered."""
+
+
+class BackendRejectedError(BackendError):
+    """The backend that was named can't take this call."""
+
+
+class PluginError(CTCError):
+    """A plugin is broken. Raised only when ``CTCX_STRICT_PLUGINS`` is on; else it is a warning."""
+
+
+class PluginWarning(UserWarning):
+    """A plugin could not be used and was left out; the rest goes on."""

@@ -1,0 +1,241 @@
+"""From what callers pass to what kernels get: shapes, dtypes, libraries and devices; no values.
+
+Everything here looks at static facts only, so it works under jit and costs no synchronisation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import array_api_compat
+import numpy as np
+
+from ctcx._arrays import Facts, describe, device_name, index_dtype, is_array, library_name
+from ctcx._errors import CTCInputError
+from ctcx._labels import from_lists, resolve_blank
+
+if TYPE_CHECKING:
+    from ctcx._typing import Array
+
+__all__ = ["Prepared", "prepare"]
+
+_FLOATING = ("float16", "bfloat16", "float32", "float64")
+
+
+class Prepared(NamedTuple):
+    """A call's arrays in the form that kernels get, and what else is known about them.
+
+    Attributes
+    ----------
+    logits, labels, logit_lengths, label_lengths
+        (N, T, C), (N, S), (N,), (N,): one library, one device; integers of its index dtype.
+    blank
+        In ``range(C)``.
+    facts
+        About ``logits``.
+    single
+        Whether the caller passed one sequence, without a batch axis.
+    full_frames, full_labels
+        Whether every sequence is known to use all frames, or labels, as no lengths were given.
+    host_labels, host_logit_lengths, host_label_lengths
+        The same as NumPy arrays where the caller passed host data, else None. Checks of values read
+        these, so that nothing has to come back from the device.
+    """
+
+    logits: Array
+    labels: Array
+    logit_lengths: Array
+    label_lengths: Array
+    blank: int
+    facts: Facts
+    single: bool
+    full_frames: bool
+    full_labels: bool
+    host_labels: Any
+    host_logit_lengths: Any
+    host_label_lengths: Any
+
+
+def prepare(
+    logits: Any, labels: Any, logit_lengths: Any, label_lengths: Any, blank: int, *, time_major: bool
+) -> Prepared:
+    """Check what can be checked without values, and bring arrays into the kernels' form.
+
+    Raises
+    ------
+    CTCInputError
+        A wrong type, dtype or shape, another library or device than that of the logits.
+    """
+    facts = _check_logits(logits)
+    xp = facts.xp
+    single = logits.ndim == 2
+    if single:
+        logits = logits[None, ...]
+    elif time_major:
+        logits = xp.permute_dims(logits, (1, 0, 2))
+        facts = facts._replace(contiguous=facts.contiguous and 1 in logits.shape[:2])
+    count, frames, classes = logits.shape
+    if classes == 0:
+        msg = "logits have 0 classes (last axis): expected at least the blank"
+        raise CTCInputError(msg, argument="logits")
+    blank = resolve_blank(blank, classes)
+    device = array_api_compat.device(logits)
+    dtype = index_dtype(xp, device)
+
+    labels, own_lengths = _labels_as_array(labels, single=single)
+    labels = _check_labels(labels, logits, facts, single=single)
+    if label_lengths is None:
+        label_lengths = own_lengths
+
+    def lengths(argument: str, given: Any, limit: int) -> tuple[Array, Any]:
+        if given is None:
+            whole = xp.full((count,), limit, dtype=dtype, device=device)
+            return whole, None
+        given = _check_lengths(argument, given, logits, facts, single=single)
+        return _upload(given, xp, dtype, device), _host(given)
+
+    uploaded_labels = _upload(labels, xp, dtype, device)
+    uploaded_logit_lengths, host_logit_lengths = lengths("logit_lengths", logit_lengths, frames)
+    uploaded_label_lengths, host_label_lengths = lengths(
+        "label_lengths", label_lengths, labels.shape[1]
+    )
+    return Prepared(
+        logits,
+        uploaded_labels,
+        uploaded_logit_lengths,
+        uploaded_label_lengths,
+        blank,
+        facts,
+        single,
+        logit_lengths is None,
+        label_lengths is None,
+        _host(labels),
+        host_logit_lengths,
+        host_label_lengths,
+    )
+
+
+def _check_logits(logits: Any) -> Facts:
+    if not is_array(logits):
+        msg = (
+            f"logits must be an array of NumPy, CuPy, PyTorch, JAX or another library of the array "
+            f"API standard, got {_type_name(logits)}; it decides where ctcx computes"
+        )
+        raise CTCInputError(msg, argument="logits")
+    if logits.ndim not in (2, 3):
+        msg = (
+            f"logits must have shape (N, T, C), (T, N, C) with time_major=True, or (T, C) for one "
+            f"sequence; got {tuple(logits.shape)}"
+        )
+        raise CTCInputError(msg, argument="logits")
+    facts = describe(logits)
+    if facts.dtype not in _FLOATING:
+        msg = f"logits must have one of the dtypes {', '.join(_FLOATING)}; got {facts.dtype}"
+        raise CTCInputError(msg, argument="logits")
+    return facts
+
+
+def _labels_as_array(labels: Any, *, single: bool) -> tuple[Any, Any]:
+    """Turn lists into NumPy arrays: labels, and the lengths of the lists (None for an array)."""
+    if is_array(labels):
+        return labels, None
+    if not isinstance(labels, (list, tuple)):
+        msg = f"labels must be an array of ints or a list of lists, got {_type_name(labels)}"
+        raise CTCInputError(msg, argument="labels")
+    padded, lengths = from_lists([labels] if single else labels)
+    return (padded[0], int(lengths[0])) if single else (padded, lengths)
+
+
+def _check_labels(labels: Any, logits: Array, facts: Facts, *, single: bool) -> Any:
+    expected = ("(S,) for one sequence", 1) if single else (f"({logits.shape[0]}, S)", 2)
+    _check_integers("labels", labels)
+    _check_home("labels", labels, logits, facts)
+    if labels.ndim != expected[1] or (not single and labels.shape[0] != logits.shape[0]):
+        hint = ""
+        if labels.ndim == 3:
+            hint = "; for one-hot labels call ctcx.labels_from_one_hot first"
+        msg = (
+            f"labels must have shape {expected[0]} to go with logits "
+            f"{tuple(logits.shape[1:] if single else logits.shape)} seen as (N, T, C); "
+            f"got {tuple(labels.shape)}{hint}"
+        )
+        raise CTCInputError(msg, argument="labels")
+    return labels[None, :] if single else labels
+
+
+def _check_lengths(argument: str, given: Any, logits: Array, facts: Facts, *, single: bool) -> Any:
+    if not is_array(given):
+        try:
+            given = np.asarray(given)
+        except (TypeError, ValueError):
+            given = np.asarray(None)
+        if given.dtype == object or given.dtype.kind not in "iuf":
+            msg = f"{argument} must be integers, got {_type_name(given)} of dtype {given.dtype}"
+            raise CTCInputError(msg, argument=argument)
+        if given.size == 0:
+            given = given.astype(np.int64)  # an empty list has no ints to tell its dtype
+    _check_integers(argument, given)
+    _check_home(argument, given, logits, facts)
+    if single and given.ndim == 0:
+        given = given[None] if not array_api_compat.is_numpy_array(given) else given.reshape(1)
+    if tuple(given.shape) != (logits.shape[0],):
+        expected = "an int or (1,)" if single else f"({logits.shape[0]},), one for each sequence"
+        msg = f"{argument} must have shape {expected}; got {tuple(given.shape)}"
+        raise CTCInputError(msg, argument=argument)
+    return given
+
+
+def _check_integers(argument: str, array: Any) -> None:
+    xp = array_api_compat.array_namespace(array)
+    if not xp.isdtype(array.dtype, "integral"):
+        msg = f"{argument} must have an integer dtype, got {array.dtype}"
+        raise CTCInputError(msg, argument=argument)
+
+
+def _check_home(argument: str, array: Any, logits: Array, facts: Facts) -> None:
+    """Host data goes along with any library; anything else must live where the logits live."""
+    if array_api_compat.is_numpy_array(array):
+        return
+    library = library_name(array)
+    if library != facts.namespace:
+        msg = (
+            f"{argument} is an array of {library}, but the logits are of {facts.namespace}: pass "
+            f"the same library, a NumPy array or a list (ctcx converts nothing else by itself)"
+        )
+        raise CTCInputError(msg, argument=argument)
+    device = device_name(array)
+    if "unknown" not in (device, facts.device) and device != facts.device:
+        msg = (
+            f"{argument} is on device {device}, but the logits are on {facts.device}: move it "
+            f"there, or pass a NumPy array or a list"
+        )
+        raise CTCInputError(msg, argument=argument)
+
+
+def _host(array: Any) -> Any:
+    return array if array_api_compat.is_numpy_array(array) else None
+
+
+def _upload(array: Any, xp: Any, dtype: Any, device: Any) -> Array:
+    """To the library and device of the logits, in its index dtype; one transfer at most."""
+    if array_api_compat.is_numpy_array(array):
+        if array_api_compat.is_numpy_namespace(xp):
+            return array.astype(dtype, copy=False)
+        if array.dtype.byteorder == ">" or array.dtype.kind == "u" or any(
+            stride < 0 for stride in array.strides
+        ):
+            array = np.ascontiguousarray(array.astype(np.int64))
+        return xp.asarray(_narrowed(array, dtype), dtype=dtype, device=device)
+    return xp.astype(array, dtype, copy=False)
+
+
+def _narrowed(array: Any, dtype: Any) -> Any:
+    """Host integers as int32 where the device has no wider ones; values past lengths may be junk."""
+    if "32" in str(dtype):
+        limits = np.iinfo(np.int32)
+        return np.clip(array, limits.min, limits.max).astype(np.int32)
+    return array
+
+
+def _type_name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")

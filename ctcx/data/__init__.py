@@ -1,0 +1,1 @@
+"""Data carried with the package: published numbers and the emissions of a real recogniser."""

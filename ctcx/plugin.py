@@ -1,0 +1,27 @@
+"""The stable plugin API: all that a kernel plugin imports from ctcx.
+
+See :class:`Backend` for the contract of a kernel, and :mod:`ctcx._hookspecs` for the hooks.
+Versioned apart from the package, by :data:`API_VERSION`: within a major version, fields with
+defaults and new hooks may be added and nothing is removed.
+"""
+
+from __future__ import annotations
+
+import pluggy
+
+from ctcx._case import Case
+from ctcx._descriptors import API_VERSION, Backend, Decline, Feature, Namespace, Problem
+
+__all__ = [
+    "API_VERSION",
+    "Backend",
+    "Case",
+    "Decline",
+    "Feature",
+    "Namespace",
+    "Problem",
+    "hookimpl",
+]
+
+hookimpl = pluggy.HookimplMarker("ctcx")
+"""Marks a function of a plugin as the implementation of the hook of the same name."""
