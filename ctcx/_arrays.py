@@ -76,9 +76,8 @@ def _device_text(text: str) -> str:
     return wrapped.group(1) if wrapped else text
 
 
-@lru_cache(maxsize=256)
 def _dtype_name(dtype: Any) -> str:
-    return str(getattr(dtype, "name", dtype)).rpartition(".")[2]
+    return str(dtype).rpartition(".")[2]
 
 
 def _is_traced(array: Array) -> bool:
@@ -99,10 +98,6 @@ def _is_contiguous(array: Array) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _index_dtype(xp: ArrayModule, device: Any) -> Any:
-    return xp.__array_namespace_info__().default_dtypes(device=device)["indexing"]
-
-
 def index_dtype(xp: ArrayModule, device: Any) -> Any:
     """Integer dtype that the library indexes with by default on this device."""
-    return _index_dtype(xp, device)
+    return xp.__array_namespace_info__().default_dtypes(device=device)["indexing"]

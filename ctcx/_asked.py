@@ -59,8 +59,9 @@ def use_backend(name: str, /, *more: str) -> Iterator[None]:
     Examples
     --------
     >>> import ctcx
+    >>> import numpy as np
     >>> with ctcx.use_backend("array-api"), ctcx.trace() as runs:
-    ...     loss = ctcx.ctc_loss([[0.0, 0.0]], [1])
+    ...     loss = ctcx.ctc_loss(np.zeros((1, 2)), [1])
     >>> [run.backend for run in runs]
     ['array-api']
     """

@@ -105,9 +105,8 @@ class EmissionSource:
         context, xp = self._context, self._context.xp
         rows, frames = self._logits.shape[:2]
         first_real, stop_real = min(first, frames), min(stop, frames)
-        block = self._logits[:, first_real:stop_real, :]
-        picked = xp.take_along_axis(block, index[:, None, :], axis=2)
-        picked = context.cast(xp.permute_dims(picked, (1, 0, 2)))
+        block = xp.permute_dims(self._logits[:, first_real:stop_real, :], (1, 0, 2))
+        picked = context.cast(xp.take_along_axis(block, index[None, :, :], axis=2))
         inside = context.arange(first_real, stop_real)[:, None] < self._lengths[None, :]
         picked = xp.where(inside[:, :, None], picked, self._resting)
         if stop > stop_real:

@@ -91,7 +91,8 @@ class ClassIndex:
 
     def _count(self, condition: Array) -> Array:
         xp, context = self._context.xp, self._context
-        return xp.astype(xp.count_nonzero(condition, axis=2), context.index_dtype, copy=False)
+        dtype = context.index_dtype
+        return xp.sum(xp.astype(condition, dtype), axis=2, dtype=dtype)
 
     def _column_of_class(self, classes: Array, blank: int, num_classes: int) -> Array:
         """Column of each class (N, C) in the table that :meth:`sums` gathers from.

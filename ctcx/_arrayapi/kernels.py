@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ctcx._arrayapi.context import Context
 from ctcx._arrayapi.emissions import Emissions, EmissionSource
 from ctcx._arrayapi.gradient import ClassIndex, block_shape, denominator, gradient_rows
 from ctcx._arrayapi.lattice import States, Topology, advance, inflow, initial_states
-from ctcx._arrayapi.loops import Loop, PythonLoop
+from ctcx._arrayapi.loops import loop_of
 from ctcx._arrayapi.occupancy import (
     Likelihood,
     likelihood,
@@ -16,14 +16,12 @@ from ctcx._arrayapi.occupancy import (
     occupancies,
     read_backwards,
 )
+from ctcx._arrays import library_name
 
 if TYPE_CHECKING:
     from ctcx._typing import Array
 
 __all__ = ["loss", "loss_and_grad"]
-
-_FRAMES_A_BLOCK = 16
-
 
 class _Plan(NamedTuple):
     """A direction runs through ``2 * blocks * size`` frames, at least T, and meets the other one
@@ -33,9 +31,9 @@ class _Plan(NamedTuple):
     size: int
 
     @classmethod
-    def of(cls, frames: int) -> _Plan:
+    def of(cls, frames: int, frames_a_block: int) -> _Plan:
         half = max(1, (frames + 1) // 2)
-        blocks = -(-half // _FRAMES_A_BLOCK)
+        blocks = -(-half // frames_a_block)
         return cls(blocks, -(-half // blocks))
 
     @property
@@ -53,7 +51,6 @@ class _Call:
         logit_lengths: Array,
         label_lengths: Array,
         blank: int,
-        loop: Loop,
     ) -> None:
         context = Context.of(logits, labels)
         xp = context.xp
@@ -63,9 +60,10 @@ class _Call:
         width = labels.shape[1]
         used = context.arange(0, width)[None, :] < label_lengths[:, None]
         self.classes = xp.where(used, labels, context.integers((), blank))
-        self.context, self.logits, self.blank, self.loop = context, logits, blank, loop
+        self.context, self.logits = context, logits
+        self.loop = loop_of(library_name(logits))
         self.inside = context.arange(0, logits.shape[1])[None, :] < logit_lengths[:, None]
-        self.plan = _Plan.of(logits.shape[1])
+        self.plan = _Plan.of(logits.shape[1], self.loop.frames_a_block)
         self.source = EmissionSource(
             logits,
             self.classes,
@@ -122,7 +120,7 @@ class _Call:
             ahead, behind = self.split(passed)
             seen_ahead, seen_behind = self.split(earlier)
             late = occupancies(ahead, read_backwards(seen_behind, xp), total, self.context)
-            early = occupancies(behind, read_backwards(seen_ahead, xp), total, self.context)
+            early = occupancies(seen_ahead, read_backwards(behind, xp), total, self.context)
             return states, (late, early)
 
         _, past = self.loop.scan(
@@ -135,18 +133,32 @@ class _Call:
             past=past,
         )
         late, early = self.loop.joined(past, xp)
-        # The backward direction runs through the early frames from the middle to the first, with
-        # its labels the other way round.
-        early = xp.flip(early, axis=0)
-        early = xp.concat([xp.flip(early[..., :-1], axis=2), early[..., -1:]], axis=2)
-        return xp.concat([early, late])
+        # The backward direction runs through the early frames from the middle to the first.
+        return xp.concat([xp.flip(early, axis=0), late])
 
 
 def loss(
     logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, *, blank: int
 ) -> Array:
     """Negative log likelihood of each sequence, (N,)."""
-    call = _Call(logits, labels, logit_lengths, label_lengths, blank, PythonLoop())
+    arrays = (logits, labels, logit_lengths, label_lengths)
+    return loop_of(library_name(logits)).run(_loss, arrays, blank)
+
+
+def loss_and_grad(
+    logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, *, blank: int
+) -> tuple[Array, Array]:
+    """Negative log likelihood (N,) and its gradient (N, T, C) with respect to the logits."""
+    arrays = (logits, labels, logit_lengths, label_lengths)
+    return cast(
+        "tuple[Array, Array]", loop_of(library_name(logits)).run(_loss_and_grad, arrays, blank)
+    )
+
+
+def _loss(
+    logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, blank: int
+) -> Array:
+    call = _Call(logits, labels, logit_lengths, label_lengths, blank)
     context = call.context
     _, _, total = call.first_half(keep=False)
 
@@ -165,11 +177,10 @@ def loss(
     return loss_of(peak, spread, call.inside, total, context)
 
 
-def loss_and_grad(
-    logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, *, blank: int
+def _loss_and_grad(
+    logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, blank: int
 ) -> tuple[Array, Array]:
-    """Negative log likelihood (N,) and its gradient (N, T, C) with respect to the logits."""
-    call = _Call(logits, labels, logit_lengths, label_lengths, blank, PythonLoop())
+    call = _Call(logits, labels, logit_lengths, label_lengths, blank)
     context = call.context
     states, past, total = call.first_half(keep=True)
     occupancy = call.occupancy(states, past, total)

@@ -7,7 +7,10 @@ minutes. A library's :class:`~ctcx.plugin.Namespace` names its loop in the field
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ctcx._descriptors import resolve
+from ctcx._registry import registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,11 +18,18 @@ if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["Loop", "PythonLoop"]
+__all__ = ["Loop", "PythonLoop", "loop_of"]
 
 
 class Loop(Protocol):
     """What the core asks of a loop. A *past* is what earlier blocks left, in the loop's own form."""
+
+    frames_a_block: int
+    """How many frames a step does at most; up to 32 are safe (:mod:`ctcx._arrayapi.lattice`)."""
+
+    def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
+        """Call ``kernel(*arrays, blank)``; the place to compile it."""
+        ...
 
     def scan(
         self,
@@ -60,6 +70,12 @@ class Loop(Protocol):
 
 class PythonLoop:
     """The loop in Python, for libraries that compute at once."""
+
+    frames_a_block = 16
+
+    def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
+        """Call it."""
+        return kernel(*arrays, blank)
 
     def scan(
         self,
@@ -104,3 +120,13 @@ class PythonLoop:
                 for whole, part in zip(wholes, block(rows, frames), strict=True):
                     whole[rows, frames, ...] = part
         return wholes
+
+
+_PYTHON_LOOP = PythonLoop()
+
+
+def loop_of(namespace: str) -> Loop:
+    """Give the loop that the library's descriptor names, or the one in Python."""
+    registered = registry().namespaces.get(namespace)
+    target = None if registered is None else registered.namespace.loop
+    return _PYTHON_LOOP if target is None else cast("Loop", resolve(target))
