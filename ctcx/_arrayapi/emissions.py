@@ -45,7 +45,7 @@ def reference(blank_logits: Array, context: Context) -> Array:
     """
     xp = context.xp
     usable = blank_logits > _LOWEST_REFERENCE
-    return xp.where(usable, xp.round(blank_logits), context.full((), 0.0))
+    return xp.where(usable, xp.round(blank_logits), 0.0)
 
 
 class EmissionSource:
@@ -57,12 +57,11 @@ class EmissionSource:
     ----------
     logits
         (N, T, C).
-    classes
-        (N, S), label classes with everything past a sequence's length replaced by a valid class.
-    logit_lengths
-        (N,).
-    blank
-        Index of the blank class.
+    forward, backward
+        (N, S+1): classes of the labels in the order of each direction, the blank's last. Past a
+        sequence's length stands any valid class.
+    inside
+        (N, T): which frames are within the sequences' lengths.
     steps
         How many frames a direction runs through: T, or more.
     """
@@ -70,24 +69,22 @@ class EmissionSource:
     def __init__(
         self,
         logits: Array,
-        classes: Array,
-        logit_lengths: Array,
+        forward: Array,
+        backward: Array,
+        inside: Array,
         *,
-        blank: int,
         steps: int,
         context: Context,
     ) -> None:
         xp = context.xp
-        rows, width = classes.shape
-        blanks = context.integers((rows, 1), blank)
-        self._logits = logits
-        self._forward = xp.concat([classes, blanks], axis=1)
-        self._backward = xp.concat([xp.flip(classes, axis=1), blanks], axis=1)
-        self._lengths = logit_lengths
+        self._frames = xp.permute_dims(logits, (1, 0, 2))
+        self._forward = forward[None, :, :]
+        self._backward = backward[None, :, :]
+        self._inside = xp.permute_dims(inside, (1, 0))[:, :, None]
         self._steps = steps
         self._context = context
-        self._dead = context.full((), DEAD)
-        self._resting = xp.concat([context.full((width,), DEAD), context.full((1,), 0.0)])
+        labels = forward.shape[1] - 1
+        self._resting = xp.concat([context.full((labels,), DEAD), context.full((1,), 0.0)])
 
     def __call__(self, first: int, count: int) -> Emissions:
         """Emissions of steps ``first`` to ``first + count - 1``: (count, 2N, S+1)."""
@@ -96,20 +93,19 @@ class EmissionSource:
         backward = self._gather(self._backward, self._steps - first - count, self._steps - first)
         logits = xp.concat([forward, xp.flip(backward, axis=0)], axis=1)
         logits = logits - reference(logits[..., -1:], self._context)
-        exponent = xp.maximum(xp.round(logits), self._dead)
+        exponent = xp.maximum(xp.round(logits), DEAD)
         mantissa = xp.exp(logits - exponent)
         return Emissions(exponent, mantissa, exponent[..., -1:], mantissa[..., -1:])
 
     def _gather(self, index: Array, first: int, stop: int) -> Array:
         """Logits of the indexed classes in frames ``first`` to ``stop - 1``: (frames, N, S+1)."""
         context, xp = self._context, self._context.xp
-        rows, frames = self._logits.shape[:2]
-        first_real, stop_real = min(first, frames), min(stop, frames)
-        block = xp.permute_dims(self._logits[:, first_real:stop_real, :], (1, 0, 2))
-        picked = context.cast(xp.take_along_axis(block, index[None, :, :], axis=2))
-        inside = context.arange(first_real, stop_real)[:, None] < self._lengths[None, :]
-        picked = xp.where(inside[:, :, None], picked, self._resting)
-        if stop > stop_real:
-            missing = (stop - max(first, stop_real), rows, index.shape[1])
-            picked = xp.concat([picked, xp.broadcast_to(self._resting, missing)])
+        frames, rows = self._frames.shape[:2]
+        real = slice(min(first, frames), min(stop, frames))
+        picked = xp.take_along_axis(self._frames[real, :, :], index, axis=2)
+        picked = xp.where(self._inside[real, :, :], context.cast(picked), self._resting)
+        missing = stop - first - picked.shape[0]
+        if missing:
+            resting = xp.broadcast_to(self._resting, (missing, rows, index.shape[2]))
+            picked = xp.concat([picked, resting])
         return picked

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ctcx._arrayapi.context import Context
 from ctcx._arrayapi.emissions import Emissions, EmissionSource
-from ctcx._arrayapi.gradient import ClassIndex, block_shape, denominator, gradient_rows
-from ctcx._arrayapi.lattice import States, Topology, advance, inflow, initial_states
+from ctcx._arrayapi.gradient import ClassSums, block_shape, denominator, gradient_rows
+from ctcx._arrayapi.lattice import Keep, States, Topology, advance, inflow, initial_states
 from ctcx._arrayapi.loops import loop_of
 from ctcx._arrayapi.occupancy import (
     Likelihood,
@@ -59,21 +59,22 @@ class _Call:
             labels = context.integers((rows, 1), blank)
         width = labels.shape[1]
         used = context.arange(0, width)[None, :] < label_lengths[:, None]
-        self.classes = xp.where(used, labels, context.integers((), blank))
+        classes = xp.where(used, labels, blank)
+        self.columns = xp.concat([classes, context.integers((rows, 1), blank)], axis=1)
         self.context, self.logits = context, logits
         self.loop = loop_of(library_name(logits))
         self.inside = context.arange(0, logits.shape[1])[None, :] < logit_lengths[:, None]
         self.plan = _Plan.of(logits.shape[1], self.loop.frames_a_block)
+        backward = xp.flip(classes, axis=1)
         self.source = EmissionSource(
             logits,
-            self.classes,
-            logit_lengths,
-            blank=blank,
+            self.columns,
+            xp.concat([backward, self.columns[:, width:]], axis=1),
+            self.inside,
             steps=2 * self.plan.half,
             context=context,
         )
-        both = xp.concat([self.classes, xp.flip(self.classes, axis=1)], axis=0)
-        self.topology = Topology.of_labels(both, context)
+        self.topology = Topology.of_labels(xp.concat([classes, backward], axis=0), context)
         start = xp.concat([context.integers((rows,), 0), width - label_lengths])
         self.start = initial_states(start, width + 1, context)
 
@@ -89,11 +90,10 @@ class _Call:
         """Both directions up to the middle: the states there, the past if kept, the likelihood."""
         xp = self.context.xp
 
+        what: Keep = "before emission, reversed" if keep else "nothing"
+
         def step(states: States, emissions: Emissions, _: None) -> tuple[States, States | None]:
-            states, passed = advance(
-                states, emissions, self.topology, before_emission=True, xp=xp
-            )
-            return states, passed if keep else None
+            return advance(states, emissions, self.topology, keep=what, xp=xp)
 
         states, past = self.loop.scan(
             step,
@@ -114,10 +114,9 @@ class _Call:
 
         def step(states: States, emissions: Emissions, earlier: States) -> tuple[States, Any]:
             states, passed = advance(
-                states, emissions, self.topology, before_emission=False, xp=xp
+                states, emissions, self.topology, keep="after emission", xp=xp
             )
-            earlier = States(*(xp.flip(part, axis=0) for part in earlier))
-            ahead, behind = self.split(passed)
+            ahead, behind = self.split(cast("States", passed))
             seen_ahead, seen_behind = self.split(earlier)
             late = occupancies(ahead, read_backwards(seen_behind, xp), total, self.context)
             early = occupancies(seen_ahead, read_backwards(behind, xp), total, self.context)
@@ -185,14 +184,14 @@ def _loss_and_grad(
     states, past, total = call.first_half(keep=True)
     occupancy = call.occupancy(states, past, total)
     classes = logits.shape[2]
-    index = ClassIndex(call.classes, blank, classes, context)
+    sum_by_class = ClassSums(call.columns, classes, context)
 
     def block(rows: slice, frames: slice) -> tuple[Array, ...]:
         inside = call.inside[rows, frames]
         powers, sum_of_powers, logarithm = denominator(
             logits[rows, frames, :], inside, blank, context
         )
-        sums = index.sums(occupancy[frames, rows, :], rows)
+        sums = sum_by_class(occupancy[frames, rows, :], rows)
         counted = inside & total.possible[rows, :]
         grad = gradient_rows(powers, sum_of_powers, counted, sums, context)
         return context.xp.astype(grad, logits.dtype, copy=False), *logarithm
@@ -202,7 +201,7 @@ def _loss_and_grad(
         block,
         logits.shape[:2],
         [((classes,), logits.dtype), ((), dtype), ((), dtype)],
-        block_shape(logits.shape[0], logits.shape[1], classes + call.classes.shape[1]),
+        block_shape(logits.shape[0], logits.shape[1], classes + call.columns.shape[1]),
         context,
     )
     return loss_of(peak, spread, call.inside, total, context), grad

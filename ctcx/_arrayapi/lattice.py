@@ -19,17 +19,19 @@ Impossible states have the exponent ``DEAD``, so low that adding to it changes n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
     from ctcx._arrayapi.emissions import Emissions
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["DEAD", "States", "Topology", "advance", "inflow", "initial_states"]
+__all__ = ["DEAD", "Keep", "States", "Topology", "advance", "inflow", "initial_states"]
 
 DEAD = -1e30
 """Exponent of a state of probability 0. Finite, so that differences of two are 0 and never NaN."""
+
+Keep = Literal["nothing", "after emission", "before emission, reversed"]
 
 
 class States(NamedTuple):
@@ -100,16 +102,17 @@ def advance(
     emissions: Emissions,
     topology: Topology,
     *,
-    before_emission: bool,
+    keep: Keep,
     xp: ArrayModule,
-) -> tuple[States, States]:
+) -> tuple[States, States | None]:
     """Run through a block of frames.
 
-    Returns the states after it, and the states at each of its frames, stacked in front: before
-    that frame's emission or after it.
+    Returns the states after it, and the states at each of its frames that ``keep`` asks for,
+    stacked in front: those after the frame's emission, first frame first; or those before it, last
+    frame first, as the other direction will meet them.
     """
     states = _renormalise(states, xp)
-    passed = []
+    passed: list[States] = []
     for frame in range(emissions.exponent.shape[0]):
         flow = inflow(states, topology, xp)
         states = States(
@@ -118,17 +121,20 @@ def advance(
             flow.blank_exponent + emissions.blank_exponent[frame, ...],
             flow.blank_mantissa * emissions.blank_mantissa[frame, ...],
         )
-        passed.append(flow if before_emission else states)
+        if keep != "nothing":
+            passed.append(states if keep == "after emission" else flow)
+    if keep == "nothing":
+        return states, None
+    if keep == "before emission, reversed":
+        passed.reverse()
     return states, States(*(xp.stack(part) for part in zip(*passed, strict=True)))
 
 
 def _renormalise(states: States, xp: ArrayModule) -> States:
     """Bring mantissas near 1; a frame changes them by a factor between exp(-1/2) and 3 exp(1/2)."""
-    tiny = xp.full_like(states.blank_mantissa[:1, :1], 1e-30)
-
     def near_one(exponent: Array, mantissa: Array) -> tuple[Array, Array]:
         # A mantissa of 0 has an exponent that absorbs any shift; it only must not reach the log.
-        shift = xp.round(xp.log(xp.maximum(mantissa, tiny)))
+        shift = xp.round(xp.log(xp.maximum(mantissa, 1e-30)))
         return exponent + shift, mantissa * xp.exp(-shift)
 
     return States(*near_one(*states[:2]), *near_one(*states[2:]))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Likelihood", "likelihood", "loss_of", "occupancies", "read_backwards"]
 
 _TINY = 1e-30
+_LEAST_EXPONENT = -80.0
 
 
 class Likelihood(NamedTuple):
@@ -70,16 +71,18 @@ def likelihood(alpha: States, beta: States, context: Context) -> Likelihood:
 def occupancies(alpha: States, beta: States, total: Likelihood, context: Context) -> Array:
     """Probability of each label's state and of the blank, given the labels: (frames, N, S+1).
 
-    The last column is the blank: the sum over its S+1 states. All 0 for impossible labels.
+    The last column is the blank: the sum over its S+1 states. Near 0 for impossible labels.
     """
     xp = context.xp
     label_e, label_m, blank_e, blank_m = _meet(alpha, beta)
-    # For impossible labels an exponent beyond all others, so that every state gets exp(-huge) = 0.
-    scale = xp.where(total.possible, total.exponent, context.full((), -1e6 * DEAD))
-    label = label_m * xp.exp(label_e - scale)
-    blank = xp.sum(blank_m * xp.exp(blank_e - scale), axis=-1, keepdims=True)
+    # For impossible labels an exponent beyond all others, so that no state counts.
+    scale = xp.where(total.possible, total.exponent, -1e6 * DEAD)
+    # Nothing below exp(-80) can matter, and subnormal numbers are slow on most processors.
+    label = label_m * xp.exp(xp.maximum(label_e - scale, _LEAST_EXPONENT))
+    blank_all = blank_m * xp.exp(xp.maximum(blank_e - scale, _LEAST_EXPONENT))
+    blank = xp.sum(blank_all, axis=-1, keepdims=True)
     whole = xp.sum(label, axis=-1, keepdims=True) + blank
-    return xp.concat([label, blank], axis=-1) / xp.maximum(whole, context.full((), _TINY))
+    return xp.concat([label, blank], axis=-1) / xp.maximum(whole, _TINY)
 
 
 def loss_of(
@@ -92,14 +95,12 @@ def loss_of(
     Whole numbers are summed apart, where they are exact, so that large logits cost no accuracy.
     """
     xp = context.xp
-    zero = context.full((), 0.0)
     # A frame of only -inf logits has no finite peak; its labels are impossible and the sum unused.
-    peak = xp.where(counted & (peak > 0.1 * DEAD), peak, zero)
-    spread = xp.where(counted, spread, zero)
+    peak = xp.where(counted & (peak > 0.1 * DEAD), peak, 0.0)
+    spread = xp.where(counted, spread, 0.0)
     whole = xp.round(peak)
     whole_sum = xp.sum(whole, axis=1) - total.exponent[:, 0]
-    rest_sum = xp.sum((peak - whole) + spread, axis=1) - xp.log(
-        xp.maximum(total.mantissa[:, 0], context.full((), _TINY))
-    )
-    loss = xp.maximum(whole_sum + rest_sum, zero)
-    return xp.where(total.possible[:, 0], loss, context.full((), float("inf")))
+    rest = xp.log(xp.maximum(total.mantissa[:, 0], _TINY))
+    rest_sum = xp.sum((peak - whole) + spread, axis=1) - rest
+    loss = xp.maximum(whole_sum + rest_sum, 0.0)
+    return xp.where(total.possible[:, 0], loss, float("inf"))
