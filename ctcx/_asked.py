@@ -132,8 +132,8 @@ def _would_have_offered(plugins: Registry, name: str) -> str:
         its_names = {plugin.name, plugin.distribution, plugin.distribution.removeprefix("ctcx-")}
         if plugin.status != "active" and name in its_names:
             return (
-                f" The plugin {plugin.name!r} of {plugin.provenance} is {plugin.status}: "
-                f"{plugin.reason}."
+                f" The plugin {plugin.name!r} of {plugin.provenance} was left out "
+                f"({plugin.status}): {plugin.reason}."
             )
     return ""
 

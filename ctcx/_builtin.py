@@ -7,6 +7,7 @@ import platform
 from functools import partial
 from importlib import metadata
 
+from ctcx import __version__
 from ctcx._descriptors import KNOWN_DTYPES
 from ctcx._namespaces import cupy_runtime_info, probe_cupy, probe_import
 from ctcx.plugin import Backend, Feature, Namespace, hookimpl
@@ -14,7 +15,6 @@ from ctcx.plugin import Backend, Feature, Namespace, hookimpl
 __all__ = ["ctcx_backends", "ctcx_namespaces", "ctcx_runtime_info"]
 
 _WORTH_KNOWING = (
-    "ctcx",
     "numpy",
     "array-api-compat",
     "pluggy",
@@ -81,7 +81,7 @@ def ctcx_namespaces() -> list[Namespace]:
             probe=partial(probe_import, "jax.numpy", "jax"),
             synchronize=f"{here}:jax_synchronize",
             jit=f"{here}:jax_jit",
-            scan="ctcx._arrayapi.scan:jax_scan",
+            loop="ctcx._arrayapi.jax_loop:JAX_LOOP",
             dtypes=KNOWN_DTYPES,
         ),
         Namespace(
@@ -110,6 +110,7 @@ def ctcx_namespaces() -> list[Namespace]:
 def ctcx_runtime_info() -> dict[str, str]:
     """Versions of what ctcx runs on; libraries are looked up, not imported."""
     lines = {
+        "ctcx": __version__,
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "platform": platform.platform(),
         "usable cores": str(_usable_cores()),

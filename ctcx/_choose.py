@@ -23,7 +23,7 @@ Overrides: TypeAlias = "Mapping[str, tuple[Status, str]]"
 LAST = "array-api"
 
 
-def choose(  # noqa: PLR0913 - one parameter for each thing that the choice depends on
+def choose(
     problem: Problem,
     registry: Registry,
     *,
@@ -87,6 +87,7 @@ def choose(  # noqa: PLR0913 - one parameter for each thing that the choice depe
 
 def in_order(registry: Registry, names: tuple[str, ...] = ()) -> list[RegisteredBackend]:
     """All backends: those named, as named, then by priority and name, the core last."""
+    names = tuple(dict.fromkeys(names))
     rest = [entry for name, entry in registry.backends.items() if name not in names]
     rest.sort(key=lambda e: (e.backend.name == LAST, -e.backend.priority, e.backend.name))
     return [registry.backends[name] for name in names] + rest

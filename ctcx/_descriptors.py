@@ -214,7 +214,7 @@ class Backend:
 class Namespace:
     """How to work with one array library from outside: for tests, benchmarks and the command line.
 
-    The computation itself never needs this; it uses the array API. The one exception is ``scan``.
+    The computation itself never needs this; it uses the array API. The one exception is ``loop``.
 
     Attributes
     ----------
@@ -237,9 +237,9 @@ class Namespace:
         for libraries that compute at once.
     jit
         ``"package.module:function"``; ``function(callable)`` compiles it. None if there is none.
-    scan
-        ``"package.module:function"`` with the signature of :func:`ctcx._arrayapi.scan.loop`, for
-        libraries where a Python loop over frames won't do. None for the loop.
+    loop
+        ``"package.module:object"``, a :class:`ctcx._arrayapi.loops.Loop` for the core to loop over
+        frames with, for libraries that trace and compile. None for a loop in Python.
     dtypes
         Names of the dtypes of logits that the library has.
     """
@@ -252,7 +252,7 @@ class Namespace:
     probe: Callable[[], str | None] = _nothing
     synchronize: str | None = None
     jit: str | None = None
-    scan: str | None = None
+    loop: str | None = None
     dtypes: frozenset[str] = frozenset({"float32", "float64"})
     api: tuple[int, int] = (1, 0)
 
@@ -262,7 +262,7 @@ class Namespace:
             raise TypeError(msg)
         for attribute in ("from_numpy", "to_numpy", "devices"):
             _check_target(f"Namespace {self.name!r}: {attribute}", getattr(self, attribute))
-        for attribute in ("synchronize", "jit", "scan"):
+        for attribute in ("synchronize", "jit", "loop"):
             if getattr(self, attribute) is not None:
                 _check_target(f"Namespace {self.name!r}: {attribute}", getattr(self, attribute))
 

@@ -209,8 +209,11 @@ def labels_from_one_hot(one_hot: Array, *, blank: int) -> tuple[Array, Array]:
         found = xp.zeros(one_hot.shape[:2], dtype=dtype, device=device)
         lengths = xp.zeros(one_hot.shape[:1], dtype=dtype, device=device)
     else:
-        classes = xp.astype(xp.argmax(one_hot, axis=2), dtype)
-        is_label = (classes != blank) & (xp.max(one_hot, axis=2) > 0)
+        top = xp.max(one_hot, axis=2, keepdims=True)
+        every = xp.arange(0, one_hot.shape[2], dtype=dtype, device=device)
+        # The first class that reaches the top; argmax would give another integer dtype.
+        classes = xp.min(xp.where(one_hot == top, every, one_hot.shape[2] - 1), axis=2)
+        is_label = (classes != blank) & (top[:, :, 0] > 0)
         counted = xp.astype(is_label, dtype)
         lengths = xp.sum(counted, axis=1, dtype=dtype)
         # Label k is the class of the row where the running count of labels becomes k + 1.

@@ -18,7 +18,7 @@ import pluggy
 from ctcx import _hookspecs
 from ctcx._descriptors import API_VERSION, Backend, Namespace
 from ctcx._records import LeftOut
-from ctcx._report import one_line
+from ctcx._trouble import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,11 @@ class Source:
     def key(self) -> str:
         """Unique name for pluggy: two distributions may name their entry points alike."""
         return f"{self.distribution}:{self.name}"
+
+    @property
+    def provenance(self) -> str:
+        """Distribution and version, such as ``"ctcx-numba 0.2"``."""
+        return f"{self.distribution} {self.version}"
 
 
 @dataclass(slots=True)
@@ -79,7 +84,7 @@ class Draft:
         return "".join(traceback.format_exception(self.error)) if self.error else ""
 
 
-class _Refused(Exception):
+class _RuleError(Exception):
     """The plugin breaks a rule; the message says which."""
 
 
@@ -99,7 +104,7 @@ def load(manager: pluggy.PluginManager, source: Source) -> Draft:
         _check_hooks(manager, draft.plugin)
         draft.backends = _collect(manager, draft, "ctcx_backends", Backend)
         draft.namespaces = _collect(manager, draft, "ctcx_namespaces", Namespace)
-    except _Refused as refused:
+    except _RuleError as refused:
         _fail(manager, draft, "invalid", str(refused))
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it is recorded
         draft.error = error
@@ -138,19 +143,19 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
     for caller in callers:
         optional = any(i.optionalhook for i in caller.get_hookimpls() if i.plugin is plugin)
         if not caller.has_spec() and not optional:
-            close = get_close_matches(caller.name, HOOKS, n=1)
+            close = get_close_matches(caller.name, HOOKS, n=1, cutoff=0.75)
             hint = f"did you mean {close[0]!r}?" if close else f"the hooks are {', '.join(HOOKS)}"
             msg = f"it implements the unknown hook {caller.name!r}: {hint}"
-            raise _Refused(msg)
+            raise _RuleError(msg)
     for hook in HOOKS:
         looks_like_one = callable(getattr(plugin, hook, None))
         if looks_like_one and manager.parse_hookimpl_opts(plugin, hook) is None:
             msg = f"its function {hook!r} is not marked with @ctcx.plugin.hookimpl"
-            raise _Refused(msg)
+            raise _RuleError(msg)
     if not callers:
         what = "module" if isinstance(plugin, ModuleType) else "object"
         msg = f"its {what} implements no hook of ctcx; the hooks are {', '.join(HOOKS)}"
-        raise _Refused(msg)
+        raise _RuleError(msg)
 
 
 def _collect(manager: pluggy.PluginManager, draft: Draft, hook: str, kind: type) -> list[Any]:
@@ -161,12 +166,12 @@ def _collect(manager: pluggy.PluginManager, draft: Draft, hook: str, kind: type)
     returned = ask(manager, draft.plugin, hook)
     if returned is None or isinstance(returned, (str, kind)):
         msg = f"{hook}() returned {returned!r}; it must return or yield {kind.__name__} descriptors"
-        raise _Refused(msg)
+        raise _RuleError(msg)
     kept = []
     for item in returned:
         if not isinstance(item, kind):
             msg = f"{hook}() gave {item!r}, which is no ctcx.plugin.{kind.__name__}"
-            raise _Refused(msg)
+            raise _RuleError(msg)
         found: Any = item
         if why := _incompatible(found.api, draft.source):
             draft.leave_out(found, "incompatible", f"{kind.__name__} {found.name!r}: {why}")

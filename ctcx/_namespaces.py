@@ -4,9 +4,9 @@ For tests, benchmarks and the command line, which start from NumPy. The computat
 Each library is imported inside the functions, so that naming one here costs nothing.
 
 All ``*_from_numpy(array, dtype=None, device=None)`` take the name of a dtype and of a device as
-``*_devices()`` gives it. Without a dtype the array keeps its own. An integer dtype that a device
-doesn't have becomes its default one; a floating dtype that it doesn't have is a `ValueError`,
-never a silent loss of precision.
+``*_devices()`` gives it, and always copy. Without a dtype the array keeps its own, or gets the
+device's default one of that kind where the device lacks it. An integer dtype that a device lacks
+becomes its default one too; to ask by name for a floating dtype that it lacks is a `ValueError`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ctcx._report import one_line
+from ctcx._trouble import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,12 +150,11 @@ def jax_from_numpy(array: NDArray[Any], dtype: str | None = None, device: str | 
     import jax
     import jax.numpy as jnp
 
-    wanted = dtype or array.dtype.name
-    if dtype == "float64" and not jax.config.jax_enable_x64:
-        msg = "JAX has no float64 unless its 64-bit mode is on (jax.config.update)"
-        raise ValueError(msg)
     # What 64-bit types become in 32-bit mode, without the warning that asking for them gives.
-    kind = jax.dtypes.canonicalize_dtype(jnp.dtype(wanted))
+    kind = jax.dtypes.canonicalize_dtype(jnp.dtype(dtype or array.dtype.name))
+    if dtype == "float64" and kind != dtype:
+        msg = "JAX has no float64 unless its 64-bit mode is on (JAX_ENABLE_X64=1)"
+        raise ValueError(msg)
     where = None if device is None else _jax_device(device)
     return jax.device_put(array.astype(kind), where)
 
@@ -163,15 +162,11 @@ def jax_from_numpy(array: NDArray[Any], dtype: str | None = None, device: str | 
 def _jax_device(name: str) -> Any:
     import jax
 
-    known = {_jax_name(device): device for device in jax.devices()}
+    known = {str(device): device for device in jax.devices()}
     if name not in known:
         msg = f"JAX has no device {name!r}; it has {', '.join(known)}"
         raise ValueError(msg)
     return known[name]
-
-
-def _jax_name(device: Any) -> str:
-    return f"{device.platform}:{device.id}"
 
 
 def jax_to_numpy(array: Any) -> NDArray[Any]:
@@ -184,7 +179,7 @@ def jax_devices() -> tuple[str, ...]:
     """Devices of the default platform, such as ``"cpu:0"``."""
     import jax
 
-    return tuple(map(_jax_name, jax.devices()))
+    return tuple(map(str, jax.devices()))
 
 
 def jax_synchronize(array: Any) -> None:
@@ -206,11 +201,11 @@ def jax_jit(function: Callable[..., Any]) -> Callable[..., Any]:
 def strict_from_numpy(
     array: NDArray[Any], dtype: str | None = None, device: str | None = None
 ) -> Any:
-    """Array on one of the pretended devices of array_api_strict, some of which lack 64-bit types."""
+    """Array on one of the pretended devices of array_api_strict, some without 64-bit types."""
     import array_api_strict as xp
 
     where = None if device is None else xp.Device(device)
-    available = xp.__array_namespace_info__().dtypes(device=where)
+    available: dict[str, Any] = dict(xp.__array_namespace_info__().dtypes(device=where))
     wanted = dtype or array.dtype.name
     if wanted in available:
         kind = available[wanted]
@@ -221,17 +216,16 @@ def strict_from_numpy(
     else:
         msg = f"array_api_strict has no dtype {wanted} on device {device or 'CPU_DEVICE'}"
         raise ValueError(msg)
-    return xp.asarray(array.astype(kind._np_dtype), dtype=kind, device=where)
+    return xp.asarray(array, dtype=kind, device=where, copy=True)
 
 
 def strict_to_numpy(array: Any) -> NDArray[Any]:
     """Copy."""
+    import array_api_strict as xp
     import numpy as np
 
-    # Only its CPU device lets NumPy read an array; the transfer must be asked for.
-    import array_api_strict as xp
-
-    return np.array(xp.asarray(array, device=xp.Device("CPU_DEVICE"))._array)
+    # NumPy may read its CPU device only.
+    return np.array(array.to_device(xp.Device("CPU_DEVICE")))
 
 
 def strict_devices() -> tuple[str, ...]:

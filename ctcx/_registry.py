@@ -8,19 +8,16 @@ be blocked. ``CTCX_STRICT_PLUGINS=1`` makes a plugin that can't be used an error
 from __future__ import annotations
 
 import itertools
-import os
-import re
 import threading
-from collections import defaultdict
 from collections.abc import Mapping
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ctcx._case import Case
-from ctcx._env import split_names
+from ctcx._discover import DISABLE, load_plugins
 from ctcx._errors import PluginError
-from ctcx._loader import Draft, Source, ask, load, new_manager, settle
+from ctcx._loader import Draft, Source, ask
 from ctcx._records import (
     LeftOut,
     PluginRecord,
@@ -28,11 +25,10 @@ from ctcx._records import (
     RegisteredBackend,
     RegisteredNamespace,
 )
-from ctcx._report import one_line, report, strict
+from ctcx._trouble import one_line, report, strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from importlib.metadata import EntryPoint
 
     import pluggy
 
@@ -49,10 +45,6 @@ __all__ = [
     "reload",
     "report_backend",
 ]
-
-GROUP = "ctcx.plugins"
-DISABLE = "CTCX_DISABLE_PLUGINS"
-BUILTIN = "ctcx"
 
 
 class Registry:
@@ -232,7 +224,7 @@ def _load(*, fresh: bool) -> Registry:
             return _current
         _loading_thread = threading.get_ident()
         try:
-            manager, drafts = _load_plugins()
+            manager, drafts = load_plugins()
         finally:
             _loading_thread = None
         troubled = [draft for draft in drafts if draft.reason and draft.status != "blocked"]
@@ -244,76 +236,6 @@ def _load(*, fresh: bool) -> Registry:
     for draft in troubled:
         report(_complaint(draft), draft.error)
     return loaded
-
-
-def _load_plugins() -> tuple[pluggy.PluginManager, list[Draft]]:
-    manager = new_manager()
-    strict()  # a variable with a senseless value is found before any plugin is imported
-    blocked = {_normal(name) for name in split_names(os.environ.get(DISABLE, ""))}
-    drafts = []
-    for source in _sources():
-        names = {_normal(source.name), _normal(source.distribution), "all"}
-        if drafts and blocked & names:  # the first one is the built-in one
-            drafts.append(Draft(source, status="blocked", reason=f"blocked by {DISABLE}"))
-        else:
-            drafts.append(load(manager, source))
-    for kind in ("backends", "namespaces"):
-        _drop_duplicates(drafts, kind)
-    for draft in drafts:
-        settle(manager, draft)
-    return manager, drafts
-
-
-def _sources() -> Iterator[Source]:
-    """The built-in plugin, then all entry points by name."""
-    from importlib import metadata  # noqa: PLC0415 - slow to import; `import ctcx` must be cheap
-
-    try:
-        version = metadata.version("ctcx")
-    except metadata.PackageNotFoundError:
-        version = "(not installed)"
-    yield Source(BUILTIN, "ctcx", version, _load_builtin)
-    found = [_source(entry) for entry in metadata.entry_points(group=GROUP)]
-    yield from sorted(found, key=lambda source: (source.name, source.distribution))
-
-
-def _source(entry: EntryPoint) -> Source:
-    try:
-        distribution = str(entry.dist.name)  # type: ignore[union-attr]
-        version = str(entry.dist.version)  # type: ignore[union-attr]
-    except Exception:  # noqa: BLE001 - damaged metadata of somebody else's package
-        distribution, version = "(unknown distribution)", "(unknown version)"
-    return Source(entry.name, distribution, version, entry.load)
-
-
-def _load_builtin() -> object:
-    from ctcx import _builtin  # noqa: PLC0415 - loaded through the same door as any plugin
-
-    return _builtin
-
-
-def _drop_duplicates(drafts: Sequence[Draft], kind: str) -> None:
-    """Leave out what is registered twice: the built-in one wins, between others nobody does."""
-    owners: dict[str, list[Draft]] = defaultdict(list)
-    for draft in drafts:
-        for descriptor in getattr(draft, kind):
-            owners[descriptor.name].append(draft)
-    for name, claimants in owners.items():
-        if len(claimants) == 1:
-            continue
-        title = f"{kind.removesuffix('s')} {name!r}"
-        unique = list({id(draft): draft for draft in claimants}.values())
-        if unique[0] is drafts[0]:
-            losers, reason = unique[1:], f"{title} is built into ctcx; choose another name"
-        elif len(unique) == 1:
-            losers, reason = unique, f"{title} is registered twice"
-        else:
-            who = " and ".join(_provenance(draft.source) for draft in unique)
-            losers, reason = unique, f"{title} is registered by both {who}, so neither is used"
-        for draft in losers:
-            mine = getattr(draft, kind)
-            setattr(draft, kind, [item for item in mine if item.name != name])
-            draft.leave_out(next(i for i in mine if i.name == name), "invalid", reason)
 
 
 def _record(draft: Draft) -> PluginRecord:
@@ -344,18 +266,9 @@ def _complaint(draft: Draft) -> str:
 
 
 def _title(source: Source) -> str:
-    return f"ctcx plugin {source.name!r} of {_provenance(source)}"
-
-
-def _provenance(source: Source) -> str:
-    return f"{source.distribution} {source.version}"
+    return f"ctcx plugin {source.name!r} of {source.provenance}"
 
 
 def _silence(source: Source | str) -> str:
     name = source if isinstance(source, str) else source.name
     return f" Set {DISABLE}={name} to block it and to silence this."
-
-
-def _normal(name: str) -> str:
-    """Distribution names are the same whatever their case and separators."""
-    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,49 +1,121 @@
-"""How trouble with a plugin is reported: a warning that names the plugin, or an error if strict."""
+"""What is there: all backends with their state, and a text for bug reports."""
 
 from __future__ import annotations
 
-import sys
-import warnings
-from pathlib import Path
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ctcx._env import env_flag
-from ctcx._errors import PluginError, PluginWarning
+from ctcx._asked import VARIABLE
+from ctcx._choose import in_order, without_backend
+from ctcx._decision import Candidate, table
+from ctcx._registry import DISABLE, registry
+from ctcx._trouble import STRICT
 
-__all__ = ["STRICT", "one_line", "report", "strict"]
+if TYPE_CHECKING:
+    from ctcx._descriptors import Feature
 
-STRICT = "CTCX_STRICT_PLUGINS"
-_HERE = str(Path(__file__).parent)
+__all__ = ["BackendInfo", "backends", "show_versions", "versions"]
 
-
-def strict() -> bool:
-    """Whether a broken plugin is an error (``CTCX_STRICT_PLUGINS``) rather than a warning."""
-    return env_flag(STRICT)
+Availability: TypeAlias = Literal["available", "opt-in", "unusable"]
 
 
-def report(message: str, error: BaseException | None = None) -> None:
-    """Warn, or raise under ``CTCX_STRICT_PLUGINS=1``, chained to what went wrong.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackendInfo:
+    """A backend as its plugin describes it, and whether it can be used on this machine.
 
-    Raises
-    ------
-    PluginError
-        In strict mode.
+    Attributes
+    ----------
+    name : str
+        What ``backend=`` takes; of the plugin's entry point where no backend is known.
+    provenance : str
+        Distribution and version, such as ``"ctcx-numba 0.2"``.
+    status : str
+        ``"available"``; ``"opt-in"``: available if named; ``"unusable"``.
+    reason : str
+        Why it is unusable; else empty.
+    namespaces, devices, dtypes : frozenset of str
+        What it takes; ``"*"`` stands for anything.
+    features : frozenset of Feature
+        What it can do beyond the minimum.
+    priority : int
+        In automatic selection, the highest goes first.
+    opt_in : bool
+        Whether automatic selection leaves it alone.
+    summary, url : str
+        For people.
     """
-    if strict():
-        raise PluginError(message) from error
-    warnings.warn(message, PluginWarning, stacklevel=_levels_to_the_caller())
+
+    name: str
+    provenance: str
+    status: Availability
+    reason: str = ""
+    namespaces: frozenset[str] = frozenset()
+    devices: frozenset[str] = frozenset()
+    dtypes: frozenset[str] = frozenset()
+    features: frozenset[Feature] = frozenset()
+    priority: int = 0
+    opt_in: bool = True
+    summary: str = ""
+    url: str = ""
 
 
-def one_line(error: BaseException) -> str:
-    """Type and message of an exception, without its further lines."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def backends() -> tuple[BackendInfo, ...]:
+    """All backends in the order of automatic selection, then what could not be used, with reasons.
+
+    Runs the probes, and imports no kernel.
+
+    Examples
+    --------
+    >>> import ctcx
+    >>> [backend.name for backend in ctcx.backends() if backend.status == "available"][-1]
+    'array-api'
+    """
+    plugins = registry()
+    known = []
+    for entry in in_order(plugins):
+        backend = entry.backend
+        reason = plugins.unusable(backend.name)
+        status: Availability = "unusable" if reason else "opt-in" if backend.opt_in else "available"
+        known.append(
+            BackendInfo(
+                name=backend.name,
+                provenance=entry.provenance,
+                status=status,
+                reason=reason or "",
+                namespaces=backend.namespaces,
+                devices=backend.devices,
+                dtypes=backend.dtypes,
+                features=backend.features,
+                priority=backend.priority,
+                opt_in=backend.opt_in,
+                summary=backend.summary,
+                url=backend.url,
+            )
+        )
+    unusable = (
+        BackendInfo(name=c.name, provenance=c.provenance, status="unusable", reason=c.reason)
+        for c in without_backend(plugins)
+    )
+    return (*known, *unusable)
 
 
-def _levels_to_the_caller() -> int:
-    """Stack level, seen from `report`, of the first frame outside of this package."""
-    level = 1
-    frame = sys._getframe(1)  # noqa: SLF001 - what warnings itself uses; inspect.stack is slow
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
-        frame = frame.f_back
-        level += 1
-    return level
+def versions() -> str:
+    """Text for a bug report: versions, backends and the environment variables of ctcx."""
+    lines = registry().runtime_info()
+    lines |= {name: repr(os.environ[name]) for name in _VARIABLES if name in os.environ}
+    width = max(map(len, lines))
+    facts = "\n".join(f"  {key.ljust(width)}  {value}" for key, value in lines.items())
+    rows = [
+        Candidate(name=b.name, provenance=b.provenance, status=b.status, reason=b.reason)
+        for b in backends()
+    ]
+    return f"{facts}\n\n{table(rows)}"
+
+
+def show_versions() -> None:
+    """Print what a bug report should say: versions, backends, environment variables."""
+    print(versions())  # noqa: T201 - printing is what it is for
+
+
+_VARIABLES = (VARIABLE, DISABLE, STRICT)

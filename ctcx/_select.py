@@ -17,8 +17,8 @@ from ctcx._decision import Candidate, Decision
 from ctcx._descriptors import Decline, resolve
 from ctcx._errors import BackendError, BackendRejectedError
 from ctcx._registry import registry, report_backend
-from ctcx._report import one_line
 from ctcx._trace import Run, record, trace
+from ctcx._trouble import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

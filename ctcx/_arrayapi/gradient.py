@@ -25,10 +25,13 @@ _COUNT_ELEMENTS = 2**20
 
 
 def block_shape(rows: int, frames: int, width: int) -> tuple[int, int]:
-    """Sequences and frames of a block of about 1 MB, rows of ``width`` elements: whole sequences if
-    they fit, else part of one."""
-    if frames * width <= _BLOCK_ELEMENTS:
-        return min(rows, _BLOCK_ELEMENTS // max(1, frames * width)), max(1, frames)
+    """Sequences and frames of a block, at least 1 of each, about 1 MB in rows of ``width``.
+
+    Several whole sequences if they fit, else part of one.
+    """
+    sequence = max(1, frames) * width
+    if sequence <= _BLOCK_ELEMENTS:
+        return max(1, min(rows, _BLOCK_ELEMENTS // sequence)), max(1, frames)
     return 1, max(1, _BLOCK_ELEMENTS // width)
 
 

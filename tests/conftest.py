@@ -1,0 +1,139 @@
+"""Fixtures shared by the tests: real plugins, built and installed for the session."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import ctcx
+from ctcx import _descriptors, _registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).parent
+VARIABLES = ("CTCX_BACKEND", "CTCX_DISABLE_PLUGINS", "CTCX_STRICT_PLUGINS")
+
+
+@pytest.fixture(scope="session")
+def plugin_sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directory for each project in tests/plugins with its wheel installed in it."""
+    wheels = tmp_path_factory.mktemp("wheels")
+    projects = sorted(path.parent for path in HERE.glob("plugins/*/pyproject.toml"))
+    # One call for all: what takes time is to start pip. Nothing is fetched.
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, wheels, *projects], check=True, timeout=300
+    )
+    sites = {}
+    for project in projects:
+        (wheel,) = wheels.glob(f"ctcx_{project.name}-*.whl")
+        sites[project.name] = tmp_path_factory.mktemp(project.name)
+        with zipfile.ZipFile(wheel) as archive:  # to install a pure wheel is to unpack it
+            archive.extractall(sites[project.name])
+    return sites
+
+
+class PluginBench:
+    """Installs plugins for one test, in this process and in those that it starts."""
+
+    def __init__(
+        self, sites: dict[str, Path], scratch: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.monkeypatch = monkeypatch
+        self._sites = sites
+        self._scratch = scratch
+        self.paths: list[Path] = []
+        # What the environment has installed besides must not take part.
+        installed = metadata.entry_points(group="ctcx.plugins")
+        self._foreign = sorted({entry.dist.name for entry in installed if entry.dist})
+        self.block()
+
+    def install(self, *names: str) -> None:
+        """Put projects of tests/plugins on the path."""
+        for name in names:
+            self._add(self._sites[name])
+
+    def write(
+        self,
+        name: str,
+        code: str,
+        *,
+        distribution: str | None = None,
+        module: str | None = None,
+        meta: bool = True,
+    ) -> None:
+        """Install a plugin of one module of this code, as pip would leave it."""
+        distribution = distribution or f"ctcx-{name}"
+        module = module or distribution.replace("-", "_")
+        site = self._scratch / distribution
+        info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / f"{module}.py").write_text(code, encoding="utf-8")
+        (info / "entry_points.txt").write_text(f"[ctcx.plugins]\n{name} = {module}\n")
+        if meta:
+            (info / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
+            )
+        self._add(site)
+
+    def _add(self, site: Path) -> None:
+        self.paths.append(site)
+        self.monkeypatch.syspath_prepend(str(site))
+
+    def block(self, *names: str) -> None:
+        """Set ``CTCX_DISABLE_PLUGINS``."""
+        self.monkeypatch.setenv("CTCX_DISABLE_PLUGINS", ",".join([*names, *self._foreign]))
+
+    def load(self) -> tuple[_registry.Registry, list[str]]:
+        """Load all plugins anew; the registry, and the warnings that loading gave."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            registry = _registry.reload()
+        assert all(warning.category is ctcx.PluginWarning for warning in caught)
+        return registry, [str(warning.message) for warning in caught]
+
+    def record(self, name: str) -> _registry.PluginRecord:
+        """What became of the plugin with this entry-point name."""
+        (found,) = [r for r in _registry.registry().plugins if r.name == name]
+        return found
+
+    def python(self, code: str, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run code in a fresh interpreter that has the same plugins."""
+        paths = [*self.paths, Path(ctcx.__file__).parents[1]]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))} | env
+        return subprocess.run(
+            [sys.executable, *options, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def forget(self) -> None:
+        """Drop the modules that were imported from the plugins' directories."""
+        for name, module in list(sys.modules.items()):
+            origin = getattr(module, "__file__", None)
+            if origin and any(Path(origin).is_relative_to(path) for path in self.paths):
+                del sys.modules[name]
+        _descriptors.resolve.cache_clear()
+
+
+@pytest.fixture
+def plugins(plugin_sites: dict[str, Path], tmp_path: Path) -> Iterator[PluginBench]:
+    """Bench for plugins; the test begins with none but the built-in one."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for variable in VARIABLES:
+            monkeypatch.delenv(variable, raising=False)
+        bench = PluginBench(plugin_sites, tmp_path, monkeypatch)
+        yield bench
+        bench.forget()
+    _registry.reload()

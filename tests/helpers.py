@@ -1,0 +1,33 @@
+"""What several test files need."""
+
+import array_api_strict
+import numpy as np
+
+STRICT_DEVICES = ("CPU_DEVICE", "device1", "device2", "no_float64", "no_x64")
+
+
+def random_problem(seed, n, t, c, s, *, scale=2.0, blank=0, dtype=np.float32, ragged=True):
+    """Logits, labels, logit lengths and label lengths of a batch that is mostly feasible."""
+    rng = np.random.default_rng(seed)
+    logits = (rng.standard_normal((n, t, c)) * scale).astype(dtype)
+    labels = (blank + rng.integers(1, max(2, c), size=(n, s))) % c
+    if not ragged:
+        return logits, labels, np.full(n, t), np.full(n, s)
+    logit_lengths = rng.integers(max(0, t // 2), t + 1, size=n)
+    label_lengths = np.minimum(rng.integers(0, s + 1, size=n), logit_lengths // 2)
+    return logits, labels, logit_lengths, label_lengths
+
+
+def strict_array(array, device):
+    """To array_api_strict, integers as wide as the device has them."""
+    array = np.asarray(array)
+    where = array_api_strict.Device(device)
+    if array.dtype == np.int64 and device == "no_x64":
+        array = array.astype(np.int32)
+    return array_api_strict.asarray(array, device=where)
+
+
+def strict_values(array):
+    """Values of a strict array on any device, as NumPy."""
+    on_cpu = array_api_strict.asarray(array, device=array_api_strict.Device("CPU_DEVICE"))
+    return np.asarray(on_cpu)

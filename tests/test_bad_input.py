@@ -1,0 +1,188 @@
+"""Each kind of bad input gets an error that says argument, place, value and expectation."""
+
+import array_api_strict
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import ctcx
+from ctcx._inputs import notebook_random_example
+
+LOGITS = np.zeros((2, 6, 4), dtype=np.float32)
+LABELS = np.array([[1, 2, 3], [3, 2, 1]])
+
+
+def with_value(array, index, value):
+    changed = np.array(array)
+    changed[index] = value
+    return changed
+
+
+def test_the_notebooks_random_example():
+    """Label 4 with 4 classes: TensorFlow takes it silently and returns a wrong number."""
+    example = notebook_random_example()
+    with pytest.raises(ctcx.CTCInputError) as caught:
+        ctcx.ctc_loss(example.logits, example.labels, blank=example.blank)
+    error = caught.value
+    assert (error.argument, error.sequence, error.position, error.value) == ("labels", 0, 2, 4)
+    assert "labels[0, 2] is 4" in str(error)
+    assert "expected 0 to 3" in str(error)
+
+
+VALUES = {
+    "label too large": (
+        (LOGITS, with_value(LABELS, (1, 2), 4)),
+        {},
+        ("labels", 1, 2, 4),
+        r"labels\[1, 2\] is 4 .*expected 0 to 3",
+    ),
+    "label negative": (
+        (LOGITS, with_value(LABELS, (0, 1), -1)),
+        {},
+        ("labels", 0, 1, -1),
+        r"is -1 .*padding belongs past the sequence's label_lengths",
+    ),
+    "label is the blank": (
+        (LOGITS, LABELS),
+        {"blank": -2},
+        ("labels", 0, 1, 2),
+        r"labels\[0, 1\] is 2 .*the blank \(blank=2\)",
+    ),
+    "label beyond int32": (
+        (LOGITS, [[1], [2**40]]),
+        {},
+        ("labels", 1, 0, 2**40),
+        r"is 1099511627776",
+    ),
+    "logit length too large": (
+        (LOGITS, LABELS, [6, 7]),
+        {},
+        ("logit_lengths", 1, None, 7),
+        r"logit_lengths\[1\] is 7: expected 0 to 6, the number of frames",
+    ),
+    "logit length negative": (
+        (LOGITS, LABELS, [-1, 6]),
+        {},
+        ("logit_lengths", 0, None, -1),
+        r"logit_lengths\[0\] is -1",
+    ),
+    "label length too large": (
+        (LOGITS, LABELS, None, [3, 4]),
+        {},
+        ("label_lengths", 1, None, 4),
+        r"label_lengths\[1\] is 4: expected 0 to 3",
+    ),
+    "NaN": (
+        (with_value(LOGITS, (1, 2, 3), np.nan), LABELS),
+        {},
+        ("logits", 1, (2, 3), None),
+        r"logits\[1, 2, 3\] is nan \(sequence 1, frame 2, class 3\)",
+    ),
+    "+inf": (
+        (with_value(LOGITS, (0, 5, 0), np.inf), LABELS),
+        {},
+        ("logits", 0, (5, 0), np.inf),
+        r"is inf .*-inf for a masked class",
+    ),
+}
+LIBRARIES = {
+    "numpy": lambda a: a,
+    "torch": lambda a: torch.tensor(a),
+    "jax": lambda a: jnp.asarray(a),
+    "strict": lambda a: array_api_strict.asarray(a, device=array_api_strict.Device("device1")),
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("kind", VALUES)
+def test_wrong_values(kind, library):
+    (logits, *rest), options, facts, message = VALUES[kind]
+    logits = LIBRARIES[library](logits)
+    for call in (ctcx.ctc_loss, ctcx.ctc_loss_and_grad):
+        with pytest.raises(ctcx.CTCInputError, match=message) as caught:
+            call(logits, *rest, **options)
+        error = caught.value
+        assert (error.argument, error.sequence, error.position) == facts[:3]
+        assert facts[3] is None or error.value == facts[3]
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+@pytest.mark.parametrize("kind", ["label too large", "label negative", "label is the blank"])
+def test_wrong_values_in_labels_on_the_device(kind, library):
+    (logits, labels), options, facts, message = VALUES[kind]
+    make = LIBRARIES[library]
+    with pytest.raises(ctcx.CTCInputError, match=message) as caught:
+        ctcx.ctc_loss(make(logits), make(labels), **options)
+    assert (caught.value.sequence, caught.value.position) == facts[1:3]
+
+
+def test_frames_first_in_the_message_where_they_are_first():
+    logits = with_value(LOGITS.swapaxes(0, 1), (2, 1, 3), np.nan)
+    with pytest.raises(ctcx.CTCInputError, match=r"logits\[2, 1, 3\].*sequence 1, frame 2"):
+        ctcx.ctc_loss(logits, LABELS, time_major=True)
+
+
+STATIC = {
+    "logits no array": (([[[0.0]]], LABELS), {}, "logits", "got list"),
+    "logits of ints": ((LOGITS.astype(int), LABELS), {}, "logits", "got int64"),
+    "logits complex": ((LOGITS.astype(complex), LABELS), {}, "logits", "got complex128"),
+    "logits 1-D": ((LOGITS[0, 0], [1]), {}, "logits", r"got \(4,\)"),
+    "no classes": ((LOGITS[:, :, :0], LABELS), {}, "logits", "0 classes"),
+    "batch sizes": ((LOGITS, LABELS[:1]), {}, "labels", r"\(2, S\).*got \(1, 3\)"),
+    "one-hot labels": ((LOGITS, np.eye(4, dtype=int)[LABELS]), {}, "labels", "labels_from_one_hot"),
+    "labels of floats": ((LOGITS, LABELS * 1.0), {}, "labels", "integer dtype, got float64"),
+    "labels a number": ((LOGITS, 3), {}, "labels", "got int"),
+    "flat list": ((LOGITS, [1, 2]), {}, "labels", "list of lists"),
+    "float in a list": ((LOGITS, [[1, 2.5], [1]]), {}, "labels", r"labels\[0\]\[1\] is 2.5"),
+    "string in a list": ((LOGITS, [[1], "ab"]), {}, "labels", r"labels\[1\] must be a list"),
+    "bool in a list": ((LOGITS, [[1], [True]]), {}, "labels", r"labels\[1\]\[0\] is True"),
+    "lengths of floats": ((LOGITS, LABELS, [6.0, 6.0]), {}, "logit_lengths", "float64"),
+    "too few lengths": ((LOGITS, LABELS, [6]), {}, "logit_lengths", r"\(2,\).*got \(1,\)"),
+    "lengths no numbers": ((LOGITS, LABELS, None, ["a", "b"]), {}, "label_lengths", "integers"),
+    "lengths ragged": ((LOGITS, LABELS, [[1], [1, 2]]), {}, "logit_lengths", "integers"),
+    "blank too large": ((LOGITS, LABELS), {"blank": 4}, "blank", "expected -4 to 3"),
+    "blank too small": ((LOGITS, LABELS), {"blank": -5}, "blank", "out of range for 4 classes"),
+    "blank a float": ((LOGITS, LABELS), {"blank": 0.0}, "blank", "got 0.0 of type float"),
+    "blank a bool": ((LOGITS, LABELS), {"blank": True}, "blank", "of type bool"),
+    "reduction": ((LOGITS, LABELS), {"reduction": "max"}, "reduction", "'mean_per_label'; got 'max'"),
+    "infeasible": ((LOGITS, LABELS), {"infeasible": "tf"}, "infeasible", "'inf', 'zero', 'raise'"),
+    "another library": ((LOGITS, torch.tensor(LABELS)), {}, "labels", "torch, but the logits are of numpy"),
+    "another device": (
+        (torch.zeros((2, 6, 4)), torch.zeros((2, 3), dtype=torch.int64, device="meta")),
+        {},
+        "labels",
+        "on device meta, but the logits are on cpu",
+    ),
+    "lengths of another library": (
+        (torch.tensor(LOGITS), LABELS, jnp.asarray([6, 6])),
+        {},
+        "logit_lengths",
+        "jax.numpy, but the logits are of torch",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STATIC)
+def test_wrong_types_shapes_and_places(kind):
+    arguments, options, argument, message = STATIC[kind]
+    for validate in (True, False):  # these are checked in any case
+        with pytest.raises(ctcx.CTCInputError, match=message) as caught:
+            ctcx.ctc_loss(*arguments, **options, validate=validate)
+        assert caught.value.argument == argument
+    assert isinstance(caught.value, ValueError)
+
+
+def test_what_stands_past_a_length_is_not_checked():
+    logits = with_value(LOGITS, (1, slice(4, None)), np.nan)
+    labels = with_value(LABELS, (slice(None), 2), 99)
+    assert np.isfinite(ctcx.ctc_loss(logits, labels, [6, 4], [2, 2])).all()
+
+
+def test_errors_change_nothing():
+    labels = with_value(LABELS, (1, 2), 4)
+    logits, before = LOGITS.copy(), labels.copy()
+    with pytest.raises(ctcx.CTCInputError):
+        ctcx.ctc_loss_and_grad(logits, labels)
+    np.testing.assert_array_equal(labels, before)
+    np.testing.assert_array_equal(logits, LOGITS)

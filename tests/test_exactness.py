@@ -1,0 +1,126 @@
+"""Right to the last digit that the dtype allows, against the independent oracle."""
+
+import numpy as np
+import pytest
+
+import ctcx
+from ctcx.conformance.oracle import reference
+from tests.helpers import random_problem
+
+pytestmark = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+GRAD_TOLERANCE = {np.float32: 2e-5, np.float64: 1e-10}
+LOSS_TOLERANCE = {np.float32: 1e-6, np.float64: 1e-10}
+
+
+def check(logits, labels, logit_lengths, label_lengths, blank=0, dtype=np.float32):
+    before = [np.copy(a) for a in (logits, labels, logit_lengths, label_lengths)]
+    result = ctcx.ctc_loss_and_grad(
+        logits, labels, logit_lengths, label_lengths, blank=blank, backend="array-api"
+    )
+    again = ctcx.ctc_loss_and_grad(
+        logits, labels, logit_lengths, label_lengths, blank=blank, backend="array-api"
+    )
+    for old, new in zip(before, (logits, labels, logit_lengths, label_lengths), strict=True):
+        assert old.tobytes() == np.asarray(new).tobytes(), "an input was changed"
+    assert result.loss.tobytes() == again.loss.tobytes()
+    assert result.grad.tobytes() == again.grad.tobytes()
+    truth = reference(logits.astype(np.float64), labels, logit_lengths, label_lengths, blank)
+    loss, grad = truth.loss, truth.grad
+    assert result.loss.dtype == dtype
+    assert result.grad.dtype == dtype
+    assert np.all(result.loss >= 0)
+    finite = np.isfinite(loss)
+    np.testing.assert_array_equal(np.isfinite(result.loss), finite)
+    np.testing.assert_allclose(
+        result.loss[finite], loss[finite], rtol=LOSS_TOLERANCE[dtype], atol=LOSS_TOLERANCE[dtype]
+    )
+    np.testing.assert_allclose(result.grad, grad, rtol=0, atol=GRAD_TOLERANCE[dtype])
+    return result
+
+
+@pytest.mark.parametrize("scale", [0.1, 2.0, 30.0, 100.0])
+@pytest.mark.parametrize("blank", [0, 3, 5])
+def test_random_batches(dtype, scale, blank):
+    check(*random_problem(1, 6, 40, 6, 12, scale=scale, blank=blank, dtype=dtype), blank, dtype)
+
+
+def test_exact_fit_repeats_and_one_frame_too_few(dtype):
+    """T = L + repeats exactly leaves one path; a frame fewer leaves none."""
+    rng = np.random.default_rng(2)
+    labels = np.array([[1, 1, 2, 2, 2], [1, 2, 1, 2, 1], [3, 3, 3, 3, 3]])
+    need = ctcx.min_frames(labels)
+    np.testing.assert_array_equal(need, [8, 5, 9])
+    logits = (rng.standard_normal((3, 9, 4)) * 30).astype(dtype)
+    result = check(logits, labels, need, np.full(3, 5), dtype=dtype)
+    assert result.feasible.all()
+    result = check(logits, labels, need - 1, np.full(3, 5), dtype=dtype)
+    assert not result.feasible.any()
+    assert not result.grad.any()
+    assert np.isposinf(result.loss).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3, 2), (2, 0, 3, 2), (2, 5, 3, 0), (1, 1, 2, 1), (3, 7, 1, 0)])
+def test_degenerate_shapes(dtype, shape):
+    n, t, c, s = shape
+    logits = np.random.default_rng(3).standard_normal((n, t, c)).astype(dtype)
+    labels = np.ones((n, s), dtype=np.int64)
+    result = check(logits, labels, np.full(n, t), np.full(n, s), dtype=dtype)
+    assert result.grad.shape == logits.shape
+    if t == 0 and s == 0:
+        np.testing.assert_array_equal(result.loss, np.zeros(n))
+
+
+def test_no_frames_and_no_labels_cost_nothing(dtype):
+    logits = np.zeros((2, 0, 3), dtype=dtype)
+    result = ctcx.ctc_loss_and_grad(logits, [[], [1]], backend="array-api")
+    np.testing.assert_array_equal(result.loss, [0, np.inf])
+
+
+def test_masked_classes(dtype):
+    """-inf logits: an unused class, the blank in some frames, all but one class, a needed class."""
+    rng = np.random.default_rng(4)
+    logits = rng.standard_normal((5, 12, 5)).astype(dtype)
+    labels = np.tile([1, 2, 2], (5, 1))
+    logits[0, :, 4] = -np.inf
+    logits[1, ::3, 0] = -np.inf
+    logits[2, 4, :] = -np.inf
+    logits[2, 4, 0] = 1.0
+    logits[3, :, 2] = -np.inf
+    logits[4, :, 3:] = np.finfo(dtype).min
+    result = check(logits, labels, np.full(5, 12), np.full(5, 3), dtype=dtype)
+    np.testing.assert_array_equal(result.feasible, [True, True, True, False, True])
+
+
+def test_what_stands_past_the_lengths_changes_no_bit(dtype):
+    logits, labels, logit_lengths, label_lengths = random_problem(5, 4, 20, 6, 5, dtype=dtype)
+    clean = check(logits, labels, logit_lengths, label_lengths, dtype=dtype)
+    for n in range(4):
+        logits[n, logit_lengths[n] :] = [np.nan, np.inf, -np.inf, 1e30, 0, np.nan]
+        labels[n, label_lengths[n] :] = -(10**12)
+    dirty = check(logits, labels, logit_lengths, label_lengths, dtype=dtype)
+    assert clean.loss.tobytes() == dirty.loss.tobytes()
+    assert clean.grad.tobytes() == dirty.grad.tobytes()
+
+
+def test_a_shared_offset_of_the_logits_changes_little(dtype):
+    logits, *rest = random_problem(6, 3, 60, 8, 10, dtype=dtype)
+    check(logits + dtype(1000), *rest, dtype=dtype)
+
+
+@pytest.mark.slow
+def test_twenty_thousand_frames(dtype):
+    """Where float32 implementations with unnormalised log-probabilities are off by 1 and more."""
+    logits, labels, logit_lengths, label_lengths = random_problem(
+        7, 1, 20_000, 32, 2_000, dtype=dtype, ragged=False
+    )
+    truth = reference(logits.astype(np.float64), labels, logit_lengths, label_lengths, 0)
+    loss, grad = truth.loss, truth.grad
+    result = ctcx.ctc_loss_and_grad(logits, labels, backend="array-api")
+    np.testing.assert_allclose(result.loss, loss, rtol=LOSS_TOLERANCE[dtype])
+    assert np.abs(result.grad - grad).max() < GRAD_TOLERANCE[dtype] * (1 if dtype == np.float32 else 10)
+
+
+def test_confident_and_long(dtype):
+    """Scale 100 over 3,000 frames: the likeliest path has a likelihood of about exp(-400,000)."""
+    check(*random_problem(8, 1, 3_000, 32, 300, scale=100.0, dtype=dtype, ragged=False), dtype=dtype)
