@@ -1,9 +1,9 @@
 r"""Emission probabilities of the labels and the blank, as mantissa and whole exponent.
 
-With ``x`` a logit and ``r`` a whole number near the blank's logit in its frame,
-``exp(x - r) = mantissa * exp(exponent)`` where ``exponent = round(x - r)``. The softmax's
-denominator is left out: it is the same for all states of a frame, so it drops out of every
-occupancy, and the loss adds it up apart (:func:`ctcx._arrayapi.occupancy.loss_of`).
+With ``x`` a logit, ``exp(x) = mantissa * exp(exponent)`` where ``exponent = round(x)``: the rest
+``x - round(x)`` is exact, so nothing is lost. The softmax's denominator is left out: it is the same
+for all states of a frame, so it drops out of every occupancy, and the loss adds it up apart
+(:func:`ctcx._arrayapi.occupancy.loss_of`).
 
 Frames past a sequence's length, in either direction, emit the blank with probability 1 and labels
 with probability 0. All probability then rests in one blank before the first frame and after the
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
     from ctcx._typing import Array
 
-__all__ = ["EmissionSource", "Emissions", "reference"]
-
-_LOWEST_REFERENCE = -float(2**20)
+__all__ = ["EmissionSource", "Emissions"]
 
 
 class Emissions(NamedTuple):
@@ -35,17 +33,6 @@ class Emissions(NamedTuple):
     mantissa: Array
     blank_exponent: Array
     blank_mantissa: Array
-
-
-def reference(blank_logits: Array, context: Context) -> Array:
-    """Give the whole number that a frame's logits are measured from: near the blank's logit.
-
-    Where the blank is masked (-inf, or as good as) it is 0. Any number would be right; a near one
-    keeps exponents small, so that logits may share a large offset.
-    """
-    xp = context.xp
-    usable = blank_logits > _LOWEST_REFERENCE
-    return xp.where(usable, xp.round(blank_logits), 0.0)
 
 
 class EmissionSource:
@@ -92,7 +79,6 @@ class EmissionSource:
         forward = self._gather(self._forward, first, first + count)
         backward = self._gather(self._backward, self._steps - first - count, self._steps - first)
         logits = xp.concat([forward, xp.flip(backward, axis=0)], axis=1)
-        logits = logits - reference(logits[..., -1:], self._context)
         exponent = xp.maximum(xp.round(logits), DEAD)
         mantissa = xp.exp(logits - exponent)
         return Emissions(exponent, mantissa, exponent[..., -1:], mantissa[..., -1:])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ctcx._arrayapi.emissions import reference
 from ctcx._arrayapi.lattice import DEAD
 
 if TYPE_CHECKING:
@@ -36,14 +35,14 @@ def block_shape(rows: int, frames: int, width: int) -> tuple[int, int]:
 
 
 class Denominator(NamedTuple):
-    """The softmax's denominator: ``log(sum(exp(x))) = reference + peak + spread``, (n, t) each."""
+    """The softmax's denominator: ``log(sum(exp(x))) = peak + spread``, (n, t) each."""
 
     peak: Array
     spread: Array
 
 
 def denominator(
-    logits: Array, inside: Array, blank: int, context: Context
+    logits: Array, inside: Array, context: Context
 ) -> tuple[Array, Array, Denominator]:
     """Exponentials (n, t, C) of a block of logits, their sum (n, t, 1), and its logarithm.
 
@@ -54,10 +53,9 @@ def denominator(
     top = xp.maximum(xp.max(logits, axis=2, keepdims=True), DEAD)
     powers = xp.exp(logits - top)
     total = xp.sum(powers, axis=2, keepdims=True)
-    origin = reference(logits[:, :, blank], context)
     # 1 stands in for the sum of a frame of only -inf logits, whose labels are impossible.
     total = xp.maximum(total, 1.0)
-    return powers, total, Denominator(top[:, :, 0] - origin, xp.log(total[:, :, 0]))
+    return powers, total, Denominator(top[:, :, 0], xp.log(total[:, :, 0]))
 
 
 class ClassSums:

@@ -163,7 +163,7 @@ def _loss(
 
     def block(rows: slice, frames: slice) -> tuple[Array, ...]:
         inside = call.inside[rows, frames]
-        return denominator(logits[rows, frames, :], inside, blank, context)[2]
+        return denominator(logits[rows, frames, :], inside, context)[2]
 
     dtype = context.dtype
     peak, spread = call.loop.assemble(
@@ -189,7 +189,7 @@ def _loss_and_grad(
     def block(rows: slice, frames: slice) -> tuple[Array, ...]:
         inside = call.inside[rows, frames]
         powers, sum_of_powers, logarithm = denominator(
-            logits[rows, frames, :], inside, blank, context
+            logits[rows, frames, :], inside, context
         )
         sums = sum_by_class(occupancy[frames, rows, :], rows)
         counted = inside & total.possible[rows, :]

@@ -13,7 +13,8 @@ and the only thing that underflows is a term beside a far larger one *of the sam
 with a probability adds whole exponents, which is exact, and multiplies mantissas. So the error of a
 state is that of a few float32 multiplications a frame, whatever the size of its logarithm.
 
-Whole numbers are exact in float32 up to 2**24: a path may be as unlikely as exp(-16,777,216).
+Whole numbers are exact in float32 up to 2**24 = 16,777,216, and so is the recursion while a path's
+logits add up to less than that.
 Impossible states have the exponent ``DEAD``, so low that adding to it changes nothing.
 """
 

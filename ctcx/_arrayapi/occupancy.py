@@ -90,8 +90,8 @@ def loss_of(
 ) -> Array:
     """Negative log likelihood (N,), in nats.
 
-    ``peak`` and ``spread`` (N, T) give the softmax's denominator relative to the frame's reference:
-    ``log(sum(exp(x))) - r = peak + spread``; ``counted`` (N, T) are the frames inside the length.
+    ``peak`` and ``spread`` (N, T) give the softmax's denominator, ``log(sum(exp(x))) = peak +
+    spread``; ``counted`` (N, T) are the frames inside the length.
     Whole numbers are summed apart, where they are exact, so that large logits cost no accuracy.
     """
     xp = context.xp
