@@ -12,7 +12,7 @@ import array_api_compat
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["Facts", "describe", "index_dtype", "is_array", "library_name"]
+__all__ = ["Facts", "describe", "index_dtype", "is_array", "is_contiguous", "library_name"]
 
 _DEVICE_WRAPPER = re.compile(r".*\('(.*)'\)\Z")
 
@@ -42,7 +42,7 @@ def describe(array: Array) -> Facts:
         device_name(array),
         _dtype_name(array.dtype),
         _is_traced(array),
-        _is_contiguous(array),
+        is_contiguous(array),
     )
 
 
@@ -89,7 +89,8 @@ def _is_traced(array: Array) -> bool:
     return torch is not None and isinstance(array, torch.Tensor) and array.is_meta
 
 
-def _is_contiguous(array: Array) -> bool:
+def is_contiguous(array: Array) -> bool:
+    """Whether its elements lie in row-major order; True where a library has no such notion."""
     flags = getattr(array, "flags", None)
     if flags is not None and hasattr(flags, "c_contiguous"):  # NumPy and CuPy
         return bool(flags.c_contiguous)

@@ -12,11 +12,14 @@ last, and sequences of different lengths run side by side without a further mask
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ctcx._arrayapi.lattice import DEAD
+from ctcx._arrays import is_contiguous
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ctcx._arrayapi.context import Context
     from ctcx._typing import Array
 
@@ -64,9 +67,10 @@ class EmissionSource:
         context: Context,
     ) -> None:
         xp = context.xp
-        self._frames = xp.permute_dims(logits, (1, 0, 2))
-        self._forward = forward[None, :, :]
-        self._backward = backward[None, :, :]
+        self._look_up = _flat_look_up(logits, context) or _strided_look_up(logits, context)
+        self._forward = forward
+        self._backward = backward
+        self._shape = logits.shape[:2]
         self._inside = xp.permute_dims(inside, (1, 0))[:, :, None]
         self._steps = steps
         self._context = context
@@ -86,12 +90,51 @@ class EmissionSource:
     def _gather(self, index: Array, first: int, stop: int) -> Array:
         """Logits of the indexed classes in frames ``first`` to ``stop - 1``: (frames, N, S+1)."""
         context, xp = self._context, self._context.xp
-        frames, rows = self._frames.shape[:2]
-        real = slice(min(first, frames), min(stop, frames))
-        picked = xp.take_along_axis(self._frames[real, :, :], index, axis=2)
-        picked = xp.where(self._inside[real, :, :], context.cast(picked), self._resting)
+        rows, frames = self._shape
+        first_real, stop_real = min(first, frames), min(stop, frames)
+        picked = context.cast(self._look_up(index, first_real, stop_real))
+        inside = self._inside[first_real:stop_real, :, :]
+        picked = xp.where(inside, picked, self._resting)
         missing = stop - first - picked.shape[0]
         if missing:
-            resting = xp.broadcast_to(self._resting, (missing, rows, index.shape[2]))
+            resting = xp.broadcast_to(self._resting, (missing, rows, index.shape[1]))
             picked = xp.concat([picked, resting])
         return picked
+
+
+LookUp: TypeAlias = "Callable[[Array, int, int], Array]"
+"""``(index (N, K), first, stop) -> (stop - first, N, K)``: the indexed logits of some frames."""
+
+
+def _flat_look_up(logits: Array, context: Context) -> LookUp | None:
+    """By position in memory, twice as fast on NumPy; None if the logits don't lie in one piece."""
+    xp = context.xp
+    rows, frames, classes = logits.shape
+    if rows * frames * classes > xp.iinfo(context.index_dtype).max:
+        return None
+    time_major = xp.permute_dims(logits, (1, 0, 2))
+    if is_contiguous(logits):
+        flat, row_step, frame_step = xp.reshape(logits, (-1,)), frames * classes, classes
+    elif is_contiguous(time_major):
+        flat, row_step, frame_step = xp.reshape(time_major, (-1,)), classes, rows * classes
+    else:
+        return None
+    row_start = context.arange(0, rows)[:, None] * row_step
+
+    def look_up(index: Array, first: int, stop: int) -> Array:
+        frame_start = context.arange(first, stop)[:, None, None] * frame_step
+        place = frame_start + (index + row_start)
+        return xp.reshape(xp.take(flat, xp.reshape(place, (-1,)), axis=0), place.shape)
+
+    return look_up
+
+
+def _strided_look_up(logits: Array, context: Context) -> LookUp:
+    """By row, frame and class, wherever the logits lie."""
+    xp = context.xp
+    time_major = xp.permute_dims(logits, (1, 0, 2))
+
+    def look_up(index: Array, first: int, stop: int) -> Array:
+        return xp.take_along_axis(time_major[first:stop, :, :], index[None, :, :], axis=2)
+
+    return look_up

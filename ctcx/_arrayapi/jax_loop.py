@@ -60,7 +60,9 @@ class JaxLoop:
 
     def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
         """Merge the axes of blocks and frames."""
-        return tuple(xp.reshape(part, (-1, *part.shape[2:])) for part in past)
+        return tuple(
+            xp.reshape(part, (part.shape[0] * part.shape[1], *part.shape[2:])) for part in past
+        )
 
     def assemble(
         self,

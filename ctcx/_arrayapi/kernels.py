@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from ctcx._arrayapi.context import Context
 from ctcx._arrayapi.emissions import Emissions, EmissionSource
 from ctcx._arrayapi.gradient import ClassSums, block_shape, denominator, gradient_rows
-from ctcx._arrayapi.lattice import Keep, States, Topology, advance, inflow, initial_states
+from ctcx._arrayapi.lattice import (
+    DEAD,
+    States,
+    Topology,
+    emit,
+    inflow,
+    initial_states,
+    renormalise,
+)
 from ctcx._arrayapi.loops import loop_of
 from ctcx._arrayapi.occupancy import (
     Likelihood,
     likelihood,
     loss_of,
-    occupancies,
-    read_backwards,
+    occupancy,
+    other_direction,
 )
 from ctcx._arrays import library_name
 
@@ -78,22 +86,26 @@ class _Call:
         start = xp.concat([context.integers((rows,), 0), width - label_lengths])
         self.start = initial_states(start, width + 1, context)
 
-    def split(self, states: States) -> tuple[States, States]:
-        """The directions apart: (forward, backward), each in its own order."""
+    def forward(self, total: Likelihood) -> Likelihood:
+        """The rows of the forward direction."""
         rows = self.logits.shape[0]
-        return (
-            States(*(part[..., :rows, :] for part in states)),
-            States(*(part[..., rows:, :] for part in states)),
-        )
+        return Likelihood(*(part[:rows, :] for part in total))
 
     def first_half(self, *, keep: bool) -> tuple[States, Any, Likelihood]:
         """Both directions up to the middle: the states there, the past if kept, the likelihood."""
         xp = self.context.xp
 
-        what: Keep = "before emission, reversed" if keep else "nothing"
-
-        def step(states: States, emissions: Emissions, _: None) -> tuple[States, States | None]:
-            return advance(states, emissions, self.topology, keep=what, xp=xp)
+        def step(
+            states: States, emissions: Emissions, _: None
+        ) -> tuple[States, list[States] | None]:
+            states = renormalise(states, xp)
+            flows = []
+            for frame in range(self.plan.size):
+                flow = inflow(states, self.topology, xp)
+                states = emit(flow, emissions, frame)
+                if keep:
+                    flows.append(flow)
+            return states, flows if keep else None
 
         states, past = self.loop.scan(
             step,
@@ -103,24 +115,26 @@ class _Call:
             blocks=self.plan.blocks,
             size=self.plan.size,
         )
-        alpha, _ = self.split(states)
-        _, beta = self.split(inflow(states, self.topology, xp))
-        return states, past, likelihood(alpha, read_backwards(beta, xp), self.context)
+        ahead = other_direction(inflow(states, self.topology, xp), xp)
+        return states, past, likelihood(states, ahead, xp)
 
-    def occupancy(self, states: States, past: Any, total: Likelihood) -> Array:
-        """Occupancies (frames, N, S+1) from the second half, where each direction meets the other's
-        past."""
+    def second_half(self, states: States, past: Any, total: Likelihood) -> Array:
+        """Occupancies (frames, N, S+1), in the second half: there each direction, frame by frame,
+        meets what the other one left in the first."""
         xp = self.context.xp
+        # For impossible labels beyond all exponents, so that no state counts.
+        scale = xp.where(total.possible, total.exponent, -1e6 * DEAD)
 
-        def step(states: States, emissions: Emissions, earlier: States) -> tuple[States, Any]:
-            states, passed = advance(
-                states, emissions, self.topology, keep="after emission", xp=xp
-            )
-            ahead, behind = self.split(cast("States", passed))
-            seen_ahead, seen_behind = self.split(earlier)
-            late = occupancies(ahead, read_backwards(seen_behind, xp), total, self.context)
-            early = occupancies(seen_ahead, read_backwards(behind, xp), total, self.context)
-            return states, (late, early)
+        def step(
+            states: States, emissions: Emissions, flows: list[States]
+        ) -> tuple[States, tuple[Array]]:
+            states = renormalise(states, xp)
+            met = []
+            for frame in range(self.plan.size):
+                states = emit(inflow(states, self.topology, xp), emissions, frame)
+                opposite = other_direction(flows[-1 - frame], xp)
+                met.append(occupancy(states, opposite, scale, xp))
+            return states, (xp.stack(met),)
 
         _, past = self.loop.scan(
             step,
@@ -131,9 +145,13 @@ class _Call:
             size=self.plan.size,
             past=past,
         )
-        late, early = self.loop.joined(past, xp)
-        # The backward direction runs through the early frames from the middle to the first.
-        return xp.concat([xp.flip(early, axis=0), late])
+        (both,) = self.loop.joined(past, xp)
+        rows = self.logits.shape[0]
+        # The backward direction goes from the middle to the first frame, and its labels likewise.
+        backward = both[:, rows:, :]
+        labels = xp.flip(backward[:, :, :-1], axis=(0, 2))
+        early = xp.concat([labels, xp.flip(backward[:, :, -1:], axis=0)], axis=2)
+        return xp.concat([early, both[:, :rows, :]])
 
 
 def loss(
@@ -173,7 +191,7 @@ def _loss(
         block_shape(*logits.shape),
         context,
     )
-    return loss_of(peak, spread, call.inside, total, context)
+    return loss_of(peak, spread, call.inside, call.forward(total), context)
 
 
 def _loss_and_grad(
@@ -182,7 +200,8 @@ def _loss_and_grad(
     call = _Call(logits, labels, logit_lengths, label_lengths, blank)
     context = call.context
     states, past, total = call.first_half(keep=True)
-    occupancy = call.occupancy(states, past, total)
+    occupancies = call.second_half(states, past, total)
+    forward = call.forward(total)
     classes = logits.shape[2]
     sum_by_class = ClassSums(call.columns, classes, context)
 
@@ -191,8 +210,8 @@ def _loss_and_grad(
         powers, sum_of_powers, logarithm = denominator(
             logits[rows, frames, :], inside, context
         )
-        sums = sum_by_class(occupancy[frames, rows, :], rows)
-        counted = inside & total.possible[rows, :]
+        sums = sum_by_class(occupancies[frames, rows, :], rows)
+        counted = inside & forward.possible[rows, :]
         grad = gradient_rows(powers, sum_of_powers, counted, sums, context)
         return context.xp.astype(grad, logits.dtype, copy=False), *logarithm
 
@@ -204,4 +223,4 @@ def _loss_and_grad(
         block_shape(logits.shape[0], logits.shape[1], classes + call.columns.shape[1]),
         context,
     )
-    return loss_of(peak, spread, call.inside, total, context), grad
+    return loss_of(peak, spread, call.inside, forward, context), grad

@@ -20,23 +20,21 @@ Impossible states have the exponent ``DEAD``, so low that adding to it changes n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
     from ctcx._arrayapi.emissions import Emissions
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["DEAD", "Keep", "States", "Topology", "advance", "inflow", "initial_states"]
+__all__ = ["DEAD", "States", "Topology", "emit", "inflow", "initial_states", "renormalise"]
 
 DEAD = -1e30
 """Exponent of a state of probability 0. Finite, so that differences of two are 0 and never NaN."""
 
-Keep = Literal["nothing", "after emission", "before emission, reversed"]
-
 
 class States(NamedTuple):
-    """Mantissas and exponents of all states at one frame (or, stacked in front, at several).
+    """Mantissas and exponents of all states at one frame.
 
     Shapes (M, S+1), M sequences and S label positions: ``blank[:, j]`` is the blank before label j
     (after the last one for j = S). The last column of the labels belongs to no label; nothing flows
@@ -98,40 +96,17 @@ def inflow(states: States, topology: Topology, xp: ArrayModule) -> States:
     return States(to_label_e, to_label_m, to_blank_e, to_blank_m)
 
 
-def advance(
-    states: States,
-    emissions: Emissions,
-    topology: Topology,
-    *,
-    keep: Keep,
-    xp: ArrayModule,
-) -> tuple[States, States | None]:
-    """Run through a block of frames.
-
-    Returns the states after it, and the states at each of its frames that ``keep`` asks for,
-    stacked in front: those after the frame's emission, first frame first; or those before it, last
-    frame first, as the other direction will meet them.
-    """
-    states = _renormalise(states, xp)
-    passed: list[States] = []
-    for frame in range(emissions.exponent.shape[0]):
-        flow = inflow(states, topology, xp)
-        states = States(
-            flow.label_exponent + emissions.exponent[frame, ...],
-            flow.label_mantissa * emissions.mantissa[frame, ...],
-            flow.blank_exponent + emissions.blank_exponent[frame, ...],
-            flow.blank_mantissa * emissions.blank_mantissa[frame, ...],
-        )
-        if keep != "nothing":
-            passed.append(states if keep == "after emission" else flow)
-    if keep == "nothing":
-        return states, None
-    if keep == "before emission, reversed":
-        passed.reverse()
-    return states, States(*(xp.stack(part) for part in zip(*passed, strict=True)))
+def emit(flow: States, emissions: Emissions, frame: int) -> States:
+    """Multiply by the emission probabilities of one frame."""
+    return States(
+        flow.label_exponent + emissions.exponent[frame, ...],
+        flow.label_mantissa * emissions.mantissa[frame, ...],
+        flow.blank_exponent + emissions.blank_exponent[frame, ...],
+        flow.blank_mantissa * emissions.blank_mantissa[frame, ...],
+    )
 
 
-def _renormalise(states: States, xp: ArrayModule) -> States:
+def renormalise(states: States, xp: ArrayModule) -> States:
     """Bring mantissas near 1; a frame changes them by a factor between exp(-1/2) and 3 exp(1/2)."""
     def near_one(exponent: Array, mantissa: Array) -> tuple[Array, Array]:
         # A mantissa of 0 has an exponent that absorbs any shift; it only must not reach the log.

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["Likelihood", "likelihood", "loss_of", "occupancies", "read_backwards"]
+__all__ = ["Likelihood", "likelihood", "loss_of", "occupancy", "other_direction"]
 
 _TINY = 1e-30
 _LEAST_EXPONENT = -80.0
 
 
 class Likelihood(NamedTuple):
-    """Likelihood of each sequence's labels, (N, 1): ``mantissa * exp(exponent)``.
+    """Likelihood of each row's labels, (M, 1): ``mantissa * exp(exponent)``.
 
     Relative to emissions that lack the softmax's denominator. ``possible`` is False where no path
     emits the labels.
@@ -35,54 +35,57 @@ class Likelihood(NamedTuple):
     possible: Array
 
 
-def read_backwards(states: States, xp: ArrayModule) -> States:
-    """Put states in the other direction's order of labels; the labels lose their spare column."""
+def other_direction(states: States, xp: ArrayModule) -> States:
+    """What the opposite direction holds, in one's own order of labels.
+
+    Rows of the two directions change places and columns are reversed; the labels lose the spare
+    column.
+    """
+    rows = states.blank_exponent.shape[0] // 2
+
+    def turned(array: Array) -> Array:
+        flipped = xp.flip(array, axis=1)
+        return xp.concat([flipped[rows:, :], flipped[:rows, :]], axis=0)
+
     label_e, label_m, blank_e, blank_m = states
-
-    def flip(array: Array) -> Array:
-        return xp.flip(array, axis=-1)
-
     return States(
-        flip(label_e[..., :-1]), flip(label_m[..., :-1]), flip(blank_e), flip(blank_m)
+        turned(label_e[:, :-1]), turned(label_m[:, :-1]), turned(blank_e), turned(blank_m)
     )
 
 
 def _meet(alpha: States, beta: States) -> States:
-    """Product of the directions, state by state; ``beta`` as from :func:`read_backwards`."""
+    """Product of the directions, state by state; ``beta`` as from :func:`other_direction`."""
     return States(
-        alpha.label_exponent[..., :-1] + beta.label_exponent,
-        alpha.label_mantissa[..., :-1] * beta.label_mantissa,
+        alpha.label_exponent[:, :-1] + beta.label_exponent,
+        alpha.label_mantissa[:, :-1] * beta.label_mantissa,
         alpha.blank_exponent + beta.blank_exponent,
         alpha.blank_mantissa * beta.blank_mantissa,
     )
 
 
-def likelihood(alpha: States, beta: States, context: Context) -> Likelihood:
-    """Sum over all states where alpha (N, S+1) meets beta, at any one frame."""
-    xp = context.xp
+def likelihood(alpha: States, beta: States, xp: ArrayModule) -> Likelihood:
+    """Sum over all states of each row where alpha (M, S+1) meets beta, at any one frame."""
     label_e, label_m, blank_e, blank_m = _meet(alpha, beta)
-    exponents = xp.concat([label_e, blank_e], axis=-1)
-    mantissas = xp.concat([label_m, blank_m], axis=-1)
-    top = xp.max(exponents, axis=-1, keepdims=True)
-    mantissa = xp.sum(mantissas * xp.exp(exponents - top), axis=-1, keepdims=True)
+    exponents = xp.concat([label_e, blank_e], axis=1)
+    mantissas = xp.concat([label_m, blank_m], axis=1)
+    top = xp.max(exponents, axis=1, keepdims=True)
+    mantissa = xp.sum(mantissas * xp.exp(exponents - top), axis=1, keepdims=True)
     return Likelihood(top, mantissa, (top > 0.1 * DEAD) & (mantissa > 0.0))
 
 
-def occupancies(alpha: States, beta: States, total: Likelihood, context: Context) -> Array:
-    """Probability of each label's state and of the blank, given the labels: (frames, N, S+1).
+def occupancy(alpha: States, beta: States, scale: Array, xp: ArrayModule) -> Array:
+    """Probability of each label's state and of the blank at one frame, given the labels: (M, S+1).
 
-    The last column is the blank: the sum over its S+1 states. Near 0 for impossible labels.
+    The last column is the blank: the sum over its S+1 states. ``scale`` (M, 1) is about the
+    exponent of the likelihood; it only keeps numbers in range.
     """
-    xp = context.xp
     label_e, label_m, blank_e, blank_m = _meet(alpha, beta)
-    # For impossible labels an exponent beyond all others, so that no state counts.
-    scale = xp.where(total.possible, total.exponent, -1e6 * DEAD)
     # Nothing below exp(-80) can matter, and subnormal numbers are slow on most processors.
     label = label_m * xp.exp(xp.maximum(label_e - scale, _LEAST_EXPONENT))
-    blank_all = blank_m * xp.exp(xp.maximum(blank_e - scale, _LEAST_EXPONENT))
-    blank = xp.sum(blank_all, axis=-1, keepdims=True)
-    whole = xp.sum(label, axis=-1, keepdims=True) + blank
-    return xp.concat([label, blank], axis=-1) / xp.maximum(whole, _TINY)
+    blank_each = blank_m * xp.exp(xp.maximum(blank_e - scale, _LEAST_EXPONENT))
+    blank = xp.sum(blank_each, axis=1, keepdims=True)
+    whole = xp.sum(label, axis=1, keepdims=True) + blank
+    return xp.concat([label, blank], axis=1) / xp.maximum(whole, _TINY)
 
 
 def loss_of(

@@ -1,0 +1,76 @@
+"""Prove that a kernel is right: checks, cases and an independent oracle, for any backend.
+
+Three lines in the tests of a plugin run all of it with pytest::
+
+    from ctcx.conformance import BackendConformance
+
+    class TestMine(BackendConformance):
+        backend = "mine"
+
+Without pytest, :func:`run_conformance` and ``ctcx conformance mine`` do the same.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ctcx.conformance._version import KIT_VERSION
+
+if TYPE_CHECKING:
+    from ctcx.conformance._failures import CheckFailure
+    from ctcx.conformance._registered import Check
+    from ctcx.conformance.runner import Report, Result, run_conformance
+    from ctcx.conformance.suite import BackendConformance
+
+__all__ = [
+    "KIT_VERSION",
+    "BackendConformance",
+    "CheckFailure",
+    "Report",
+    "Result",
+    "checks",
+    "run_conformance",
+]
+
+_HOMES = {
+    "BackendConformance": "suite",
+    "CheckFailure": "_failures",
+    "Report": "runner",
+    "Result": "runner",
+    "run_conformance": "runner",
+}
+
+
+def checks() -> dict[str, Check]:
+    """Return all checks by name, in the order that they run.
+
+    Returns
+    -------
+    dict of str to Check
+        A check's ``summary`` says in a sentence what it proves.
+
+    Examples
+    --------
+    >>> from ctcx.conformance import checks
+    >>> checks()["check_infeasible"].summary
+    "Labels that can't be emitted: loss exactly +inf, gradient exactly 0, feasible False."
+    """
+    # Importing the module registers the checks, and imports nearly all of ctcx.
+    import_module("ctcx.conformance._checks")
+    from ctcx.conformance._registered import registered_checks
+
+    return registered_checks()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(f"ctcx.conformance.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

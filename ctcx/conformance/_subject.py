@@ -1,0 +1,267 @@
+"""What a check is run on: one backend, on one library, device and dtype.
+
+Every call goes through :meth:`Subject.run`, which also looks at what has nothing to do with the
+numbers: that the named backend and nobody else computed, that the result has the library, device,
+dtype and shape that it should have, and that the inputs are as they were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+import ctcx
+from ctcx._arrays import describe
+from ctcx._descriptors import Feature, Problem, resolve
+from ctcx._errors import BackendRejectedError
+from ctcx._registry import registry
+from ctcx.conformance._compare import TOLERANCES, Tolerance
+from ctcx.conformance._failures import CheckFailure, NotApplicable
+from ctcx.conformance.oracle import round_to_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from ctcx._descriptors import Backend, Namespace, Operation
+    from ctcx._typing import Array
+    from ctcx.conformance.cases import Batch
+
+__all__ = ["Inputs", "Outcome", "Subject"]
+
+
+class Inputs(NamedTuple):
+    """Arrays of the library under test, in the order of the signature of ``ctc_loss``."""
+
+    logits: Array
+    labels: Array
+    logit_lengths: Array
+    label_lengths: Array
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Outcome:
+    """What a call gave, read back into NumPy; gradient and feasibility only where asked for."""
+
+    loss: NDArray[np.float64]
+    grad: NDArray[np.float64] | None = None
+    feasible: NDArray[np.bool_] | None = None
+
+    @property
+    def gradient(self) -> NDArray[np.float64]:
+        """The gradient, where it is known to be there."""
+        if self.grad is None:
+            msg = "this call computed no gradient"
+            raise TypeError(msg)
+        return self.grad
+
+    def same_bits(self, other: Outcome) -> bool:
+        """Whether loss and gradient are bit for bit those of ``other``."""
+        mine, theirs = (
+            (one.loss.tobytes(), b"" if one.grad is None else one.grad.tobytes())
+            for one in (self, other)
+        )
+        return mine == theirs
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Subject:
+    """One backend on one library, device and dtype.
+
+    Attributes
+    ----------
+    backend : str
+        The backend's name.
+    namespace, device, dtype : str
+        Of the logits, by the names that :class:`ctcx.plugin.Namespace` uses.
+    notes : list of str
+        What a check could not do; shown with its result.
+    """
+
+    backend: str
+    namespace: str
+    device: str
+    dtype: str
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.namespace}-{self.device}-{self.dtype}"
+
+    @property
+    def descriptor(self) -> Backend:
+        """What the backend says about itself."""
+        return registry().backends[self.backend].backend
+
+    @property
+    def library(self) -> Namespace:
+        """How to work with the library."""
+        return registry().namespaces[self.namespace].namespace
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """How far off a result may be."""
+        return TOLERANCES[self.dtype]
+
+    def has(self, feature: Feature) -> bool:
+        """Whether the backend declares ``feature``."""
+        return feature in self.descriptor.features
+
+    @property
+    def can_grad(self) -> bool:
+        """Whether the backend computes gradients."""
+        return self.has(Feature.GRAD)
+
+    def array(self, values: NDArray[Any], dtype: str | None = None) -> Array:
+        """Return a new array of the library on the device under test."""
+        # A copy, in row-major order: some libraries share memory with what they are given.
+        return resolve(self.library.from_numpy)(np.array(values, order="C"), dtype, self.device)
+
+    def logits(self, values: NDArray[np.float64], dtype: str | None = None) -> Array:
+        """Return logits rounded to the dtype under test (or to another one)."""
+        dtype = dtype or self.dtype
+        rounded = round_to_dtype(values, dtype)
+        kind = np.float64 if dtype == "float64" else np.float32
+        return self.array(rounded.astype(kind), dtype)
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """Return a batch as arrays of the library."""
+        return Inputs(
+            self.logits(batch.logits),
+            self.array(batch.labels),
+            self.array(batch.logit_lengths),
+            self.array(batch.label_lengths),
+        )
+
+    def numpy(self, array: Array) -> NDArray[Any]:
+        """Return an array of the library as a NumPy array of its own."""
+        return np.array(resolve(self.library.to_numpy)(array))
+
+    def call(self, inputs: Inputs, *, grad: bool, blank: int, **options: Any) -> tuple[Array, ...]:
+        """Call ctcx with the backend by name, and fail unless that backend alone ran."""
+        function: Callable[..., Any] = ctcx.ctc_loss_and_grad if grad else ctcx.ctc_loss
+        with ctcx.trace() as runs:
+            result = function(*inputs, blank=blank, backend=self.backend, **options)
+        self.check_who_ran(runs, "loss_and_grad" if grad else "loss")
+        return tuple(result) if grad else (result,)
+
+    def check_who_ran(self, runs: Sequence[Any], operation: Operation) -> None:
+        """Fail unless exactly one kernel ran: the right one of this backend."""
+        ran = [(run.backend, run.operation) for run in runs]
+        if ran != [(self.backend, operation)]:
+            names = " then ".join(f"{name} ({what})" for name, what in ran) or "nothing"
+            msg = (
+                f"backend {self.backend!r} was asked for {operation!r}, but what ran was: {names}. "
+                f"A kernel must compute by itself, never through another backend"
+            )
+            raise CheckFailure(msg)
+
+    def run(
+        self,
+        batch: Batch,
+        *,
+        grad: bool,
+        inputs: Inputs | None = None,
+        grad_shape: tuple[int, ...] | None = None,
+        **options: Any,
+    ) -> Outcome:
+        """Compute a batch, and check all that is not about the numbers.
+
+        Parameters
+        ----------
+        batch : Batch
+            The problem.
+        grad : bool
+            Whether to ask for the gradient.
+        inputs : Inputs, optional
+            The batch as arrays, if not as :meth:`inputs` makes them.
+        grad_shape : tuple of int, optional
+            Shape of the gradient, if not (N, T, C).
+        **options
+            More arguments of ``ctc_loss``.
+
+        Raises
+        ------
+        CheckFailure
+            Another backend ran, the result has the wrong form, or an input was changed.
+        NotApplicable
+            The backend's own ``accepts`` says that it doesn't take such a problem.
+        """
+        inputs = inputs or self.inputs(batch)
+        before = [self.numpy(array).tobytes() for array in inputs]
+        try:
+            result = self.call(inputs, grad=grad, blank=batch.blank, **options)
+            self.check_form(batch, inputs, result, grad_shape)
+            for name, array, old in zip(Inputs._fields, inputs, before, strict=True):
+                if self.numpy(array).tobytes() != old:
+                    msg = f"the kernel changed its input {name!r}; inputs are read-only"
+                    raise CheckFailure(msg)
+        except BackendRejectedError as error:
+            if reason := self.declined_by_itself(batch, inputs.logits, grad=grad):
+                msg = f"its accepts() rejects case {batch.name!r}: {reason}"
+                raise NotApplicable(msg) from error
+            raise
+        except CheckFailure as failure:
+            msg = f"case {batch.name!r}: {failure}"
+            raise CheckFailure(msg) from failure
+        except Exception as error:
+            error.add_note(f"in case {batch.name!r}, which is about: {batch.why}")
+            raise
+        loss, *others = (self.numpy(array) for array in result)
+        outcome = Outcome(loss.astype(np.float64))
+        if others:
+            outcome = Outcome(outcome.loss, others[0].astype(np.float64), others[1])
+        return outcome
+
+    def declined_by_itself(self, batch: Batch, logits: Array, *, grad: bool) -> str | None:
+        """Return why the backend's ``accepts`` rejects a batch; None if it doesn't."""
+        facts = describe(logits)
+        num_sequences, num_frames, num_classes, width = batch.shape
+        return self.descriptor.accepts(
+            Problem(
+                operation="loss_and_grad" if grad else "loss",
+                namespace=facts.namespace,
+                device=facts.device,
+                dtype=facts.dtype,
+                N=num_sequences,
+                T=num_frames,
+                C=num_classes,
+                S=width,
+                blank=batch.blank,
+                contiguous=facts.contiguous,
+            )
+        )
+
+    def check_form(
+        self,
+        batch: Batch,
+        inputs: Inputs,
+        result: tuple[Array, ...],
+        grad_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        """Fail unless the results have the right library, device, dtype and shape."""
+        given = describe(inputs.logits)
+        num_sequences, num_frames, num_classes, _ = batch.shape
+        wanted = {
+            "loss": ((num_sequences,), "float64" if given.dtype == "float64" else "float32"),
+            "grad": (grad_shape or (num_sequences, num_frames, num_classes), given.dtype),
+            "feasible": ((num_sequences,), "bool"),
+        }
+        # ctc_loss gives the loss alone, ctc_loss_and_grad all three.
+        for (name, (shape, kind)), array in zip(wanted.items(), result, strict=False):
+            try:
+                found = describe(array)
+            except Exception as error:
+                msg = f"{name} is no array but {type(array).__name__}"
+                raise CheckFailure(msg) from error
+            for what, is_now, right in (
+                ("array library", found.namespace, given.namespace),
+                ("device", found.device, given.device),
+                ("dtype", found.dtype, kind),
+                ("shape", tuple(array.shape), shape),
+            ):
+                if is_now != right:
+                    msg = f"the {what} of {name} is {is_now}, expected {right}"
+                    raise CheckFailure(msg)

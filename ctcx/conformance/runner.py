@@ -1,0 +1,211 @@
+"""Run the kit from Python or the command line, without pytest, and report."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from ctcx._registry import registry
+from ctcx.conformance._execute import Result, execute
+from ctcx.conformance._plan import Expectations, make_plan
+from ctcx.conformance._version import KIT_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+__all__ = ["Report", "Result", "run_conformance"]
+
+_REPORT_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a run of the kit found out about a backend.
+
+    Attributes
+    ----------
+    backend : str
+        Its name.
+    provenance : str
+        Distribution and version that it comes from.
+    results : tuple of Result
+        One for each check, library, device and dtype.
+    not_run : dict of str to str
+        Whole libraries, devices and dtypes that were left out, with the reason.
+    problems : tuple of str
+        What was wrong with the run itself; any of them fails it.
+    versions : dict of str to str
+        Of Python and of the libraries used.
+    kit_version : str
+        Of the checks.
+    """
+
+    backend: str
+    provenance: str
+    results: tuple[Result, ...]
+    not_run: dict[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    kit_version: str = KIT_VERSION
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was run, and all of it is right."""
+        ran = any(result.executed for result in self.results)
+        return ran and not self.problems and not any(result.bad for result in self.results)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many results have each status."""
+        return dict(Counter(result.status for result in self.results))
+
+    def summary(self) -> str:
+        """Return what was run, what was not and why, and what is wrong, as text."""
+        verdict = "PASSED" if self.passed else "FAILED"
+        counted = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        who = f"backend {self.backend!r} from {self.provenance}"
+        kit = f"conformance kit {self.kit_version}"
+        lines = [f"{verdict}: {who}, {kit}: {counted or 'nothing run'}"]
+        lines += [f"  problem: {problem}" for problem in self.problems]
+        lines += self._by_subject()
+        lines += [f"  not run: {what}: {why}" for what, why in self.not_run.items()]
+        lines += self._skipped()
+        for result in self.results:
+            if result.status in {"failed", "error", "expected-failure"}:
+                note = " (provisional: doesn't count yet)" if result.provisional else ""
+                lines.append(f"\n{result.status}{note}: {_where(result)}\n{result.message}")
+            elif result.status == "passed" and result.message:
+                lines.append(f"  left out in part: {_where(result)}: {result.message}")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """Return all of it as JSON text."""
+        return json.dumps(
+            {
+                "format": _REPORT_FORMAT,
+                "kit_version": self.kit_version,
+                "backend": self.backend,
+                "provenance": self.provenance,
+                "passed": self.passed,
+                "counts": self.counts,
+                "problems": list(self.problems),
+                "not_run": self.not_run,
+                "versions": self.versions,
+                "results": [result.as_dict() for result in self.results],
+            },
+            indent=2,
+        )
+
+    def _by_subject(self) -> list[str]:
+        """Return a line for each library, device and dtype that was run."""
+        groups: dict[str, list[Result]] = {}
+        for result in self.results:
+            if result.executed:
+                key = f"{result.namespace}, {result.device}, {result.dtype}"
+                groups.setdefault(key, []).append(result)
+        return [
+            f"  run: {key}: {sum(not r.bad for r in group)} of {len(group)} checks as they should "
+            f"be, {sum(r.seconds for r in group):.1f} s"
+            for key, group in groups.items()
+        ]
+
+    def _skipped(self) -> list[str]:
+        """Return the skipped checks, those with the same reason together."""
+        reasons: dict[tuple[str, str], int] = {}
+        for result in self.results:
+            if result.status == "skipped":
+                key = (result.check, result.message)
+                reasons[key] = reasons.get(key, 0) + 1
+        return [
+            f"  skipped: {check}{f' ({count} times)' if count > 1 else ''}: {why}"
+            for (check, why), count in reasons.items()
+        ]
+
+
+def run_conformance(
+    name: str,
+    *,
+    namespaces: Collection[str] | None = None,
+    devices: Collection[str] | None = None,
+    dtypes: Collection[str] | None = None,
+    checks: Collection[str] | None = None,
+    slow: bool = False,
+    expected_failures: Mapping[str, str] | None = None,
+    progress: Callable[[Result], None] | None = None,
+) -> Report:
+    """Put a backend through the whole kit.
+
+    Parameters
+    ----------
+    name : str
+        The backend's name.
+    namespaces, devices, dtypes, checks : collection of str, optional
+        Only these; default: everything that the backend declares and that is there.
+    slow : bool
+        Whether to include the checks that take a minute.
+    expected_failures : mapping of str to str, optional
+        ``{"check_x": reason}``; strict, see :class:`ctcx.conformance.BackendConformance`.
+    progress : callable, optional
+        Called with each :class:`Result` as it comes.
+
+    Returns
+    -------
+    Report
+        Its ``passed`` is False if any check failed, and also if none could be run.
+
+    Raises
+    ------
+    UnknownBackendError
+        Nobody registered the backend.
+    ValueError
+        A library, device, dtype or check that doesn't exist, or that the backend doesn't declare.
+
+    Examples
+    --------
+    >>> from ctcx.conformance import run_conformance
+    >>> report = run_conformance("array-api", namespaces=["numpy"], dtypes=["float64"])
+    >>> report.passed
+    True
+    """
+    plan = make_plan(
+        name, namespaces=namespaces, devices=devices, dtypes=dtypes, checks=checks, slow=slow
+    )
+    expectations = Expectations(expected_failures or {})
+    results = []
+    for item in plan.items:
+        result = execute(item, expectations.reason(item))
+        results.append(result)
+        if progress is not None:
+            progress(result)
+    problems = list(plan.problems)
+    if not problems and not any(result.executed for result in results):
+        problems.append(f"every check of backend {name!r} was skipped")
+    return Report(
+        backend=name,
+        provenance=registry().backends[name].provenance,
+        results=tuple(results),
+        not_run=plan.not_run,
+        problems=tuple(problems),
+        versions=_versions({result.namespace for result in results}),
+    )
+
+
+def _versions(namespaces: set[str]) -> dict[str, str]:
+    """Return the versions of Python and of the distributions behind the libraries used."""
+    known = registry().namespaces
+    distributions = {"ctcx", "numpy"} | {known[name].namespace.distribution for name in namespaces}
+    versions = {"python": platform.python_version()}
+    for distribution in sorted(distributions):
+        try:
+            versions[distribution] = metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            versions[distribution] = "(not installed)"
+    return versions
+
+
+def _where(result: Result) -> str:
+    return f"{result.check} on {result.namespace}, {result.device}, {result.dtype}"

@@ -1,0 +1,474 @@
+"""A plugin of deliberately wrong kernels, each wrong in one way, and of right ones beside them.
+
+The right kernel is a plain forward-backward in float64, written apart from the kit's oracle. A flaw
+changes one thing of it. ``BACKENDS`` says what each is about.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+import ctcx
+from ctcx.plugin import Backend, Decline, Feature, Namespace, hookimpl
+
+COMPLETE = frozenset({Feature.GRAD, Feature.DETERMINISTIC, Feature.NONCONTIGUOUS})
+SCRATCH = {"alpha": np.zeros((0, 0))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A forward-backward whose parts can be exchanged."""
+
+    real: type = np.float64
+    skips_between_repeats: bool = False
+    normalised: bool = True
+    linear: bool = False
+    hopeless_loss: float = np.inf
+    hopeless_grad: float = 0.0
+    clamp: bool = True
+    scratch: bool = False
+    softmax_in_grad: float = 1.0
+    blank_in_grad: bool = True
+    every_state: bool = True
+
+    def __call__(self, logits, labels, blank):
+        """Return loss and gradient of one sequence."""
+        frames = len(logits)
+        states = np.full(2 * len(labels) + 1, blank)
+        states[1::2] = labels
+        hopeless = self.hopeless_loss, np.full(logits.shape, self.hopeless_grad)
+        if frames == 0:
+            return (0.0, logits) if not len(labels) else hopeless
+        with np.errstate(all="ignore"):
+            log_probs = logits - logits.max(axis=1, keepdims=True)
+            log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
+            emitted = log_probs[:, states].astype(self.real)
+            alpha, offsets = self.recurse(emitted, states)
+            # The reverse recursion is the same one on everything reversed.
+            beta, _ = self.recurse(emitted[::-1, ::-1], states[::-1])
+            beta = beta[::-1, ::-1]
+            end = np.logaddexp.reduce(alpha[-1, -2:])
+            loss = -float(end + offsets)
+            if not loss < np.inf:
+                return hopeless
+            joint = alpha + beta - emitted
+            joint = np.where(np.isneginf(emitted), -np.inf, joint)
+            best = joint.max(axis=1, keepdims=True) if self.normalised else end
+            weights = np.exp(joint - best)
+            if self.normalised:
+                weights /= weights.sum(axis=1, keepdims=True)
+        grad = self.softmax_in_grad * np.exp(log_probs)
+        for s, k in enumerate(states):
+            left_out = (k == blank and not self.blank_in_grad) or (
+                s != list(states).index(k) and not self.every_state
+            )
+            if not left_out:
+                grad[:, k] -= weights[:, s]
+        return (max(0.0, loss) if self.clamp else loss), grad
+
+    def recurse(self, emitted, states):
+        """Return log-alpha, shifted in each frame, and the sum of the shifts."""
+        alpha = SCRATCH["alpha"] if self.scratch else np.empty(0)
+        if alpha.shape != emitted.shape:
+            alpha = np.full(emitted.shape, -np.inf, self.real)
+            SCRATCH["alpha"] = alpha
+        alpha[0] = -np.inf
+        alpha[0, :2] = emitted[0, :2]
+        skip = np.zeros(len(states), dtype=bool)
+        skip[2:] = (np.arange(2, len(states)) % 2 == 1) & (states[2:] != states[:-2])
+        if self.skips_between_repeats:
+            skip[3::2] = True
+        total = self.real(0)
+        for t in range(len(emitted)):
+            if t:
+                old = alpha[t - 1].copy()
+                new = old.copy()
+                new[1:] = np.logaddexp(new[1:], old[:-1])
+                new[2:] = np.where(skip[2:], np.logaddexp(new[2:], old[:-2]), new[2:])
+                alpha[t] = new + emitted[t]
+            if self.scratch:
+                time.sleep(0)
+            if self.normalised:
+                shift = alpha[t].max()
+                if shift == -np.inf:
+                    return np.full_like(alpha, -np.inf), total
+                alpha[t] -= shift
+                total += shift
+            if self.linear:  # plain probabilities, the largest of a frame 1, in float32
+                alpha[t] = np.log(np.exp(alpha[t]).astype(np.float32))
+        return alpha.copy() if self.scratch else alpha, total
+
+
+def run(
+    logits,
+    labels,
+    logit_lengths,
+    label_lengths,
+    *,
+    blank,
+    kernel,
+    grad,
+    before=None,
+    after=None,
+):
+    """Apply ``kernel`` to each sequence, with what a flaw does to the batch before and after."""
+    if before is not None:
+        logits, labels, logit_lengths, label_lengths, blank = before(
+            logits, labels, logit_lengths, label_lengths, blank
+        )
+    kind = np.float64 if logits.dtype == np.float64 else np.float32
+    losses = np.zeros(len(logits), kind)
+    grads = np.zeros_like(logits)
+    for n in range(len(logits)):
+        frames, count = int(logit_lengths[n]), int(label_lengths[n])
+        loss, row = kernel(logits[n, :frames].astype(float), labels[n, :count], blank)
+        losses[n] = loss
+        grads[n, :frames] = row
+    result = (losses, grads) if grad else losses
+    return result if after is None else after(result, logits)
+
+
+def on_both(result, change):
+    """Apply a change to the loss, and to the gradient where there is one."""
+    return tuple(map(change, result)) if isinstance(result, tuple) else change(result)
+
+
+def on_grad(result, change):
+    """Apply a change to the gradient, where there is one."""
+    return (result[0], change(result[1])) if isinstance(result, tuple) else result
+
+
+def mutate(logits, *others):
+    """Write to the input."""
+    with np.errstate(all="ignore"):
+        logits -= logits.max(axis=2, keepdims=True, initial=0)
+    return (logits, *others)
+
+
+def mutate_labels(logits, labels, logit_lengths, label_lengths, blank):
+    """Sort out padded labels in place."""
+    labels[np.arange(labels.shape[1])[None] >= label_lengths[:, None]] = blank
+    return logits, labels, logit_lengths, label_lengths, blank
+
+
+def all_labels(logits, labels, logit_lengths, label_lengths, blank):
+    """Take the label array's width for every label length."""
+    kept = np.clip(labels, 0, logits.shape[2] - 1)
+    return logits, kept, logit_lengths, np.full_like(label_lengths, labels.shape[1]), blank
+
+
+def all_frames(logits, labels, logit_lengths, label_lengths, blank):
+    """Take the number of frames for every length."""
+    return logits, labels, np.full_like(logit_lengths, logits.shape[1]), label_lengths, blank
+
+
+def first_lengths(logits, labels, logit_lengths, label_lengths, blank):
+    """Take the first sequence's length for all."""
+    lengths = np.minimum(logit_lengths, logit_lengths[:1])
+    return logits, labels, lengths, label_lengths, blank
+
+
+def blank_is_zero(logits, labels, logit_lengths, label_lengths, blank):
+    """Take 0 for the blank."""
+    return logits, labels, logit_lengths, label_lengths, 0
+
+
+def gather_first(logits, labels, *others):
+    """Index with all labels before masking the padded ones."""
+    if labels.size and logits.shape[1]:
+        logits[0, 0][labels]
+    return (logits, labels, *others)
+
+
+def as_if_contiguous(logits, *others):
+    """Read the buffer as though it were in row-major order."""
+    return (logits.ravel(order="K").reshape(logits.shape), *others)
+
+
+def no_empty_batch(logits, *others):
+    """Reduce over the sequences."""
+    others[1].max()
+    return (logits, *others)
+
+
+def decline(*_):
+    """Turn down what was declared."""
+    msg = "not today"
+    raise Decline(msg)
+
+
+def mask_by_product(result, logits):
+    """Mask padded frames by multiplying with 0, which keeps NaN."""
+    return on_grad(result, lambda grad: grad + 0 * logits)
+
+
+def noisy(result, _):
+    """Add a little that differs from call to call."""
+    return on_both(result, lambda a: a * (1 + a.dtype.type(random.choice([0, 1e-7]))))
+
+
+def padding_gets_softmax(result, logits):
+    """Leave softmax in the frames past a length (where the loss takes no notice of them)."""
+    past = (result[1] == 0).all(axis=2, keepdims=True) if isinstance(result, tuple) else None
+    return on_grad(result, lambda grad: np.where(past, grad.dtype.type(1e-9), grad) + 0 * logits)
+
+
+def float64_loss(result, _):
+    """Return the loss in double precision whatever the logits are."""
+    return (
+        (result[0].astype(float), result[1]) if isinstance(result, tuple) else result.astype(float)
+    )
+
+
+def column_loss(result, _):
+    """Return the loss as (N, 1)."""
+    return (result[0][:, None], result[1]) if isinstance(result, tuple) else result[:, None]
+
+
+def only_loss_differs(result, _):
+    """Compute the loss of the two operations differently."""
+    return (
+        (result[0] * result[0].dtype.type(1.001), result[1])
+        if isinstance(result, tuple)
+        else result
+    )
+
+
+def fallback(logits, *args, blank, grad):
+    """Let the core compute."""
+    function = ctcx.ctc_loss_and_grad if grad else ctcx.ctc_loss
+    result = function(logits, *args, blank=blank, backend="array-api")
+    return tuple(result[:2]) if grad else result
+
+
+def as_numpy_from_torch(*args, blank, grad):
+    """Return NumPy arrays for tensors."""
+    return run(*(arg.numpy() for arg in args), blank=blank, kernel=Kernel(), grad=grad)
+
+
+def reads_values(*args, blank, grad):
+    """Read values, which can't be done while JAX traces."""
+    import jax.numpy as jnp
+
+    host = [np.asarray(arg) for arg in args]
+    return on_both(run(*host, blank=blank, kernel=Kernel(), grad=grad), jnp.asarray)
+
+
+def on_default_device(*args, blank, grad):
+    """Return arrays on the default device, wherever the inputs are."""
+    import array_api_strict as xp
+
+    cpu = xp.Device("CPU_DEVICE")
+    host = [np.array(xp.asarray(arg, device=cpu)._array) for arg in args]
+    return on_both(run(*host, blank=blank, kernel=Kernel(), grad=grad), xp.asarray)
+
+
+def half_throughout(logits, *args, blank, grad):
+    """Compute in the precision of the logits."""
+    kernel = Kernel(real=logits.dtype.type)
+    return run(logits, *args, blank=blank, kernel=kernel, grad=grad)
+
+
+def crash(*_args, **_kwargs):
+    """Raise what a bug raises."""
+    msg = "not written yet"
+    raise NotImplementedError(msg)
+
+
+def never_called(*_args, **_kwargs):
+    """Stand for a kernel that nothing reaches."""
+    raise AssertionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flaw:
+    """A wrong kernel: the function, and the checks that must catch it."""
+
+    caught_by: tuple[str, ...]
+    function: object = None
+    kernel: Kernel = field(default_factory=Kernel)
+    before: object = None
+    after: object = None
+    namespaces: frozenset[str] = frozenset({"numpy"})
+    dtypes: frozenset[str] = frozenset({"float32", "float64"})
+    features: frozenset[Feature] = COMPLETE
+    on: tuple[str | None, str] = ("cpu", "float32")
+
+    def kernels(self):
+        """Return the kernels by operation."""
+        if self.function is not None:
+            return {
+                "loss": partial(self.function, grad=False),
+                "loss_and_grad": partial(self.function, grad=True),
+            }
+        options = {"kernel": self.kernel, "before": self.before, "after": self.after}
+        return {
+            "loss": partial(run, grad=False, **options),
+            "loss_and_grad": partial(run, grad=True, **options),
+        }
+
+
+BY_ENUMERATION = ("check_loss_by_enumeration", "check_gradient_by_enumeration")
+FLAWS = {
+    "repeats-skip": Flaw(
+        kernel=Kernel(skips_between_repeats=True), caught_by=(*BY_ENUMERATION, "check_infeasible")
+    ),
+    "no-blank-gradient": Flaw(
+        kernel=Kernel(blank_in_grad=False),
+        caught_by=("check_published_numbers", "check_gradient_rows_sum_to_zero"),
+    ),
+    "repeats-not-summed": Flaw(
+        kernel=Kernel(every_state=False), caught_by=("check_gradient_by_enumeration",)
+    ),
+    "log-prob-gradient": Flaw(
+        kernel=Kernel(softmax_in_grad=0.0), caught_by=("check_gradient_rows_sum_to_zero",)
+    ),
+    "log-prob-gradient-double": Flaw(
+        kernel=Kernel(softmax_in_grad=0.0),
+        caught_by=("check_finite_differences",),
+        on=("cpu", "float64"),
+    ),
+    "stand-in-for-inf": Flaw(
+        kernel=Kernel(hopeless_loss=1e5),
+        caught_by=("check_infeasible", "check_infeasible_policies"),
+    ),
+    "nan-gradient": Flaw(
+        kernel=Kernel(hopeless_grad=np.nan), caught_by=("check_infeasible", "check_never_nan")
+    ),
+    "nan-loss": Flaw(kernel=Kernel(hopeless_loss=np.nan), caught_by=("check_never_nan",)),
+    "padding-leaks": Flaw(
+        after=mask_by_product, caught_by=("check_padding_content", "check_never_nan")
+    ),
+    "padding-not-zero": Flaw(after=padding_gets_softmax, caught_by=("check_gradient_past_length",)),
+    "padded-labels-index": Flaw(before=gather_first, caught_by=("check_padding_content",)),
+    "mutates-logits": Flaw(
+        before=mutate, caught_by=("check_takes_what_it_declares", "check_read_only_inputs")
+    ),
+    "mutates-labels": Flaw(before=mutate_labels, caught_by=("check_padding_content",)),
+    "float32-sums": Flaw(
+        kernel=Kernel(real=np.float32, normalised=False), caught_by=("check_long_sequences",)
+    ),
+    "underflow": Flaw(kernel=Kernel(linear=True), caught_by=("check_confident_logits",)),
+    "below-zero": Flaw(
+        kernel=Kernel(real=np.float32, clamp=False), caught_by=("check_never_negative",)
+    ),
+    "float64-loss": Flaw(after=float64_loss, caught_by=("check_takes_what_it_declares",)),
+    "column-loss": Flaw(after=column_loss, caught_by=("check_takes_what_it_declares",)),
+    "operations-differ": Flaw(after=only_loss_differs, caught_by=("check_operations_agree",)),
+    "silent-fallback": Flaw(function=fallback, caught_by=("check_takes_what_it_declares",)),
+    "nondeterministic": Flaw(after=noisy, caught_by=("check_deterministic",)),
+    "shared-scratch": Flaw(kernel=Kernel(scratch=True), caught_by=("check_threads",)),
+    "ignores-label-lengths": Flaw(before=all_labels, caught_by=BY_ENUMERATION),
+    "ignores-logit-lengths": Flaw(before=all_frames, caught_by=BY_ENUMERATION),
+    "first-length-for-all": Flaw(before=first_lengths, caught_by=("check_batch_order",)),
+    "blank-is-zero": Flaw(
+        before=blank_is_zero, caught_by=("check_published_numbers", "check_blank_position")
+    ),
+    "assumes-contiguous": Flaw(
+        before=as_if_contiguous, caught_by=("check_noncontiguous_inputs", "check_time_major")
+    ),
+    "no-empty-batch": Flaw(before=no_empty_batch, caught_by=("check_degenerate_shapes",)),
+    "declines": Flaw(before=decline, caught_by=("check_takes_what_it_declares",)),
+    "crashes": Flaw(function=crash, caught_by=("check_takes_what_it_declares",)),
+    "half-in-half": Flaw(
+        function=half_throughout,
+        caught_by=("check_half_precision",),
+        dtypes=frozenset({"float16", "float32"}),
+        features=COMPLETE | {Feature.HALF},
+        on=("cpu", "float16"),
+    ),
+    "reads-values": Flaw(
+        function=reads_values,
+        caught_by=("check_traced",),
+        namespaces=frozenset({"jax.numpy"}),
+        features=COMPLETE | {Feature.TRACEABLE},
+        on=(None, "float32"),
+    ),
+    "numpy-for-strict": Flaw(
+        function=on_default_device,
+        caught_by=("check_takes_what_it_declares",),
+        namespaces=frozenset({"array_api_strict"}),
+        on=("device1", "float32"),
+    ),
+    "numpy-for-torch": Flaw(
+        function=as_numpy_from_torch,
+        caught_by=("check_takes_what_it_declares",),
+        namespaces=frozenset({"torch"}),
+    ),
+}
+
+RIGHT = Flaw(caught_by=())
+loss, loss_and_grad = RIGHT.kernels().values()
+
+
+def __getattr__(name):
+    flaw, _, operation = name.removeprefix("flaw_").partition("__")
+    if flaw.replace("_", "-") not in FLAWS:
+        raise AttributeError(name)
+    return FLAWS[flaw.replace("_", "-")].kernels()[operation]
+
+
+def small_only(problem):
+    """Turn down what is long, as a kernel with a fixed buffer would."""
+    return f"takes up to 500 frames, got {problem.T}" if problem.T > 500 else None
+
+
+@hookimpl
+def ctcx_backends():
+    """Offer all of them."""
+    for name, flaw in FLAWS.items():
+        target = f"flawed_kernels:flaw_{name.replace('-', '_')}"
+        yield Backend(
+            name=name,
+            kernels={operation: f"{target}__{operation}" for operation in flaw.kernels()},
+            namespaces=flaw.namespaces,
+            devices=frozenset({"*"}),
+            dtypes=flaw.dtypes,
+            features=flaw.features,
+        )
+    both = {"loss": "flawed_kernels:loss", "loss_and_grad": "flawed_kernels:loss_and_grad"}
+    here = frozenset({"numpy"})
+    yield Backend(name="right", kernels=both, namespaces=here, features=COMPLETE)
+    yield Backend(
+        name="modest",
+        kernels={"loss": "flawed_kernels:loss"},
+        namespaces=here,
+        dtypes=frozenset({"float64"}),
+        accepts=small_only,
+    )
+    yield Backend(
+        name="absent-library",
+        kernels=both,
+        namespaces=here | {"no_such_arrays"},
+        features=COMPLETE,
+        dtypes=frozenset({"float64"}),
+    )
+    yield Backend(
+        name="only-absent", kernels=both, namespaces={"no_such_arrays"}, features={Feature.GRAD}
+    )
+    yield Backend(
+        name="no-machine",
+        kernels=both,
+        namespaces=here,
+        features={Feature.GRAD},
+        probe=lambda: "this machine has no such processor",
+    )
+
+
+@hookimpl
+def ctcx_namespaces():
+    """Describe a library that isn't installed."""
+    nowhere = "flawed_kernels:never_called"
+    yield Namespace(
+        name="no_such_arrays",
+        distribution="no-such-arrays",
+        from_numpy=nowhere,
+        to_numpy=nowhere,
+        devices=nowhere,
+        probe=lambda: "no_such_arrays is not installed (pip install no-such-arrays)",
+    )

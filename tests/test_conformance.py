@@ -1,0 +1,498 @@
+"""The kit on itself: it passes what is right, and names what is wrong with each wrong kernel."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import ctcx
+from ctcx import _registry
+from ctcx._descriptors import resolve
+from ctcx.conformance import checks, run_conformance
+from ctcx.conformance._compare import TOLERANCES
+from ctcx.conformance._plan import REQUIRED, make_plan
+from ctcx.conformance.cases import Batch, cases, from_plugin, truth
+from ctcx.conformance.oracle import enumerate_paths, reference, round_to_dtype
+from ctcx.plugin import Case, Feature
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytest_plugins = ("pytester",)
+
+GROUP = "ctcx.plugins"
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def flawed() -> Iterator[object]:
+    """The plugin of wrong kernels, and no other one."""
+    entry = importlib.metadata.EntryPoint("flawed", "flawed_kernels", GROUP)
+    installed = importlib.metadata.entry_points
+
+    def entry_points(**selected: str) -> object:
+        return [entry] if selected.get("group") == GROUP else installed(**selected)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(HERE))
+        patch.setattr(importlib.metadata, "entry_points", entry_points)
+        patch.delenv(REQUIRED, raising=False)
+        plugins = _registry.reload()
+        assert plugins.plugins[-1].status == "active", plugins.plugins[-1]
+        import flawed_kernels
+
+        yield flawed_kernels
+        sys.modules.pop("flawed_kernels")
+        resolve.cache_clear()
+    _registry.reload()
+
+
+def flaws() -> list[tuple[str, str]]:
+    """All wrong kernels, each with the checks that must catch it."""
+    sys.path.insert(0, str(HERE))
+    try:
+        import flawed_kernels
+    finally:
+        sys.path.remove(str(HERE))
+    return [
+        (name, check) for name, flaw in flawed_kernels.FLAWS.items() for check in flaw.caught_by
+    ]
+
+
+# The oracle
+
+
+def random_problem(rng: np.random.Generator) -> tuple[object, ...]:
+    classes, frames = int(rng.integers(1, 5)), int(rng.integers(0, 6))
+    blank = int(rng.integers(classes))
+    others = [k for k in range(classes) if k != blank]
+    labels = rng.choice(others, size=(1, int(rng.integers(0, 5)))) if others else np.zeros((1, 0))
+    logits = rng.normal(scale=3, size=(1, frames, classes))
+    if frames and rng.random() < 0.3:
+        masked = rng.random(logits.shape) < 0.3
+        masked[..., int(rng.integers(classes))] = False
+        logits[masked] = -np.inf
+    return logits, labels, [frames], [labels.shape[1]], blank
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_recursion_agrees_with_enumeration(seed: int) -> None:
+    problem = random_problem(np.random.default_rng(seed))
+    listed, recursed = enumerate_paths(*problem), reference(*problem)
+    np.testing.assert_array_equal(listed.feasible, recursed.feasible)
+    np.testing.assert_allclose(recursed.loss, listed.loss, rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(recursed.grad, listed.grad, rtol=0, atol=1e-14)
+
+
+def test_oracle_by_hand() -> None:
+    # Two frames, p(label) = 1/3 and then 3/4: all paths but blank blank emit the label.
+    logits = np.log([[[2.0, 1.0], [1.0, 3.0]]])
+    result = reference(logits, [[1]], [2], [1], 0)
+    assert result.loss[0] == pytest.approx(-math.log(1 - 2 / 3 * 1 / 4), rel=1e-15)
+    # Occupancy of the label in frame 0: (1/3) / (5/6).
+    assert result.grad[0, 0, 1] == pytest.approx(1 / 3 - 2 / 5, rel=1e-14)
+
+
+@pytest.mark.skipif(
+    np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps, reason="long double is a double here"
+)
+@pytest.mark.parametrize(("frames", "count"), [(500, 60), (2000, 200)])
+def test_oracle_keeps_its_digits(frames: int, count: int) -> None:
+    rng = np.random.default_rng(frames)
+    logits = rng.normal(scale=2, size=(1, frames, 20))
+    labels = rng.integers(1, 20, size=(1, count))
+    problem = (logits, labels, [frames], [count], 0)
+    double, longer = reference(*problem), reference(*problem, real=np.longdouble)
+    np.testing.assert_allclose(double.loss, longer.loss, rtol=1e-14)
+    np.testing.assert_allclose(double.grad, longer.grad, rtol=0, atol=1e-11)
+
+
+def test_enumeration_refuses_too_many_paths() -> None:
+    with pytest.raises(ValueError, match="4 classes and 10 frames make 1048576 paths"):
+        enumerate_paths(np.zeros((1, 10, 4)), [[1]], [10], [1], 0)
+
+
+def test_rounding() -> None:
+    values = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -1e300, 65519.0, -np.inf, np.nan])
+    bfloat16 = round_to_dtype(values, "bfloat16")
+    np.testing.assert_array_equal(bfloat16[:3], [1.0, 1.0, 1 + 2**-6])  # ties go to even
+    assert np.isfinite(bfloat16[3])
+    assert np.isneginf(bfloat16[5])
+    assert np.isnan(bfloat16[6])
+    for dtype in ("float16", "float32"):
+        rounded = round_to_dtype(values, dtype)
+        assert rounded[3] == np.finfo(dtype).min
+        np.testing.assert_array_equal(rounded, rounded.astype(dtype).astype(float))
+    assert round_to_dtype(values, "float64") is values
+
+
+# The cases
+
+
+def test_cases_are_reproducible_and_explained() -> None:
+    first, again = cases(), cases.__wrapped__()
+    assert len({batch.name for batch in first}) == len(first)
+    for one, other in zip(first, again, strict=True):
+        assert one.why.endswith(".")
+        assert one.groups
+        np.testing.assert_array_equal(one.logits, other.logits)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        assert not one.logits.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [batch for batch in cases() if batch.groups.isdisjoint({"long", "very-long", "real"})],
+    ids=lambda batch: batch.name,
+)
+def test_cases_are_valid(batch: Batch) -> None:
+    used = ~batch.padded_labels()
+    assert ((batch.labels >= 0) & (batch.labels < batch.logits.shape[2]))[used].all()
+    assert (batch.labels != batch.blank)[used].all()
+    assert (batch.logit_lengths <= batch.logits.shape[1]).all()
+    right = truth(batch, "float64")
+    assert not np.isnan(right.loss).any()
+    assert np.isfinite(right.grad).all()
+    assert ("infeasible" in batch.groups) == (not right.feasible.all()) or (
+        "degenerate" in batch.groups
+    )
+    if batch.expected_loss is not None:
+        slack = batch.expected_digits or 1e-13
+        np.testing.assert_allclose(right.loss, batch.expected_loss, rtol=slack, atol=slack)
+    if batch.expected_grad is not None:
+        np.testing.assert_allclose(right.grad, batch.expected_grad, rtol=0, atol=2e-6)
+
+
+def test_both_oracles_agree_on_the_cases() -> None:
+    for batch in cases():
+        if "enumerable" in batch.groups:
+            recursed = reference(
+                batch.logits,
+                batch.labels,
+                batch.logit_lengths,
+                batch.label_lengths,
+                batch.blank,
+            )
+            np.testing.assert_allclose(recursed.grad, truth(batch, "float64").grad, atol=1e-14)
+
+
+def test_a_plugins_case_becomes_a_batch() -> None:
+    given = Case(
+        name="mine",
+        description="One frame.",
+        logits=[[[0.0, 0.0]]],
+        labels=[[0]],
+        logit_lengths=[1],
+        label_lengths=[1],
+        blank=-1,
+        expected_loss=[math.log(2)],
+        provenance="log 2",
+    )
+    batch = from_plugin(given)
+    assert batch.shape == (1, 1, 2, 1)
+    assert batch.blank == 1
+    assert truth(batch, "float64").loss[0] == pytest.approx(math.log(2))
+
+
+def test_a_batch_must_fit_together() -> None:
+    with pytest.raises(ValueError, match="are not a batch"):
+        Batch(
+            name="bad",
+            why="It does not fit.",
+            logits=np.zeros((2, 3, 4)),
+            labels=np.zeros((1, 1), dtype=int),
+            logit_lengths=np.array([3, 3]),
+            label_lengths=np.array([1, 1]),
+            blank=0,
+        )
+
+
+# The checks
+
+
+def test_every_check_says_what_it_proves() -> None:
+    for name, check in checks().items():
+        assert name == check.function.__name__
+        assert name.startswith("check_")
+        assert check.summary.endswith(".")
+        assert len(check.summary) < 120
+
+
+def test_every_feature_has_a_check() -> None:
+    covered = frozenset().union(*(check.requires for check in checks().values()))
+    assert covered == frozenset(Feature)
+
+
+def test_every_dtype_has_tolerances() -> None:
+    assert set(TOLERANCES) == {"float16", "bfloat16", "float32", "float64"}
+
+
+def test_the_right_kernel_passes_everything(flawed: object) -> None:
+    report = run_conformance("right")
+    assert report.passed, report.summary()
+    assert report.counts["passed"] > 50
+    assert "PASSED" in report.summary()
+    assert not [r for r in report.results if r.status == "skipped" and "accepts" in r.message]
+
+
+@pytest.mark.parametrize(("name", "check"), flaws())
+def test_each_flaw_is_caught(flawed: object, name: str, check: str) -> None:
+    flaw = flawed.FLAWS[name]
+    for library in flaw.namespaces:
+        pytest.importorskip(library)
+    device, dtype = flaw.on
+    devices = None if device is None else [device]
+    report = run_conformance(name, devices=devices, dtypes=[dtype], checks=[check])
+    result = report.results[0]
+    assert result.status in {"failed", "error"}, report.summary()
+    assert not report.passed
+    assert report.summary().startswith("FAILED")
+    assert result.message in report.summary()
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "says"),
+    [
+        ("repeats-skip", "check_loss_by_enumeration", r"case 'repeats': .* losses are wrong"),
+        ("repeats-skip", "check_loss_by_enumeration", r"sequence 0 \(a a, just enough frames\)"),
+        ("no-blank-gradient", "check_gradient", r"at frame \d+, class \d+ \(the blank\): got "),
+        ("stand-in-for-inf", "check_infeasible", r"got 100000.0, expected inf"),
+        ("silent-fallback", "check_loss", r"what ran was: array-api \(loss\) then silent-fallback"),
+        ("mutates-logits", "check_loss", r"changed its input 'logits'"),
+        ("mutates-labels", "check_padding_content", r"changed its input 'labels'"),
+        ("float64-loss", "check_loss", r"the dtype of loss is float64, expected float32"),
+        ("column-loss", "check_loss", r"the shape of loss is "),
+        ("crashes", "check_loss", r"NotImplementedError: not written yet"),
+        ("crashes", "check_loss", r"in case 'notebook', which is about"),
+        ("declines", "check_takes_what_it_declares", r"turns down the ordinary case .*not today"),
+        (
+            "padding-not-zero",
+            "check_gradient_past_length",
+            r"past the length \d+\): got 9\.99.*e-10",
+        ),
+        ("nan-loss", "check_never_nan", r"sequence 1 .*: NaN"),
+        ("below-zero", "check_never_negative", r"got -\d"),
+    ],
+)
+def test_messages_say_what_is_wrong(flawed: object, name: str, check: str, says: str) -> None:
+    report = run_conformance(name, dtypes=["float32"], checks=[check])
+    with pytest.raises(AssertionError, match=f"(?s){says}"):
+        raise AssertionError(report.results[0].message)
+
+
+def test_a_modest_kernel_is_checked_for_what_it_declares(flawed: object) -> None:
+    report = run_conformance("modest")
+    assert report.passed, report.summary()
+    by_name = {result.check: result for result in report.results}
+    assert by_name["check_rejects_what_it_does_not_declare"].status == "passed"
+    assert by_name["check_gradient"].message == "modest doesn't declare GRAD"
+    # It says itself that it takes no long sequences: known, and shown, but no failure.
+    assert by_name["check_long_sequences"].status == "skipped"
+    assert "up to 500 frames, got 2000" in by_name["check_long_sequences"].message
+    assert by_name["check_deterministic"].status == "skipped"
+
+
+def test_the_core_passes_on_numpy() -> None:
+    report = run_conformance("array-api", namespaces=["numpy"])
+    assert report.passed, report.summary()
+
+
+# The runner
+
+
+def test_report_as_json(flawed: object) -> None:
+    seen = []
+    report = run_conformance(
+        "right", dtypes=["float64"], checks=["check_loss", "check_traced"], progress=seen.append
+    )
+    data = json.loads(report.to_json())
+    assert data["passed"] is True
+    assert data["counts"] == {"passed": 1, "skipped": 1}
+    assert data["versions"]["numpy"] == np.__version__
+    assert [r["check"] for r in data["results"]] == [r.check for r in seen]
+    assert data["results"][1]["message"] == "right doesn't declare TRACEABLE"
+
+
+def test_unknown_names_are_errors(flawed: object) -> None:
+    with pytest.raises(ctcx.UnknownBackendError, match="'rihgt'"):
+        run_conformance("rihgt")
+    for wrong in (
+        {"checks": ["check_lots"]},
+        {"namespaces": ["numpyy"]},
+        {"namespaces": ["torch"]},
+        {"devices": ["cuda:7"]},
+        {"dtypes": ["float8"]},
+        {"expected_failures": {"check_lots": "why"}},
+        {"expected_failures": {"check_loss": ""}},
+    ):
+        with pytest.raises(ValueError, match=r"check_lots|numpyy|torch|cuda:7|float8|must say why"):
+            run_conformance("right", **wrong)
+
+
+def test_nothing_run_is_a_failure(flawed: object) -> None:
+    for name, options, says in (
+        ("only-absent", {}, "no_such_arrays is not installed"),
+        ("no-machine", {}, "this machine has no such processor"),
+        ("right", {"checks": ["check_traced"]}, "no check of backend 'right' could be run"),
+        ("modest", {"checks": ["check_long_sequences"]}, "every check of backend 'modest'"),
+    ):
+        report = run_conformance(name, **options)
+        assert not report.passed
+        assert report.problems
+        assert says in report.summary()
+
+
+def test_expected_failures_are_strict(flawed: object) -> None:
+    only = {"dtypes": ["float32"], "checks": ["check_infeasible", "check_loss_by_enumeration"]}
+    report = run_conformance(
+        "stand-in-for-inf",
+        **only,
+        expected_failures={
+            "check_infeasible": "gives 1e5",
+            "check_loss_by_enumeration[numpy-*-float32]": "the same",
+        },
+    )
+    assert report.passed, report.summary()
+    assert report.counts == {"expected-failure": 2}
+    assert "gives 1e5" in report.summary()
+    report = run_conformance("right", **only, expected_failures={"check_infeasible": "gives 1e5"})
+    assert not report.passed
+    assert "it passes, but is listed in expected_failures: gives 1e5" in report.summary()
+
+
+def test_a_missing_library_is_named(flawed: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = run_conformance("absent-library", checks=["check_loss"])
+    assert report.passed
+    assert "not run: no_such_arrays: no_such_arrays is not installed" in report.summary()
+    monkeypatch.setenv(REQUIRED, "numpy, no_such_arrays")
+    report = run_conformance("absent-library", checks=["check_loss"])
+    assert not report.passed
+    assert "requires 'no_such_arrays'" in report.summary()
+    # One that the backend doesn't declare is none of its business.
+    assert run_conformance("right", checks=["check_loss"]).passed
+    monkeypatch.setenv(REQUIRED, "numpy,numpyy")
+    with pytest.raises(ctcx.CTCError, match=f"{REQUIRED} names numpyy"):
+        run_conformance("right", checks=["check_loss"])
+
+
+def test_five_strict_devices_and_no_meta() -> None:
+    pytest.importorskip("array_api_strict")
+    plan = make_plan("array-api", namespaces=["array_api_strict"])
+    devices = {item.subject.device for item in plan.items}
+    assert devices == {"CPU_DEVICE", "device1", "device2", "no_float64", "no_x64"}
+    assert "array_api_strict-no_float64-float64" in plan.not_run
+
+
+def test_works_without_pytest() -> None:
+    code = (
+        "import sys; sys.modules['pytest'] = None\n"
+        "from ctcx.conformance import run_conformance, BackendConformance, KIT_VERSION\n"
+        "only = {'namespaces': ['numpy'], 'checks': ['check_published_numbers']}\n"
+        "r = run_conformance('array-api', **only)\n"
+        "assert r.passed, r.summary()\n"
+        "print(sorted({'torch', 'jax', 'array_api_strict'} & set(sys.modules)))"
+    )
+    root = str(Path(ctcx.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={"PYTHONPATH": root, "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+# The suite for pytest
+
+THREE_LINES = """
+from ctcx.conformance import BackendConformance
+class TestMine(BackendConformance):
+    backend = "{backend}"
+"""
+
+
+def run_suite(pytester: pytest.Pytester, text: str, *options: str) -> pytest.RunResult:
+    pytester.makepyfile(text)
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-ra", *options)
+
+
+def test_three_lines_are_enough(flawed: object, pytester: pytest.Pytester) -> None:
+    result = run_suite(pytester, THREE_LINES.format(backend="right"))
+    outcomes = result.parseoutcomes()
+    assert outcomes.pop("passed") > 50
+    assert set(outcomes) <= {"skipped"}
+
+
+def test_suite_reports_the_check(flawed: object, pytester: pytest.Pytester) -> None:
+    text = THREE_LINES.format(backend="repeats-skip")
+    result = run_suite(pytester, text, "-k", "check_loss_by_enumeration and float64")
+    result.assert_outcomes(failed=1, deselected=result.parseoutcomes()["deselected"])
+    result.stdout.fnmatch_lines(
+        ["*check_loss_by_enumeration: On tiny problems*", "*case 'repeats':*losses are wrong*"]
+    )
+
+
+def test_suite_with_expected_failures(flawed: object, pytester: pytest.Pytester) -> None:
+    text = THREE_LINES.format(backend="stand-in-for-inf") + (
+        '    dtypes = ["float32"]\n'
+        '    expected_failures = {"check_infeasible": "gives 1e5", "check_loss": "1e5 again",'
+        '"check_published_numbers": "not true"}\n'
+    )
+    wanted = "check_infeasible-numpy or check_loss-numpy or check_published_numbers"
+    result = run_suite(pytester, text, "-k", wanted)
+    outcomes = result.parseoutcomes()
+    assert outcomes["xfailed"] == 2
+    assert outcomes["failed"] == 1
+    result.stdout.fnmatch_lines(["*passes, but is listed in expected_failures: not true*"])
+
+
+def test_suite_with_an_unknown_expected_failure(flawed: object, pytester: pytest.Pytester) -> None:
+    text = THREE_LINES.format(backend="right") + '    expected_failures = {"check_all": "x"}\n'
+    result = run_suite(pytester, text, "-k", "set_up")
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines(["*expected_failures names 'check_all', which is no check*"])
+
+
+def test_suite_skips_a_missing_library_by_name(flawed: object, pytester: pytest.Pytester) -> None:
+    text = THREE_LINES.format(backend="absent-library")
+    result = run_suite(pytester, text, "-k", "set_up or left-out or check_published")
+    assert result.parseoutcomes()["passed"] == 2
+    result.stdout.fnmatch_lines(["SKIPPED*no_such_arrays is not installed*"])
+
+
+def test_suite_fails_without_a_required_library(
+    flawed: object, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(REQUIRED, "no_such_arrays")
+    result = run_suite(pytester, THREE_LINES.format(backend="absent-library"), "-k", "set_up")
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines([f"*{REQUIRED} requires 'no_such_arrays'*"])
+
+
+def test_suite_fails_with_nothing_to_run(flawed: object, pytester: pytest.Pytester) -> None:
+    result = run_suite(pytester, THREE_LINES.format(backend="only-absent"))
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines(["*no check of backend 'only-absent' could be run*"])
+
+
+def test_suite_for_an_unknown_backend(flawed: object, pytester: pytest.Pytester) -> None:
+    result = run_suite(pytester, THREE_LINES.format(backend="nobody"))
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*no plugin registered a backend 'nobody'*"])
+
+
+def test_suite_needs_a_backend() -> None:
+    from ctcx.conformance import BackendConformance
+
+    with pytest.raises(TypeError, match=r'TestMine must say .* backend = "mine"'):
+        type("TestMine", (BackendConformance,), {})
