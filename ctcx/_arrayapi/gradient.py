@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassSums", "Denominator", "block_shape", "denominator", "gradient_rows"]
 
-_BLOCK_ELEMENTS = 2**18
+_BLOCK_ELEMENTS = 2**16
 _COUNT_ELEMENTS = 2**20
 
 

@@ -50,7 +50,11 @@ class _Plan(NamedTuple):
 
 
 class _Call:
-    """What both kernels share: the inputs made ready, and the first half of the recursion."""
+    """What both kernels share: the inputs made ready, and the recursion.
+
+    Both directions run as one batch of 2N rows. The second N rows are the first N turned round in
+    every way: sequences, labels and frames.
+    """
 
     def __init__(
         self,
@@ -73,17 +77,17 @@ class _Call:
         self.loop = loop_of(library_name(logits))
         self.inside = context.arange(0, logits.shape[1])[None, :] < logit_lengths[:, None]
         self.plan = _Plan.of(logits.shape[1], self.loop.frames_a_block)
-        backward = xp.flip(classes, axis=1)
         self.source = EmissionSource(
             logits,
-            self.columns,
-            xp.concat([backward, self.columns[:, width:]], axis=1),
-            self.inside,
+            classes,
+            blank,
+            logit_lengths,
             steps=2 * self.plan.half,
             context=context,
         )
-        self.topology = Topology.of_labels(xp.concat([classes, backward], axis=0), context)
-        start = xp.concat([context.integers((rows,), 0), width - label_lengths])
+        self.topology = Topology.of_labels(xp.concat([classes, xp.flip(classes)]), context)
+        ends = xp.flip(width - label_lengths)
+        start = xp.concat([context.integers((rows,), 0), ends])
         self.start = initial_states(start, width + 1, context)
 
     def forward(self, total: Likelihood) -> Likelihood:
@@ -147,10 +151,9 @@ class _Call:
         )
         (both,) = self.loop.joined(past, xp)
         rows = self.logits.shape[0]
-        # The backward direction goes from the middle to the first frame, and its labels likewise.
-        backward = both[:, rows:, :]
-        labels = xp.flip(backward[:, :, :-1], axis=(0, 2))
-        early = xp.concat([labels, xp.flip(backward[:, :, -1:], axis=0)], axis=2)
+        # The backward direction goes from the middle to the first frame.
+        early = both[:, rows:, :]
+        early = xp.concat([xp.flip(early[:, :, :-1]), xp.flip(early[:, :, -1:])], axis=2)
         return xp.concat([early, both[:, :rows, :]])
 
 

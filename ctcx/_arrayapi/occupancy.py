@@ -36,21 +36,10 @@ class Likelihood(NamedTuple):
 
 
 def other_direction(states: States, xp: ArrayModule) -> States:
-    """What the opposite direction holds, in one's own order of labels.
-
-    Rows of the two directions change places and columns are reversed; the labels lose the spare
-    column.
-    """
-    rows = states.blank_exponent.shape[0] // 2
-
-    def turned(array: Array) -> Array:
-        flipped = xp.flip(array, axis=1)
-        return xp.concat([flipped[rows:, :], flipped[:rows, :]], axis=0)
-
+    """What the opposite direction holds, in one's own order; labels lose their spare column."""
     label_e, label_m, blank_e, blank_m = states
-    return States(
-        turned(label_e[:, :-1]), turned(label_m[:, :-1]), turned(blank_e), turned(blank_m)
-    )
+    flip = xp.flip
+    return States(flip(label_e[:, :-1]), flip(label_m[:, :-1]), flip(blank_e), flip(blank_m))
 
 
 def _meet(alpha: States, beta: States) -> States:
