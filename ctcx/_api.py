@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ctcx._arrays import Facts
 from ctcx._descriptors import Operation, Problem
 from ctcx._errors import CTCInputError, InfeasibleError
 from ctcx._prepare import Prepared, prepare
@@ -14,6 +13,7 @@ from ctcx._validate import check_values
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ctcx._arrays import Facts
     from ctcx._typing import Array
 
 __all__ = ["LossAndGrad", "ctc_loss", "ctc_loss_and_grad", "explain"]
@@ -102,11 +102,12 @@ def ctc_loss(
     ------
     CTCInputError
         Wrong shapes, dtypes, libraries or devices; a label out of range or equal to the blank, a
-        length out of range, NaN or +inf inside a sequence. Names argument, sequence, position, value.
+        length out of range, NaN or +inf inside a sequence. Names argument, sequence, position and
+        value.
     InfeasibleError
         Under ``infeasible="raise"``.
     BackendError
-        No backend can take this call, or the one that was named can't; with every candidate's reason.
+        No backend can take this call, or the one that was named can't; with the reason of each.
 
     References
     ----------
@@ -121,9 +122,7 @@ def ctc_loss(
     array([2.5...], dtype=float32)
     """
     options = _Options(time_major, reduction, infeasible, backend, validate)
-    prepared, loss = _run(
-        "loss", logits, labels, logit_lengths, label_lengths, blank, options
-    )
+    prepared, loss = _run("loss", logits, labels, logit_lengths, label_lengths, blank, options)
     feasible = loss != float("inf")
     loss = _apply_policy(loss, feasible, options.infeasible, prepared)
     return _reduce(loss, prepared, options.reduction)
@@ -233,9 +232,7 @@ backend, validate
     CTCInputError
         As for :func:`ctcx.ctc_loss`, for static facts.
     """
-    prepared = prepare(
-        logits, labels, logit_lengths, label_lengths, blank, time_major=time_major
-    )
+    prepared = prepare(logits, labels, logit_lengths, label_lengths, blank, time_major=time_major)
     return explain_problem(_problem(operation, prepared), backend)
 
 

@@ -1,4 +1,4 @@
-"""What an array is, without importing its library: which one, where, of what dtype, readable or not."""
+"""What an array is, without importing its library: whose, where, of what dtype, readable or not."""
 
 from __future__ import annotations
 

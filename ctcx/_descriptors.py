@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "API_VERSION",
@@ -51,7 +53,7 @@ class Feature(enum.Enum):
     NONCONTIGUOUS = "takes logits that are not contiguous (transposed or sliced) without a copy"
 
 
-class Decline(Exception):
+class Decline(Exception):  # noqa: N818 - not an error: a kernel bows out
     """Raised by a kernel, before it does any work, to say that it can't take this call.
 
     Automatic selection then tries the next candidate and records the reason. With ``backend=``,
@@ -175,7 +177,7 @@ class Backend:
     summary: str = ""
     url: str = ""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self) -> None:  # noqa: C901 - one check after another
         _check_name("Backend", self.name)
         where = f"Backend {self.name!r}"
         object.__setattr__(self, "kernels", dict(self.kernels))
@@ -196,10 +198,11 @@ class Backend:
             raise ValueError(msg)
         for operation, target in self.kernels.items():
             _check_target(f"{where}: kernels[{operation!r}]", target)
-        if unknown := self.dtypes - KNOWN_DTYPES:
-            msg = f"{where}: unknown dtypes {sorted(unknown)}; known: {sorted(KNOWN_DTYPES)}"
+        if strange := self.dtypes - KNOWN_DTYPES:
+            msg = f"{where}: unknown dtypes {sorted(strange)}; known: {sorted(KNOWN_DTYPES)}"
             raise ValueError(msg)
-        if bad := [f for f in self.features if not isinstance(f, Feature)]:
+        features: frozenset[object] = self.features
+        if bad := [f for f in features if not isinstance(f, Feature)]:
             msg = f"{where}: features must be members of ctcx.plugin.Feature, got {bad!r}"
             raise TypeError(msg)
         if bool(self.dtypes & HALF_DTYPES) != (Feature.HALF in self.features):
@@ -257,8 +260,9 @@ class Namespace:
     api: tuple[int, int] = (1, 0)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            msg = f"Namespace: name must be a non-empty string, got {self.name!r}"
+        name: object = self.name
+        if not isinstance(name, str) or not name:
+            msg = f"Namespace: name must be a non-empty string, got {name!r}"
             raise TypeError(msg)
         for attribute in ("from_numpy", "to_numpy", "devices"):
             _check_target(f"Namespace {self.name!r}: {attribute}", getattr(self, attribute))

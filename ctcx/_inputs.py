@@ -178,7 +178,8 @@ def greedy_readings(fixture: Fixture) -> list[str]:
         If the fixture has no alphabet.
     """
     if not fixture.alphabet:
-        raise ValueError(f"fixture {fixture.name!r} has no alphabet to read with")
+        msg = f"fixture {fixture.name!r} has no alphabet to read with"
+        raise ValueError(msg)
     blank = fixture.blank % len(fixture.alphabet)
     readings = []
     for logits, length in zip(fixture.logits, fixture.logit_lengths, strict=True):

@@ -64,7 +64,7 @@ def from_lists(rows: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArra
     return labels, lengths
 
 
-def _row(sequence: int, row: Sequence[int]) -> list[int]:
+def _row(sequence: int, row: Any) -> list[int]:
     if isinstance(row, (str, bytes)) or not hasattr(row, "__iter__"):
         msg = (
             f"labels[{sequence}] must be a list of ints, got {row!r}: for several sequences give "
@@ -92,9 +92,7 @@ def _row(sequence: int, row: Sequence[int]) -> list[int]:
     return labels
 
 
-def _padded(
-    labels: Array | Sequence[Sequence[int]], label_lengths: Any
-) -> tuple[Array, Array, bool]:
+def _padded(labels: Any, label_lengths: Any) -> tuple[Array, Array, bool]:
     """Labels (N, S) and lengths (N,) in the index dtype, and whether it was one sequence (S,)."""
     single = False
     if not is_array(labels):
@@ -121,7 +119,9 @@ def _padded(
     return xp.astype(labels, dtype, copy=False), label_lengths, single
 
 
-def min_frames(labels: Array | Sequence[Sequence[int]], label_lengths: Array | None = None) -> Array:
+def min_frames(
+    labels: Array | Sequence[Sequence[int]], label_lengths: Array | None = None
+) -> Array:
     """Fewest frames that can emit the labels: their number plus that of equal neighbours.
 
     Two equal labels in a row need a blank between them, or CTC would merge them (Graves et al.
@@ -154,7 +154,9 @@ def min_frames(labels: Array | Sequence[Sequence[int]], label_lengths: Array | N
     xp = array_api_compat.array_namespace(labels)
     device, dtype, width = array_api_compat.device(labels), labels.dtype, labels.shape[1]
     repeats = labels[:, 1:] == labels[:, :-1]
-    counted = xp.arange(1, max(1, width), dtype=dtype, device=device)[None, :] < label_lengths[:, None]
+    counted = (
+        xp.arange(1, max(1, width), dtype=dtype, device=device)[None, :] < label_lengths[:, None]
+    )
     frames = label_lengths + xp.sum(xp.astype(repeats & counted, dtype), axis=1, dtype=dtype)
     return frames[0, ...] if single else frames
 

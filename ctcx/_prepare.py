@@ -57,7 +57,13 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    logits: Any, labels: Any, logit_lengths: Any, label_lengths: Any, blank: int, *, time_major: bool
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    blank: int,
+    *,
+    time_major: bool,
 ) -> Prepared:
     """Check what can be checked without values, and bring arrays into the kernels' form.
 
@@ -149,7 +155,7 @@ def _labels_as_array(labels: Any, *, single: bool) -> tuple[Any, Any]:
 def _check_labels(labels: Any, logits: Array, facts: Facts, *, single: bool) -> Any:
     expected = ("(S,) for one sequence", 1) if single else (f"({logits.shape[0]}, S)", 2)
     _check_integers("labels", labels)
-    _check_home("labels", labels, logits, facts)
+    _check_home("labels", labels, facts)
     if labels.ndim != expected[1] or (not single and labels.shape[0] != logits.shape[0]):
         hint = ""
         if labels.ndim == 3:
@@ -175,7 +181,7 @@ def _check_lengths(argument: str, given: Any, logits: Array, facts: Facts, *, si
         if given.size == 0:
             given = given.astype(np.int64)  # an empty list has no ints to tell its dtype
     _check_integers(argument, given)
-    _check_home(argument, given, logits, facts)
+    _check_home(argument, given, facts)
     if single and given.ndim == 0:
         given = given[None] if not array_api_compat.is_numpy_array(given) else given.reshape(1)
     if tuple(given.shape) != (logits.shape[0],):
@@ -186,13 +192,16 @@ def _check_lengths(argument: str, given: Any, logits: Array, facts: Facts, *, si
 
 
 def _check_integers(argument: str, array: Any) -> None:
-    xp = array_api_compat.array_namespace(array)
-    if not xp.isdtype(array.dtype, "integral"):
+    if array_api_compat.is_numpy_array(array):
+        integral = array.dtype.kind in "iu"
+    else:
+        integral = array_api_compat.array_namespace(array).isdtype(array.dtype, "integral")
+    if not integral:
         msg = f"{argument} must have an integer dtype, got {array.dtype}"
         raise CTCInputError(msg, argument=argument)
 
 
-def _check_home(argument: str, array: Any, logits: Array, facts: Facts) -> None:
+def _check_home(argument: str, array: Any, facts: Facts) -> None:
     """Host data goes along with any library; anything else must live where the logits live."""
     if array_api_compat.is_numpy_array(array):
         return
@@ -221,8 +230,10 @@ def _upload(array: Any, xp: Any, dtype: Any, device: Any) -> Array:
     if array_api_compat.is_numpy_array(array):
         if array_api_compat.is_numpy_namespace(xp):
             return array.astype(dtype, copy=False)
-        if array.dtype.byteorder == ">" or array.dtype.kind == "u" or any(
-            stride < 0 for stride in array.strides
+        if (
+            array.dtype.byteorder == ">"
+            or array.dtype.kind == "u"
+            or any(stride < 0 for stride in array.strides)
         ):
             array = np.ascontiguousarray(array.astype(np.int64))
         return xp.asarray(_narrowed(array, dtype), dtype=dtype, device=device)
@@ -230,7 +241,7 @@ def _upload(array: Any, xp: Any, dtype: Any, device: Any) -> Array:
 
 
 def _narrowed(array: Any, dtype: Any) -> Any:
-    """Host integers as int32 where the device has no wider ones; values past lengths may be junk."""
+    """Host integers as int32 where the device has no wider ones; past lengths may stand junk."""
     if "32" in str(dtype):
         limits = np.iinfo(np.int32)
         return np.clip(array, limits.min, limits.max).astype(np.int32)

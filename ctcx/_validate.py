@@ -1,7 +1,7 @@
 """Checks of values: labels, lengths and logits. The only place that reads values of the input.
 
-Host data (lists, NumPy labels beside any logits) is checked on the host. Everything else is folded
-into one boolean on the device, read once. Only when that says no are values looked up, to say where.
+Host data (lists, NumPy labels beside any logits) is checked on the host. All else is folded into
+one boolean on the device, read once. Only when that says no are values looked up, to say where.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ def check_values(call: Prepared, *, time_major: bool = False) -> None:
     labels, logit_lengths, label_lengths = _best_copies(call)
     logits = call.logits
     xp_small = array_api_compat.array_namespace(labels)
-    ok_small = _small_ok(
-        labels, logit_lengths, label_lengths, logits.shape, call.blank, xp_small
-    )
+    ok_small = _small_ok(labels, logit_lengths, label_lengths, logits.shape, call.blank, xp_small)
     if array_api_compat.is_numpy_array(labels) and not array_api_compat.is_numpy_array(logits):
         if not ok_small:
             _report(call, time_major=time_major)
@@ -72,26 +70,24 @@ def _small_ok(
     """Whether labels and lengths are right, as a 0-d boolean array."""
     _, frames, classes = shape
     width = labels.shape[1]
-    # Each length is compared as a whole array; & of comparisons keeps all of it on the device.
-    lengths_ok = xp.all(
-        (logit_lengths >= 0)
-        & (logit_lengths <= frames)
-        & (label_lengths >= 0)
-        & (label_lengths <= width)
-    )
+    # Comparisons and & keep all of it on the device.
+    lengths_ok = (logit_lengths >= 0) & (logit_lengths <= frames)
+    lengths_ok = lengths_ok & (label_lengths >= 0) & (label_lengths <= width)
     if width == 0:
-        return lengths_ok
+        return xp.all(lengths_ok)
     position = xp.arange(
         0, width, dtype=label_lengths.dtype, device=array_api_compat.device(labels)
     )
     unused = position[None, :] >= label_lengths[:, None]
     fine = (labels >= 0) & (labels < classes) & (labels != blank)
-    return lengths_ok & xp.all(fine | unused)
+    return xp.all((fine | unused) & lengths_ok[:, None])
 
 
 def _logits_ok(call: Prepared) -> Array:
-    """Whether no logit inside a sequence is NaN or +inf, as a 0-d boolean array: a maximum finds
-    both, as NaN wins every maximum."""
+    """Whether no logit inside a sequence is NaN or +inf, as a 0-d boolean array.
+
+    A maximum finds both, as NaN wins every maximum.
+    """
     xp, logits = call.facts.xp, call.logits
     if 0 in logits.shape:
         return xp.ones((), dtype=xp.bool, device=array_api_compat.device(logits))

@@ -124,7 +124,9 @@ def test_infeasible_as_zero():
 
 
 def test_infeasible_as_an_error_names_the_sequences():
-    with pytest.raises(ctcx.InfeasibleError, match=r"1 of 3 sequences: 1\. Sequence 1 has 2 frames"):
+    with pytest.raises(
+        ctcx.InfeasibleError, match=r"1 of 3 sequences: 1\. Sequence 1 has 2 frames"
+    ):
         ctcx.ctc_loss(*INFEASIBLE, infeasible="raise")
     with pytest.raises(ctcx.InfeasibleError) as caught:
         ctcx.ctc_loss_and_grad(*INFEASIBLE, infeasible="raise")
@@ -167,9 +169,7 @@ def test_jit_compiles_long_inputs():
     """An unrolled loop over these frames would take XLA the better part of an hour."""
     logits, *rest = random_problem(3, 1, 1500, 5, 20, ragged=False)
     result = jax.jit(ctcx.ctc_loss_and_grad)(jnp.asarray(logits), *(jnp.asarray(a) for a in rest))
-    np.testing.assert_allclose(
-        np.asarray(result.loss), ctcx.ctc_loss(logits, *rest), rtol=1e-6
-    )
+    np.testing.assert_allclose(np.asarray(result.loss), ctcx.ctc_loss(logits, *rest), rtol=1e-6)
 
 
 def test_read_only_inputs():

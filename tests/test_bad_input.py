@@ -145,9 +145,19 @@ STATIC = {
     "blank too small": ((LOGITS, LABELS), {"blank": -5}, "blank", "out of range for 4 classes"),
     "blank a float": ((LOGITS, LABELS), {"blank": 0.0}, "blank", "got 0.0 of type float"),
     "blank a bool": ((LOGITS, LABELS), {"blank": True}, "blank", "of type bool"),
-    "reduction": ((LOGITS, LABELS), {"reduction": "max"}, "reduction", "'mean_per_label'; got 'max'"),
+    "reduction": (
+        (LOGITS, LABELS),
+        {"reduction": "max"},
+        "reduction",
+        "'mean_per_label'; got 'max'",
+    ),
     "infeasible": ((LOGITS, LABELS), {"infeasible": "tf"}, "infeasible", "'inf', 'zero', 'raise'"),
-    "another library": ((LOGITS, torch.tensor(LABELS)), {}, "labels", "torch, but the logits are of numpy"),
+    "another library": (
+        (LOGITS, torch.tensor(LABELS)),
+        {},
+        "labels",
+        "torch, but the logits are of numpy",
+    ),
     "another device": (
         (torch.zeros((2, 6, 4)), torch.zeros((2, 3), dtype=torch.int64, device="meta")),
         {},

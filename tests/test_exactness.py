@@ -60,7 +60,9 @@ def test_exact_fit_repeats_and_one_frame_too_few(dtype):
     assert np.isposinf(result.loss).all()
 
 
-@pytest.mark.parametrize("shape", [(0, 5, 3, 2), (2, 0, 3, 2), (2, 5, 3, 0), (1, 1, 2, 1), (3, 7, 1, 0)])
+@pytest.mark.parametrize(
+    "shape", [(0, 5, 3, 2), (2, 0, 3, 2), (2, 5, 3, 0), (1, 1, 2, 1), (3, 7, 1, 0)]
+)
 def test_degenerate_shapes(dtype, shape):
     n, t, c, s = shape
     logits = np.random.default_rng(3).standard_normal((n, t, c)).astype(dtype)
@@ -118,9 +120,13 @@ def test_twenty_thousand_frames(dtype):
     loss, grad = truth.loss, truth.grad
     result = ctcx.ctc_loss_and_grad(logits, labels, backend="array-api")
     np.testing.assert_allclose(result.loss, loss, rtol=LOSS_TOLERANCE[dtype])
-    assert np.abs(result.grad - grad).max() < GRAD_TOLERANCE[dtype] * (1 if dtype == np.float32 else 10)
+    assert np.abs(result.grad - grad).max() < GRAD_TOLERANCE[dtype] * (
+        1 if dtype == np.float32 else 10
+    )
 
 
 def test_confident_and_long(dtype):
     """Scale 100 over 3,000 frames: the likeliest path has a likelihood of about exp(-400,000)."""
-    check(*random_problem(8, 1, 3_000, 32, 300, scale=100.0, dtype=dtype, ragged=False), dtype=dtype)
+    check(
+        *random_problem(8, 1, 3_000, 32, 300, scale=100.0, dtype=dtype, ragged=False), dtype=dtype
+    )

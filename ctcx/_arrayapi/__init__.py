@@ -15,5 +15,6 @@ One idea a module, in the order of a call:
 ``kernels``
     The functions that the backend registers.
 
-Nothing here reads a value of an array, writes into one that it didn't make, or knows which library it runs on.
+Nothing here reads a value of an array, writes into one that it didn't make, or knows which library
+it runs on.
 """

@@ -1,10 +1,11 @@
 r"""The gradient with respect to the logits, softmax minus occupancy, and the softmax's denominator.
 
 .. math::
-    \frac{\partial\,\mathrm{loss}}{\partial x_{t,c}} = \mathrm{softmax}(x_t)_c - \sum_{s: y_s = c} \gamma_t(s)
+    \frac{\partial\,\mathrm{loss}}{\partial x_{t,c}}
+    = \mathrm{softmax}(x_t)_c - \sum_{s: y_s = c} \gamma_t(s)
 
-with gamma the occupancy of state s at frame t (Graves et al. 2006, eq. 15). The logits are read once
-here, in blocks small enough to stay in a processor's cache.
+with gamma the occupancy of state s at frame t (Graves et al. 2006, eq. 15). The logits are read
+once here, in blocks small enough to stay in a processor's cache.
 """
 
 from __future__ import annotations
@@ -41,9 +42,7 @@ class Denominator(NamedTuple):
     spread: Array
 
 
-def denominator(
-    logits: Array, inside: Array, context: Context
-) -> tuple[Array, Array, Denominator]:
+def denominator(logits: Array, inside: Array, context: Context) -> tuple[Array, Array, Denominator]:
     """Exponentials (n, t, C) of a block of logits, their sum (n, t, 1), and its logarithm.
 
     ``inside`` (n, t) is False for frames to leave out, which may hold anything; they count as 0.
@@ -121,4 +120,3 @@ def gradient_rows(
     """Softmax minus occupancy (n, t, C); exactly 0 outside of ``inside`` (n, t)."""
     inside = context.cast(inside)[:, :, None]
     return powers * (inside / total) - sums * inside
-

@@ -56,7 +56,8 @@ class JaxLoop:
         def one_block(carry: Any, block: tuple[Any, Any]) -> tuple[Any, Any]:
             return step(carry, *block)
 
-        return jax.lax.scan(one_block, carry, (inputs, earlier), length=blocks)
+        last, past = jax.lax.scan(one_block, carry, (inputs, earlier), length=blocks)
+        return last, past
 
     def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
         """Merge the axes of blocks and frames."""

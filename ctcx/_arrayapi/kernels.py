@@ -31,9 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ["loss", "loss_and_grad"]
 
+
 class _Plan(NamedTuple):
-    """A direction runs through ``2 * blocks * size`` frames, at least T, and meets the other one
-    in the middle."""
+    """How a direction runs through ``2 * blocks * size`` frames, at least T.
+
+    In the middle it meets the other one.
+    """
 
     blocks: int
     size: int
@@ -123,8 +126,10 @@ class _Call:
         return states, past, likelihood(states, ahead, xp)
 
     def second_half(self, states: States, past: Any, total: Likelihood) -> Array:
-        """Occupancies (frames, N, S+1), in the second half: there each direction, frame by frame,
-        meets what the other one left in the first."""
+        """Occupancies (frames, N, S+1): the columns are the labels, the last one the blank.
+
+        Frame by frame, each direction meets what the other one left in the first half.
+        """
         xp = self.context.xp
         # For impossible labels beyond all exponents, so that no state counts.
         scale = xp.where(total.possible, total.exponent, -1e6 * DEAD)
@@ -210,9 +215,7 @@ def _loss_and_grad(
 
     def block(rows: slice, frames: slice) -> tuple[Array, ...]:
         inside = call.inside[rows, frames]
-        powers, sum_of_powers, logarithm = denominator(
-            logits[rows, frames, :], inside, context
-        )
+        powers, sum_of_powers, logarithm = denominator(logits[rows, frames, :], inside, context)
         sums = sum_by_class(occupancies[frames, rows, :], rows)
         counted = inside & forward.possible[rows, :]
         grad = gradient_rows(powers, sum_of_powers, counted, sums, context)

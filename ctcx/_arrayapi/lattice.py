@@ -7,11 +7,12 @@ exponent a whole number. One frame is (Graves et al. 2006, eq. 6 to 8; blanks an
     b_j &\leftarrow (b_j + l_{j-1})\, p_{blank} \\
     l_j &\leftarrow (l_j + b_j + [y_j \ne y_{j-1}]\, l_{j-1})\, p_{y_j}
 
-where ``b_j`` is the blank before label ``j`` and ``l_j`` the label. A sum takes the largest exponent
-of its terms and scales the others down by ``exp`` of whole negative numbers, so nothing can overflow
-and the only thing that underflows is a term beside a far larger one *of the same state*. A product
-with a probability adds whole exponents, which is exact, and multiplies mantissas. So the error of a
-state is that of a few float32 multiplications a frame, whatever the size of its logarithm.
+where ``b_j`` is the blank before label ``j`` and ``l_j`` the label. A sum takes the largest
+exponent of its terms and scales the others down by ``exp`` of whole negative numbers, so nothing
+can overflow and the only thing that underflows is a term beside a far larger one *of the same
+state*. A product with a probability adds whole exponents, which is exact, and multiplies mantissas.
+So the error of a state is that of a few float32 multiplications a frame, whatever the size of its
+logarithm.
 
 Whole numbers are exact in float32 up to 2**24 = 16,777,216, and so is the recursion while a path's
 logits add up to less than that.
@@ -108,6 +109,7 @@ def emit(flow: States, emissions: Emissions, frame: int) -> States:
 
 def renormalise(states: States, xp: ArrayModule) -> States:
     """Bring mantissas near 1; a frame changes them by a factor between exp(-1/2) and 3 exp(1/2)."""
+
     def near_one(exponent: Array, mantissa: Array) -> tuple[Array, Array]:
         # A mantissa of 0 has an exponent that absorbs any shift; it only must not reach the log.
         shift = xp.round(xp.log(xp.maximum(mantissa, 1e-30)))

@@ -22,7 +22,10 @@ __all__ = ["Loop", "PythonLoop", "loop_of"]
 
 
 class Loop(Protocol):
-    """What the core asks of a loop. A *past* is what earlier blocks left, in the loop's own form."""
+    """What the core asks of a loop.
+
+    A *past* is what earlier blocks left, in the loop's own form.
+    """
 
     frames_a_block: int
     """How many frames a step does at most; up to 32 are safe (:mod:`ctcx._arrayapi.lattice`)."""

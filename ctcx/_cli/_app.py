@@ -83,7 +83,7 @@ def run() -> None:
 def _in_one_line(show: Callable[..., None]) -> Callable[..., None]:
     """Show warnings about plugins without a line of ctcx's source, and all others as ever."""
 
-    def showwarning(  # noqa: PLR0917 - the signature is that of warnings.showwarning
+    def showwarning(
         message: Warning | str,
         category: type[Warning],
         filename: str,

@@ -338,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("made with", *(f"{name}=={version(name)}" for name in used))
 
 
-def _load(module: str) -> Any:  # noqa: ANN401
+def _load(module: str) -> Any:
     """Import a requirement of this script, which the package itself does not have.
 
     Going through importlib keeps the type checker from asking for packages that only this script

@@ -1,0 +1,187 @@
+"""All that is public is documented, and the documentation is so."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import ctcx
+from ctcx import _hookspecs, conformance, plugin
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+# A module of this name must not stay around for other tests.
+sys.path.insert(0, str(DOCS / "_ext"))
+try:
+    import facts
+finally:
+    sys.path.remove(str(DOCS / "_ext"))
+
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+FACTS_BLOCK = re.compile(r"^```\{facts\} ([\w-]+)\n```$", re.MULTILINE)
+
+# Modules whose docstrings the pages show.
+SHOWN = (
+    "ctcx",
+    "ctcx._api",
+    "ctcx._asked",
+    "ctcx._case",
+    "ctcx._descriptors",
+    "ctcx._errors",
+    "ctcx._hookspecs",
+    "ctcx._labels",
+    "ctcx._report",
+    "ctcx._trace",
+    "ctcx.conformance",
+    "ctcx.conformance.suite",
+    "ctcx.plugin",
+)
+
+
+def expand(page):
+    """A page with the generated blocks filled in."""
+    return FACTS_BLOCK.sub(lambda m: facts.FACTS[m[1]](), page.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def documented():
+    return "\n".join(map(expand, PAGES))
+
+
+def public(module):
+    """Names and values of all that a module says is public."""
+    return [(f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__]
+
+
+PUBLIC = public(ctcx) + public(plugin) + public(conformance)
+FUNCTIONS = [(name, value) for name, value in PUBLIC if inspect.isfunction(value)]
+CLASSES = [(name, value) for name, value in PUBLIC if inspect.isclass(value)]
+DATACLASSES = [(name, value) for name, value in CLASSES if is_dataclass(value)]
+
+
+def named(pairs):
+    return [pytest.param(*pair, id=pair[0]) for pair in pairs]
+
+
+@pytest.mark.parametrize("name", [name for name, _ in PUBLIC])
+def test_every_public_name_is_on_a_page(documented, name):
+    module, _, short = name.rpartition(".")
+    data = rf"py:data\}}? {short}\n[^`]*:module: {re.escape(module)}\n"
+    declared = rf"py:data:: ({re.escape(name)}|{short})\n"
+    link = rf"\[`{re.escape(name)}`\]\("
+    shown = rf"auto\w+:: {re.escape(name)}\n"
+    assert re.search(f"{shown}|{data}|{declared}|{link}", documented)
+
+
+@pytest.mark.parametrize("name", _hookspecs.__all__)
+def test_every_hook_is_on_a_page(documented, name):
+    assert f"autofunction:: ctcx._hookspecs.{name}\n" in documented
+
+
+@pytest.mark.parametrize("name", conformance.checks())
+def test_every_check_is_on_a_page_with_what_it_proves(documented, name):
+    (row,) = re.findall(rf"^\| `{name}` \| (.*?) \|", documented, re.MULTILINE)
+    assert row.endswith(".")
+
+
+@pytest.mark.parametrize("name", facts.commands())
+def test_every_command_is_on_a_page_with_its_options(documented, name):
+    section = documented.partition(f"## `ctcx {name}`\n")[2].partition("\n## ")[0]
+    assert f"Usage: ctcx {name}" in section
+    assert "--help" in section
+
+
+@pytest.mark.parametrize("name", sorted(facts.variables_in_source()))
+def test_every_environment_variable_is_on_a_page(documented, name):
+    assert re.search(rf"^\| `{name}` \|", documented, re.MULTILINE)
+
+
+def test_every_generated_text_is_on_a_page():
+    asked = [name for page in PAGES for name in FACTS_BLOCK.findall(page.read_text("utf-8"))]
+    assert sorted(asked) == sorted(facts.FACTS)
+
+
+def test_every_page_is_in_the_contents():
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    for page in PAGES:
+        name = str(page.relative_to(DOCS).with_suffix(""))
+        assert name == "index" or f"\n{name}\n" in index
+
+
+def sections(obj):
+    """Titles of the sections of a numpydoc docstring."""
+    return set(re.findall(r"^(\w[\w ]*)\n-{3,}$", inspect.getdoc(obj) or "", re.MULTILINE))
+
+
+@pytest.mark.parametrize(("name", "function"), named(FUNCTIONS))
+def test_a_public_function_says_what_it_takes_returns_and_raises(name, function):
+    signature = inspect.signature(function)
+    wanted = set()
+    if signature.parameters:
+        wanted |= {"Parameters", "Raises"}
+    if str(signature.return_annotation) not in {"None", "Iterator[None]"}:
+        wanted |= {"Yields" if "Iterator" in str(signature.return_annotation) else "Returns"}
+    assert wanted <= sections(function), name
+
+
+@pytest.mark.parametrize(("name", "function"), named(FUNCTIONS))
+def test_a_public_function_describes_every_parameter(name, function):
+    parameters = (inspect.getdoc(function) or "").partition("Parameters\n----------\n")[2]
+    parameters = re.split(r"\n\n\w[\w ]*\n-{3,}", parameters)[0]
+    # Lists of names may run over a line.
+    heads = re.sub(r"\\\n", "", parameters)
+    described = {
+        part.strip().lstrip("*")
+        for line in heads.splitlines()
+        if line and not line.startswith(" ")
+        for part in line.partition(" : ")[0].split(",")
+    }
+    assert set(inspect.signature(function).parameters) <= described, name
+
+
+@pytest.mark.parametrize(("name", "cls"), named(DATACLASSES))
+def test_a_public_dataclass_describes_every_field(name, cls):
+    described = facts.fields_of(cls)
+    assert {field.name for field in fields(cls)} <= set(described), name
+    assert all(described.values())
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_examples_in_docstrings_are_so(name, monkeypatch):
+    for variable in facts.variables_in_source():
+        monkeypatch.delenv(variable, raising=False)
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    assert doctest.testmod(import_module(name), optionflags=flags).failed == 0
+
+
+def test_the_documentation_speaks_of_the_package_as_it_is():
+    """Files that pages name in inline code exist."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for name in re.findall(r"`((?:ctcx|docs|tests|backends|benchmarks)/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.docs
+def test_the_pages_build_without_a_warning(tmp_path):
+    environment = os.environ | {"CTCX_STRICT_PLUGINS": "1"}
+    build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", tmp_path / "trees"]
+    done = subprocess.run(
+        [*build, DOCS, tmp_path / "html"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    html = "".join(p.read_text(encoding="utf-8") for p in (tmp_path / "html").rglob("*.html"))
+    for name in (*ctcx.__all__, *(f"plugin.{name}" for name in plugin.__all__)):
+        assert f'id="ctcx.{name}"' in html or f'id="module-ctcx.{name}"' in html
