@@ -76,13 +76,13 @@ def test_the_tests_leave_out_what_the_checks_of_a_change_add():
     assert f'-m "{left_out}"' in ci
 
 
-@pytest.mark.parametrize(("code", "printed"), python_blocks())
+@pytest.mark.parametrize(("code", "printed"), list(python_blocks()))
 def test_an_example_runs_and_prints_what_it_says(code, printed, capsys, monkeypatch):
     monkeypatch.delenv("CTCX_BACKEND", raising=False)
     compiled = compile(code, "README.md", "exec")
     if "import cupy" in code:
         return  # needs a GPU, and the text before it says that it has not been run on one
-    exec(compiled, {"__name__": "readme"})  # noqa: S102 - our own examples
+    exec(compiled, {"__name__": "readme"})
     if printed is not None:
         assert capsys.readouterr().out == printed
 
