@@ -148,13 +148,14 @@ def ctc_loss_and_grad(
         = \mathrm{softmax}(x_t)_c - \sum_{s: y_s = c} \gamma_t(s)
 
     where gamma is the probability of being in state s at frame t, given the labels (Graves et al.
-    2006, eq. 15). It is 0 past a sequence's length and for infeasible sequences, and each frame's
+    2006, eq. 16). It is 0 past a sequence's length and for infeasible sequences, and each frame's
     adds up to 0.
 
     Parameters
     ----------
-    logits, labels, logit_lengths, label_lengths, blank, time_major, reduction, infeasible, \
-backend, validate
+    logits, labels, logit_lengths, label_lengths
+        As for :func:`ctcx.ctc_loss`.
+    blank, time_major, reduction, infeasible, backend, validate
         As for :func:`ctcx.ctc_loss`.
 
     Returns
@@ -174,9 +175,9 @@ backend, validate
     >>> import numpy as np, ctcx
     >>> logits = np.zeros((1, 2, 3), dtype=np.float32)
     >>> result = ctcx.ctc_loss_and_grad(logits, [[1]])
-    >>> result.grad
-    array([[[ 0.          , -0.33333334,  0.33333334],
-            [ 0.          , -0.33333334,  0.33333334]]], dtype=float32)
+    >>> np.round(result.grad, 4)
+    array([[[ 0.    , -0.3333,  0.3333],
+            [ 0.    , -0.3333,  0.3333]]], dtype=float32)
     >>> result.feasible
     array([ True])
     """
@@ -216,8 +217,9 @@ def explain(
 
     Parameters
     ----------
-    logits, labels, logit_lengths, label_lengths, blank, time_major, reduction, infeasible, \
-backend, validate
+    logits, labels, logit_lengths, label_lengths
+        As for :func:`ctcx.ctc_loss`.
+    blank, time_major, reduction, infeasible, backend, validate
         As for :func:`ctcx.ctc_loss`.
     operation : {"loss_and_grad", "loss"}
         Which function the call would be to.

@@ -60,6 +60,7 @@ def ctcx_namespaces() -> list[Namespace]:
             from_numpy=f"{here}:numpy_from_numpy",
             to_numpy=f"{here}:numpy_to_numpy",
             devices=f"{here}:numpy_devices",
+            loop="ctcx._arrayapi.threaded_loop:THREADED_LOOP",
             dtypes=half,
         ),
         Namespace(

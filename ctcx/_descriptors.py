@@ -245,6 +245,8 @@ class Namespace:
         frames with, for libraries that trace and compile. None for a loop in Python.
     dtypes
         Names of the dtypes of logits that the library has.
+    api
+        As in :class:`Backend`.
     """
 
     name: str

@@ -65,6 +65,11 @@ def backends() -> tuple[BackendInfo, ...]:
 
     Runs the probes, and imports no kernel.
 
+    Returns
+    -------
+    tuple of BackendInfo
+        What each takes, and whether it can be used on this machine.
+
     Examples
     --------
     >>> import ctcx

@@ -4,7 +4,7 @@ r"""The gradient with respect to the logits, softmax minus occupancy, and the so
     \frac{\partial\,\mathrm{loss}}{\partial x_{t,c}}
     = \mathrm{softmax}(x_t)_c - \sum_{s: y_s = c} \gamma_t(s)
 
-with gamma the occupancy of state s at frame t (Graves et al. 2006, eq. 15). The logits are read
+with gamma the occupancy of state s at frame t (Graves et al. 2006, eq. 16). The logits are read
 once here, in blocks small enough to stay in a processor's cache.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassSums", "Denominator", "block_shape", "denominator", "gradient_rows"]
 
-_BLOCK_ELEMENTS = 2**16
+_BLOCK_ELEMENTS = 2**17
 _COUNT_ELEMENTS = 2**20
 
 

@@ -7,13 +7,14 @@ minutes. A library's :class:`~ctcx.plugin.Namespace` names its loop in the field
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ctcx._descriptors import resolve
 from ctcx._registry import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ctcx._arrayapi.context import Context
     from ctcx._typing import Array, ArrayModule
@@ -116,13 +117,32 @@ class PythonLoop:
             context.xp.empty((*shape, *trailing), dtype=dtype, device=context.device)
             for trailing, dtype in templates
         )
-        for row in range(0, shape[0], block_shape[0]):
-            rows = slice(row, min(row + block_shape[0], shape[0]))
-            for frame in range(0, shape[1], block_shape[1]):
-                frames = slice(frame, min(frame + block_shape[1], shape[1]))
-                for whole, part in zip(wholes, block(rows, frames), strict=True):
-                    whole[rows, frames, ...] = part
+
+        def make(part: tuple[slice, slice]) -> None:
+            for whole, piece in zip(wholes, block(*part), strict=True):
+                whole[(*part, ...)] = piece
+
+        parts = (
+            (rows, frames)
+            for rows in _slices(shape[0], block_shape[0])
+            for frames in _slices(shape[1], block_shape[1])
+        )
+        self.each(make, parts, sum(math.prod((*shape, *trailing)) for trailing, _ in templates))
         return wholes
+
+    def each(
+        self,
+        task: Callable[[Any], None],
+        parts: Iterator[Any],
+        elements: int,  # noqa: ARG002 - for subclasses to judge by
+    ) -> None:
+        """Run ``task`` for each part; together they make so many elements."""
+        for part in parts:
+            task(part)
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 _PYTHON_LOOP = PythonLoop()

@@ -1,7 +1,7 @@
 r"""Where the two directions meet: the likelihood, and the probability of each state.
 
 With alpha after a frame's emission and beta before it, both in extended exponents, the probability
-of all paths through a state is their product (Graves et al. 2006, eq. 10, whose beta includes the
+of all paths through a state is their product (Graves et al. 2006, eq. 14, whose beta includes the
 emission and whose product is therefore divided by it). Divided by the sum over all states of the
 same frame, the result is exact even where a rounding error has grown over thousands of frames:
 such an error is common to all states of a frame.

@@ -1,0 +1,48 @@
+"""The loop for NumPy: blocks of the gradient on all cores.
+
+NumPy computes on one core and lets go of Python's lock while it does, so blocks that touch different
+parts of the output can run side by side. The bits are the same for any number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ctcx._arrayapi.loops import PythonLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["THREADED_LOOP", "ThreadedLoop"]
+
+_FEWEST_ELEMENTS = 2**21
+"""Below this much work, starting threads costs more than they save."""
+
+
+class ThreadedLoop(PythonLoop):
+    """A :class:`PythonLoop` that makes blocks on several threads if there is enough to do.
+
+    The threads live as long as the call: none are left behind for a fork to lose.
+    """
+
+    def each(self, task: Callable[[Any], None], parts: Iterator[Any], elements: int) -> None:
+        """Run ``task`` for each part, in any order."""
+        threads = _usable_cores()
+        if threads == 1 or elements < _FEWEST_ELEMENTS:
+            super().each(task, parts, elements)
+            return
+        with ThreadPoolExecutor(threads, thread_name_prefix="ctcx") as pool:
+            tuple(pool.map(task, parts))  # takes the results, so that exceptions arrive
+
+
+@lru_cache(maxsize=1)
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+THREADED_LOOP = ThreadedLoop()

@@ -1,0 +1,419 @@
+"""What the pages state about the code, read from the code, as Markdown.
+
+One function for each ``{facts}`` block of the pages; :data:`FACTS` has them by name. A text that
+has sections has nothing outside of them, since a page would put that last. Nothing here needs
+Sphinx, so that the tests can ask for the same text.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+from dataclasses import fields
+from enum import Enum
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import ctcx
+from ctcx import _builtin, _comparison, _errors, _hookspecs, plugin
+from ctcx._inputs import notebook_fixture
+from ctcx.conformance import KIT_VERSION, checks
+from ctcx.conformance import _compare as conformance_compare
+from ctcx.conformance.cases import cases
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = ["FACTS", "commands", "help_text", "public_api", "variables_in_source"]
+
+ROOT = Path(__file__).parents[2]
+
+# Where each public name stands on the page of the API. A name that is missing here fails the build.
+API = {
+    "Loss and gradient": ("ctc_loss", "ctc_loss_and_grad", "LossAndGrad"),
+    "Labels": ("labels_from_one_hot", "labels_to_one_hot", "min_frames"),
+    "Backends": ("use_backend", "explain", "trace", "backends", "show_versions"),
+    "Modules": ("conformance", "plugin"),
+    "Errors": (
+        "CTCError",
+        "CTCInputError",
+        "InfeasibleError",
+        "BackendError",
+        "UnknownBackendError",
+        "BackendRejectedError",
+        "PluginError",
+        "PluginWarning",
+    ),
+    "Version": ("__version__",),
+}
+
+# What the environment variables are for, in Markdown. The build fails if the source reads others.
+VARIABLES = {
+    "CTCX_BACKEND": (
+        "names, separated by commas",
+        """Compute with these backends only, in this order. {py:func}`ctcx.use_backend` and
+        `backend=` go before.""",
+    ),
+    "CTCX_DISABLE_PLUGINS": (
+        "names, separated by commas, or `all`",
+        """Leave these plugins out, by the name of the entry point or of the distribution. They are
+        not even imported. The built-in one can't be left out.""",
+    ),
+    "CTCX_STRICT_PLUGINS": (
+        "yes or no",
+        "A plugin that can't be used is a {py:exc}`ctcx.PluginError` instead of a warning.",
+    ),
+    "CTCX_TEST_NAMESPACES": (
+        "names, separated by commas",
+        """Array libraries that must be there when the conformance kit runs. One that is missing
+        fails the run instead of being left out.""",
+    ),
+    "CTCX_TEST_SLOW": (
+        "yes or no",
+        "{py:class}`ctcx.conformance.BackendConformance` runs the slow checks too.",
+    ),
+}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    cells = ([" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in lines)
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def code(text: object) -> str:
+    """Inline code, or a dash for nothing."""
+    return f"`{text}`" if str(text) else "-"
+
+
+def doc_line(obj: object) -> str:
+    """First paragraph of a docstring, in one line."""
+    return inline(" ".join((inspect.getdoc(obj) or "").split("\n\n")[0].split()))
+
+
+def inline(text: str) -> str:
+    """The little reStructuredText that docstrings have, as Markdown."""
+    text = re.sub(r":(\w+):`~?([^`]+)`", r"{py:\1}`\2`", text)
+    return text.replace("``", "`")
+
+
+def literal(text: str, language: str = "text") -> str:
+    """Fenced block."""
+    return f"```{language}\n{text.rstrip()}\n```"
+
+
+def rst(*lines: str) -> str:
+    """Block of reStructuredText, for autodoc."""
+    return "\n".join(["```{eval-rst}", *lines, "```"])
+
+
+def attribute_doc(module: str, name: str) -> str:
+    """Docstring of a module's constant: the string that follows its assignment."""
+    tree = ast.parse(inspect.getsource(import_module(module)))
+    for statement, following in zip(tree.body, tree.body[1:], strict=False):
+        targets = getattr(statement, "targets", [getattr(statement, "target", None)])
+        named = any(isinstance(target, ast.Name) and target.id == name for target in targets)
+        if named and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            return inline(inspect.cleandoc(str(following.value.value)))
+    msg = f"{module}.{name} has no docstring"
+    raise LookupError(msg)
+
+
+def fields_of(cls: type) -> dict[str, str]:
+    """What the Attributes section of a class says about each field, in one line."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    section = (inspect.getdoc(cls) or "").partition("Attributes\n----------\n")[2]
+    for line in re.split(r"\n\n[A-Z]\w+\n-{4,}", section)[0].splitlines():
+        if line and not line.startswith(" "):
+            names = [name.strip() for name in line.partition(" : ")[0].split(",")]
+        else:
+            for name in names:
+                found[name] = inline(f"{found.get(name, '')} {line.strip()}".strip())
+    return found
+
+
+def public_api() -> str:
+    """Every name of ``ctcx.__all__``, with autodoc."""
+    placed = {name for names in API.values() for name in names}
+    if wrong := placed ^ set(ctcx.__all__):
+        msg = f"docs/_ext/facts.py places other names than ctcx.__all__ has: {sorted(wrong)}"
+        raise LookupError(msg)
+    parts = []
+    for title, names in API.items():
+        parts.append(f"## {title}")
+        if title == "Errors":
+            parts.append("See [](errors.md).")
+            continue
+        parts.extend(map(_entry, names))
+    return "\n\n".join(parts)
+
+
+def _entry(name: str) -> str:
+    value = getattr(ctcx, name)
+    if inspect.ismodule(value):
+        page = {"conformance": "../conformance.md", "plugin": "plugin.md"}[name]
+        return f"[`ctcx.{name}`]({page})\n: {doc_line(value)}"
+    if inspect.isclass(value):
+        return rst(f".. autoclass:: ctcx.{name}")
+    if callable(value):
+        return rst(f".. autofunction:: ctcx.{name}")
+    return rst(f".. py:data:: ctcx.{name}", "", f'   "{value}"')
+
+
+def returned_classes() -> str:
+    """The classes of what functions return that nobody makes by hand."""
+    classes = (
+        "_decision.Decision",
+        "_decision.Candidate",
+        "_trace.Run",
+        "_report.BackendInfo",
+        "_records.RegisteredBackend",
+    )
+    return "\n\n".join(rst(f".. autoclass:: ctcx.{name}") for name in classes)
+
+
+def plugin_api() -> str:
+    """Every name of ``ctcx.plugin.__all__``, with autodoc."""
+    entries = []
+    for name in plugin.__all__:
+        value = getattr(plugin, name)
+        if inspect.isclass(value):
+            members = ["   :members:", "   :undoc-members:"] * issubclass(value, Enum)
+            entries.append(rst(f".. autoclass:: ctcx.plugin.{name}", *members))
+            continue
+        home = "ctcx._descriptors" if name == "API_VERSION" else "ctcx.plugin"
+        shown = f":value: {value}\n" if name == "API_VERSION" else ""
+        about = attribute_doc(home, name)
+        entries.append(f"```{{py:data}} {name}\n:module: ctcx.plugin\n{shown}\n{about}\n```")
+    return "\n\n".join(entries)
+
+
+def features() -> str:
+    """The features that a backend may declare."""
+    rows = [(code(f"Feature.{feature.name}"), feature.value) for feature in plugin.Feature]
+    return table(("feature", "the kernel"), rows)
+
+
+def hooks() -> str:
+    """Every hook, with autodoc."""
+    lines = [f".. autofunction:: ctcx._hookspecs.{name}" for name in _hookspecs.__all__]
+    return rst(".. py:module:: ctcx._hookspecs", "   :no-index-entry:", "", *lines)
+
+
+def error_tree() -> str:
+    """The exceptions as a nested list, and each with autodoc."""
+    public = [getattr(_errors, name) for name in _errors.__all__]
+    lines: list[str] = []
+
+    def walk(cls: type, depth: int) -> None:
+        others = [base.__name__ for base in cls.__bases__ if base not in (*public, Exception)]
+        note = f" (a `{'`, `'.join(others)}`)" if others else ""
+        lines.append(f"{'  ' * depth}- {{py:exc}}`ctcx.{cls.__name__}`{note}: {doc_line(cls)}")
+        for child in (c for c in public if cls in c.__bases__):
+            walk(child, depth + 1)
+
+    for cls in public:
+        if not any(base in public for base in cls.__bases__):
+            walk(cls, 0)
+    entries = [rst(f".. autoexception:: ctcx.{cls.__name__}") for cls in public]
+    return "\n\n".join(["\n".join(lines), *entries])
+
+
+def variables_in_source() -> set[str]:
+    """The environment variables that the package names."""
+    text = "\n".join(
+        path.read_text(encoding="utf-8") for path in sorted((ROOT / "ctcx").rglob("*.py"))
+    )
+    return set(re.findall(r"\bCTCX_[A-Z][A-Z_]*\b", text))
+
+
+def environment() -> str:
+    """Table of the environment variables."""
+    if wrong := set(VARIABLES) ^ variables_in_source():
+        msg = f"docs/_ext/facts.py describes other variables than the source has: {sorted(wrong)}"
+        raise LookupError(msg)
+    rows = [(code(name), value, what) for name, (value, what) in VARIABLES.items()]
+    return table(("variable", "value", "effect"), rows)
+
+
+def check_list() -> str:
+    """Every check of the conformance kit."""
+    rows = []
+    for check in checks().values():
+        needs = [code(feature.name) for feature in sorted(check.requires, key=lambda f: f.name)]
+        if len(check.dtypes) < len(conformance_compare.TOLERANCES):
+            needs.append(", ".join(code(dtype) for dtype in sorted(check.dtypes)))
+        needs += ["a library with jit"] * check.jit + ["to be asked for (slow)"] * check.slow
+        needs += ["nothing yet: provisional"] * check.provisional
+        rows.append((code(check.name), inline(check.summary), "; ".join(needs) or "-"))
+    count = f"Version {KIT_VERSION} of the kit has {len(rows)} checks."
+    return f"{count}\n\n{table(('check', 'proves', 'needs'), rows)}"
+
+
+def case_list() -> str:
+    """Every built-in case of the conformance kit."""
+    rows = [
+        (case.name, " x ".join(map(str, case.shape)), inline(case.why).rstrip("."))
+        for case in cases()
+    ]
+    return table(("case", "N x T x C x S", "why it is there"), rows)
+
+
+def tolerances() -> str:
+    """What the conformance kit allows."""
+    return _tolerances(conformance_compare.Tolerance, conformance_compare.TOLERANCES, "dtype")
+
+
+def compare_tolerances() -> str:
+    """What ``ctcx compare`` allows."""
+    return _tolerances(_comparison.Tolerance, _comparison.TOLERANCES, "input")
+
+
+def _tolerances(cls: type, values: dict[str, Any], what: str) -> str:
+    names = [field.name for field in fields(cls)]
+    rows = [
+        (code(key), *(f"{getattr(value, name):g}" for name in names))
+        for key, value in values.items()
+    ]
+    told = fields_of(cls)
+    meaning = "\n".join(f"- `{name}`: {told[name]}" for name in names)
+    return f"{table((what, *map(code, names)), rows)}\n\n{meaning}"
+
+
+def statuses() -> str:
+    """What the statuses of a candidate mean."""
+    return _as_list(attribute_doc("ctcx._decision", "Status"))
+
+
+def plugin_statuses() -> str:
+    """What the statuses of a plugin mean."""
+    return _as_list(attribute_doc("ctcx._records", "PluginStatus"))
+
+
+def _as_list(text: str) -> str:
+    """``name: meaning. name: meaning.`` as a list."""
+    parts = re.split(r"(?:^|(?<=\. ))([a-z-]+): ", " ".join(text.split()))[1:]
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return "\n".join(f"- `{name}`: {meaning.strip()}" for name, meaning in pairs)
+
+
+def libraries() -> str:
+    """The array libraries that ctcx itself describes."""
+    rows = [
+        (
+            code(library.name),
+            code(library.distribution),
+            ", ".join(code(dtype) for dtype in sorted(library.dtypes)),
+            "yes" if library.jit else "-",
+        )
+        for library in _builtin.ctcx_namespaces()
+    ]
+    return table(("library", "package", "logits", "jit"), rows)
+
+
+@cache
+def commands() -> dict[str, str]:
+    """Every command with its help text."""
+    import typer
+
+    from ctcx._cli import app
+
+    group = typer.main.get_command(app)
+    return {name: help_text(name) for name in group.commands}  # type: ignore[attr-defined]
+
+
+def help_text(*arguments: str) -> str:
+    """What a command prints with ``--help``."""
+    return run_command(*arguments, "--help")
+
+
+def run_command(*arguments: str) -> str:
+    """What a command prints, as if into a file."""
+    from typer.testing import CliRunner
+
+    from ctcx._cli import app
+
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "90"
+    try:
+        return CliRunner().invoke(app, arguments, prog_name="ctcx").stdout
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def program_help() -> str:
+    """The help text of the program itself."""
+    return literal(help_text())
+
+
+def command_help() -> str:
+    """A section for every command, with its help text."""
+    parts = []
+    for name, text in commands().items():
+        parts += [f"## `ctcx {name}`", literal(text)]
+        if name == "explain":
+            shown = ("explain", "--library", "jax", "--traced")
+            parts += [f"For example, `ctcx {' '.join(shown)}`:", literal(run_command(*shown))]
+    return "\n\n".join(parts)
+
+
+def explain_example() -> str:
+    """What ``ctcx.explain`` says."""
+    logits = np.zeros((64, 150, 28), dtype=np.float32)
+    return literal(str(ctcx.explain(logits, np.ones((64, 40), dtype=np.int64))))
+
+
+def notebook_numbers() -> str:
+    """The notebook's example: inputs, loss and gradient as it printed them."""
+    fixture = notebook_fixture()
+    labels = fixture.labels[0, : fixture.label_lengths[0]]
+    rows = [
+        (t, *(f"{logit:g}" for logit in logits), *map(str, slopes))
+        for t, (logits, slopes) in enumerate(
+            zip(fixture.logits[0], fixture.expected_grad[0], strict=True)
+        )
+    ]
+    classes = range(fixture.logits.shape[2])
+    head = ("frame", *(f"logit {c}" for c in classes), *(f"gradient {c}" for c in classes))
+    loss = float(fixture.expected_loss[0])
+    return (
+        f"Labels {labels.tolist()}, blank {fixture.blank}, loss {loss:.6f} nats.\n\n"
+        f"{table(head, rows)}\n\n{fixture.provenance}"
+    )
+
+
+FACTS: dict[str, Callable[[], str]] = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        case_list,
+        check_list,
+        command_help,
+        compare_tolerances,
+        environment,
+        error_tree,
+        explain_example,
+        features,
+        hooks,
+        libraries,
+        notebook_numbers,
+        plugin_api,
+        plugin_statuses,
+        program_help,
+        public_api,
+        returned_classes,
+        statuses,
+        tolerances,
+    )
+}
+"""What a page may ask for in a ``{facts}`` block."""
