@@ -258,7 +258,13 @@ def _run(
     _check_choice("reduction", options.reduction, _REDUCTIONS)
     _check_choice("infeasible", options.infeasible, _POLICIES)
     prepared = prepare(
-        logits, labels, logit_lengths, label_lengths, blank, time_major=options.time_major
+        logits,
+        labels,
+        logit_lengths,
+        label_lengths,
+        blank,
+        time_major=options.time_major,
+        differentiable=operation == "loss",
     )
     if options.validate and not prepared.facts.traced:
         check_values(prepared, time_major=options.time_major)

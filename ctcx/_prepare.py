@@ -5,6 +5,7 @@ Everything here looks at static facts only, so it works under jit and costs no s
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat
@@ -64,8 +65,11 @@ def prepare(
     blank: int,
     *,
     time_major: bool,
+    differentiable: bool = False,
 ) -> Prepared:
     """Check what can be checked without values, and bring arrays into the kernels' form.
+
+    ``differentiable`` says that the caller may expect the library to differentiate the result.
 
     Raises
     ------
@@ -73,6 +77,7 @@ def prepare(
         A wrong type, dtype or shape, another library or device than that of the logits.
     """
     facts = _check_logits(logits)
+    logits = _off_the_tape(logits, needs_tape=differentiable)
     xp = facts.xp
     single = logits.ndim == 2
     if single:
@@ -139,6 +144,19 @@ def _check_logits(logits: Any) -> Facts:
         msg = f"logits must have one of the dtypes {', '.join(_FLOATING)}; got {facts.dtype}"
         raise CTCInputError(msg, argument="logits")
     return facts
+
+
+def _off_the_tape(logits: Array, *, needs_tape: bool) -> Array:
+    """Keep PyTorch from recording the recursion, whose tape gives NaN where probabilities are 0."""
+    if not array_api_compat.is_torch_array(logits) or not logits.requires_grad:
+        return logits
+    if needs_tape and sys.modules["torch"].is_grad_enabled():
+        msg = (
+            "logits require a gradient, and ctc_loss does not register its own with torch.autograd "
+            "yet: call ctc_loss_and_grad, which returns the gradient, or pass logits.detach()"
+        )
+        raise CTCInputError(msg, argument="logits")
+    return logits.detach()
 
 
 def _labels_as_array(labels: Any, *, single: bool) -> tuple[Any, Any]:

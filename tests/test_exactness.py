@@ -105,9 +105,20 @@ def test_what_stands_past_the_lengths_changes_no_bit(dtype):
     assert clean.grad.tobytes() == dirty.grad.tobytes()
 
 
-def test_a_shared_offset_of_the_logits_changes_little(dtype):
-    logits, *rest = random_problem(6, 3, 60, 8, 10, dtype=dtype)
-    check(logits + dtype(1000), *rest, dtype=dtype)
+@pytest.mark.parametrize("offset", [1e3, 1e5, -1e6])
+def test_a_large_shared_offset(dtype, offset):
+    """It is taken off: summed over the frames it would be beyond what float32 counts exactly."""
+    logits, *rest = random_problem(6, 2, 600, 8, 60, dtype=dtype)
+    check((logits + offset).astype(dtype), *rest, dtype=dtype)
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e8, 1e29])
+def test_never_nan_however_large(dtype, scale):
+    """Beyond the documented limit digits are lost, and nothing worse happens."""
+    problem = random_problem(9, 2, 300, 5, 40, scale=scale, dtype=dtype)
+    result = ctcx.ctc_loss_and_grad(*problem, backend="array-api")
+    assert (result.loss >= 0).all()
+    assert (np.abs(result.grad) <= 1 + 1e-6).all()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -146,14 +147,8 @@ def test_any_wrong_label_is_found_and_named(problem, data):
     wrong = data.draw(st.sampled_from([-1, logits.shape[2], blank, 10**6]))
     labels = labels.copy()
     labels[n, i] = wrong
-    try:
+    with pytest.raises(ctcx.CTCInputError) as caught:
         ctcx.ctc_loss(logits, labels, logit_lengths, label_lengths, blank=blank)
-    except ctcx.CTCInputError as error:
-        assert (error.argument, error.sequence, error.position, error.value) == (
-            "labels",
-            n,
-            i,
-            wrong,
-        )
-    else:
-        raise AssertionError
+    error = caught.value
+    facts = (error.argument, error.sequence, error.position, error.value)
+    assert facts == ("labels", n, i, wrong)

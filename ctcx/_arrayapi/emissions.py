@@ -1,9 +1,10 @@
 r"""Emission probabilities of the labels and the blank, as mantissa and whole exponent.
 
 With ``x`` a logit, ``exp(x) = mantissa * exp(exponent)`` where ``exponent = round(x)``: the rest
-``x - round(x)`` is exact, so nothing is lost. The softmax's denominator is left out: it is the same
-for all states of a frame, so it drops out of every occupancy, and the loss adds it up apart
-(:func:`ctcx._arrayapi.occupancy.loss_of`).
+``x - round(x)`` is exact, so nothing is lost. Where all logits of a sequence share a large offset,
+it is taken off first (:func:`offset_of`), to keep exponents small. The softmax's denominator is
+left out: it is the same for all states of a frame, so it drops out of every occupancy, and the loss
+adds it up apart (:func:`ctcx._arrayapi.occupancy.loss_of`).
 
 Frames past a sequence's length, in either direction, emit the blank with probability 1 and labels
 with probability 0. All probability then rests in one blank before the first frame and after the
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
     from ctcx._typing import Array
 
-__all__ = ["EmissionSource", "Emissions"]
+__all__ = ["EmissionSource", "Emissions", "offset_of"]
 
 
 class Emissions(NamedTuple):
@@ -34,6 +35,23 @@ class Emissions(NamedTuple):
     mantissa: Array
     blank_exponent: Array
     blank_mantissa: Array
+
+
+_LARGE_OFFSET = 512.0
+
+
+def offset_of(logits: Array, context: Context) -> Array:
+    """Whole number (N,) that is taken off all logits of a sequence: 0 unless they are large.
+
+    Told by the largest logit of the first frame. Smaller offsets stay where they are: logits as
+    they come are exact, and differences from a large number are not.
+    """
+    xp = context.xp
+    if logits.shape[1] == 0:
+        return context.full(logits.shape[:1], 0.0)
+    top = xp.max(context.cast(logits[:, 0, :]), axis=1)
+    is_large = (xp.abs(top) > _LARGE_OFFSET) & (xp.abs(top) < -DEAD)
+    return xp.where(is_large, xp.round(top), 0.0)
 
 
 class EmissionSource:
@@ -49,6 +67,8 @@ class EmissionSource:
         Class of the blank.
     logit_lengths
         (N,).
+    offset
+        (N,), from :func:`offset_of`.
     steps
         How many frames a direction runs through: T, or more.
     """
@@ -59,6 +79,7 @@ class EmissionSource:
         classes: Array,
         blank: int,
         logit_lengths: Array,
+        offset: Array,
         *,
         steps: int,
         context: Context,
@@ -83,6 +104,7 @@ class EmissionSource:
             axis=0,
         )
         self._lengths = xp.concat([logit_lengths, xp.flip(logit_lengths)])[:, None]
+        self._offset = xp.concat([offset, xp.flip(offset)])[:, None]
         self._is_forward = context.arange(0, 2 * rows)[:, None] < rows
         self._resting = xp.concat(
             [context.full((classes.shape[1],), DEAD), context.full((1,), 0.0)]
@@ -102,7 +124,7 @@ class EmissionSource:
             start = xp.minimum(frame, self._frames - 1) * self._frame_step
             place = start + self._start
             logits = xp.reshape(xp.take(self._flat, xp.reshape(place, (-1,)), axis=0), place.shape)
-            logits = xp.where(inside, context.cast(logits), self._resting)
+            logits = xp.where(inside, context.cast(logits) - self._offset, self._resting)
         exponent = xp.maximum(xp.round(logits), DEAD)
         mantissa = xp.exp(logits - exponent)
         return Emissions(exponent, mantissa, exponent[..., -1:], mantissa[..., -1:])

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassSums", "Denominator", "block_shape", "denominator", "gradient_rows"]
 
-_BLOCK_ELEMENTS = 2**17
+_BLOCK_ELEMENTS = 2**16
 _COUNT_ELEMENTS = 2**20
 
 
 def block_shape(rows: int, frames: int, width: int) -> tuple[int, int]:
-    """Sequences and frames of a block, at least 1 of each, about 1 MB in rows of ``width``.
+    """Sequences and frames of a block, at least 1 of each, about 256 kB in rows of ``width``.
 
     Several whole sequences if they fit, else part of one.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ctcx._arrayapi.context import Context
-from ctcx._arrayapi.emissions import Emissions, EmissionSource
+from ctcx._arrayapi.emissions import Emissions, EmissionSource, offset_of
 from ctcx._arrayapi.gradient import ClassSums, block_shape, denominator, gradient_rows
 from ctcx._arrayapi.lattice import (
     DEAD,
@@ -80,11 +80,13 @@ class _Call:
         self.loop = loop_of(library_name(logits))
         self.inside = context.arange(0, logits.shape[1])[None, :] < logit_lengths[:, None]
         self.plan = _Plan.of(logits.shape[1], self.loop.frames_a_block)
+        self.offset = offset_of(logits, context)
         self.source = EmissionSource(
             logits,
             classes,
             blank,
             logit_lengths,
+            self.offset,
             steps=2 * self.plan.half,
             context=context,
         )
@@ -199,6 +201,7 @@ def _loss(
         block_shape(*logits.shape),
         context,
     )
+    peak = peak - call.offset[:, None]
     return loss_of(peak, spread, call.inside, call.forward(total), context)
 
 
@@ -229,4 +232,4 @@ def _loss_and_grad(
         block_shape(logits.shape[0], logits.shape[1], classes + call.columns.shape[1]),
         context,
     )
-    return loss_of(peak, spread, call.inside, forward, context), grad
+    return loss_of(peak - call.offset[:, None], spread, call.inside, forward, context), grad

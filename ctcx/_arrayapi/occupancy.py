@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Likelihood", "likelihood", "loss_of", "occupancy", "other_direction"]
 
 _TINY = 1e-30
-_LEAST_EXPONENT = -80.0
+_RANGE = 80.0
 
 
 class Likelihood(NamedTuple):
@@ -62,6 +62,15 @@ def likelihood(alpha: States, beta: States, xp: ArrayModule) -> Likelihood:
     return Likelihood(top, mantissa, (top > 0.1 * DEAD) & (mantissa > 0.0))
 
 
+def _in_range(exponent: Array, xp: ArrayModule) -> Array:
+    """Limit to +-80, so that exp gives a normal number.
+
+    Nothing below can matter, and subnormal numbers are slow on most processors. Nothing is above
+    unless logits are so large that exponents are rounded.
+    """
+    return xp.minimum(xp.maximum(exponent, -_RANGE), _RANGE)
+
+
 def occupancy(alpha: States, beta: States, scale: Array, xp: ArrayModule) -> Array:
     """Probability of each label's state and of the blank at one frame, given the labels: (M, S+1).
 
@@ -69,9 +78,8 @@ def occupancy(alpha: States, beta: States, scale: Array, xp: ArrayModule) -> Arr
     exponent of the likelihood; it only keeps numbers in range.
     """
     label_e, label_m, blank_e, blank_m = _meet(alpha, beta)
-    # Nothing below exp(-80) can matter, and subnormal numbers are slow on most processors.
-    label = label_m * xp.exp(xp.maximum(label_e - scale, _LEAST_EXPONENT))
-    blank_each = blank_m * xp.exp(xp.maximum(blank_e - scale, _LEAST_EXPONENT))
+    label = label_m * xp.exp(_in_range(label_e - scale, xp))
+    blank_each = blank_m * xp.exp(_in_range(blank_e - scale, xp))
     blank = xp.sum(blank_each, axis=1, keepdims=True)
     whole = xp.sum(label, axis=1, keepdims=True) + blank
     return xp.concat([label, blank], axis=1) / xp.maximum(whole, _TINY)
@@ -83,7 +91,7 @@ def loss_of(
     """Negative log likelihood (N,), in nats.
 
     ``peak`` and ``spread`` (N, T) give the softmax's denominator, ``log(sum(exp(x))) = peak +
-    spread``; ``counted`` (N, T) are the frames inside the length.
+    spread`` plus the sequence's offset; ``counted`` (N, T) are the frames inside the length.
     Whole numbers are summed apart, where they are exact, so that large logits cost no accuracy.
     """
     xp = context.xp

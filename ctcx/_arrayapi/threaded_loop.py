@@ -1,7 +1,7 @@
 """The loop for NumPy: blocks of the gradient on all cores.
 
-NumPy computes on one core and lets go of Python's lock while it does, so blocks that touch different
-parts of the output can run side by side. The bits are the same for any number of threads.
+NumPy computes on one core and lets go of Python's lock while it does, so blocks that touch
+different parts of the output can run side by side. The bits are the same for any number of threads.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from ctcx._cli._output import (
 from ctcx._descriptors import resolve
 from ctcx._registry import DISABLE, registry
 from ctcx._trouble import STRICT, one_line, strict
-from ctcx.conformance._plan import REQUIRED
+from ctcx.conformance._plan import REQUIRED, SLOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor_command"]
 
-_VARIABLES = (VARIABLE, DISABLE, STRICT, REQUIRED)
+_VARIABLES = (VARIABLE, DISABLE, STRICT, REQUIRED, SLOW)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REQUIRED", "Expectations", "Plan", "Planned", "make_plan"]
 
+SLOW = "CTCX_TEST_SLOW"
 REQUIRED = "CTCX_TEST_NAMESPACES"
 _DTYPES = ("float32", "float64", "float16", "bfloat16")
 _EXPECTATION = re.compile(r"(?P<check>\w+)(?:\[(?P<where>[^\]]+)\])?\Z")

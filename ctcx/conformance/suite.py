@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ctcx._env import env_flag
 from ctcx.conformance._execute import execute
 from ctcx.conformance._failures import CheckFailure
-from ctcx.conformance._plan import Expectations, Plan, make_plan
+from ctcx.conformance._plan import SLOW, Expectations, Plan, make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ctcx.conformance._plan import Planned
 
 __all__ = ["BackendConformance"]
-
-_SLOW = "CTCX_TEST_SLOW"
 
 
 class BackendConformance:
@@ -74,7 +72,7 @@ class BackendConformance:
                 namespaces=cls.namespaces,
                 devices=cls.devices,
                 dtypes=cls.dtypes,
-                slow=env_flag(_SLOW),
+                slow=env_flag(SLOW),
             )
         return cls._made
 
