@@ -92,7 +92,8 @@ def _logits_ok(call: Prepared) -> Array:
     if 0 in logits.shape:
         return xp.ones((), dtype=xp.bool, device=array_api_compat.device(logits))
     limit = float("inf")
-    if call.full_frames:
+    host_lengths = call.host_logit_lengths
+    if call.full_frames or (host_lengths is not None and (host_lengths == logits.shape[1]).all()):
         return xp.max(logits) < limit
     frames = xp.arange(
         0,

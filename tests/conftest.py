@@ -23,6 +23,15 @@ HERE = Path(__file__).parent
 VARIABLES = ("CTCX_BACKEND", "CTCX_DISABLE_PLUGINS", "CTCX_STRICT_PLUGINS")
 
 
+def pytest_sessionstart() -> None:
+    """The tests state what is there without any plugin, so none may be installed."""
+    others = {e.dist.name for e in metadata.entry_points(group="ctcx.plugins") if e.dist}
+    if others:
+        names = " ".join(sorted(others))
+        msg = f"the tests of ctcx need an environment without plugins: pip uninstall {names}"
+        raise pytest.UsageError(msg)
+
+
 @pytest.fixture(scope="session")
 def plugin_sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Directory for each project in tests/plugins with its wheel installed in it."""

@@ -4,10 +4,20 @@ import numpy as np
 import pytest
 
 import ctcx
+from ctcx._arrayapi import kernels, linear
 from ctcx.conformance.oracle import reference
 from tests.helpers import random_problem
 
 pytestmark = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+@pytest.fixture(params=["as it comes", "extended exponents"], autouse=True)
+def recursion(request, monkeypatch):
+    """NumPy tries plain probabilities first; every test also runs as other libraries do."""
+    if request.param == "extended exponents":
+        monkeypatch.setattr(linear, "LONGEST", -1)
+    return request.param
+
 
 GRAD_TOLERANCE = {np.float32: 2e-5, np.float64: 1e-10}
 LOSS_TOLERANCE = {np.float32: 1e-6, np.float64: 1e-10}
@@ -141,3 +151,25 @@ def test_confident_and_long(dtype):
     check(
         *random_problem(8, 1, 3_000, 32, 300, scale=100.0, dtype=dtype, ragged=False), dtype=dtype
     )
+
+
+def test_what_plain_probabilities_lose_is_computed_again(dtype, recursion, monkeypatch):
+    """A model that is sure one frame too late: the only path is far below the best state."""
+    tried = []
+    original = kernels._Call.second_half
+
+    def spy(*args):
+        tried.append("extended exponents")
+        return original(*args)
+
+    monkeypatch.setattr(kernels._Call, "second_half", spy)
+    labels = np.arange(1, 61)[None, :]
+    logits = np.zeros((1, 60, 61), dtype=dtype)
+    logits[0, np.arange(1, 60), labels[0, :-1]] = 30.0
+    lengths = np.array([60])
+    check(logits, labels, lengths, lengths, dtype=dtype)
+    assert tried == ["extended exponents"] * 2
+
+    tried.clear()
+    check(logits / 30, labels, lengths, lengths, dtype=dtype)
+    assert bool(tried) == (recursion == "extended exponents")

@@ -6,6 +6,9 @@ One idea a module, in the order of a call:
     Logits of the labels and the blank, frame by frame, as mantissa and exponent.
 ``lattice``
     The forward recursion over frames in extended exponents, in both directions at once.
+``linear``
+    The same in plain float64 probabilities, for NumPy: faster, and only used where it can be shown
+    to be as exact.
 ``occupancy``
     Where the two directions meet: the likelihood, and the probability of each state.
 ``gradient``
@@ -15,6 +18,6 @@ One idea a module, in the order of a call:
 ``kernels``
     The functions that the backend registers.
 
-Nothing here reads a value of an array, writes into one that it didn't make, or knows which library
-it runs on.
+Nothing here writes into an array that it didn't make, knows which library it runs on, or reads a
+value, unless the loop says that values can be read at no cost (NumPy).
 """

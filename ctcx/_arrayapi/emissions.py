@@ -106,25 +106,35 @@ class EmissionSource:
         self._lengths = xp.concat([logit_lengths, xp.flip(logit_lengths)])[:, None]
         self._offset = xp.concat([offset, xp.flip(offset)])[:, None]
         self._is_forward = context.arange(0, 2 * rows)[:, None] < rows
-        self._resting = xp.concat(
-            [context.full((classes.shape[1],), DEAD), context.full((1,), 0.0)]
-        )
+        # The offset is taken off these too; then the blank is certain.
+        no_label = context.full((2 * rows, classes.shape[1]), DEAD)
+        self._resting = xp.concat([no_label, self._offset], axis=1)
         self._context = context
 
     def __call__(self, first: int, count: int) -> Emissions:
-        """Emissions of steps ``first`` to ``first + count - 1``: (count, 2N, S+1)."""
+        """Emissions of steps ``first`` to ``first + count - 1``."""
+        xp = self._context.xp
+        logits = self.logits(first, count) - self._offset
+        exponent = xp.maximum(xp.round(logits), DEAD)
+        mantissa = xp.exp(logits - exponent)
+        return Emissions(exponent, mantissa, exponent[..., -1:], mantissa[..., -1:])
+
+    def logits(self, first: int, count: int, *, all_full: bool = False) -> Array:
+        """Logits of the labels and, last, the blank at some steps: (count, 2N, S+1).
+
+        ``all_full`` says that every sequence is known to use all frames, which saves a pass.
+        """
         context, xp = self._context, self._context.xp
         step = context.arange(first, first + count)[:, None, None]
         frame = xp.where(self._is_forward, step, self._steps - 1 - step)
         inside = frame < self._lengths
         if self._frames == 0:
-            logits = xp.broadcast_to(self._resting, (count, *self._start.shape))
-        else:
-            # A frame past the end is outside of every sequence; it only must not be out of range.
-            start = xp.minimum(frame, self._frames - 1) * self._frame_step
-            place = start + self._start
-            logits = xp.reshape(xp.take(self._flat, xp.reshape(place, (-1,)), axis=0), place.shape)
-            logits = xp.where(inside, context.cast(logits) - self._offset, self._resting)
-        exponent = xp.maximum(xp.round(logits), DEAD)
-        mantissa = xp.exp(logits - exponent)
-        return Emissions(exponent, mantissa, exponent[..., -1:], mantissa[..., -1:])
+            return xp.broadcast_to(self._resting, (count, *self._start.shape))
+        # A frame past the end is outside of every sequence; it only must not be out of range.
+        place = xp.minimum(frame, self._frames - 1) * self._frame_step + self._start
+        logits = xp.reshape(xp.take(self._flat, xp.reshape(place, (-1,)), axis=0), place.shape)
+        logits = context.cast(logits)
+        beyond = self._steps - self._frames
+        if all_full and first >= beyond and first + count <= self._frames:
+            return logits
+        return xp.where(inside, logits, self._resting)

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassSums", "Denominator", "block_shape", "denominator", "gradient_rows"]
 
-_BLOCK_ELEMENTS = 2**16
+_BLOCK_ELEMENTS = 2**17
 _COUNT_ELEMENTS = 2**20
 
 
 def block_shape(rows: int, frames: int, width: int) -> tuple[int, int]:
-    """Sequences and frames of a block, at least 1 of each, about 256 kB in rows of ``width``.
+    """Sequences and frames of a block, at least 1 of each, about 512 kB in rows of ``width``.
 
     Several whole sequences if they fit, else part of one.
     """
@@ -42,13 +42,18 @@ class Denominator(NamedTuple):
     spread: Array
 
 
-def denominator(logits: Array, inside: Array, context: Context) -> tuple[Array, Array, Denominator]:
+def denominator(
+    logits: Array, inside: Array, context: Context, *, all_inside: bool
+) -> tuple[Array, Array, Denominator]:
     """Exponentials (n, t, C) of a block of logits, their sum (n, t, 1), and its logarithm.
 
     ``inside`` (n, t) is False for frames to leave out, which may hold anything; they count as 0.
+    ``all_inside`` says that there are none.
     """
     xp = context.xp
-    logits = xp.where(inside[:, :, None], context.cast(logits), 0.0)
+    logits = context.cast(logits)
+    if not all_inside:
+        logits = xp.where(inside[:, :, None], logits, 0.0)
     top = xp.maximum(xp.max(logits, axis=2, keepdims=True), DEAD)
     powers = xp.exp(logits - top)
     total = xp.sum(powers, axis=2, keepdims=True)

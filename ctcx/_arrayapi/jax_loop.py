@@ -43,6 +43,7 @@ _compiled.defjvp(_refuse_to_differentiate)
 class JaxLoop:
     """A :class:`ctcx._arrayapi.loops.Loop` that XLA can compile at any number of frames."""
 
+    reads_values = False
     frames_a_block = 4  # a step is unrolled, and its compile time grows with it
 
     def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:

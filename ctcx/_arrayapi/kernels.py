@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from ctcx._arrayapi import linear
 from ctcx._arrayapi.context import Context
 from ctcx._arrayapi.emissions import Emissions, EmissionSource, offset_of
 from ctcx._arrayapi.gradient import ClassSums, block_shape, denominator, gradient_rows
@@ -75,10 +76,13 @@ class _Call:
         width = labels.shape[1]
         used = context.arange(0, width)[None, :] < label_lengths[:, None]
         classes = xp.where(used, labels, blank)
+        self.classes, self.used = classes, used
+        self.logit_lengths, self.label_lengths = logit_lengths, label_lengths
         self.columns = xp.concat([classes, context.integers((rows, 1), blank)], axis=1)
         self.context, self.logits = context, logits
         self.loop = loop_of(library_name(logits))
         self.inside = context.arange(0, logits.shape[1])[None, :] < logit_lengths[:, None]
+        self.all_inside = self.loop.reads_values and bool(xp.all(self.inside))
         self.plan = _Plan.of(logits.shape[1], self.loop.frames_a_block)
         self.offset = offset_of(logits, context)
         self.source = EmissionSource(
@@ -94,6 +98,36 @@ class _Call:
         ends = xp.flip(width - label_lengths)
         start = xp.concat([context.integers((rows,), 0), ends])
         self.start = initial_states(start, width + 1, context)
+
+    def occupancies(self) -> tuple[Array, Likelihood]:
+        """Occupancies (frames, N, S+1), the last column the blank's, and likelihoods (N, 1)."""
+        found = None
+        rows, frames, _ = self.logits.shape
+        if self.loop.reads_values and rows > 0 and frames <= linear.LONGEST:
+            found = linear.occupancies(
+                self.source,
+                self.topology.may_skip,
+                self.start.blank_mantissa,
+                self.has_enough_frames(),
+                self.offset,
+                all_full=self.all_inside,
+                steps=2 * self.plan.half,
+                context=self.context,
+            )
+        if found is not None:
+            return found
+        states, past, total = self.first_half(keep=True)
+        return self.second_half(states, past, total), self.forward(total)
+
+    def has_enough_frames(self) -> Array:
+        """Whether a row has as many frames as its labels and the blanks between equal ones need."""
+        context, xp = self.context, self.context.xp
+        repeats = (self.classes[:, 1:] == self.classes[:, :-1]) & self.used[:, 1:]
+        need = self.label_lengths + xp.sum(
+            xp.astype(repeats, context.index_dtype), axis=1, dtype=context.index_dtype
+        )
+        enough = (need <= self.logit_lengths)[:, None]
+        return xp.concat([enough, xp.flip(enough)])
 
     def forward(self, total: Likelihood) -> Likelihood:
         """The rows of the forward direction."""
@@ -191,7 +225,7 @@ def _loss(
 
     def block(rows: slice, frames: slice) -> tuple[Array, ...]:
         inside = call.inside[rows, frames]
-        return denominator(logits[rows, frames, :], inside, context)[2]
+        return denominator(logits[rows, frames, :], inside, context, all_inside=call.all_inside)[2]
 
     dtype = context.dtype
     peak, spread = call.loop.assemble(
@@ -210,15 +244,15 @@ def _loss_and_grad(
 ) -> tuple[Array, Array]:
     call = _Call(logits, labels, logit_lengths, label_lengths, blank)
     context = call.context
-    states, past, total = call.first_half(keep=True)
-    occupancies = call.second_half(states, past, total)
-    forward = call.forward(total)
+    occupancies, forward = call.occupancies()
     classes = logits.shape[2]
     sum_by_class = ClassSums(call.columns, classes, context)
 
     def block(rows: slice, frames: slice) -> tuple[Array, ...]:
         inside = call.inside[rows, frames]
-        powers, sum_of_powers, logarithm = denominator(logits[rows, frames, :], inside, context)
+        powers, sum_of_powers, logarithm = denominator(
+            logits[rows, frames, :], inside, context, all_inside=call.all_inside
+        )
         sums = sum_by_class(occupancies[frames, rows, :], rows)
         counted = inside & forward.possible[rows, :]
         grad = gradient_rows(powers, sum_of_powers, counted, sums, context)

@@ -28,6 +28,9 @@ class Loop(Protocol):
     A *past* is what earlier blocks left, in the loop's own form.
     """
 
+    reads_values: bool
+    """Whether reading a value costs nothing: no synchronisation, no error while tracing."""
+
     frames_a_block: int
     """How many frames a step does at most; up to 32 are safe (:mod:`ctcx._arrayapi.lattice`)."""
 
@@ -75,6 +78,7 @@ class Loop(Protocol):
 class PythonLoop:
     """The loop in Python, for libraries that compute at once."""
 
+    reads_values = False
     frames_a_block = 16
 
     def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["THREADED_LOOP", "ThreadedLoop"]
 
-_FEWEST_ELEMENTS = 2**21
+_FEWEST_ELEMENTS = 2**18
 """Below this much work, starting threads costs more than they save."""
 
 
@@ -27,6 +27,8 @@ class ThreadedLoop(PythonLoop):
 
     The threads live as long as the call: none are left behind for a fork to lose.
     """
+
+    reads_values = True
 
     def each(self, task: Callable[[Any], None], parts: Iterator[Any], elements: int) -> None:
         """Run ``task`` for each part, in any order."""

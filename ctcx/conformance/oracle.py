@@ -178,12 +178,15 @@ def _by_sequence(
 
 
 def _log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    """Return log-probabilities (T, C); a logit of -inf gives -inf."""
+    """Log-probabilities (T, C); a logit of -inf gives -inf."""
     if not logits.size:
         return logits
-    # Subtracting the largest first keeps the digits of large logits.
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    result: NDArray[Any] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    top = logits.max(axis=-1, keepdims=True)
+    # Subtracting the largest first keeps the digits of large logits. A frame of only -inf logits
+    # has no softmax: every class of it is impossible.
+    shifted = logits - np.where(np.isneginf(top), 0.0, top)
+    total = np.exp(shifted).sum(axis=-1, keepdims=True)
+    result: NDArray[Any] = shifted - np.log(np.where(total > 0.0, total, 1.0))
     return result
 
 
