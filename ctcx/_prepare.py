@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import array_api_compat
 import numpy as np
 
-from ctcx._arrays import Facts, describe, device_name, index_dtype, is_array, library_name
+from ctcx._arrays import (
+    Facts,
+    describe,
+    device_name,
+    index_dtype,
+    is_array,
+    is_numpy,
+    library_name,
+)
 from ctcx._errors import CTCInputError
 from ctcx._labels import from_lists, resolve_blank
 
@@ -201,7 +209,7 @@ def _check_lengths(argument: str, given: Any, logits: Array, facts: Facts, *, si
     _check_integers(argument, given)
     _check_home(argument, given, facts)
     if single and given.ndim == 0:
-        given = given[None] if not array_api_compat.is_numpy_array(given) else given.reshape(1)
+        given = given[None] if not is_numpy(given) else given.reshape(1)
     if tuple(given.shape) != (logits.shape[0],):
         expected = "an int or (1,)" if single else f"({logits.shape[0]},), one for each sequence"
         msg = f"{argument} must have shape {expected}; got {tuple(given.shape)}"
@@ -210,7 +218,7 @@ def _check_lengths(argument: str, given: Any, logits: Array, facts: Facts, *, si
 
 
 def _check_integers(argument: str, array: Any) -> None:
-    if array_api_compat.is_numpy_array(array):
+    if is_numpy(array):
         integral = array.dtype.kind in "iu"
     else:
         integral = array_api_compat.array_namespace(array).isdtype(array.dtype, "integral")
@@ -221,7 +229,7 @@ def _check_integers(argument: str, array: Any) -> None:
 
 def _check_home(argument: str, array: Any, facts: Facts) -> None:
     """Host data goes along with any library; anything else must live where the logits live."""
-    if array_api_compat.is_numpy_array(array):
+    if is_numpy(array):
         return
     library = library_name(array)
     if library != facts.namespace:
@@ -240,12 +248,12 @@ def _check_home(argument: str, array: Any, facts: Facts) -> None:
 
 
 def _host(array: Any) -> Any:
-    return array if array_api_compat.is_numpy_array(array) else None
+    return array if is_numpy(array) else None
 
 
 def _upload(array: Any, xp: Any, dtype: Any, device: Any) -> Array:
     """To the library and device of the logits, in its index dtype; one transfer at most."""
-    if array_api_compat.is_numpy_array(array):
+    if is_numpy(array):
         if array_api_compat.is_numpy_namespace(xp):
             return array.astype(dtype, copy=False)
         if (

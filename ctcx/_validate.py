@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat
 import numpy as np
 
+from ctcx._arrays import is_numpy
 from ctcx._errors import CTCInputError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def check_values(call: Prepared, *, time_major: bool = False) -> None:
     logits = call.logits
     xp_small = array_api_compat.array_namespace(labels)
     ok_small = _small_ok(labels, logit_lengths, label_lengths, logits.shape, call.blank, xp_small)
-    if array_api_compat.is_numpy_array(labels) and not array_api_compat.is_numpy_array(logits):
+    if is_numpy(labels) and not is_numpy(logits):
         if not ok_small:
             _report(call, time_major=time_major)
         ok = _logits_ok(call)
