@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
+import pytest
 import torch
 
 
@@ -18,6 +19,7 @@ def pytest_benchmark_update_machine_info(machine_info):
     }
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter, config):
     """Ratio of torch's time to ours: above 1, ctcx is faster."""
     session = getattr(config, "_benchmarksession", None)

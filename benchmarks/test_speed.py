@@ -47,7 +47,7 @@ def test_loss_and_grad(benchmark, workload, contestant):
     loss, grad, _ = call()
     if contestant != "torch":
         theirs = MAKERS["torch"](problem)()
-        # torch's own error grows with the length: 1.6e-5 of the loss at 20,000 frames, and more than
+        # torch's own error grows with the length: 1.6e-5 of the loss at 20,000 frames, more than
         # 1 in the gradient. That ctcx is right there is for the conformance kit to say.
         np.testing.assert_allclose(loss, theirs[0].numpy(), rtol=5e-5)
         assert np.abs(grad - theirs[1].numpy()).max() < (2.0 if workload == "long" else 2e-2)

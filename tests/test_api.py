@@ -209,3 +209,11 @@ def test_jax_says_that_it_cannot_differentiate(wrap):
 
     with pytest.raises(ctcx.CTCInputError, match=r"call ctcx\.ctc_loss_and_grad"):
         jax.grad(wrap(loss))(jnp.asarray(logits))
+
+
+def test_more_logits_than_indices_can_count_are_declined():
+    """JAX has 32-bit indices by default; shapes alone show it, so nothing is allocated."""
+    logits = jax.ShapeDtypeStruct((1, 3_000, 1_000_000), np.float32)
+    labels = jax.ShapeDtypeStruct((1, 4), np.int32)
+    with pytest.raises(ctcx.BackendError, match=r"3000 x 1000000 logits .* \(2147483647\)"):
+        jax.eval_shape(ctcx.ctc_loss_and_grad, logits, labels)

@@ -80,9 +80,9 @@ class ClassSums:
         self._context = context
         width = classes.shape[1]
         position = context.arange(0, width)
-        mine, other = classes[:, :, None], classes[:, None, :]
-        earlier = position[None, :] < position[:, None]
-        before = (other < mine) | ((other == mine) & earlier)
+        # Where each column goes when sorted by class; equal ones stay in order.
+        key = classes * width + position
+        before = key[:, None, :] < key[:, :, None]
         rank = xp.sum(xp.astype(before, dtype), axis=2, dtype=dtype)
         placed = xp.astype(rank[:, None, :] == position[:, None], dtype)
         self._order = xp.sum(placed * position, axis=2, dtype=dtype)

@@ -26,6 +26,7 @@ from ctcx._arrayapi.occupancy import (
     other_direction,
 )
 from ctcx._arrays import library_name
+from ctcx._descriptors import Decline
 
 if TYPE_CHECKING:
     from ctcx._typing import Array
@@ -70,6 +71,7 @@ class _Call:
     ) -> None:
         context = Context.of(logits, labels)
         xp = context.xp
+        _require_countable(logits, labels, context)
         rows = logits.shape[0]
         if labels.shape[1] == 0:  # one position that no sequence uses: nothing below is empty
             labels = context.integers((rows, 1), blank)
@@ -196,6 +198,20 @@ class _Call:
         early = both[:, rows:, :]
         early = xp.concat([xp.flip(early[:, :, :-1]), xp.flip(early[:, :, -1:])], axis=2)
         return xp.concat([early, both[:, :rows, :]])
+
+
+def _require_countable(logits: Array, labels: Array, context: Context) -> None:
+    """Logits are looked up by their position, and labels sorted by class and position."""
+    rows, frames, classes = logits.shape
+    largest = max(rows * frames * classes, classes * (labels.shape[1] + 2))
+    limit = context.xp.iinfo(context.index_dtype).max
+    if largest > limit:
+        msg = (
+            f"{rows} x {frames} x {classes} logits with {labels.shape[1]} label positions are more "
+            f"than {context.index_dtype} can count ({limit}): split the batch, or use 64-bit "
+            f"integers (JAX_ENABLE_X64=1)"
+        )
+        raise Decline(msg)
 
 
 def loss(

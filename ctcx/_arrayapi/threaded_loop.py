@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["THREADED_LOOP", "ThreadedLoop"]
 
-_FEWEST_ELEMENTS = 2**18
+_FEWEST_ELEMENTS = 2**20
 """Below this much work, starting threads costs more than they save."""
 
 
