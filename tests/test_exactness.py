@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._arrayapi import kernels, linear
+from ctcx._arrayapi import kernels, linear, small
 from ctcx.conformance.oracle import reference
 from tests.helpers import random_problem
 
 pytestmark = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
-@pytest.fixture(params=["as it comes", "extended exponents"], autouse=True)
+@pytest.fixture(params=["as it comes", "never small", "extended exponents"], autouse=True)
 def recursion(request, monkeypatch):
-    """NumPy tries plain probabilities first; every test also runs as other libraries do."""
+    """NumPy tries shorter ways first; every test also runs as other libraries do."""
+    if request.param != "as it comes":
+        monkeypatch.setattr(small, "is_small", lambda *_: False)
     if request.param == "extended exponents":
         monkeypatch.setattr(linear, "LONGEST", -1)
     return request.param
@@ -173,3 +175,13 @@ def test_what_plain_probabilities_lose_is_computed_again(dtype, recursion, monke
     tried.clear()
     check(logits / 30, labels, lengths, lengths, dtype=dtype)
     assert bool(tried) == (recursion == "extended exponents")
+
+
+def test_what_underflows_in_a_small_problem_is_computed_again(dtype, recursion):
+    """Sure by 100 nats and one frame too late: the only path has a likelihood of about e**-800."""
+    labels = np.arange(1, 9)[None, :]
+    logits = np.zeros((1, 8, 9), dtype=dtype)
+    logits[0, np.arange(1, 8), labels[0, :-1]] = 100.0
+    lengths = np.array([8])
+    assert small.is_small(1, 8, 9, 8) == (recursion == "as it comes")
+    check(logits, labels, lengths, lengths, dtype=dtype)

@@ -9,6 +9,8 @@ One idea a module, in the order of a call:
 ``linear``
     The same in plain float64 probabilities, for NumPy: faster, and only used where it can be shown
     to be as exact.
+``small``
+    Small problems, for NumPy, in few calls: products with the matrix of transitions.
 ``occupancy``
     Where the two directions meet: the likelihood, and the probability of each state.
 ``gradient``

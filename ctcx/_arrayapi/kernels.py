@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from ctcx._arrayapi import linear
+from ctcx._arrayapi import linear, small
 from ctcx._arrayapi.context import Context
 from ctcx._arrayapi.emissions import Emissions, EmissionSource, offset_of
 from ctcx._arrayapi.gradient import ClassSums, block_shape, denominator, gradient_rows
@@ -81,36 +81,59 @@ class _Call:
         self.classes, self.used = classes, used
         self.logit_lengths, self.label_lengths = logit_lengths, label_lengths
         self.columns = xp.concat([classes, context.integers((rows, 1), blank)], axis=1)
-        self.context, self.logits = context, logits
+        self.context, self.logits, self.blank = context, logits, blank
         self.loop = loop_of(library_name(logits))
         self.inside = context.arange(0, logits.shape[1])[None, :] < logit_lengths[:, None]
+
+    def prepare(self) -> None:
+        """Make ready what the recursions need."""
+        context, xp, logits, classes = self.context, self.context.xp, self.logits, self.classes
+        rows, width = classes.shape
         self.all_inside = self.loop.reads_values and bool(xp.all(self.inside))
         self.plan = _Plan.of(logits.shape[1], self.loop.frames_a_block)
         self.offset = offset_of(logits, context)
         self.source = EmissionSource(
             logits,
             classes,
-            blank,
-            logit_lengths,
+            self.blank,
+            self.logit_lengths,
             self.offset,
             steps=2 * self.plan.half,
             context=context,
         )
         self.topology = Topology.of_labels(xp.concat([classes, xp.flip(classes)]), context)
-        ends = xp.flip(width - label_lengths)
+        ends = xp.flip(width - self.label_lengths)
         start = xp.concat([context.integers((rows,), 0), ends])
         self.start = initial_states(start, width + 1, context)
+
+    def small(self) -> tuple[Array, Array] | None:
+        """Loss and gradient the short way, where there is little to compute and it is exact."""
+        rows, frames, classes = self.logits.shape
+        if not self.loop.reads_values or not small.is_small(
+            rows, frames, classes, self.classes.shape[1]
+        ):
+            return None
+        return small.loss_and_grad(
+            self.logits,
+            self.classes,
+            self.blank,
+            self.inside,
+            self.label_lengths,
+            self.has_enough_frames(),
+            self.context,
+        )
 
     def occupancies(self) -> tuple[Array, Likelihood]:
         """Occupancies (frames, N, S+1), the last column the blank's, and likelihoods (N, 1)."""
         found = None
         rows, frames, _ = self.logits.shape
+        xp, enough = self.context.xp, self.has_enough_frames()
         if self.loop.reads_values and rows > 0 and frames <= linear.LONGEST:
             found = linear.occupancies(
                 self.source,
                 self.topology.may_skip,
                 self.start.blank_mantissa,
-                self.has_enough_frames(),
+                xp.concat([enough, xp.flip(enough)]),
                 self.offset,
                 all_full=self.all_inside,
                 steps=2 * self.plan.half,
@@ -122,14 +145,13 @@ class _Call:
         return self.second_half(states, past, total), self.forward(total)
 
     def has_enough_frames(self) -> Array:
-        """Whether a row has as many frames as its labels and the blanks between equal ones need."""
+        """Whether a sequence has a frame for each label and each blank between equal ones: (N, 1)."""
         context, xp = self.context, self.context.xp
         repeats = (self.classes[:, 1:] == self.classes[:, :-1]) & self.used[:, 1:]
         need = self.label_lengths + xp.sum(
             xp.astype(repeats, context.index_dtype), axis=1, dtype=context.index_dtype
         )
-        enough = (need <= self.logit_lengths)[:, None]
-        return xp.concat([enough, xp.flip(enough)])
+        return (need <= self.logit_lengths)[:, None]
 
     def forward(self, total: Likelihood) -> Likelihood:
         """The rows of the forward direction."""
@@ -237,6 +259,7 @@ def _loss(
 ) -> Array:
     call = _Call(logits, labels, logit_lengths, label_lengths, blank)
     context = call.context
+    call.prepare()
     _, _, total = call.first_half(keep=False)
 
     def block(rows: slice, frames: slice) -> tuple[Array, ...]:
@@ -260,6 +283,9 @@ def _loss_and_grad(
 ) -> tuple[Array, Array]:
     call = _Call(logits, labels, logit_lengths, label_lengths, blank)
     context = call.context
+    if (found := call.small()) is not None:
+        return found
+    call.prepare()
     occupancies, forward = call.occupancies()
     classes = logits.shape[2]
     sum_by_class = ClassSums(call.columns, classes, context)
