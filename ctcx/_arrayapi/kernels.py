@@ -145,7 +145,7 @@ class _Call:
         return self.second_half(states, past, total), self.forward(total)
 
     def has_enough_frames(self) -> Array:
-        """Whether a sequence has a frame for each label and each blank between equal ones: (N, 1)."""
+        """Whether a sequence has a frame for each label and blank between equal ones: (N, 1)."""
         context, xp = self.context, self.context.xp
         repeats = (self.classes[:, 1:] == self.classes[:, :-1]) & self.used[:, 1:]
         need = self.label_lengths + xp.sum(

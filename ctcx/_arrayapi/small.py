@@ -82,7 +82,9 @@ def loss_and_grad(
     resting = xp.astype(state >= labels, dtype)
     emission = xp.where(seen, emission, resting[:, None, :])
 
-    always, skips = _transitions(labels)
+    always, skips = (
+        xp.asarray(matrix, dtype=dtype, device=context.device) for matrix in _transitions(labels)
+    )
     differs = xp.concat([classes[:, :1] < 0, classes[:, 1:] != classes[:, :-1]], axis=1)
     none = xp.zeros((rows, labels + 1), dtype=differs.dtype, device=context.device)
     may_skip = xp.astype(xp.concat([differs, none], axis=1), dtype)
@@ -119,7 +121,10 @@ def loss_and_grad(
 
 @lru_cache(maxsize=64)
 def _transitions(labels: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Matrices (from, to) of what always follows what, and of what may where labels differ."""
+    """Matrices (from, to) of what always follows what, and of what may where labels differ.
+
+    Constants, kept on the host.
+    """
     always = np.eye(2 * labels + 1)
     skips = np.zeros_like(always)
     label = np.arange(labels)
