@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ClassSums", "Denominator", "block_shape", "denominator", "gradient_rows"]
 
-_BLOCK_ELEMENTS = 2**17
+_BLOCK_ELEMENTS = 2**18
 _COUNT_ELEMENTS = 2**20
 
 
 def block_shape(rows: int, frames: int, width: int) -> tuple[int, int]:
-    """Sequences and frames of a block, at least 1 of each, about 512 kB in rows of ``width``.
+    """Sequences and frames of a block, at least 1 of each, about 1 MB in rows of ``width``.
 
     Several whole sequences if they fit, else part of one.
     """
@@ -83,9 +83,11 @@ class ClassSums:
         # Where each column goes when sorted by class; equal ones stay in order.
         key = classes * width + position
         before = key[:, None, :] < key[:, :, None]
-        rank = xp.sum(xp.astype(before, dtype), axis=2, dtype=dtype)
-        placed = xp.astype(rank[:, None, :] == position[:, None], dtype)
-        self._order = xp.sum(placed * position, axis=2, dtype=dtype)
+        # Counts are small; narrow integers make these (N, S+1, S+1) arrays cheaper.
+        rank = xp.sum(xp.astype(before, xp.int32), axis=2, dtype=xp.int32)
+        narrow = xp.astype(position, xp.int32)
+        placed = xp.astype(rank[:, None, :] == narrow[:, None], xp.int32)
+        self._order = xp.astype(xp.sum(placed * narrow, axis=2, dtype=xp.int32), dtype)
         self._ends = self._count_below(classes, num_classes + 1)
 
     def _count_below(self, classes: Array, stop: int) -> Array:
