@@ -50,7 +50,7 @@ class Feature(enum.Enum):
     TRACEABLE = "can be called while the library traces (jax.jit): reads no values"
     DETERMINISTIC = "the same input gives the same bits, every time"
     HALF = "takes float16 or bfloat16 logits and computes in float32"
-    NONCONTIGUOUS = "takes logits that are not contiguous (transposed or sliced) without a copy"
+    NONCONTIGUOUS = "takes logits that are not contiguous (transposed or sliced)"
 
 
 class Decline(Exception):  # noqa: N818 - not an error: a kernel bows out
