@@ -12,18 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
-
-import ctcx
-from ctcx._inputs import notebook_fixture, ocr_lines
-
-pytest.importorskip("typer")
-pytest.importorskip("rich")
-
 from typer.testing import CliRunner
 
+import ctcx
 from ctcx._cli import app
 from ctcx._compare import compare, read_lines
 from ctcx._comparison import TOLERANCES, Comparison, Row, for_json
+from ctcx._inputs import notebook_fixture, ocr_lines
 from ctcx._registry import registry
 
 if TYPE_CHECKING:
@@ -285,7 +280,6 @@ def test_compare_covers_everything_that_is_registered(cli, tmp_path):
 
 
 def test_compare_uses_the_pretended_devices_only_if_asked_to():
-    pytest.importorskip("array_api_strict")
 
     def devices(**options):
         rows = compare(libraries=["array_api_strict"], repeat=1, **options).rows
@@ -342,8 +336,6 @@ def test_compare_lists_what_is_unusable_and_does_not_fail_for_it(planted, backen
 
 
 def test_compare_lists_a_library_that_a_backend_rejects(planted):
-    torch = pytest.importorskip("torch")
-    assert torch
     ended = planted(
         "compare", "--backend", "right", "--library", "torch", "--repeat", "1", "--json", "-"
     )
@@ -370,7 +362,6 @@ def test_compare_takes_backends_without_a_gradient(planted):
 
 
 def test_distributions_and_top_modules_are_names_of_libraries_too(cli):
-    pytest.importorskip("array_api_strict")
     args = ("compare", "--library", "array-api-strict", "--repeat", "1", "--json", "-")
     assert {row["library"] for row in rows_of(cli(*args))} == {"array_api_strict"}
 

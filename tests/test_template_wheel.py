@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("hatchling")
 pytestmark = [pytest.mark.wheel, pytest.mark.slow]
 
 CORE = Path(__file__).parents[1]
