@@ -27,7 +27,7 @@ __all__ = [
     "resolve",
 ]
 
-API_VERSION: tuple[int, int] = (1, 0)
+API_VERSION: tuple[int, int] = (1, 1)
 """Version of the plugin API, ``(major, minor)``; see :class:`Backend` for what is compatible."""
 
 Operation = Literal["loss", "loss_and_grad"]

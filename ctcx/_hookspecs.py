@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
     from ctcx._case import Case
     from ctcx._descriptors import Backend, Namespace
+    from ctcx._floor import Floor
 
 __all__ = [
     "ctcx_backends",
+    "ctcx_benchmark_floors",
     "ctcx_conformance_cases",
     "ctcx_namespaces",
     "ctcx_runtime_info",
@@ -54,6 +56,34 @@ def ctcx_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
     ...     )
     >>> [backend.name for backend in ctcx_backends()]
     ['mine']
+    """
+
+
+@hookspec
+def ctcx_benchmark_floors() -> Iterable[Floor]:  # type: ignore[empty-body]
+    """Offer lower bounds to measure kernels against: work that a kernel can't do without.
+
+    Called when a benchmark first asks. Name the functions as strings: they are imported when they
+    are measured. Their results are not looked at.
+
+    Returns
+    -------
+    iterable of Floor
+        A list, or the function is a generator.
+
+    Examples
+    --------
+    >>> from ctcx.plugin import Floor, hookimpl
+    >>> @hookimpl
+    ... def ctcx_benchmark_floors():
+    ...     yield Floor(
+    ...         name="mine-softmax",
+    ...         function="my_package.kernels:softmax_only",
+    ...         backends={"mine"},
+    ...         summary="the kernel of mine, writing the softmax and nothing else",
+    ...     )
+    >>> [floor.name for floor in ctcx_benchmark_floors()]
+    ['mine-softmax']
     """
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ctcx._case import Case
 from ctcx._discover import DISABLE, load_plugins
 from ctcx._errors import PluginError
+from ctcx._floor import Floor
 from ctcx._loader import Draft, Source, ask
 from ctcx._records import (
     LeftOut,
@@ -126,6 +127,21 @@ class Registry:
             else:
                 self._report_hook(draft, "ctcx_conformance_cases", "gave something that is no Case")
         return tuple(found)
+
+    @cached_property
+    def floors(self) -> tuple[Floor, ...]:
+        """Lower bounds of all plugins; a hook that fails, or a name taken, is reported."""
+        found: dict[str, Floor] = {}
+        for draft, returned in self._ask_all("ctcx_benchmark_floors"):
+            if not all(isinstance(floor, Floor) for floor in returned):
+                self._report_hook(draft, "ctcx_benchmark_floors", "gave something that is no Floor")
+                continue
+            for floor in returned:
+                if floor.name in found:
+                    taken = f"gave the floor {floor.name!r}, whose name is taken: it is left out"
+                    self._report_hook(draft, "ctcx_benchmark_floors", taken)
+                found.setdefault(floor.name, floor)
+        return tuple(found.values())
 
     def runtime_info(self) -> dict[str, str]:
         """Lines for a bug report from all plugins; where keys clash, the later names its source."""

@@ -11,6 +11,7 @@ import pluggy
 
 from ctcx._case import Case
 from ctcx._descriptors import API_VERSION, Backend, Decline, Feature, Namespace, Problem
+from ctcx._floor import Floor
 
 __all__ = [
     "API_VERSION",
@@ -18,6 +19,7 @@ __all__ = [
     "Case",
     "Decline",
     "Feature",
+    "Floor",
     "Namespace",
     "Problem",
     "hookimpl",

@@ -37,6 +37,7 @@ SHOWN = (
     "ctcx._case",
     "ctcx._descriptors",
     "ctcx._errors",
+    "ctcx._floor",
     "ctcx._hookspecs",
     "ctcx._labels",
     "ctcx._report",

@@ -53,6 +53,8 @@ def test_a_good_plugin_registers_through_every_hook(plugins):
     assert registry.namespaces["good_arrays"].provenance == "ctcx-good 1.2"
     assert registry.namespace_unusable("good_arrays") == "good-arrays is not installed"
     assert "good-case" in [case.name for case in registry.cases]
+    (floor,) = registry.floors
+    assert (floor.name, floor.backends) == ("good-floor", {"good"})
     info = registry.runtime_info()
     assert info["good driver"] == "12.4"
     assert info["python"] != "as seen by good"
@@ -70,7 +72,7 @@ UNUSABLE = {
     "later_api": (
         "incompatible",
         "ctcx-later-api 2.0",
-        "Backend 'later': it is written for plugin API 1.99 and this ctcx has 1.0: upgrade ctcx",
+        "Backend 'later': it is written for plugin API 1.99 and this ctcx has 1.1: upgrade ctcx",
     ),
     "misspelt_hook": (
         "invalid",
@@ -167,7 +169,7 @@ INVALID = {
     ),
     "knows a later field": (
         backend_code("x", ", memory=3"),
-        "unexpected keyword argument 'memory'; if a later plugin API than 1.0 has it, upgrade ctcx",
+        "unexpected keyword argument 'memory'; if a later plugin API than 1.1 has it, upgrade ctcx",
     ),
 }
 
@@ -187,7 +189,7 @@ def test_a_plugin_for_an_older_api_needs_an_update(plugins):
     plugins.write("old", backend_code("old", ", api=(0, 9)"))
     _, (message,) = plugins.load()
     assert plugins.record("old").status == "incompatible"
-    assert "written for plugin API 0.9 and this ctcx has 1.0" in message
+    assert "written for plugin API 0.9 and this ctcx has 1.1" in message
     assert "the plugin needs an update, upgrade ctcx-old" in message
 
 
@@ -399,6 +401,63 @@ def test_a_case_hook_that_gives_something_else(plugins):
     registry, _ = plugins.load()
     with pytest.warns(ctcx.PluginWarning, match="gave something that is no Case"):
         assert registry.cases is not None
+
+
+FLOOR_HOOK = """
+from ctcx.plugin import Floor
+
+@hookimpl
+def ctcx_benchmark_floors():
+    {}
+"""
+FLOOR = 'Floor(name="low", function="json:loads", summary={!r})'
+BROKEN_FLOORS = {
+    "raises": ("yield from open('/nowhere')", "FileNotFoundError"),
+    "gives something else": ("return [3]", "gave something that is no Floor"),
+    "gives one": (f"return {FLOOR.format('')}", "TypeError"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN_FLOORS)
+def test_a_broken_floor_hook_costs_only_its_floors(plugins, what):
+    body, reason = BROKEN_FLOORS[what]
+    plugins.write("lost", backend_code("lost") + FLOOR_HOOK.format(body))
+    plugins.install("good")
+    registry, _ = plugins.load()
+    with pytest.warns(ctcx.PluginWarning, match=rf"ctcx-lost 1.0: its .*{reason}"):
+        floors = registry.floors
+    assert [floor.name for floor in floors] == ["good-floor"]
+    assert "lost" in registry.backends
+
+
+def test_a_floor_whose_name_is_taken_is_left_out(plugins):
+    for name in ("first", "second"):
+        body = f"yield {FLOOR.format(name)}"
+        plugins.write(name, backend_code(name) + FLOOR_HOOK.format(body))
+    registry, _ = plugins.load()
+    with pytest.warns(ctcx.PluginWarning, match="ctcx-second 1.0: .*floor 'low', whose name is"):
+        floors = registry.floors
+    assert [floor.summary for floor in floors] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("name", "Low", "Floor name 'Low' is not valid"),
+        (
+            "function",
+            "json.loads",
+            "Floor 'low': function must look like 'package.module:function'",
+        ),
+        ("backends", "mine", "Floor 'low': backends must be a set of names, got the string 'mine'"),
+        ("namespaces", "numpy", "namespaces must be a set of names"),
+        ("namespaces", (), "namespaces is empty, so it could never be measured"),
+    ],
+)
+def test_a_floor_says_what_is_wrong_with_it(field, value, error):
+    facts = {"name": "low", "function": "json:loads"} | {field: value}
+    with pytest.raises((TypeError, ValueError), match=re.escape(error)):
+        ctcx.plugin.Floor(**facts)
 
 
 @pytest.mark.parametrize("body", ["raise OSError('no driver')", "return 'driver 12'"])

@@ -1,6 +1,6 @@
-"""Two backends, a namespace, a case and a line for bug reports."""
+"""Two backends, a namespace, a case, a floor and a line for bug reports."""
 
-from ctcx.plugin import Backend, Case, Feature, Namespace, hookimpl
+from ctcx.plugin import Backend, Case, Feature, Floor, Namespace, hookimpl
 
 KERNELS = {
     "loss": "ctcx_good.kernels:loss",
@@ -57,6 +57,16 @@ def ctcx_conformance_cases():
         label_lengths=[1],
         expected_loss=[0.6931471805599453],
         provenance="log 2, by hand",
+    )
+
+
+@hookimpl
+def ctcx_benchmark_floors():
+    yield Floor(
+        name="good-floor",
+        function="ctcx_good.kernels:floor",
+        backends={"good"},
+        summary="makes an array like the gradient",
     )
 
 
