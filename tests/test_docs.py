@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import ctcx
-from ctcx import _hookspecs, conformance, plugin
+from ctcx import _hookspecs, conformance, fixtures, plugin
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -44,6 +44,7 @@ SHOWN = (
     "ctcx._trace",
     "ctcx.conformance",
     "ctcx.conformance.suite",
+    "ctcx.fixtures",
     "ctcx.plugin",
 )
 
@@ -63,7 +64,7 @@ def public(module):
     return [(f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__]
 
 
-PUBLIC = public(ctcx) + public(plugin) + public(conformance)
+PUBLIC = public(ctcx) + public(plugin) + public(conformance) + public(fixtures)
 FUNCTIONS = [(name, value) for name, value in PUBLIC if inspect.isfunction(value)]
 CLASSES = [(name, value) for name, value in PUBLIC if inspect.isclass(value)]
 DATACLASSES = [(name, value) for name, value in CLASSES if is_dataclass(value)]

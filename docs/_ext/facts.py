@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import ctcx
-from ctcx import _builtin, _comparison, _errors, _hookspecs, plugin
+from ctcx import _builtin, _comparison, _errors, _hookspecs, fixtures, plugin
 from ctcx._inputs import notebook_fixture
 from ctcx.conformance import KIT_VERSION, checks
 from ctcx.conformance import _compare as conformance_compare
@@ -368,6 +368,23 @@ def command_help() -> str:
     return "\n\n".join(parts)
 
 
+def fixture_list() -> str:
+    """Every named fixture."""
+    return table(
+        ("name", "what it catches"), [(code(n), about) for n, about in fixtures.names().items()]
+    )
+
+
+def fixture_arrays() -> str:
+    """Every array of a fixture, as the JSON Schema describes it."""
+    told = fixtures.schema()["properties"]["fixtures"]["items"]["properties"]
+    rows = [
+        (code(name), " x ".join(axes), told[name]["description"])
+        for name, axes in fixtures.ARRAYS.items()
+    ]
+    return table(("array", "axes", "what"), rows)
+
+
 def explain_example() -> str:
     """What ``ctcx.explain`` says."""
     logits = np.zeros((64, 150, 28), dtype=np.float32)
@@ -404,6 +421,8 @@ FACTS: dict[str, Callable[[], str]] = {
         error_tree,
         explain_example,
         features,
+        fixture_arrays,
+        fixture_list,
         hooks,
         libraries,
         notebook_numbers,

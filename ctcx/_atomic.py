@@ -1,0 +1,48 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["replaced"]
+
+
+@contextmanager
+def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a file that takes the place of ``path`` at the end, unless an error comes first.
+
+    Parameters
+    ----------
+    path : path
+        In a directory that exists. What is there already stays until the new one is whole.
+
+    Yields
+    ------
+    file
+        To write bytes to.
+    """
+    target = Path(path)
+    # A link keeps pointing where it did.
+    target = target.resolve() if target.is_symlink() else target
+    if target.exists() and not target.is_file():  # /dev/null, a pipe
+        with target.open("wb") as file:
+            yield file
+        return
+    number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(number, "wb") as file:
+            yield file
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(name).chmod(0o666 & ~mask)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,450 @@
+"""`ctcx fixtures`: what it writes is right, the same everywhere, and refused when it is broken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import ctcx
+from ctcx import fixtures
+from ctcx._atomic import replaced
+from ctcx._cli import app
+from ctcx.conformance.oracle import reference
+from ctcx.fixtures import _check
+from ctcx.fixtures._draw import Bits
+from ctcx.fixtures._fixture import FRAME_ARRAYS
+from ctcx.fixtures._steady import log, split_exp
+
+RANDOM = ("--random", "20", "--frames", "5:40", "--classes", "6", "--seed", "7")
+
+
+def command(*arguments):
+    return CliRunner().invoke(app, ["fixtures", *map(str, arguments)], prog_name="ctcx")
+
+
+def written(path, *arguments):
+    done = command(*arguments, "--out", path)
+    assert done.exit_code == 0, done.output
+    return path
+
+
+@pytest.fixture(scope="module")
+def everything():
+    return fixtures.named()
+
+
+@pytest.fixture
+def document(tmp_path):
+    return json.loads(written(tmp_path / "f.json", "repeats", "infeasible").read_bytes())
+
+
+# Whoever changes these on purpose raises the version of the files, or explains it in CHANGELOG.md.
+SUMS = {
+    (
+        "repeats",
+        "confident",
+        "masked-class",
+    ): "3883b47bc19b52ebc5b732849e3cdd7c8f80f82c992b62707b9d9e1cfa133a8a",
+    RANDOM: "b6feb4de5374ebd6d15e342221056c789c7090e342909e4719695b0426b9246c",
+    (
+        *RANDOM,
+        "--distribution",
+        "confident",
+        "--time-major",
+    ): "85b1a61a30206ed69328a1b9fcccbbd6c07894b5f9fe2b84803f18acb356cf13",
+    (
+        *RANDOM,
+        "--distribution",
+        "uniform",
+        "--dtype",
+        "float16",
+        "--format",
+        "npz",
+    ): "7a81f636d67fff0e018e480be40c12594dd41a8d46e1461e381429c35d6d73c2",
+    (
+        *RANDOM,
+        "--format",
+        "typescript",
+    ): "f7f8b020e6ac2e4055c37ffb47c4363f98f22c52013ebe69a637fcd0f013aca3",
+    (*RANDOM, "--format", "c"): "d9cb6a6ffd3a2eba98ad3b602a9ec04449352e4520570c27731b3b5fad225dc8",
+}
+
+
+@pytest.mark.parametrize("arguments", SUMS, ids=" ".join)
+def test_the_same_command_writes_the_same_bytes_on_every_machine(arguments, tmp_path):
+    whole = written(tmp_path / "file", *arguments).read_bytes()
+    assert hashlib.sha256(whole).hexdigest() == SUMS[arguments]
+
+
+def test_another_seed_gives_another_file(tmp_path):
+    one, other = (
+        written(tmp_path / seed, "--random", 2, "--frames", 5, "--seed", seed).read_bytes()
+        for seed in "78"
+    )
+    assert one != other
+
+
+def test_a_random_example_does_not_depend_on_how_many_there_are():
+    few, many = (
+        fixtures.random(fixtures.RandomOptions(count=n, frames=(3, 30), seed=1)) for n in (3, 230)
+    )
+    for a, b in zip(few, many, strict=False):
+        assert all((a.arrays[name] == b.arrays[name]).all() for name in fixtures.ARRAYS)
+
+
+def test_processes_of_their_own_write_what_one_would(tmp_path, monkeypatch):
+    arguments = ("--random", 210, "--frames", 4, "--classes", 3)
+    many = written(tmp_path / "many", *arguments).read_bytes()
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    assert written(tmp_path / "one", *arguments).read_bytes() == many
+
+
+def test_the_numbers_agree_with_the_oracle(everything):
+    for fixture in everything:
+        arrays = fixture.arrays
+        truth = reference(
+            arrays["logits"],
+            arrays["labels"],
+            arrays["logit_lengths"],
+            arrays["label_lengths"],
+            fixture.blank,
+        )
+        np.testing.assert_allclose(arrays["loss"], truth.loss, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(arrays["gradient"], truth.grad, rtol=0, atol=1e-11)
+        assert (arrays["feasible"] == truth.feasible).all()
+
+
+def test_the_notebook_has_the_numbers_that_it_printed(everything):
+    notebook = everything[0]
+    np.testing.assert_allclose(notebook.arrays["loss"], notebook.published["loss"], rtol=1e-6)
+    np.testing.assert_allclose(
+        notebook.arrays["gradient"], notebook.published["gradient"], rtol=0, atol=1e-6
+    )
+
+
+def test_alpha_beta_and_occupancy_are_what_the_page_says(everything):
+    for fixture in everything:
+        arrays = fixture.arrays
+        for n, loss in enumerate(arrays["loss"]):
+            frames = arrays["logit_lengths"][n]
+            width = 2 * arrays["label_lengths"][n] + 1
+            joint = (arrays["alpha"] + arrays["beta"])[n, :frames, :width]
+            with np.errstate(over="ignore"):
+                likelihood = np.logaddexp.reduce(joint, axis=1) if frames else np.zeros(0)
+            if loss == math.inf:
+                assert (likelihood == -math.inf).all()
+                assert not arrays["occupancy"][n].any()
+                continue
+            np.testing.assert_allclose(likelihood, -loss, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(
+                arrays["occupancy"][n, :frames, :width],
+                np.exp(joint - likelihood[:, None]),
+                atol=1e-11,
+            )
+            assert not arrays["occupancy"][n, frames:].any()
+
+
+def test_every_array_has_the_axes_that_are_documented(everything):
+    for fixture in everything:
+        n, t, c, width = fixture.shape
+        sizes = {"N": n, "T": t, "C": c, "L": width, "R": max(t, width), "S": 2 * width + 1}
+        for name, axes in fixtures.ARRAYS.items():
+            assert fixture.arrays[name].shape == tuple(sizes[axis] for axis in axes)
+
+
+def test_one_hot_and_index_labels_say_the_same(everything):
+    for fixture in everything:
+        labels, lengths = ctcx.labels_from_one_hot(fixture.arrays["one_hot"], blank=fixture.blank)
+        assert (lengths == fixture.arrays["label_lengths"]).all()
+        for n, length in enumerate(lengths):
+            assert (labels[n, :length] == fixture.arrays["labels"][n, :length]).all()
+
+
+def test_padding_junk_is_junk(everything):
+    (fixture,) = [f for f in everything if f.name == "padding-junk"]
+    assert fixture.arrays["logits"][1, 6:].min() == 50
+    assert fixture.arrays["labels"][3, 0] == 2
+    assert not fixture.arrays["gradient"][1, 6:].any()
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform", "confident"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_random_logits_are_exact_in_the_dtype_that_is_asked_for(dtype, distribution):
+    options = fixtures.RandomOptions(count=5, dtype=dtype, distribution=distribution, blank=-1)
+    for fixture in fixtures.random(options):
+        assert dtype in fixture.tolerances
+        assert fixture.blank == 31
+        assert fixture.arrays["feasible"].all()
+
+
+def test_confident_examples_are_confident():
+    loss = {
+        d: np.mean(
+            [
+                f.arrays["loss"][0] / f.shape[1]
+                for f in fixtures.random(fixtures.RandomOptions(count=9, distribution=d))
+            ]
+        )
+        for d in ("normal", "confident")
+    }
+    assert loss["confident"] < 0.1
+    assert loss["normal"] > 1
+
+
+def test_normal_numbers_are_normal():
+    drawn = Bits(3).normal(40_000)
+    assert abs(drawn.mean()) < 0.02
+    assert abs(drawn.std() - 1) < 0.02
+    assert abs((np.abs(drawn) < 1.959964).mean() - 0.95) < 0.005
+
+
+def test_exponential_and_logarithm_are_right_to_the_last_digits():
+    x = np.concatenate([np.linspace(-700, 0, 5001), [-1e-9, -0.34657, -0.34658]])
+    m, k = split_exp(x)
+    np.testing.assert_allclose(np.ldexp(m, k), np.exp(x), rtol=3e-16)
+    y = np.concatenate([np.linspace(1e-3, 30, 5001), [1 - 1e-12, 1 + 1e-12, 5e-324]])
+    np.testing.assert_allclose(log(y), np.log(y), rtol=4.5e-16)
+    assert split_exp(np.array([-np.inf]))[0] == 0
+    assert log(np.zeros(1)) == -np.inf
+
+
+def test_a_number_that_two_ways_do_not_agree_on_is_not_written(tmp_path, monkeypatch):
+    def core(*arrays, **options):
+        loss, gradient, feasible = ctcx.ctc_loss_and_grad(*arrays, **options)
+        gradient[0, 1, 2] += 1e-9
+        return loss, gradient, feasible
+
+    monkeypatch.setattr(_check, "ctc_loss_and_grad", core)
+    done = command("notebook", "--out", tmp_path / "f.json")
+    assert isinstance(done.exception, RuntimeError)
+    assert "fixture 'notebook', gradient[0, 1, 2]" in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Files
+
+
+@pytest.mark.parametrize("form", ["json", "npz", "safetensors"])
+@pytest.mark.parametrize("layout", [(), ("--time-major",)])
+def test_files_come_back_to_the_last_bit(tmp_path, everything, form, layout):
+    path = written(tmp_path / f"f.{form}", "--format", form, *layout)
+    for got, expected in zip(fixtures.check_file(path), everything, strict=True):
+        assert (got.name, got.blank, got.dtype) == (expected.name, expected.blank, expected.dtype)
+        for name in fixtures.ARRAYS:
+            assert (got.arrays[name] == expected.arrays[name]).all()
+            assert got.arrays[name].shape == expected.arrays[name].shape
+
+
+def test_json_is_as_its_schema_says_and_the_schema_can_say_no(tmp_path):
+    import jsonschema
+
+    validator = jsonschema.Draft202012Validator(fixtures.schema())
+    validator.check_schema(fixtures.schema())
+    for layout in ((), ("--time-major",)):
+        document = json.loads(written(tmp_path / "f.json", *layout).read_bytes())
+        validator.validate(document)
+    document["fixtures"][0]["loss"][0] = "infinite"
+    assert not validator.is_valid(document)
+
+
+def test_the_command_prints_the_schema():
+    assert json.loads(command("--schema").stdout) == fixtures.schema()
+
+
+def test_time_major_puts_frames_first(tmp_path):
+    by_layout = {
+        layout: json.loads(written(tmp_path / layout, "ragged", *option).read_bytes())
+        for layout, option in (("batch-major", ()), ("time-major", ("--time-major",)))
+    }
+    batch, time = (by_layout[key]["fixtures"][0] for key in ("batch-major", "time-major"))
+    for name, axes in fixtures.ARRAYS.items():
+        if name in FRAME_ARRAYS and "T" in axes:
+            assert time[name][3][0] == batch[name][0][3]
+        elif name not in FRAME_ARRAYS:
+            assert time[name] == batch[name]
+    assert [by_layout[key]["layout"] for key in by_layout] == list(by_layout)
+
+
+def test_a_c_compiler_takes_the_header(tmp_path):
+    written(tmp_path / "fixtures.h", "--format", "c")
+    (tmp_path / "main.c").write_text(
+        '#include "fixtures.h"\n#include <stdio.h>\n'
+        "int main(void) { for (int i = 0; i < ctcx_fixture_count; i++) "
+        'printf("%s %.17g\\n", ctcx_fixtures[i].name, ctcx_fixtures[i].loss[0]); return 0; }\n'
+    )
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    assert compiler, "the tests of the C header need a C compiler: install gcc"
+    strict = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic"]
+    subprocess.run([compiler, *strict, "main.c", "-o", "main", "-lm"], cwd=tmp_path, check=True)
+    lines = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True).stdout
+    told = dict(line.split() for line in lines.splitlines())
+    assert told.keys() == fixtures.names().keys()
+    assert float(told["notebook"]) == fixtures.named("notebook")[0].arrays["loss"][0]
+
+
+def test_the_typescript_module_has_types_and_no_strings_for_infinity(tmp_path):
+    text = written(tmp_path / "f.ts", "infeasible", "--format", "typescript").read_text()
+    assert "export interface CtcFixture" in text
+    assert "  log_softmax: number[][][];" in text
+    assert '"inf"' not in text.partition('"logits":')[2]
+    assert "Infinity" in text
+
+
+def test_named_fixtures_say_what_they_catch():
+    done = command("--list")
+    for name, about in fixtures.names().items():
+        assert f"{name}\n" in done.stdout
+        assert about in done.stdout
+
+
+# Bad input
+
+
+def refused(*arguments):
+    done = command(*arguments)
+    assert done.exit_code == 2, done.output
+    assert "Traceback" not in done.output
+    return " ".join(done.output.replace("│", " ").split())
+
+
+def test_an_unknown_fixture_is_named_with_those_there_are(tmp_path):
+    told = refused("repeat", "--out", tmp_path / "f")
+    assert "no fixture 'repeat'" in told
+    assert "did you mean 'repeats'?" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--random", 1, "--frames", "9:3"), "frames is (9, 3): expected 1 <= least <= most"),
+        (("--random", 1, "--frames", "a:3"), "'a:3' is no range"),
+        (("--random", 1, "--classes", 1), "classes is 1: expected at least 2"),
+        (("--random", 1, "--dtype", "float8"), "dtype is 'float8': expected one of"),
+        (("--random", 1, "--distribution", "odd"), "distribution is 'odd': expected one of"),
+        (("--random", 1, "--blank", 32), "blank is 32: expected -32 to 31"),
+        (("--random", 1, "--seed", -1), "seed is -1: expected at least 0"),
+        (("--random", 0), "greater than or equal to 1"),
+        (("--format", "xml"), "no format 'xml'"),
+        (("--check", "/nowhere/f.json"), "/nowhere/f.json: can't be read"),
+    ],
+)
+def test_a_wrong_option_says_what_was_expected(arguments, expected):
+    assert expected in refused(*arguments)
+
+
+def test_a_directory_that_is_not_there(tmp_path):
+    assert "no directory" in refused("notebook", "--out", tmp_path / "a" / "f.json")
+
+
+def at(document, *path):
+    for key in path[:-1]:
+        document = document[key]
+    return document, path[-1]
+
+
+NOT_THERE = object()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (("format",), "other", "format is 'other': expected 'ctcx-fixtures'"),
+        (("version",), 2, "version is 2: expected 1"),
+        (("layout",), "odd", "layout is 'odd': expected 'batch-major' or 'time-major'"),
+        (("fixtures",), 3, "fixtures is 3: expected a list"),
+        (("fixtures", 1), 3, "fixtures[1] is 3: expected an object"),
+        (("fixtures", 1, "name"), "repeats", "fixtures[1].name is 'repeats', as before"),
+        (("fixtures", 0, "loss"), NOT_THERE, "fixtures[0] (repeats).loss is missing"),
+        (("fixtures", 0, "blank"), "0", "(repeats).blank is '0': expected type int"),
+        (("fixtures", 0, "blank"), 5, "(repeats).blank is 5: expected 0 to 4"),
+        (("fixtures", 0, "dtype"), "int", "(repeats).dtype is 'int': expected one of"),
+        (("fixtures", 0, "logits", 1, 2, 3), "x", "logits[1][2][3] is 'x': expected a number"),
+        (("fixtures", 0, "logits", 1, 2, 3), "nan", "frame 2, class 3 is nan: expected -inf"),
+        (("fixtures", 0, "logits", 1, 2), [1.0], "logits[1][2] has the length 1: expected 5"),
+        (("fixtures", 0, "loss"), [1.0], "loss has the shape (1,): expected 3 on its axis 0"),
+        (("fixtures", 0, "loss"), [[1.0]] * 3, "loss has 2 axes: expected 1"),
+        (("fixtures", 0, "labels", 0, 1), 0, "labels[0][1] is 0: expected 0 to 4, and not the"),
+        (("fixtures", 0, "labels", 0, 1), 5, "labels[0][1] is 5: expected 0 to 4"),
+        (("fixtures", 0, "labels", 0, 1), 1.5, "labels[0][1] is 1.5: expected an integer"),
+        (("fixtures", 0, "label_lengths", 2), 9, "label_lengths[2] is 9: expected 0 to 4"),
+        (("fixtures", 0, "feasible", 2), 1, "feasible[2] is 1: expected true or false"),
+        (("fixtures", 0, "one_hot", 1, 2), [0, 1, 0, 1, 0], "one_hot[1][2] has 2 ones: expected"),
+        (("fixtures", 0, "one_hot", 1, 2), [0] * 5, "one_hot[1][2] has no ones: expected exactly"),
+        (("fixtures", 0, "one_hot", 1, 2), [0, 2, 0, 0, 0], "one_hot[1][2] has other numbers"),
+        (("fixtures", 0, "one_hot", 1, 2), [0, 1, 0, 0, 0], "one_hot[1][2] is class 1: expected"),
+    ],
+)
+def test_a_malformed_file_names_the_place(tmp_path, document, path, value, expected):
+    holder, key = at(document, *path)
+    if value is NOT_THERE:
+        del holder[key]
+    else:
+        holder[key] = value
+    file = tmp_path / "bad.json"
+    file.write_text(json.dumps(document))
+    with pytest.raises(ctcx.CTCInputError) as caught:
+        fixtures.read_fixtures(file)
+    assert f"{file}: " in str(caught.value)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["loss", "gradient", "alpha", "occupancy", "min_frames", "softmax"]
+)
+def test_a_wrong_number_in_a_file_is_found(tmp_path, document, name):
+    holder, key = document["fixtures"][0], name
+    while isinstance(holder[key], list):
+        holder, key = holder[key], 0
+    holder[key] = 3 if name == "min_frames" else -0.123
+    file = tmp_path / "bad.json"
+    file.write_text(json.dumps(document))
+    assert f"repeats.{name}[0]" in refused("--check", file)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("f.json", b'{"format": ', "line 1, column 12: not JSON"),
+        ("f.json", b"\xff\xfe", "not JSON"),
+        ("f.json", b"[" * 100_000, "not JSON"),
+        ("f.json", b"[]", "format is []"),
+        ("f.npz", b"PK nonsense", "not an NPZ file"),
+        ("f.safetensors", b"12345678 nonsense", "not a safetensors file"),
+    ],
+)
+def test_a_file_that_is_something_else(tmp_path, name, content, expected):
+    file = tmp_path / name
+    file.write_bytes(content)
+    assert expected in refused("--check", file)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("jsonschema", ("--check", "f.json")), ("safetensors", ("--format", "safetensors"))],
+)
+def test_a_missing_package_is_named_with_the_extra(tmp_path, monkeypatch, module, arguments):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "f.json", "notebook")
+    for name in (module, f"{module}.numpy"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    assert f"needs the package {module}: pip install" in refused(*arguments)
+    assert "ctcx[fixtures]" in refused(*arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["f.json"]
+
+
+def test_what_was_there_stays_when_writing_fails(tmp_path):
+    file = tmp_path / "f"
+    file.write_bytes(b"before")
+    with pytest.raises(KeyboardInterrupt), replaced(file) as opened:  # noqa: PT012 - the file is open within
+        opened.write(b"half")
+        raise KeyboardInterrupt
+    assert file.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [file]
