@@ -72,7 +72,9 @@ def fixtures_command(
         typer.Option(metavar="FILE", help="Read FILE and compute every number of it again."),
     ] = None,
 ) -> None:
-    """Write examples of CTC loss and gradient, with every number on the way.
+    """Write examples of CTC to test another program against.
+
+    Each has loss and gradient, and every number on the way.
 
     For tests of an implementation in any language. Numbers are computed in float64 and compared
     with two other computations before they are written. The same command writes the same bytes on
