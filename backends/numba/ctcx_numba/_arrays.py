@@ -1,0 +1,56 @@
+"""The host memory of arrays of NumPy, PyTorch and JAX, as NumPy arrays and back, without a copy."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+__all__ = ["like_given", "on_host", "readable"]
+
+
+def on_host(array: Any) -> Any:
+    """NumPy array of the same memory; of bfloat16, which NumPy doesn't have, a float32 copy."""
+    if isinstance(array, np.ndarray):
+        return array
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        array = array.detach()
+        return (array.float() if array.dtype is torch.bfloat16 else array).numpy()
+    return np.asarray(array)  # JAX lends its memory, to be read only
+
+
+def readable(logits: Any) -> Any:
+    """Logits whose rows a kernel can read: float32 or float64, aligned, classes side by side.
+
+    Half precision becomes float32. A copy is made only of that, and of arrays that are sliced
+    within rows or transposed so that classes aren't the innermost axis.
+    """
+    host = on_host(logits)
+    kind = np.float64 if host.dtype.itemsize == 8 else np.float32
+    host = host.astype(kind, copy=False)  # native byte order too
+    size = host.itemsize
+    side_by_side = host.shape[2] == 1 or host.strides[2] == size
+    in_elements = all(stride % size == 0 for stride in host.strides[:2])
+    if side_by_side and in_elements and host.flags.aligned:
+        return host
+    return np.ascontiguousarray(host)
+
+
+def like_given(result: Any, given: Any, *, dtype: Any = None) -> Any:
+    """Result of a kernel as an array of the library that ``given`` is of.
+
+    ``dtype`` is that of the library; by default the result's own.
+    """
+    if isinstance(given, np.ndarray):
+        return result if dtype is None else result.astype(dtype, copy=False)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(given, torch.Tensor):
+        tensor = torch.from_numpy(result)
+        return tensor if dtype is None else tensor.to(dtype)
+    import jax
+
+    if dtype is not None and result.dtype != dtype:
+        result = result.astype(dtype)
+    return jax.device_put(result, given.device)

@@ -1,0 +1,144 @@
+"""One call: its arrays as the compiled functions take them, and how its work is shared."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctcx_numba import _entries
+from ctcx_numba._arrays import on_host, readable
+from ctcx_numba._halves import share_halves
+from ctcx_numba._scratch import give_back, take
+from ctcx_numba._threads import number_of_threads, run_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+__all__ = ["Job"]
+
+_WORTH_A_THREAD = 200_000
+"""Nanoseconds of work from which on it pays to hand a part to another thread."""
+
+_CHUNKS_A_THREAD = 8
+"""Into how many parts a batch is cut for each thread, so that none waits long for the last."""
+
+
+class Job:
+    """The arrays of a call, and its results.
+
+    Parameters
+    ----------
+    logits, labels, logit_lengths, label_lengths, blank, num_threads
+        As for :func:`ctcx_numba.kernels.loss`.
+    gradient : bool
+        Whether there is to be an array like the logits.
+
+    Attributes
+    ----------
+    losses : ndarray (N,)
+        Filled by the methods.
+    grad : ndarray (N, T, C) or None
+        Likewise; in memory it is laid out as the logits are.
+    """
+
+    def __init__(
+        self,
+        logits: Any,
+        labels: Any,
+        logit_lengths: Any,
+        label_lengths: Any,
+        blank: int,
+        num_threads: int | None,
+        *,
+        gradient: bool,
+    ) -> None:
+        self._threads = number_of_threads(num_threads)
+        self._logits = readable(logits)
+        self._labels, self._frames, self._counts = (
+            np.ascontiguousarray(on_host(array), dtype=np.int64)
+            for array in (labels, logit_lengths, label_lengths)
+        )
+        self.losses = np.empty(self._logits.shape[0], dtype=self._logits.dtype)
+        self.grad = np.empty_like(self._logits) if gradient else None
+        self._batch = self._describe(blank)
+
+    def _describe(self, blank: int) -> _entries.Batch:
+        logits, size = self._logits, self._logits.itemsize
+        count, frames, classes = logits.shape
+        g, g_sequence, g_row = 0, 0, 0
+        if self.grad is not None:
+            g = self.grad.ctypes.data
+            g_sequence, g_row = (stride // size for stride in self.grad.strides[:2])
+        return _entries.Batch(
+            x=logits.ctypes.data,
+            x_sequence=logits.strides[0] // size,
+            x_row=logits.strides[1] // size,
+            g=g,
+            g_sequence=g_sequence,
+            g_row=g_row,
+            with_gradient=self.grad is not None,
+            labels=self._labels.ctypes.data,
+            width=self._labels.shape[1],
+            frames=self._frames.ctypes.data,
+            counts=self._counts.ctypes.data,
+            most_frames=frames,
+            classes=classes,
+            blank=blank,
+        )
+
+    def compute(self) -> None:
+        """Write :attr:`losses`, and the gradient to :attr:`grad` if there is one."""
+        count, frames, classes = self._logits.shape
+        work = self._work()
+        few = count == 1 or (count < 2 * self._threads and work > 5 * _WORTH_A_THREAD * count)
+        if self._threads > 1 and work > _WORTH_A_THREAD and few:
+            sizes = (self._logits.dtype.name, frames, classes, self._labels.shape[1])
+            share_halves(self._batch, self._frames, self.losses, sizes, self._threads)
+        else:
+            self._share_sequences(_entries.sequences)
+
+    def compute_softmax(self) -> None:
+        """Write the softmax to :attr:`grad`."""
+        self._share_sequences(_entries.softmaxes)
+
+    def _work(self) -> float:
+        """Estimate of the nanoseconds that the batch takes one thread."""
+        count, frames, classes = self._logits.shape
+        return count * frames * (20 + 0.4 * classes + 1.5 * (self._labels.shape[1] + 1))
+
+    def _share_sequences(self, entry: Callable[..., None]) -> None:
+        """Hand out whole sequences, a few at a time, the longest first."""
+        count = self._logits.shape[0]
+        order = _counting(count)
+        if self._threads < 2 or count < 2 or self._work() < _WORTH_A_THREAD:
+            self._some(entry, order, 0, count)
+            return
+        cost = self._frames * (self._logits.shape[2] + 4 * self._counts)
+        if (cost != cost[0]).any():
+            order = np.argsort(-cost, kind="stable")
+        chunk = -(-count // (self._threads * _CHUNKS_A_THREAD))
+        tasks = [
+            partial(self._some, entry, order, first, min(first + chunk, count))
+            for first in range(0, count, chunk)
+        ]
+        run_all(tasks, self._threads)
+
+    def _some(
+        self, entry: Callable[..., None], order: NDArray[np.int64], first: int, stop: int
+    ) -> None:
+        _, frames, classes = self._logits.shape
+        scratch = take(
+            self._logits.dtype.name, frames, classes, self._labels.shape[1], halves=2
+        )
+        entry(self._batch, order, first, stop, self.losses, *scratch)
+        give_back(scratch)
+
+
+@lru_cache(maxsize=64)
+def _counting(count: int) -> NDArray[np.int64]:
+    """The numbers from 0 on; the entries only read them."""
+    return np.arange(count)

@@ -1,0 +1,472 @@
+"""Half of a sequence: from one end to the middle, and back.
+
+Both ends of a sequence are treated alike: the second half runs through the frames and the labels
+backwards. In the middle, the last row of the one is the first of the other's way back, where alphas
+and betas meet. So the halves need each other's rows only once, and can run on two threads.
+
+The way back needs the alphas of all frames. A long half keeps the alphas of every ``span`` frames,
+and computes those between again; only the last span's are still there. With span near the square
+root of the frames, memory grows with that.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+import numpy as np
+
+from ctcx_numba._jit import inlined, part
+from ctcx_numba._lattice import (
+    backward_frame,
+    clear,
+    forward_frame,
+    likelihood,
+    never,
+    reached,
+)
+from ctcx_numba._simd import above, gather, lanes, least, load, lowest, smaller, splat, store
+from ctcx_numba._softmax import LOG2_E, softmax_rows
+
+__all__ = [
+    "Half",
+    "arrive",
+    "go_back",
+    "half_of",
+    "meet",
+    "scratch_sizes",
+    "walk",
+]
+
+_SMALLEST = 2.0**-100
+"""Probabilities below this are taken apart into mantissa and exponent: the exact way."""
+
+_ROWS_TOGETHER = 4096
+"""Logits that stay in cache between the softmax and the look-up."""
+
+_FRAMES_A_SCALE = 32
+"""How often, in frames, occupancies are scaled to add up to 1 anew."""
+
+_SPAN_ALWAYS = 2**17
+"""Numbers up to which all alphas of a half are kept."""
+
+Half = namedtuple(
+    "Half",
+    [
+        # Logits and gradient: pointers to the half's first frame, elements to the next frame.
+        "x",
+        "x_row",
+        "g",
+        "g_row",
+        "g_rows",  # frames that g has room for; then it starts again
+        "frames",
+        "classes",
+        "blank",
+        "count",  # labels
+        # Scratch: mantissas, exponents, classes, and what the softmax divided by.
+        "m",
+        "e",
+        "ids",
+        "sums",
+        "width",  # blanks or labels of a row, padded
+        "span",
+        "spans",
+    ],
+)
+
+
+@inlined
+def span_of(frames, width):
+    """Frames whose alphas are kept together."""
+    if frames * 2 * width <= _SPAN_ALWAYS:
+        return max(frames, 1)
+    return max(int(np.sqrt(frames)), 1)
+
+
+# Where things stand in m and e. Everything is a multiple of a vector.
+
+
+@inlined
+def _skip_before(h):
+    return 0
+
+
+@inlined
+def _skip_after(h):
+    return h.width
+
+
+@inlined
+def _occupancy(h):
+    return 2 * h.width
+
+
+@inlined
+def _table(h):
+    return 3 * h.width
+
+
+@inlined
+def _rows(h):
+    return 4 * h.width + lanes(h.m)
+
+
+@inlined
+def _beta(h, which):
+    return _rows(h) + which * 2 * h.width
+
+
+@inlined
+def _passing(h, which):
+    return _rows(h) + (2 + which) * 2 * h.width
+
+
+@inlined
+def _alpha(h, within_span):
+    return _rows(h) + (4 + within_span) * 2 * h.width
+
+
+@inlined
+def _kept(h, span):
+    """Alphas before a span; those before the last one are where its own begin."""
+    return _alpha(h, 0) if span == h.spans - 1 else _alpha(h, h.span + 1 + span)
+
+
+@inlined
+def _emission(h, within_span):
+    return _alpha(h, h.span + h.spans) + within_span * h.width
+
+
+@inlined
+def _blank(h, within_span):
+    return _emission(h, h.span) + within_span
+
+
+@inlined
+def numbers_in(width, span, spans, step):
+    """Elements of m and of e that a half needs."""
+    numbers = 4 * width + step + (5 + span + spans) * 2 * width + span * width + span
+    return (numbers + step) // step * step
+
+
+@part
+def scratch_sizes(frames, classes, labels, step):
+    """Elements of m (and e), ids, and sums that a half of so many frames needs."""
+    width = (labels // step + 1) * step
+    span = span_of(frames, width)
+    spans = max(-(-frames // span), 1)
+    return numbers_in(width, span, spans, step), 3 * width + step + classes, 2 * frames + 2
+
+
+@inlined
+def half_of(x, x_row, g, g_row, g_rows, frames, classes, blank, labels, count, turned, scratch):
+    """Lay out a half. ``turned``: the labels are read from the end."""
+    m, e, ids, sums = scratch
+    step = lanes(m)
+    width = (count // step + 1) * step
+    span = span_of(frames, width)
+    spans = max(-(-frames // span), 1)
+    for i in range(count):
+        ids[i] = labels[count - 1 - i if turned else i]
+    for i in range(count, width):
+        ids[i] = blank
+    off = most_never(e)
+    for i in range(2 * width):
+        e[i] = 0
+    e[0] = off
+    for i in range(1, count):
+        if ids[i] == ids[i - 1]:
+            e[i] = off
+            e[width + i - 1] = off
+    return Half(
+        x, x_row, g, g_row, g_rows, frames, classes, blank, count, m, e, ids, sums, width, span,
+        spans,
+    )
+
+
+@inlined
+def most_never(e):
+    """``never`` as one number."""
+    return least(never(e))
+
+
+# Emissions
+
+
+@inlined
+def _row_of(h, frame):
+    return above(h.g, frame % h.g_rows * h.g_row)
+
+
+@inlined
+def _look_up(h, frame, within_span, begin, end):
+    """Probabilities of the labels in a frame, as the softmax left them; returns the smallest."""
+    row = _row_of(h, frame)
+    at = _emission(h, within_span)
+    step = lanes(h.m)
+    p = row[h.blank]
+    h.m[_blank(h, within_span)] = p
+    h.e[_blank(h, within_span)] = 0
+    smallest = splat(h.m, p)
+    for k in range(begin * step, end * step, step):
+        v = gather(row, h.ids, k)
+        store(h.m, at + k, v)
+        smallest = smaller(v, smallest)
+    return lowest(smallest)
+
+
+@inlined
+def _index_classes(h):
+    """List the classes that occur, the blank last, and where in that list each label is."""
+    slots = above(h.ids, h.width)
+    listed = above(h.ids, 2 * h.width)
+    known = above(h.ids, 3 * h.width + lanes(h.m))
+    for i in range(h.count):
+        known[h.ids[i]] = -1
+    distinct = 0
+    for i in range(h.count):
+        if known[h.ids[i]] < 0:
+            known[h.ids[i]] = distinct
+            listed[distinct] = h.ids[i]
+            distinct += 1
+        slots[i] = known[h.ids[i]]
+    listed[distinct] = h.blank
+    for i in range(h.count, h.width):
+        slots[i] = distinct
+    return distinct
+
+
+@inlined
+def _take_apart(h, frame, within_span, begin, end, distinct):
+    """Mantissas and exponents of the labels' probabilities in a frame, however small they are."""
+    row = above(h.x, frame * h.x_row)
+    m, inverse = h.sums[2 * frame], h.sums[2 * frame + 1]
+    table = _table(h)
+    off = most_never(h.e)
+    listed = above(h.ids, 2 * h.width)
+    for i in range(distinct + 1):
+        y = np.float64(row[listed[i]]) * LOG2_E - m
+        if y > off and inverse > 0:
+            whole = np.rint(y)
+            h.m[table + i] = np.exp2(y - whole) * inverse
+            h.e[table + i] = int(whole)
+        else:
+            h.m[table + i] = 1
+            h.e[table + i] = off
+    blank = _blank(h, within_span)
+    h.m[blank] = h.m[table + distinct]
+    h.e[blank] = h.e[table + distinct]
+    slots = above(h.ids, h.width)
+    at = _emission(h, within_span)
+    step = lanes(h.m)
+    for k in range(begin * step, end * step, step):
+        store(h.m, at + k, gather(above(h.m, table), slots, k))
+        store(h.e, at + k, gather(above(h.e, table), slots, k))
+
+
+# To the middle
+
+
+@inlined
+def _step(h, old, new, within_span, begin, end, exact):
+    forward_frame(
+        h.m,
+        h.e,
+        old,
+        new,
+        h.width,
+        begin,
+        end,
+        _skip_before(h),
+        _emission(h, within_span),
+        _blank(h, within_span),
+        exact,
+    )
+
+
+@inlined
+def _start(h):
+    """Row before the first frame: in the blank that comes first."""
+    first = _kept(h, 0)
+    clear(h.m, h.e, first, h.width, 0, h.width // lanes(h.m))
+    h.e[first] = 0
+
+
+@inlined
+def _walk(h, softmax, exact):
+    """Go through all frames; returns the smallest probability met, and the check for NaN."""
+    step = lanes(h.m)
+    smallest = lowest(splat(h.m, 1))
+    check = 0.0
+    distinct = _index_classes(h) if exact else 0
+    together = min(max(_ROWS_TOGETHER // h.classes, 1), h.g_rows)
+    _start(h)
+    for t in range(h.frames):
+        if softmax and t % together == 0:
+            rows = min(together, h.frames - t)
+            check += softmax_rows(
+                above(h.x, t * h.x_row),
+                h.x_row,
+                _row_of(h, t),
+                h.g_row,
+                rows,
+                h.classes,
+                above(h.sums, 2 * t),
+            )
+        vectors = reached(t, h.width, step)
+        span, within = t // h.span, t % h.span
+        last = span == h.spans - 1
+        at = within if last else 0
+        if exact:
+            _take_apart(h, t, at, 0, vectors, distinct)
+        elif smallest >= _SMALLEST:
+            smallest = min(smallest, _look_up(h, t, at, 0, vectors))
+        if exact or smallest >= _SMALLEST:
+            old = _kept(h, span)
+            if within:
+                old = _alpha(h, within) if last else _passing(h, within % 2)
+            if last:
+                new = _alpha(h, within + 1)
+            elif within == h.span - 1:
+                new = _kept(h, span + 1)
+            else:
+                new = _passing(h, (within + 1) % 2)
+            _step(h, old, new, at, 0, vectors, exact)
+    done = reached(h.frames, h.width, step)
+    clear(h.m, h.e, _last(h), h.width, done, h.width // step)
+    return smallest, check
+
+
+@part
+def walk(h, softmax):
+    """Go to the middle, computing the softmax on the way or not; if need be, go the exact way.
+
+    Returns whether it was the exact way, and a number that is not finite if a logit is NaN or +inf.
+    """
+    smallest, check = _walk(h, True, False) if softmax else _walk(h, False, False)
+    return smallest >= _SMALLEST, check
+
+
+@part
+def walk_exactly(h):
+    """Go to the middle once more, when the softmax is there."""
+    _walk(h, False, True)
+
+
+@inlined
+def _last(h):
+    """Alphas after the last frame."""
+    return _alpha(h, h.frames - (h.spans - 1) * h.span)
+
+
+# In the middle
+
+
+@part
+def arrive(h, other):
+    """Take the other half's last row as the first of the way back."""
+    step = lanes(h.m)
+    to, source = _beta(h, 0), _last(other)
+    clear(h.m, h.e, to, h.width, 0, h.width // step)
+    for i in range(h.count + 1):
+        h.m[to + i] = other.m[source + h.count - i]
+        h.e[to + i] = other.e[source + h.count - i]
+    to, source = to + h.width, source + h.width
+    for i in range(h.count):
+        h.m[to + i] = other.m[source + h.count - 1 - i]
+        h.e[to + i] = other.e[source + h.count - 1 - i]
+
+
+@part
+def meet(h):
+    """Likelihood of the whole sequence, as (v, whole): v 2**whole; (0, 0) if there is no path."""
+    vectors = h.width // lanes(h.m)
+    v, whole = likelihood(h.m, h.e, _beta(h, 0), _last(h), h.width, 0, vectors, _skip_after(h))
+    if v == 0 or whole < most_never(h.e) // 2:
+        return 0.0, 0
+    return np.float64(v), np.int64(whole)
+
+
+# Back to the end
+
+
+@inlined
+def _fill_span(h, span, lowest, highest, distinct, exact):
+    """Compute the alphas of a span again, from those that were kept.
+
+    Only those that count when coming back into the span at the vectors ``lowest`` to ``highest``:
+    frame by frame, it goes down by a label at most. What is left out below spoils as many more.
+    """
+    step = lanes(h.m)
+    begin = max(lowest - 2 * (h.span // step + 1), 0)
+    first = span * h.span
+    old = _kept(h, span)
+    for within in range(h.span):
+        end = min(reached(first + within, h.width, step), highest)
+        if exact:
+            _take_apart(h, first + within, within, begin, end, distinct)
+        else:
+            _look_up(h, first + within, within, begin, end)
+        new = _alpha(h, within + 1)
+        _step(h, old, new, within, begin, end, exact)
+        old = new
+
+
+@inlined
+def _subtract(h, frame, begin, end, occupancy_of_blank):
+    """Gradient of a frame: the softmax, which is there, less the occupancies."""
+    row = _row_of(h, frame)
+    row[h.blank] -= occupancy_of_blank
+    occupancy = above(h.m, _occupancy(h))
+    step = lanes(h.m)
+    for i in range(begin * step, min(h.count, end * step)):
+        row[h.ids[i]] -= occupancy[i]
+
+
+@inlined
+def _go_back(h, exact):
+    step = lanes(h.m)
+    distinct = _index_classes(h) if exact else 0
+    which = 0
+    scale = 0.0
+    whole = 0
+    lowest, highest = 0, h.width // step
+    for span in range(h.spans - 1, -1, -1):
+        if span < h.spans - 1:
+            _fill_span(h, span, lowest, highest, distinct, exact)
+        first = span * h.span
+        for t in range(min(h.frames, first + h.span) - 1, first - 1, -1):
+            begin = max(lowest - 1, 0)
+            end = min(reached(t, h.width, step), highest)
+            old, new = _beta(h, which), _beta(h, 1 - which)
+            alpha = _alpha(h, t - first + 1)
+            if (h.frames - 1 - t) % _FRAMES_A_SCALE == 0:
+                v, whole = likelihood(h.m, h.e, old, alpha, h.width, begin, end, _skip_after(h))
+                scale = 1 / v
+            blanks, lowest, highest = backward_frame(
+                h.m,
+                h.e,
+                old,
+                new,
+                h.width,
+                begin,
+                end,
+                _skip_after(h),
+                _emission(h, t - first),
+                _blank(h, t - first),
+                alpha,
+                _occupancy(h),
+                scale,
+                whole,
+                exact,
+            )
+            _subtract(h, t, lowest, highest, blanks)
+            which = 1 - which
+
+
+@part
+def go_back(h, exact):
+    """From the middle to the end: turns the softmax in ``g`` into the gradient."""
+    if exact:
+        _go_back(h, True)
+    else:
+        _go_back(h, False)

@@ -1,0 +1,134 @@
+"""A few long sequences on several threads: both ends of each at once.
+
+The same functions in the same order as for whole sequences, so that the result is the same to the
+last bit. The ends wait for each other in the middle.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ctcx_numba import _entries
+from ctcx_numba._scratch import give_back, take
+from ctcx_numba._threads import run_all
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["share_halves"]
+
+_WIDE = 256
+"""Classes from which on the softmax is worth tasks of its own."""
+
+_ELEMENTS_A_TASK = 2**17
+"""Logits of such a task."""
+
+
+def share_halves(
+    batch: _entries.Batch,
+    frames: NDArray[np.int64],
+    losses: NDArray[np.floating],
+    sizes: tuple[str, int, int, int],
+    threads: int,
+) -> None:
+    """Compute a batch of few sequences on up to so many threads.
+
+    Parameters
+    ----------
+    batch, losses
+        As for :func:`ctcx_numba._entries.sequences`.
+    frames
+        Of each sequence.
+    sizes
+        Name of the dtype, and the most frames, classes and labels; for :func:`take`.
+    threads
+        At least 2.
+    """
+    order = np.arange(len(losses))
+    possible = [
+        _Ends(batch, order, n, losses, sizes)
+        for n in range(len(losses))
+        if _entries.begin(batch, order, n, losses) == _entries.POSSIBLE
+    ]
+    softmax_first = (
+        batch.with_gradient and threads > 2 * len(possible) and batch.classes >= _WIDE
+    )
+    if softmax_first:
+        step = max(_ELEMENTS_A_TASK // batch.classes, 1)
+        tasks = [
+            partial(ends.softmax, which, first, first + step)
+            for ends in possible
+            for which in (0, 1)
+            for first in range(0, -(-int(frames[ends.n]) // 2), step)
+        ]
+        run_all(tasks, threads)
+    _for_each_end(possible, "forth", threads, not softmax_first)
+    fine = [ends for ends in possible if math.isfinite(ends.check)]
+    _for_each_end([ends for ends in fine if ends.exact], "forth_exactly", threads)
+    _for_each_end([ends for ends in fine if ends.meet()], "back", threads)
+    for ends in possible:
+        ends.release()
+
+
+def _for_each_end(sequences: list[_Ends], step: str, threads: int, *args: bool) -> None:
+    tasks = [
+        partial(getattr(ends, step), which, *args) for ends in sequences for which in (0, 1)
+    ]
+    if tasks:
+        run_all(tasks, threads)
+
+
+class _Ends:
+    """Both halves of one sequence, each with scratch of its own."""
+
+    def __init__(
+        self,
+        batch: _entries.Batch,
+        order: NDArray[np.int64],
+        n: int,
+        losses: NDArray[np.floating],
+        sizes: tuple[str, int, int, int],
+    ) -> None:
+        self.n = n
+        self._where = (batch, order, n)
+        self._losses = losses
+        self._scratch = (take(*sizes, halves=1), take(*sizes, halves=1))
+        self._plain = [True, True]
+        self._checks: list[float] = []
+
+    @property
+    def check(self) -> float:
+        """Not finite if a logit is NaN or +inf."""
+        return sum(self._checks)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a probability was so small that both ends must go the exact way."""
+        return not all(self._plain)
+
+    def softmax(self, which: int, first: int, last: int) -> None:
+        check = _entries.softmax_part(*self._where, which, first, last, *self._scratch[which])
+        self._checks.append(check)
+
+    def forth(self, which: int, softmax: bool) -> None:  # noqa: FBT001 - positional in partial()
+        room = self._scratch[which]
+        self._plain[which], check = _entries.forth(*self._where, which, softmax, *room)
+        self._checks.append(check)
+
+    def forth_exactly(self, which: int) -> None:
+        _entries.forth_exactly(*self._where, which, *self._scratch[which])
+
+    def meet(self) -> bool:
+        first, second = self._scratch
+        return bool(_entries.middle(*self._where, self._losses, tuple(first), tuple(second)))
+
+    def back(self, which: int) -> None:
+        _entries.back(*self._where, which, self.exact, *self._scratch[which])
+
+    def release(self) -> None:
+        for scratch in self._scratch:
+            give_back(scratch)
