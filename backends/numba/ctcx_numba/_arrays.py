@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["like_given", "on_host", "readable"]
+__all__ = ["integers", "like_given", "readable"]
 
 
-def on_host(array: Any) -> Any:
+def _on_host(array: Any) -> Any:
     """NumPy array of the same memory; of bfloat16, which NumPy doesn't have, a float32 copy."""
     if isinstance(array, np.ndarray):
         return array
@@ -27,7 +27,7 @@ def readable(logits: Any) -> Any:
     Half precision becomes float32. A copy is made only of that, and of arrays that are sliced
     within rows or transposed so that classes aren't the innermost axis.
     """
-    host = on_host(logits)
+    host = _on_host(logits)
     kind = np.float64 if host.dtype.itemsize == 8 else np.float32
     host = host.astype(kind, copy=False)  # native byte order too
     size = host.itemsize
@@ -36,6 +36,15 @@ def readable(logits: Any) -> Any:
     if side_by_side and in_elements and host.flags.aligned:
         return host
     return np.ascontiguousarray(host)
+
+
+def integers(array: Any) -> Any:
+    """Labels or lengths as the compiled functions take them: int64, contiguous, writeable.
+
+    They never write to them; but arrays that are read only would be another type to compile for.
+    """
+    host = np.ascontiguousarray(_on_host(array), dtype=np.int64)
+    return host if host.flags.writeable else host.copy()
 
 
 def like_given(result: Any, given: Any, *, dtype: Any = None) -> Any:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctcx_numba import _entries
-from ctcx_numba._arrays import on_host, readable
+from ctcx_numba._arrays import integers, readable
 from ctcx_numba._halves import share_halves
+from ctcx_numba._memory import empty_like
 from ctcx_numba._scratch import give_back, take
 from ctcx_numba._threads import number_of_threads, run_all
 
@@ -22,9 +23,6 @@ __all__ = ["Job"]
 
 _WORTH_A_THREAD = 200_000
 """Nanoseconds of work from which on it pays to hand a part to another thread."""
-
-_CHUNKS_A_THREAD = 8
-"""Into how many parts a batch is cut for each thread, so that none waits long for the last."""
 
 
 class Job:
@@ -58,36 +56,33 @@ class Job:
     ) -> None:
         self._threads = number_of_threads(num_threads)
         self._logits = readable(logits)
-        self._labels, self._frames, self._counts = (
-            np.ascontiguousarray(on_host(array), dtype=np.int64)
-            for array in (labels, logit_lengths, label_lengths)
-        )
+        self._labels = integers(labels)
+        self._frames = integers(logit_lengths)
+        self._counts = integers(label_lengths)
         self.losses = np.empty(self._logits.shape[0], dtype=self._logits.dtype)
-        self.grad = np.empty_like(self._logits) if gradient else None
+        self.grad = empty_like(self._logits) if gradient else None
         self._batch = self._describe(blank)
 
     def _describe(self, blank: int) -> _entries.Batch:
-        logits, size = self._logits, self._logits.itemsize
-        count, frames, classes = logits.shape
+        logits, grad, size = self._logits, self.grad, self._logits.itemsize
+        x_sequence, x_row, _ = logits.strides
         g, g_sequence, g_row = 0, 0, 0
-        if self.grad is not None:
-            g = self.grad.ctypes.data
-            g_sequence, g_row = (stride // size for stride in self.grad.strides[:2])
+        if grad is not None:
+            g = grad.ctypes.data
+            g_sequence, g_row, _ = grad.strides
         return _entries.Batch(
-            x=logits.ctypes.data,
-            x_sequence=logits.strides[0] // size,
-            x_row=logits.strides[1] // size,
-            g=g,
-            g_sequence=g_sequence,
-            g_row=g_row,
-            with_gradient=self.grad is not None,
-            labels=self._labels.ctypes.data,
-            width=self._labels.shape[1],
-            frames=self._frames.ctypes.data,
-            counts=self._counts.ctypes.data,
-            most_frames=frames,
-            classes=classes,
-            blank=blank,
+            logits.ctypes.data,
+            x_sequence // size,
+            x_row // size,
+            g,
+            g_sequence // size,
+            g_row // size,
+            grad is not None,
+            self._labels,
+            self._frames,
+            self._counts,
+            *logits.shape[1:],
+            blank,
         )
 
     def compute(self) -> None:
@@ -97,7 +92,7 @@ class Job:
         few = count == 1 or (count < 2 * self._threads and work > 5 * _WORTH_A_THREAD * count)
         if self._threads > 1 and work > _WORTH_A_THREAD and few:
             sizes = (self._logits.dtype.name, frames, classes, self._labels.shape[1])
-            share_halves(self._batch, self._frames, self.losses, sizes, self._threads)
+            share_halves(self._batch, self.losses, sizes, self._threads)
         else:
             self._share_sequences(_entries.sequences)
 
@@ -111,30 +106,29 @@ class Job:
         return count * frames * (20 + 0.4 * classes + 1.5 * (self._labels.shape[1] + 1))
 
     def _share_sequences(self, entry: Callable[..., None]) -> None:
-        """Hand out whole sequences, a few at a time, the longest first."""
+        """Let each thread take one sequence after the other, the longest first."""
         count = self._logits.shape[0]
         order = _counting(count)
+        work = partial(self._take_part, entry, np.zeros(1, dtype=np.int64))
         if self._threads < 2 or count < 2 or self._work() < _WORTH_A_THREAD:
-            self._some(entry, order, 0, count)
+            work(order)
             return
         cost = self._frames * (self._logits.shape[2] + 4 * self._counts)
         if (cost != cost[0]).any():
             order = np.argsort(-cost, kind="stable")
-        chunk = -(-count // (self._threads * _CHUNKS_A_THREAD))
-        tasks = [
-            partial(self._some, entry, order, first, min(first + chunk, count))
-            for first in range(0, count, chunk)
-        ]
-        run_all(tasks, self._threads)
+        run_all([partial(work, order)] * min(self._threads, count), self._threads)
 
-    def _some(
-        self, entry: Callable[..., None], order: NDArray[np.int64], first: int, stop: int
+    def _take_part(
+        self,
+        entry: Callable[..., None],
+        begun: NDArray[np.int64],
+        order: NDArray[np.int64],
     ) -> None:
         _, frames, classes = self._logits.shape
         scratch = take(
             self._logits.dtype.name, frames, classes, self._labels.shape[1], halves=2
         )
-        entry(self._batch, order, first, stop, self.losses, *scratch)
+        entry(self._batch, order, begun, self.losses, *scratch)
         give_back(scratch)
 
 

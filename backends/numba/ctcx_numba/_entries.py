@@ -1,7 +1,7 @@
 """What Python calls: compiled once for float32 and once for float64, and kept on disk.
 
-Arrays come as addresses and strides in elements, so that one compilation serves every layout, and
-read-only arrays too. Labels and lengths are int64 and contiguous. Nothing is trusted: a label or
+Logits and gradient come as addresses and strides in elements, so that one compilation serves every
+layout, and read-only arrays too. Nothing is trusted: a label or
 length out of range, and a logit that is NaN or +inf, make the loss of that sequence NaN, and nothing
 outside of the arrays is touched.
 """
@@ -11,9 +11,17 @@ from __future__ import annotations
 import math
 from collections import namedtuple
 
-from ctcx_numba._half import arrive, go_back, half_of, meet, walk, walk_exactly
+from ctcx_numba._half import (
+    arrive,
+    go_back,
+    half_of,
+    meet,
+    rows_together,
+    walk,
+    walk_exactly,
+)
 from ctcx_numba._jit import entry, inlined, part
-from ctcx_numba._simd import above, pointer, pointer_to
+from ctcx_numba._simd import above, pointer, pointer_to, take_number
 from ctcx_numba._softmax import softmax_rows
 
 __all__ = [
@@ -43,9 +51,8 @@ Batch = namedtuple(
         "g_sequence",
         "g_row",
         "with_gradient",
-        # Addresses of labels (N, width), frames (N,) and label counts (N,), all int64.
+        # int64: (N, width), (N,), (N,)
         "labels",
-        "width",
         "frames",
         "counts",
         # Sizes of the logits, and the blank.
@@ -62,21 +69,21 @@ WRONG, IMPOSSIBLE, POSSIBLE = -1, 0, 1
 
 
 @inlined
-def _sequence(batch, n, like, integers):
+def _sequence(batch, n, like):
     """Pointers to what belongs to sequence n, and its sizes."""
     return _Sequence(
         above(pointer_to(batch.x, like), n * batch.x_sequence),
         above(pointer_to(batch.g, like), n * batch.g_sequence),
-        above(pointer_to(batch.labels, integers), n * batch.width),
-        pointer_to(batch.frames, integers)[n],
-        pointer_to(batch.counts, integers)[n],
+        above(pointer(batch.labels), n * batch.labels.shape[1]),
+        batch.frames[n],
+        batch.counts[n],
     )
 
 
 @inlined
 def _state(batch, sequence):
     labels, count = sequence.labels, sequence.count
-    if not (0 <= sequence.frames <= batch.most_frames and 0 <= count <= batch.width):
+    if not (0 <= sequence.frames <= batch.most_frames and 0 <= count <= batch.labels.shape[1]):
         return WRONG
     needed = count  # a frame for each label, and one for the blank between two equal ones
     for i in range(count):
@@ -89,14 +96,13 @@ def _state(batch, sequence):
 
 @inlined
 def _room(m, e, ids, sums, rows, which, parts):
-    """One of several equal parts of the scratch arrays: pointers, and the last one's size."""
+    """One of several equal parts of the scratch arrays."""
     return (
         above(pointer(m), m.size // parts * which),
         above(pointer(e), e.size // parts * which),
         above(pointer(ids), ids.size // parts * which),
         above(pointer(sums), sums.size // parts * which),
         above(pointer(rows), rows.size // parts * which),
-        rows.size // parts,
     )
 
 
@@ -107,7 +113,7 @@ def _half(batch, sequence, which, room):
     Its softmax goes to where the gradient belongs, or else to ``rows``, which are used again.
     """
     frames = sequence.frames
-    m, e, ids, sums, rows, size = room
+    m, e, ids, sums, rows = room
     x, x_row, own = sequence.x, batch.x_row, frames // 2
     g, g_row = sequence.g, batch.g_row
     if which == 1:
@@ -115,7 +121,7 @@ def _half(batch, sequence, which, room):
         g, g_row = above(g, (frames - 1) * g_row), -g_row
     g_rows = max(own, 1)
     if not batch.with_gradient:
-        g, g_row, g_rows = rows, batch.classes, max(size // batch.classes, 1)
+        g, g_row, g_rows = rows, batch.classes, rows_together(batch.classes)
     return half_of(
         x,
         x_row,
@@ -175,16 +181,18 @@ def _compute(batch, sequence, room, other_room):
 
 
 @entry
-def sequences(batch, order, first, stop, losses, m, e, ids, sums, rows):
-    """Losses, and gradients if wanted, of the sequences ``order[first:stop]``, one by one.
+def sequences(batch, order, begun, losses, m, e, ids, sums, rows):
+    """Losses, and gradients if wanted, of sequences that no other thread has begun, one by one.
 
-    ``m`` to ``rows`` are room for two halves.
+    ``begun`` is a counter that all threads share: how far in ``order`` they are. ``m`` to ``rows``
+    are room for two halves.
     """
     room = _room(m, e, ids, sums, rows, 0, 2)
     other_room = _room(m, e, ids, sums, rows, 1, 2)
-    for i in range(first, stop):
+    i = take_number(pointer(begun))
+    while i < order.size:
         n = order[i]
-        sequence = _sequence(batch, n, pointer(m), pointer(order))
+        sequence = _sequence(batch, n, pointer(m))
         state = _state(batch, sequence)
         if state == POSSIBLE:
             losses[n] = _compute(batch, sequence, room, other_room)
@@ -192,13 +200,15 @@ def sequences(batch, order, first, stop, losses, m, e, ids, sums, rows):
         else:
             losses[n] = math.inf if state == IMPOSSIBLE else math.nan
             _clear(batch, sequence, 0)
+        i = take_number(pointer(begun))
 
 
 @entry
-def softmaxes(batch, order, first, stop, losses, m, e, ids, sums, rows):
-    """Softmax of the sequences ``order[first:stop]``, and nothing else."""
-    for i in range(first, stop):
-        sequence = _sequence(batch, order[i], pointer(m), pointer(order))
+def softmaxes(batch, order, begun, losses, m, e, ids, sums, rows):
+    """Softmax of sequences that no other thread has begun, and nothing else."""
+    i = take_number(pointer(begun))
+    while i < order.size:
+        sequence = _sequence(batch, order[i], pointer(m))
         softmax_rows(
             sequence.x,
             batch.x_row,
@@ -209,18 +219,19 @@ def softmaxes(batch, order, first, stop, losses, m, e, ids, sums, rows):
             pointer(sums),
         )
         _clear(batch, sequence, sequence.frames)
+        i = take_number(pointer(begun))
 
 
 # The steps of one sequence, for several threads
 
 
 @entry
-def begin(batch, order, n, losses):
+def begin(batch, n, losses):
     """Look at a sequence's labels and lengths: :data:`WRONG`, :data:`IMPOSSIBLE`, :data:`POSSIBLE`.
 
     Writes what is known already: the loss, and the zeros of the gradient.
     """
-    sequence = _sequence(batch, n, pointer(losses), pointer(order))
+    sequence = _sequence(batch, n, pointer(losses))
     state = _state(batch, sequence)
     losses[n] = math.inf if state == IMPOSSIBLE else math.nan
     _clear(batch, sequence, sequence.frames if state == POSSIBLE else 0)
@@ -228,12 +239,12 @@ def begin(batch, order, n, losses):
 
 
 @entry
-def softmax_part(batch, order, n, which, first, last, m, e, ids, sums, rows):
+def softmax_part(batch, n, which, first, last, m, e, ids, sums, rows):
     """Softmax of the frames ``first`` to ``last`` of a half, counted from its end of the sequence.
 
     Returns a number that is not finite if a logit is NaN or +inf.
     """
-    sequence = _sequence(batch, n, pointer(m), pointer(order))
+    sequence = _sequence(batch, n, pointer(m))
     h = _half(batch, sequence, which, _room(m, e, ids, sums, rows, 0, 1))
     return softmax_rows(
         above(h.x, first * h.x_row),
@@ -247,26 +258,26 @@ def softmax_part(batch, order, n, which, first, last, m, e, ids, sums, rows):
 
 
 @entry
-def forth(batch, order, n, which, softmax, m, e, ids, sums, rows):
+def forth(batch, n, which, softmax, m, e, ids, sums, rows):
     """Take a half to the middle; as :func:`ctcx_numba._half.walk`."""
-    sequence = _sequence(batch, n, pointer(m), pointer(order))
+    sequence = _sequence(batch, n, pointer(m))
     return walk(_half(batch, sequence, which, _room(m, e, ids, sums, rows, 0, 1)), softmax)
 
 
 @entry
-def forth_exactly(batch, order, n, which, m, e, ids, sums, rows):
+def forth_exactly(batch, n, which, m, e, ids, sums, rows):
     """Take a half to the middle, the exact way, when the softmax is there."""
-    sequence = _sequence(batch, n, pointer(m), pointer(order))
+    sequence = _sequence(batch, n, pointer(m))
     walk_exactly(_half(batch, sequence, which, _room(m, e, ids, sums, rows, 0, 1)))
 
 
 @entry
-def middle(batch, order, n, losses, room, other_room):
+def middle(batch, n, losses, room, other_room):
     """Let the halves meet: writes the loss, and says whether there is a way back.
 
     ``room`` and ``other_room`` are the scratch arrays of the halves, as tuples.
     """
-    sequence = _sequence(batch, n, pointer(losses), pointer(order))
+    sequence = _sequence(batch, n, pointer(losses))
     h = _half(batch, sequence, 0, _room(*room, 0, 1))
     k = _half(batch, sequence, 1, _room(*other_room, 0, 1))
     arrive(h, k)
@@ -279,7 +290,7 @@ def middle(batch, order, n, losses, room, other_room):
 
 
 @entry
-def back(batch, order, n, which, exact, m, e, ids, sums, rows):
+def back(batch, n, which, exact, m, e, ids, sums, rows):
     """Take a half back to its end, which makes the gradient."""
-    sequence = _sequence(batch, n, pointer(m), pointer(order))
+    sequence = _sequence(batch, n, pointer(m))
     go_back(_half(batch, sequence, which, _room(m, e, ids, sums, rows, 0, 1)), exact)

@@ -28,11 +28,13 @@ from ctcx_numba._simd import above, gather, lanes, least, load, lowest, smaller,
 from ctcx_numba._softmax import LOG2_E, softmax_rows
 
 __all__ = [
+    "LOGITS_TOGETHER",
     "Half",
     "arrive",
     "go_back",
     "half_of",
     "meet",
+    "rows_together",
     "scratch_sizes",
     "walk",
 ]
@@ -40,7 +42,7 @@ __all__ = [
 _SMALLEST = 2.0**-100
 """Probabilities below this are taken apart into mantissa and exponent: the exact way."""
 
-_ROWS_TOGETHER = 4096
+LOGITS_TOGETHER = 4096
 """Logits that stay in cache between the softmax and the look-up."""
 
 _FRAMES_A_SCALE = 32
@@ -57,7 +59,7 @@ Half = namedtuple(
         "x_row",
         "g",
         "g_row",
-        "g_rows",  # frames that g has room for; then it starts again
+        "g_rows",  # frames that g has room for, after which it starts again: all, or those together
         "frames",
         "classes",
         "blank",
@@ -72,6 +74,12 @@ Half = namedtuple(
         "spans",
     ],
 )
+
+
+@inlined
+def rows_together(classes):
+    """Frames whose softmax is computed before any of it is looked up."""
+    return max(LOGITS_TOGETHER // classes, 1)
 
 
 @inlined
@@ -298,7 +306,7 @@ def _walk(h, softmax, exact):
     smallest = lowest(splat(h.m, 1))
     check = 0.0
     distinct = _index_classes(h) if exact else 0
-    together = min(max(_ROWS_TOGETHER // h.classes, 1), h.g_rows)
+    together = rows_together(h.classes)
     _start(h)
     for t in range(h.frames):
         if softmax and t % together == 0:
@@ -342,7 +350,7 @@ def walk(h, softmax):
 
     Returns whether it was the exact way, and a number that is not finite if a logit is NaN or +inf.
     """
-    smallest, check = _walk(h, True, False) if softmax else _walk(h, False, False)
+    smallest, check = _walk(h, softmax, False)
     return smallest >= _SMALLEST, check
 
 

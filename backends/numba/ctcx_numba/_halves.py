@@ -10,13 +10,12 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ctcx_numba import _entries
 from ctcx_numba._scratch import give_back, take
 from ctcx_numba._threads import run_all
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["share_halves"]
@@ -30,7 +29,6 @@ _ELEMENTS_A_TASK = 2**17
 
 def share_halves(
     batch: _entries.Batch,
-    frames: NDArray[np.int64],
     losses: NDArray[np.floating],
     sizes: tuple[str, int, int, int],
     threads: int,
@@ -41,18 +39,15 @@ def share_halves(
     ----------
     batch, losses
         As for :func:`ctcx_numba._entries.sequences`.
-    frames
-        Of each sequence.
     sizes
         Name of the dtype, and the most frames, classes and labels; for :func:`take`.
     threads
         At least 2.
     """
-    order = np.arange(len(losses))
     possible = [
-        _Ends(batch, order, n, losses, sizes)
+        _Ends(batch, n, losses, sizes)
         for n in range(len(losses))
-        if _entries.begin(batch, order, n, losses) == _entries.POSSIBLE
+        if _entries.begin(batch, n, losses) == _entries.POSSIBLE
     ]
     softmax_first = (
         batch.with_gradient and threads > 2 * len(possible) and batch.classes >= _WIDE
@@ -63,7 +58,7 @@ def share_halves(
             partial(ends.softmax, which, first, first + step)
             for ends in possible
             for which in (0, 1)
-            for first in range(0, -(-int(frames[ends.n]) // 2), step)
+            for first in range(0, -(-int(batch.frames[ends.n]) // 2), step)
         ]
         run_all(tasks, threads)
     _for_each_end(possible, "forth", threads, not softmax_first)
@@ -88,13 +83,12 @@ class _Ends:
     def __init__(
         self,
         batch: _entries.Batch,
-        order: NDArray[np.int64],
         n: int,
         losses: NDArray[np.floating],
         sizes: tuple[str, int, int, int],
     ) -> None:
         self.n = n
-        self._where = (batch, order, n)
+        self._where = (batch, n)
         self._losses = losses
         self._scratch = (take(*sizes, halves=1), take(*sizes, halves=1))
         self._plain = [True, True]
@@ -124,7 +118,7 @@ class _Ends:
 
     def meet(self) -> bool:
         first, second = self._scratch
-        return bool(_entries.middle(*self._where, self._losses, tuple(first), tuple(second)))
+        return bool(_entries.middle(*self._where, self._losses, first, second))
 
     def back(self, which: int) -> None:
         _entries.back(*self._where, which, self.exact, *self._scratch[which])

@@ -3,60 +3,54 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from operator import lt
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ctcx_numba._half import scratch_sizes
+from ctcx_numba._half import LOGITS_TOGETHER, scratch_sizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Scratch", "forget", "give_back", "take"]
 
+_Sizes: TypeAlias = "tuple[int, ...]"
+
 _ALIGNMENT = 64
 _MULTIPLE = 2 * _ALIGNMENT  # elements, so that a half of them is aligned too
 _MOST_KEPT = 2**25
 """Bytes of a scratch that is kept. Larger ones are for rare, very long sequences."""
 
-_ROWS_TOGETHER = 4096
-"""Logits that the loss alone keeps the softmax of."""
-
 _EXPONENTS = {"float32": np.int32, "float64": np.int64}
 
 
-class Scratch(NamedTuple):
-    """Mantissas, exponents, classes, sums, rows of softmax: of one half of a sequence, or two."""
+Scratch: TypeAlias = "tuple[NDArray[Any], ...]"
+"""Mantissas, exponents, classes, sums, rows of softmax: of one half of a sequence, or of two."""
 
-    m: NDArray[Any]
-    e: NDArray[Any]
-    ids: NDArray[np.int32]
-    sums: NDArray[np.float64]
-    rows: NDArray[Any]
-
-
-# Threads need no lock for these: lists append and pop in one step.
-_shelves: dict[str, list[Scratch]] = {"float32": [], "float64": []}
+# What is on a shelf, by dtype, with the sizes of its parts. Threads need no lock for these: lists
+# append and pop in one step.
+_shelves: dict[str, list[tuple[_Sizes, Scratch]]] = {"float32": [], "float64": []}
 
 
 def take(dtype: str, frames: int, classes: int, labels: int, halves: int) -> Scratch:
     """Scratch for so many halves of sequences of up to so many frames, classes and labels."""
-    sizes = _sizes(dtype, frames, classes, labels, halves)
+    needed = _sizes(dtype, frames, classes, labels, halves)
     try:
-        scratch = _shelves[dtype].pop()
+        sizes, scratch = _shelves[dtype].pop()
     except IndexError:
-        return _new(dtype, sizes)
-    if any(part.size < size for part, size in zip(scratch, sizes, strict=True)):
+        return _new(dtype, needed)
+    if sizes != needed and any(map(lt, sizes, needed)):
         # No part smaller than it was, so that it soon fits all shapes of a program.
-        largest = (max(part.size, size) for part, size in zip(scratch, sizes, strict=True))
-        return _new(dtype, tuple(largest))
+        return _new(dtype, tuple(map(max, sizes, needed)))
     return scratch
 
 
 def give_back(scratch: Scratch) -> None:
     """Keep it for the next call."""
     if sum(part.nbytes for part in scratch) <= _MOST_KEPT:
-        _shelves[scratch.m.dtype.name].append(scratch)
+        sizes = tuple(part.size for part in scratch)
+        _shelves[scratch[0].dtype.name].append((sizes, scratch))
 
 
 def forget() -> None:
@@ -66,16 +60,16 @@ def forget() -> None:
 
 
 @lru_cache(maxsize=256)
-def _sizes(dtype: str, frames: int, classes: int, labels: int, halves: int) -> tuple[int, ...]:
+def _sizes(dtype: str, frames: int, classes: int, labels: int, halves: int) -> _Sizes:
     lanes = _ALIGNMENT // np.dtype(dtype).itemsize
     m, ids, sums = scratch_sizes(-(-frames // 2), classes, labels, lanes)
-    rows = max(_ROWS_TOGETHER, classes)
+    rows = max(LOGITS_TOGETHER, classes)
     return tuple(-(-halves * size // _MULTIPLE) * _MULTIPLE for size in (m, m, ids, sums, rows))
 
 
-def _new(dtype: str, sizes: tuple[int, ...]) -> Scratch:
+def _new(dtype: str, sizes: _Sizes) -> Scratch:
     kinds = (np.dtype(dtype), _EXPONENTS[dtype], np.int32, np.float64, np.dtype(dtype))
-    return Scratch(*(_aligned(size, kind) for size, kind in zip(sizes, kinds, strict=True)))
+    return tuple(_aligned(size, kind) for size, kind in zip(sizes, kinds, strict=True))
 
 
 def _aligned(size: int, kind: Any) -> NDArray[Any]:

@@ -50,6 +50,7 @@ __all__ = [
     "splat",
     "store",
     "store_some",
+    "take_number",
     "total",
 ]
 
@@ -381,6 +382,17 @@ def pointer_to(_: Any, address: Any, like: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(sig.return_type))
 
     return like(address, like), emit
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def take_number(_: Any, counter: Any) -> Any:
+    """Value of an integer in memory, which is 1 more afterwards: each caller gets another one."""
+
+    def emit(_: Any, builder: Any, sig: Any, args: Any) -> Any:
+        one = ir.Constant(_LLVM[sig.return_type], 1)
+        return builder.atomic_rmw("add", args[0], one, "monotonic")
+
+    return counter.dtype(counter), emit
 
 
 @intrinsic  # type: ignore[untyped-decorator]
