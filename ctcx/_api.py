@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ctcx._descriptors import Operation, Problem
+from ctcx._descriptors import Feature, Operation, Problem
 from ctcx._errors import CTCInputError, InfeasibleError
 from ctcx._prepare import Prepared, prepare
-from ctcx._select import Decision, call, explain_problem
-from ctcx._validate import check_values
+from ctcx._select import Decision, call, explain_problem, select
+from ctcx._validate import check_losses, check_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -266,15 +266,29 @@ def _run(
         time_major=options.time_major,
         differentiable=operation == "loss",
     )
-    if options.validate and not prepared.facts.traced:
+    problem = _problem(operation, prepared)
+    validate = options.validate and not prepared.facts.traced
+    left_to_kernel = validate and _checks_values(select(problem, options.backend))
+    if validate and not left_to_kernel:
         check_values(prepared, time_major=options.time_major)
-    result, _ = call(
-        _problem(operation, prepared),
+    result, decision = call(
+        problem,
         options.backend,
         (prepared.logits, prepared.labels, prepared.logit_lengths, prepared.label_lengths),
         {"blank": prepared.blank},
     )
+    if left_to_kernel and _checks_values(decision):
+        loss = result if operation == "loss" else result[0]
+        check_losses(prepared, loss, time_major=options.time_major)
+    elif left_to_kernel:  # that one declined, and another one has computed
+        check_values(prepared, time_major=options.time_major)
     return prepared, result
+
+
+def _checks_values(decision: Decision) -> bool:
+    """Whether the backend that was selected checks values itself, in the pass that it makes anyway."""
+    entry = decision.selected
+    return entry is not None and Feature.CHECKS_VALUES in entry.backend.features
 
 
 def _problem(operation: Operation, prepared: Prepared) -> Problem:

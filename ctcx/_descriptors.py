@@ -51,6 +51,10 @@ class Feature(enum.Enum):
     DETERMINISTIC = "the same input gives the same bits, every time"
     HALF = "takes float16 or bfloat16 logits and computes in float32"
     NONCONTIGUOUS = "takes logits that are not contiguous (transposed or sliced)"
+    CHECKS_VALUES = (
+        "checks the values it gets: a loss of NaN marks each sequence that has a length or label "
+        "out of range, a label equal to the blank, or a logit of NaN or +inf in its frames"
+    )
 
 
 class Decline(Exception):  # noqa: N818 - not an error: a kernel bows out
@@ -118,7 +122,8 @@ class Backend:
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> loss
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> (loss, grad)
 
-    It gets validated arrays, all of one library and on one device: logits (N, T, C), unnormalised
+    It gets validated arrays (with :attr:`Feature.CHECKS_VALUES`, arrays whose values nobody has
+    looked at), all of one library and on one device: logits (N, T, C), unnormalised
     and possibly not contiguous (see :attr:`Feature.NONCONTIGUOUS`); labels (N, S), lengths (N,),
     integers of the library's default index dtype. ``blank`` is an ``int`` in ``range(C)``. What
     stands past a length may be anything: NaN in logits, any integer in labels. It returns, in the

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ctcx._prepare import Prepared
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["check_values"]
+__all__ = ["check_losses", "check_values"]
 
 
 def check_values(call: Prepared, *, time_major: bool = False) -> None:
@@ -41,6 +41,27 @@ def check_values(call: Prepared, *, time_major: bool = False) -> None:
     else:
         ok = ok_small & _logits_ok(call)
     if not bool(ok):
+        _report(call, time_major=time_major)
+
+
+def check_losses(call: Prepared, loss: Array, *, time_major: bool = False) -> None:
+    """Raise what is wrong with the values, if the kernel says so by a loss of NaN.
+
+    Parameters
+    ----------
+    call
+        What the kernel was given.
+    loss
+        (N,), from a kernel that declares :attr:`ctcx.plugin.Feature.CHECKS_VALUES`.
+    time_major
+        For the message.
+
+    Raises
+    ------
+    CTCInputError
+        As :func:`check_values`.
+    """
+    if bool(call.facts.xp.any(loss != loss)):  # noqa: PLR0124 - NaN is what differs from itself
         _report(call, time_major=time_major)
 
 

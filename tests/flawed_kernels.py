@@ -375,6 +375,9 @@ FLAWS = {
     "no-empty-batch": Flaw(before=no_empty_batch, caught_by=("check_degenerate_shapes",)),
     "declines": Flaw(before=decline, caught_by=("check_takes_what_it_declares",)),
     "crashes": Flaw(function=crash, caught_by=("check_takes_what_it_declares",)),
+    "checks-nothing": Flaw(
+        caught_by=("check_checks_values",), features=COMPLETE | {Feature.CHECKS_VALUES}
+    ),
     "half-in-half": Flaw(
         function=half_throughout,
         caught_by=("check_half_precision",),

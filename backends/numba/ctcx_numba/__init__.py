@@ -25,10 +25,17 @@ def ctcx_backends() -> list[Backend]:
             devices=frozenset({"cpu", "TFRT_CPU_0"}),
             dtypes=frozenset({"float16", "bfloat16", "float32", "float64"}),
             features=frozenset(
-                {Feature.GRAD, Feature.DETERMINISTIC, Feature.HALF, Feature.NONCONTIGUOUS}
+                {
+                    Feature.GRAD,
+                    Feature.DETERMINISTIC,
+                    Feature.HALF,
+                    Feature.NONCONTIGUOUS,
+                    Feature.CHECKS_VALUES,
+                }
             ),
             priority=100,
             opt_in=False,
+            api=(1, 1),
             probe=_probe,
             summary="compiled for the CPU, on all cores",
         )

@@ -8,11 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import array_api_compat
+import numpy as np
 
 import ctcx
 from ctcx._arrays import describe
 from ctcx._descriptors import Decline, Feature, resolve
-from ctcx._errors import BackendError, BackendRejectedError
+from ctcx._errors import BackendError, BackendRejectedError, CTCInputError
 from ctcx._registry import registry
 from ctcx.conformance._checks._judging import raise_if
 from ctcx.conformance._failures import CheckFailure, NotApplicable
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
     from ctcx.conformance._subject import Subject
 
-__all__ = ["check_rejects_what_it_does_not_declare", "check_takes_what_it_declares"]
+__all__ = [
+    "check_checks_values",
+    "check_rejects_what_it_does_not_declare",
+    "check_takes_what_it_declares",
+]
 
 
 @check()
@@ -64,6 +69,58 @@ def check_rejects_what_it_does_not_declare(subject: Subject) -> None:
     if not tried:
         msg = "it declares all that could be tried here"
         raise NotApplicable(msg)
+
+
+@check(requires={Feature.CHECKS_VALUES})
+def check_checks_values(subject: Subject) -> None:
+    """A wrong length, label or logit gives its sequence a loss of NaN, and the others theirs."""
+    batch = case("ragged")
+    right = {
+        grad: subject.run(batch, grad=grad).loss
+        for grad in ((False, True) if subject.can_grad else (False,))
+    }
+    faults = []
+    for what, n, wrong in _wrong_values(batch):
+        for grad in (False, True) if subject.can_grad else (False,):
+            inputs = subject.inputs(wrong)
+            result = subject.call(inputs, grad=grad, blank=wrong.blank, validate=False)
+            expected = right[grad].copy()
+            expected[n] = np.nan
+            loss = subject.numpy(result[0]).astype(np.float64)
+            if not np.array_equal(loss, expected, equal_nan=True):
+                faults.append(f"{what} in sequence {n}: losses {loss}, expected {expected}")
+            try:
+                subject.call(inputs, grad=grad, blank=wrong.blank)
+            except CTCInputError as error:
+                if error.sequence != n:
+                    faults.append(f"{what} in sequence {n}: the error names {error.sequence}")
+            else:
+                faults.append(f"{what} in sequence {n} is not reported")
+    raise_if(faults)
+
+
+def _wrong_values(batch: Batch) -> Iterator[tuple[str, int, Batch]]:
+    """Yield batches with one thing wrong: what, in which sequence, and the batch."""
+    _, frames, classes, width = batch.shape
+    n = int(np.flatnonzero((batch.label_lengths > 0) & (batch.logit_lengths > 0))[-1])
+    last_label, last_frame = int(batch.label_lengths[n]) - 1, int(batch.logit_lengths[n]) - 1
+    for value in (classes, -1, 2**31 - 1, batch.blank):
+        labels = batch.labels.copy()
+        labels[n, last_label] = value
+        yield f"the label {value}", n, replace(batch, labels=labels)
+    for length in (width + 1, -1):
+        lengths = batch.label_lengths.copy()
+        lengths[n] = length
+        yield f"the label length {length}", n, replace(batch, label_lengths=lengths)
+    for length in (frames + 1, -1):
+        lengths = batch.logit_lengths.copy()
+        lengths[n] = length
+        yield f"the logit length {length}", n, replace(batch, logit_lengths=lengths)
+    for value in (np.nan, np.inf):
+        for frame, label_class in ((0, 0), (last_frame, classes - 1)):
+            logits = batch.logits.copy()
+            logits[n, frame, label_class] = value
+            yield f"the logit {value} in frame {frame}", n, replace(batch, logits=logits)
 
 
 def _undeclared(subject: Subject, batch: Batch) -> Iterator[tuple[str, Callable[[], object]]]:
