@@ -286,7 +286,7 @@ def _run(
 
 
 def _checks_values(decision: Decision) -> bool:
-    """Whether the backend that was selected checks values itself, in the pass that it makes anyway."""
+    """Whether the selected backend checks values itself, in the pass that it makes anyway."""
     entry = decision.selected
     return entry is not None and Feature.CHECKS_VALUES in entry.backend.features
 

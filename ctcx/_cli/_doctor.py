@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["doctor_command"]
 
 _VARIABLES = (VARIABLE, DISABLE, STRICT, REQUIRED, SLOW)
+_OF_PLUGINS = ("CTCX_NUM_THREADS",)
+"""Variables that mean something to the plugins of this project."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +87,7 @@ class _Diagnosis:
     @property
     def unknown_variables(self) -> list[str]:
         """Variables that look as if they were for ctcx, and mean nothing to it."""
-        return [name for name in self.environment if name not in _VARIABLES]
+        return [name for name in self.environment if name not in _VARIABLES + _OF_PLUGINS]
 
 
 def doctor_command(

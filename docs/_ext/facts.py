@@ -65,6 +65,11 @@ VARIABLES = {
         """Leave these plugins out, by the name of the entry point or of the distribution. They are
         not even imported. The built-in one can't be left out.""",
     ),
+    "CTCX_NUM_THREADS": (
+        "a positive number",
+        """Threads of a call that the plugin `ctcx-numba` computes; by default the cores that the
+        process may use. The core doesn't read it.""",
+    ),
     "CTCX_STRICT_PLUGINS": (
         "yes or no",
         "A plugin that can't be used is a {py:exc}`ctcx.PluginError` instead of a warning.",

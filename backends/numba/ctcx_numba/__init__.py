@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from importlib import metadata, util
+from importlib import util
 
-from ctcx.plugin import Backend, Feature, hookimpl
+from ctcx.plugin import Backend, Feature, Floor, hookimpl
 
-__all__ = ["ctcx_backends"]
+__all__ = ["ctcx_backends", "ctcx_benchmark_floors", "ctcx_runtime_info"]
 
-__version__ = metadata.version("ctcx-numba")
+_LIBRARIES = frozenset({"numpy", "torch", "jax.numpy"})
+
+
+def _probe() -> str | None:
+    if util.find_spec("numba") is None:
+        return "Numba is not installed (pip install numba)"
+    return None
 
 
 @hookimpl
 def ctcx_backends() -> list[Backend]:
-    """Offer one backend for arrays in the host's memory."""
+    """Offer one backend, for arrays in the host's memory."""
     return [
         Backend(
             name="numba",
@@ -21,8 +27,8 @@ def ctcx_backends() -> list[Backend]:
                 "loss": "ctcx_numba.kernels:loss",
                 "loss_and_grad": "ctcx_numba.kernels:loss_and_grad",
             },
-            namespaces=frozenset({"numpy", "torch", "jax.numpy"}),
-            devices=frozenset({"cpu", "TFRT_CPU_0"}),
+            namespaces=_LIBRARIES,
+            devices=frozenset({"cpu"}),
             dtypes=frozenset({"float16", "bfloat16", "float32", "float64"}),
             features=frozenset(
                 {
@@ -35,14 +41,33 @@ def ctcx_backends() -> list[Backend]:
             ),
             priority=100,
             opt_in=False,
-            api=(1, 1),
             probe=_probe,
+            api=(1, 1),
             summary="compiled for the CPU, on all cores",
         )
     ]
 
 
-def _probe() -> str | None:
-    if util.find_spec("numba") is None:
-        return "Numba is not installed"
-    return None
+@hookimpl
+def ctcx_benchmark_floors() -> list[Floor]:
+    """Offer the same kernel writing the softmax and nothing else, as what can't be gone below."""
+    return [
+        Floor(
+            name="numba-softmax",
+            function="ctcx_numba.kernels:softmax_only",
+            backends=frozenset({"numba"}),
+            namespaces=_LIBRARIES,
+            probe=_probe,
+            summary="the numba kernel, writing the softmax and nothing else",
+        )
+    ]
+
+
+@hookimpl
+def ctcx_runtime_info() -> dict[str, str]:
+    """Say how many threads, whether the kernels are compiled, and whether there are huge pages."""
+    if reason := _probe():
+        return {"ctcx-numba": reason}
+    from ctcx_numba._machine import runtime_info
+
+    return runtime_info()

@@ -9,6 +9,7 @@ import numpy as np
 
 from ctcx_numba import _entries
 from ctcx_numba._arrays import integers, readable
+from ctcx_numba._compiled import announce
 from ctcx_numba._halves import share_halves
 from ctcx_numba._memory import empty_like
 from ctcx_numba._scratch import give_back, take
@@ -62,6 +63,7 @@ class Job:
         self.losses = np.empty(self._logits.shape[0], dtype=self._logits.dtype)
         self.grad = empty_like(self._logits) if gradient else None
         self._batch = self._describe(blank)
+        announce(self.losses.dtype.name)
 
     def _describe(self, blank: int) -> _entries.Batch:
         logits, grad, size = self._logits, self.grad, self._logits.itemsize
@@ -125,9 +127,7 @@ class Job:
         order: NDArray[np.int64],
     ) -> None:
         _, frames, classes = self._logits.shape
-        scratch = take(
-            self._logits.dtype.name, frames, classes, self._labels.shape[1], halves=2
-        )
+        scratch = take(self._logits.dtype.name, frames, classes, self._labels.shape[1], halves=2)
         entry(self._batch, order, begun, self.losses, *scratch)
         give_back(scratch)
 

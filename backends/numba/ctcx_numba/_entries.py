@@ -1,9 +1,9 @@
 """What Python calls: compiled once for float32 and once for float64, and kept on disk.
 
 Logits and gradient come as addresses and strides in elements, so that one compilation serves every
-layout, and read-only arrays too. Nothing is trusted: a label or
-length out of range, and a logit that is NaN or +inf, make the loss of that sequence NaN, and nothing
-outside of the arrays is touched.
+layout, and read-only arrays too. Nothing is trusted: a label or length out of range, and a logit
+that is NaN or +inf, make the loss of that sequence NaN, and nothing outside of the arrays is
+touched.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from ctcx_numba._jit import inlined, part
+from ctcx_numba._jit import entry, inlined, part
 from ctcx_numba._lattice import (
     backward_frame,
     clear,
@@ -24,7 +24,7 @@ from ctcx_numba._lattice import (
     never,
     reached,
 )
-from ctcx_numba._simd import above, gather, lanes, least, load, lowest, smaller, splat, store
+from ctcx_numba._simd import above, gather, lanes, least, lowest, smaller, splat, store
 from ctcx_numba._softmax import LOG2_E, softmax_rows
 
 __all__ = [
@@ -156,7 +156,7 @@ def numbers_in(width, span, spans, step):
     return (numbers + step) // step * step
 
 
-@part
+@entry
 def scratch_sizes(frames, classes, labels, step):
     """Elements of m (and e), ids, and sums that a half of so many frames needs."""
     width = (labels // step + 1) * step
@@ -186,7 +186,21 @@ def half_of(x, x_row, g, g_row, g_rows, frames, classes, blank, labels, count, t
             e[i] = off
             e[width + i - 1] = off
     return Half(
-        x, x_row, g, g_row, g_rows, frames, classes, blank, count, m, e, ids, sums, width, span,
+        x,
+        x_row,
+        g,
+        g_row,
+        g_rows,
+        frames,
+        classes,
+        blank,
+        count,
+        m,
+        e,
+        ids,
+        sums,
+        width,
+        span,
         spans,
     )
 

@@ -49,9 +49,7 @@ def share_halves(
         for n in range(len(losses))
         if _entries.begin(batch, n, losses) == _entries.POSSIBLE
     ]
-    softmax_first = (
-        batch.with_gradient and threads > 2 * len(possible) and batch.classes >= _WIDE
-    )
+    softmax_first = batch.with_gradient and threads > 2 * len(possible) and batch.classes >= _WIDE
     if softmax_first:
         step = max(_ELEMENTS_A_TASK // batch.classes, 1)
         tasks = [
@@ -70,9 +68,7 @@ def share_halves(
 
 
 def _for_each_end(sequences: list[_Ends], step: str, threads: int, *args: bool) -> None:
-    tasks = [
-        partial(getattr(ends, step), which, *args) for ends in sequences for which in (0, 1)
-    ]
+    tasks = [partial(getattr(ends, step), which, *args) for ends in sequences for which in (0, 1)]
     if tasks:
         run_all(tasks, threads)
 

@@ -1,9 +1,9 @@
 """Memory for results: aligned, in huge pages where the system has them, and used again.
 
-Fresh memory is slow. The system maps it page by page, on first touch, and fills it with zeros: for a
-gradient of some megabytes that takes as long as computing it. A training loop drops one gradient and
-asks for the next of the same shape. So memory whose array and all views of it are gone is kept for
-the next result, up to a limit.
+Fresh memory is slow. The system maps it page by page, on first touch, and fills it with zeros: for
+a gradient of some megabytes that takes as long as computing it. A training loop drops one gradient
+and asks for the next of the same shape. So memory whose array and all views of it are gone is kept
+for the next result, up to a limit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MOST_KEPT", "empty_like", "forget", "kept_bytes"]
+__all__ = ["MOST_KEPT", "empty_like", "forget", "has_huge_pages", "kept_bytes"]
 
 MOST_KEPT = 2**29
 """Bytes that are kept at most while no array uses them."""
@@ -39,7 +39,7 @@ class _Piece:
         self._mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.size = size
         page = mmap.PAGESIZE
-        if size > _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        if size > _HUGE_PAGE and has_huge_pages():
             page = _HUGE_PAGE
             with suppress(OSError):  # a system without huge pages: slower, not wrong
                 self._mapped.madvise(mmap.MADV_HUGEPAGE)
@@ -75,15 +75,26 @@ class _Lease:
 
 
 def empty_like(array: NDArray[Any]) -> NDArray[Any]:
-    """Uninitialised array of the same shape, dtype and order of axes in memory."""
-    if array.nbytes < _SMALLEST or not hasattr(mmap, "MAP_PRIVATE"):
-        return np.empty_like(array)
-    piece = _piece(array.nbytes)
-    if array.flags.c_contiguous:
-        return np.asarray(_Lease(piece, array.shape, array.dtype))
-    axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    """Uninitialised array of the same shape and dtype, with frames or sequences outside alike.
+
+    Parameters
+    ----------
+    array
+        (N, T, C). The result's classes are side by side, whatever those of the array are.
+    """
+    frames_outside = abs(array.strides[1]) > abs(array.strides[0])
+    axes = (1, 0, 2) if frames_outside else (0, 1, 2)
     shape = tuple(array.shape[axis] for axis in axes)
-    return np.asarray(_Lease(piece, shape, array.dtype)).transpose(np.argsort(axes))
+    if array.nbytes < _SMALLEST or not hasattr(mmap, "MAP_PRIVATE"):
+        result = np.empty(shape, dtype=array.dtype)
+    else:
+        result = np.asarray(_Lease(_piece(array.nbytes), shape, array.dtype))
+    return result.transpose(axes) if frames_outside else result
+
+
+def has_huge_pages() -> bool:
+    """Whether this system lets a program ask for huge pages."""
+    return hasattr(mmap, "MADV_HUGEPAGE")
 
 
 def kept_bytes() -> int:

@@ -86,7 +86,7 @@ _EXP2_TERMS = {
 _LOOSE = ("contract",)
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """Type of a vector of one of the four kinds of number."""
 
     def __init__(self, dtype: Any) -> None:
@@ -107,7 +107,7 @@ class Vector(types.Type):  # type: ignore[misc]
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, vector: Vector) -> None:
         super().__init__(manager, vector, vector.ir)
 
@@ -169,7 +169,7 @@ def _register(operation: Any, real: str, integer: str) -> None:
     """Give vectors an operator: with a vector, or with a number, which goes to all lanes."""
 
     @infer_global(operation)
-    class _Signature(AbstractTemplate):  # type: ignore[misc]
+    class _Signature(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:  # noqa: ARG002 - the protocol
             if len(args) == 2 and isinstance(args[0], Vector):
                 if args[0] == args[1]:
@@ -183,11 +183,11 @@ def _register(operation: Any, real: str, integer: str) -> None:
             return getattr(builder, real)(left, right, flags=_LOOSE)
         return getattr(builder, integer)(left, right)
 
-    @lower_builtin(operation, Vector, Vector)  # type: ignore[untyped-decorator]
+    @lower_builtin(operation, Vector, Vector)
     def _both(_: Any, builder: Any, sig: Any, args: Any) -> Any:
         return emit(builder, sig.return_type, *args)
 
-    @lower_builtin(operation, Vector, types.Number)  # type: ignore[untyped-decorator]
+    @lower_builtin(operation, Vector, types.Number)
     def _with_number(_: Any, builder: Any, sig: Any, args: Any) -> Any:
         vector = sig.return_type
         return emit(builder, vector, args[0], _spread(builder, vector, args[1]))
@@ -198,7 +198,7 @@ _register(operator.sub, "fsub", "sub")
 _register(operator.mul, "fmul", "mul")
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def fma(_: Any, a: Any, b: Any, c: Any) -> Any:
     """``a * b + c``, rounded once where the host can."""
 
@@ -248,7 +248,7 @@ def constant(*, single: float, double: float, doc: str) -> Any:
     return intrinsic(define)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def exp2_fraction(_: Any, f: Any) -> Any:
     """``2**f`` for f in [-0.5, 0.5], by a polynomial: within a unit of the last digit."""
 
@@ -264,7 +264,7 @@ def exp2_fraction(_: Any, f: Any) -> Any:
     return f(f), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def splat(_: Any, base: Any, number: Any) -> Any:
     """Vector of what ``base`` points to, with ``number`` in all lanes."""
     vector = Vector(base.dtype)
@@ -276,7 +276,7 @@ def splat(_: Any, base: Any, number: Any) -> Any:
     return vector(base, number), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def lanes(_: Any, base: Any) -> Any:
     """Return how many numbers of what ``base`` points to make a vector."""
 
@@ -302,6 +302,7 @@ def _reduction(operation: str, start: float | None, flags: tuple[str, ...], doc:
 
 # The order of this sum is the host's choice, but the same in every call.
 total = _reduction("fadd", -0.0, ("reassoc",), "Sum of the lanes.")
+
 
 def _extreme(comparison: str, doc: str) -> Any:
     """Halve the vector until one lane is left: defined for NaN too, and no slower."""
@@ -331,7 +332,7 @@ most = _reduction("smax", None, (), "Largest lane of integers.")
 least = _reduction("smin", None, (), "Smallest lane of integers.")
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def any_positive(_: Any, vector: Any) -> Any:
     """Whether a lane of reals is above 0."""
 
@@ -364,7 +365,7 @@ next_lanes = _neighbours(1, "All but the first lane of the first vector, first o
 # Memory
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def pointer(_: Any, array: Any) -> Any:
     """Where an array begins. The array must outlive it."""
 
@@ -374,7 +375,7 @@ def pointer(_: Any, array: Any) -> Any:
     return types.CPointer(array.dtype)(array), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def pointer_to(_: Any, address: Any, like: Any) -> Any:
     """Pointer to an address in memory, to what ``like`` points to."""
 
@@ -384,7 +385,7 @@ def pointer_to(_: Any, address: Any, like: Any) -> Any:
     return like(address, like), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def take_number(_: Any, counter: Any) -> Any:
     """Value of an integer in memory, which is 1 more afterwards: each caller gets another one."""
 
@@ -395,7 +396,7 @@ def take_number(_: Any, counter: Any) -> Any:
     return counter.dtype(counter), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def above(_: Any, base: Any, index: Any) -> Any:
     """Pointer to ``base[index]``."""
 
@@ -405,7 +406,7 @@ def above(_: Any, base: Any, index: Any) -> Any:
     return base(base, index), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load(_: Any, base: Any, index: Any) -> Any:
     """Vector at ``base[index]`` and what follows."""
     vector = Vector(base.dtype)
@@ -417,7 +418,7 @@ def load(_: Any, base: Any, index: Any) -> Any:
     return vector(base, index), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store(_: Any, base: Any, index: Any, value: Any) -> Any:
     """Write a vector to ``base[index]`` and what follows."""
 
@@ -430,15 +431,13 @@ def store(_: Any, base: Any, index: Any, value: Any) -> Any:
     return types.none(base, index, value), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load_some(_: Any, base: Any, index: Any, count: Any, rest: Any) -> Any:
     """Like :func:`load` for the first ``count`` lanes; the others are those of ``rest``."""
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vector = sig.return_type
-        address = _as_vector(
-            builder, vector, _address(context, builder, sig.args[1], *args[:2])
-        )
+        address = _as_vector(builder, vector, _address(context, builder, sig.args[1], *args[:2]))
         mask = _first_lanes(context, builder, vector, sig.args[2], args[2])
         align = ir.Constant(_INT32, _align(vector))
         name = f"llvm.masked.load.{vector.suffix}.p0"
@@ -447,15 +446,13 @@ def load_some(_: Any, base: Any, index: Any, count: Any, rest: Any) -> Any:
     return rest(base, index, count, rest), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store_some(_: Any, base: Any, index: Any, count: Any, value: Any) -> Any:
     """Like :func:`store`, the first ``count`` lanes only."""
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vector = sig.args[3]
-        address = _as_vector(
-            builder, vector, _address(context, builder, sig.args[1], *args[:2])
-        )
+        address = _as_vector(builder, vector, _address(context, builder, sig.args[1], *args[:2]))
         mask = _first_lanes(context, builder, vector, sig.args[2], args[2])
         align = ir.Constant(_INT32, _align(vector))
         name = f"llvm.masked.store.{vector.suffix}.p0"
@@ -465,7 +462,7 @@ def store_some(_: Any, base: Any, index: Any, count: Any, value: Any) -> Any:
     return types.none(base, index, count, value), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def gather(_: Any, base: Any, indices: Any, first: Any) -> Any:
     """Vector of ``base[indices[first]]``, ``base[indices[first + 1]]``, and so on."""
     vector = Vector(base.dtype)
@@ -487,7 +484,7 @@ def gather(_: Any, base: Any, indices: Any, first: Any) -> Any:
 # Numbers taken apart: value = mantissa * 2**exponent
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def bits(_: Any, vector: Any) -> Any:
     """Integers of the same bits."""
     integers = Vector(_INTEGER[vector.dtype])
@@ -498,7 +495,7 @@ def bits(_: Any, vector: Any) -> Any:
     return integers(vector), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def exponent(_: Any, vector: Any) -> Any:
     """Exponents of positive numbers, plus the bias; 0 for 0."""
     integers = Vector(_INTEGER[vector.dtype])
@@ -511,7 +508,7 @@ def exponent(_: Any, vector: Any) -> Any:
     return integers(vector), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def mantissa(_: Any, vector: Any) -> Any:
     """Mantissas of positive numbers, in [1, 2); 1 for 0."""
 
@@ -527,7 +524,7 @@ def mantissa(_: Any, vector: Any) -> Any:
     return vector(vector), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def power_of_two(_: Any, biased: Any) -> Any:
     """``2**(biased - bias)``; 0 where ``biased`` is 0 or less."""
     real = Vector(_REAL[biased.dtype])
@@ -542,7 +539,7 @@ def power_of_two(_: Any, biased: Any) -> Any:
     return real(biased), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def shifted_to_exponent(_: Any, vector: Any) -> Any:
     """Number whose exponent field holds the lowest bits of each lane; the rest is 0."""
 

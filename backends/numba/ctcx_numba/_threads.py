@@ -91,8 +91,8 @@ def _groups(root: Path, group: Path) -> Iterable[Path]:
     except OSError:
         return
     for line in lines:
-        _, controllers, name = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        _, controllers, name = (*line.split(":", 2), "", "")[:3]
+        if not name or (controllers and "cpu" not in controllers.split(",")):
             continue
         base = root / "cpu" if controllers else root
         inner = base / name.lstrip("/")
@@ -153,7 +153,7 @@ def _pool_of(workers: int) -> ThreadPoolExecutor:
 
 def _after_fork() -> None:
     """A forked child has none of the threads, and may run on other cores."""
-    global _pool, _workers, _cores  # noqa: PLW0603
+    global _pool, _workers, _cores
     _pool, _workers, _cores = None, 0, 0
 
 

@@ -116,11 +116,11 @@ def _wrong_values(batch: Batch) -> Iterator[tuple[str, int, Batch]]:
         lengths = batch.logit_lengths.copy()
         lengths[n] = length
         yield f"the logit length {length}", n, replace(batch, logit_lengths=lengths)
-    for value in (np.nan, np.inf):
+    for logit in (np.nan, np.inf):
         for frame, label_class in ((0, 0), (last_frame, classes - 1)):
             logits = batch.logits.copy()
-            logits[n, frame, label_class] = value
-            yield f"the logit {value} in frame {frame}", n, replace(batch, logits=logits)
+            logits[n, frame, label_class] = logit
+            yield f"the logit {logit} in frame {frame}", n, replace(batch, logits=logits)
 
 
 def _undeclared(subject: Subject, batch: Batch) -> Iterator[tuple[str, Callable[[], object]]]:
