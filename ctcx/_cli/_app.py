@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ctcx import __version__
-from ctcx._cli import _backends, _compare, _conformance, _doctor, _explain, _fixtures
+from ctcx._cli import _backends, _bench, _compare, _conformance, _doctor, _explain, _fixtures
 from ctcx._errors import CTCError, PluginWarning
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ app.command("doctor")(_doctor.doctor_command)
 app.command("explain")(_explain.explain_command)
 app.command("conformance")(_conformance.conformance_command)
 app.command("fixtures")(_fixtures.fixtures_command)
+app.command("bench")(_bench.bench_command)
 
 
 def run() -> None:

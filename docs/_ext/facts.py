@@ -23,6 +23,8 @@ import numpy as np
 import ctcx
 from ctcx import _builtin, _comparison, _errors, _hookspecs, fixtures, plugin
 from ctcx._inputs import notebook_fixture
+from ctcx.bench._contestants import PEERS
+from ctcx.bench._workloads import SWEEPS, workloads
 from ctcx.conformance import KIT_VERSION, checks
 from ctcx.conformance import _compare as conformance_compare
 from ctcx.conformance.cases import cases
@@ -310,6 +312,36 @@ def _as_list(text: str) -> str:
     return "\n".join(f"- `{name}`: {meaning.strip()}" for name, meaning in pairs)
 
 
+def benchmark_workloads() -> str:
+    """The workloads of ``ctcx bench`` that are no sweep."""
+    rows = []
+    for name, one in workloads().items():
+        if one.sweep is None:
+            batch = one.make()
+            sizes = (*batch.logits.shape, batch.labels.shape[1])
+            rows.append((code(name), " x ".join(map(str, sizes)), one.origin, "yes" * one.quick))
+    return table(("workload", "N x T x C x S", "what it is", "`--quick`"), rows)
+
+
+def benchmark_sweeps() -> str:
+    """The sweeps of ``ctcx bench``."""
+    rows = [
+        (
+            code(f"scale-{letter}-*"),
+            sweep.what,
+            ", ".join(map(str, sweep.sizes)),
+            ", ".join(f"{each}={getattr(sweep, each)}" for each in "NTCL" if each != letter),
+        )
+        for letter, sweep in SWEEPS.items()
+    ]
+    return table(("workloads", "what grows", "sizes", "what stays"), rows)
+
+
+def benchmark_peers() -> str:
+    """The other implementations that ``ctcx bench`` measures."""
+    return table(("peer", "what is called"), [(code(name), what) for name, what in PEERS.items()])
+
+
 def libraries() -> str:
     """The array libraries that ctcx itself describes."""
     rows = [
@@ -418,6 +450,9 @@ def notebook_numbers() -> str:
 FACTS: dict[str, Callable[[], str]] = {
     function.__name__.replace("_", "-"): function
     for function in (
+        benchmark_peers,
+        benchmark_sweeps,
+        benchmark_workloads,
         case_list,
         check_list,
         command_help,

@@ -1,0 +1,11 @@
+"""What ``ctcx bench`` is made of: a pytest-benchmark suite, and the reports on its JSON.
+
+:mod:`ctcx.bench.suite` is the suite and :mod:`ctcx.bench.plugin` its options, hooks and fixture;
+both ship with ctcx, so that users can measure on their own machines. Contestants run in processes
+of their own (:mod:`ctcx.bench._worker`) and take turns (:mod:`ctcx.bench._turns`). The reports need
+nothing but the JSON (:mod:`ctcx.bench._results`).
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []
