@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ctcx._autodiff.adapters import adapter_for
 from ctcx._descriptors import Feature, Operation, Problem
 from ctcx._errors import CTCInputError, InfeasibleError
 from ctcx._prepare import Prepared, prepare
@@ -258,14 +260,19 @@ def _run(
     _check_choice("reduction", options.reduction, _REDUCTIONS)
     _check_choice("infeasible", options.infeasible, _POLICIES)
     prepared = prepare(
-        logits,
-        labels,
-        logit_lengths,
-        label_lengths,
-        blank,
-        time_major=options.time_major,
-        differentiable=operation == "loss",
+        logits, labels, logit_lengths, label_lengths, blank, time_major=options.time_major
     )
+    compute = partial(_compute, options)
+    adapter = adapter_for(prepared, differentiate=operation == "loss")
+    if adapter is not None:
+        return prepared, adapter(operation, prepared, compute)
+    if prepared.facts.namespace == "torch":  # whose tensors may require a gradient nonetheless
+        prepared = prepared._replace(logits=prepared.logits.detach())
+    return prepared, compute(operation, prepared)
+
+
+def _compute(options: _Options, operation: Operation, prepared: Prepared) -> Any:
+    """Check values and call a kernel; the adapters call this, with what tracers stand for."""
     problem = _problem(operation, prepared)
     validate = options.validate and not prepared.facts.traced
     left_to_kernel = validate and _checks_values(select(problem, options.backend))
@@ -277,12 +284,14 @@ def _run(
         (prepared.logits, prepared.labels, prepared.logit_lengths, prepared.label_lengths),
         {"blank": prepared.blank},
     )
+    loss = result if operation == "loss" else result[0]
     if left_to_kernel and _checks_values(decision):
-        loss = result if operation == "loss" else result[0]
         check_losses(prepared, loss, time_major=options.time_major)
     elif left_to_kernel:  # that one declined, and another one has computed
         check_values(prepared, time_major=options.time_major)
-    return prepared, result
+    if options.infeasible == "raise":
+        _raise_if_infeasible(loss, prepared)
+    return result
 
 
 def _checks_values(decision: Decision) -> bool:
@@ -317,15 +326,16 @@ def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _apply_policy(loss: Array, feasible: Array, policy: str, prepared: Prepared) -> Array:
     xp = prepared.facts.xp
-    if policy == "zero":
-        return xp.where(feasible, loss, xp.zeros_like(loss))
-    if policy == "raise":
-        if prepared.facts.traced:
-            msg = 'infeasible="raise" needs to read values, which can\'t be done while tracing'
-            raise CTCInputError(msg, argument="infeasible", value=policy)
-        if not bool(xp.all(feasible)):
-            _raise_infeasible(feasible, prepared)
-    return loss
+    return xp.where(feasible, loss, xp.zeros_like(loss)) if policy == "zero" else loss
+
+
+def _raise_if_infeasible(loss: Array, prepared: Prepared) -> None:
+    if prepared.facts.traced:
+        msg = 'infeasible="raise" needs to read values, which can\'t be done while tracing'
+        raise CTCInputError(msg, argument="infeasible", value="raise")
+    feasible = loss != float("inf")
+    if not bool(prepared.facts.xp.all(feasible)):
+        _raise_infeasible(feasible, prepared)
 
 
 def _raise_infeasible(feasible: Array, prepared: Prepared) -> None:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Facts",
+    "any_traced",
     "describe",
+    "device_name",
     "index_dtype",
     "is_array",
     "is_contiguous",
@@ -56,7 +58,7 @@ def describe(array: Array) -> Facts:
         _namespace_name(xp),
         device_name(array),
         _dtype_name(array.dtype),
-        _is_traced(array),
+        any_traced(array),
         is_contiguous(array),
     )
 
@@ -95,13 +97,15 @@ def _dtype_name(dtype: Any) -> str:
     return str(dtype).rpartition(".")[2]
 
 
-def _is_traced(array: Array) -> bool:
+def any_traced(*arrays: Array) -> bool:
     """Whether values can't be read: under a JAX transformation, or on torch's meta device."""
     jax = sys.modules.get("jax")
-    if jax is not None and isinstance(array, jax.core.Tracer):
+    if jax is not None and any(isinstance(array, jax.core.Tracer) for array in arrays):
         return True
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(array, torch.Tensor) and array.is_meta
+    return torch is not None and any(
+        isinstance(array, torch.Tensor) and array.is_meta for array in arrays
+    )
 
 
 def is_contiguous(array: Array) -> bool:
@@ -113,7 +117,15 @@ def is_contiguous(array: Array) -> bool:
     return bool(is_contiguous()) if callable(is_contiguous) else True  # torch
 
 
-@lru_cache(maxsize=256)
 def index_dtype(xp: ArrayModule, device: Any) -> Any:
     """Integer dtype that the library indexes with by default on this device."""
+    if _namespace_name(xp) == "jax.numpy":  # where it depends on a switch that may be thrown
+        return _default_index_dtype(xp, device)
+    return _index_dtype(xp, device)
+
+
+def _default_index_dtype(xp: ArrayModule, device: Any) -> Any:
     return xp.__array_namespace_info__().default_dtypes(device=device)["indexing"]
+
+
+_index_dtype = lru_cache(maxsize=256)(_default_index_dtype)

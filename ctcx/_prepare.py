@@ -5,7 +5,6 @@ Everything here looks at static facts only, so it works under jit and costs no s
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat
@@ -13,10 +12,12 @@ import numpy as np
 
 from ctcx._arrays import (
     Facts,
+    any_traced,
     describe,
     device_name,
     index_dtype,
     is_array,
+    is_contiguous,
     is_numpy,
     library_name,
 )
@@ -26,7 +27,7 @@ from ctcx._labels import from_lists, resolve_blank
 if TYPE_CHECKING:
     from ctcx._typing import Array
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "prepare", "rebind"]
 
 _FLOATING = ("float16", "bfloat16", "float32", "float64")
 
@@ -73,11 +74,8 @@ def prepare(
     blank: int,
     *,
     time_major: bool,
-    differentiable: bool = False,
 ) -> Prepared:
     """Check what can be checked without values, and bring arrays into the kernels' form.
-
-    ``differentiable`` says that the caller may expect the library to differentiate the result.
 
     Raises
     ------
@@ -85,7 +83,6 @@ def prepare(
         A wrong type, dtype or shape, another library or device than that of the logits.
     """
     facts = _check_logits(logits)
-    logits = _off_the_tape(logits, needs_tape=differentiable)
     xp = facts.xp
     single = logits.ndim == 2
     if single:
@@ -118,6 +115,8 @@ def prepare(
     uploaded_label_lengths, host_label_lengths = lengths(
         "label_lengths", label_lengths, labels.shape[1]
     )
+    if any_traced(uploaded_labels, uploaded_logit_lengths, uploaded_label_lengths):
+        facts = facts._replace(traced=True)
     return Prepared(
         logits,
         uploaded_labels,
@@ -132,6 +131,25 @@ def prepare(
         host_logit_lengths,
         host_label_lengths,
     )
+
+
+def rebind(
+    prepared: Prepared, logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array
+) -> Prepared:
+    """Put other arrays in the place of those of a call: what a tracer stood for, or more sequences.
+
+    The dtypes and all sizes but the number of sequences must be the same.
+    """
+    facts = prepared.facts._replace(
+        traced=any_traced(logits, labels, logit_lengths, label_lengths),
+        device=device_name(logits),
+        contiguous=is_contiguous(logits),
+    )
+    arrays = (logits, labels, logit_lengths, label_lengths)
+    host = (prepared.host_labels, prepared.host_logit_lengths, prepared.host_label_lengths)
+    if any(h is not None and h.shape[0] != logits.shape[0] for h in host):
+        host = (None, None, None)
+    return Prepared(*arrays, *prepared[4:5], facts, *prepared[6:9], *host)
 
 
 def _check_logits(logits: Any) -> Facts:
@@ -152,19 +170,6 @@ def _check_logits(logits: Any) -> Facts:
         msg = f"logits must have one of the dtypes {', '.join(_FLOATING)}; got {facts.dtype}"
         raise CTCInputError(msg, argument="logits")
     return facts
-
-
-def _off_the_tape(logits: Array, *, needs_tape: bool) -> Array:
-    """Keep PyTorch from recording the recursion, whose tape gives NaN where probabilities are 0."""
-    if not array_api_compat.is_torch_array(logits) or not logits.requires_grad:
-        return logits
-    if needs_tape and sys.modules["torch"].is_grad_enabled():
-        msg = (
-            "logits require a gradient, and ctc_loss does not register its own with torch.autograd "
-            "yet: call ctc_loss_and_grad, which returns the gradient, or pass logits.detach()"
-        )
-        raise CTCInputError(msg, argument="logits")
-    return logits.detach()
 
 
 def _labels_as_array(labels: Any, *, single: bool) -> tuple[Any, Any]:

@@ -187,30 +187,6 @@ def test_not_contiguous_inputs(plain):
     np.testing.assert_array_equal(result.grad, plain.grad)
 
 
-def test_torch_tensors_that_require_grad():
-    """Nothing goes onto the tape: the gradient is returned, or the missing autograd is said."""
-    logits, *rest = PROBLEM
-    leaf = torch.tensor(logits, requires_grad=True)
-    result = ctcx.ctc_loss_and_grad(leaf, *rest)
-    assert not result.loss.requires_grad
-    assert not result.grad.requires_grad
-    with pytest.raises(ctcx.CTCInputError, match="call ctc_loss_and_grad"):
-        ctcx.ctc_loss(leaf, *rest)
-    with torch.no_grad():
-        torch.testing.assert_close(ctcx.ctc_loss(leaf, *rest), result.loss)
-
-
-@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
-def test_jax_says_that_it_cannot_differentiate(wrap):
-    logits, *rest = PROBLEM
-
-    def loss(x):
-        return ctcx.ctc_loss(x, *rest, reduction="sum", validate=False)
-
-    with pytest.raises(ctcx.CTCInputError, match=r"call ctcx\.ctc_loss_and_grad"):
-        jax.grad(wrap(loss))(jnp.asarray(logits))
-
-
 def test_more_logits_than_indices_can_count_are_declined():
     """JAX has 32-bit indices by default; shapes alone show it, so nothing is allocated."""
     logits = jax.ShapeDtypeStruct((1, 3_000, 1_000_000), np.float32)

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from ctcx._errors import CTCInputError
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -22,22 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["JAX_LOOP", "JaxLoop"]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 2))
 @partial(jax.jit, static_argnums=(0, 2))
 def _compiled(kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
     return kernel(*arrays, blank)
-
-
-def _refuse_to_differentiate(*_: object) -> None:
-    """Differentiating the recursion step by step gives NaN where probabilities are 0."""
-    msg = (
-        "JAX can't differentiate ctcx functions yet: call ctcx.ctc_loss_and_grad, which returns "
-        "the gradient, and pass it on (in a jax.custom_vjp, say)"
-    )
-    raise CTCInputError(msg, argument="logits")
-
-
-_compiled.defjvp(_refuse_to_differentiate)
 
 
 class JaxLoop:

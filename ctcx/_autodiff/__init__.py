@@ -1,0 +1,16 @@
+"""Loss and gradient as operations that PyTorch and JAX can differentiate.
+
+One idea a module:
+
+``adapters``
+    Whether a library has to know of a call, and which module tells it.
+``torch_function``
+    The ``torch.autograd.Function``.
+``jax_rules``
+    The ``jax.custom_jvp``.
+
+The unit that a library sees is the call of a kernel: from arrays in the kernels' form to losses
+(N,) and their gradient (N, T, C). Layouts and reductions around it are ordinary operations of the
+library, which it differentiates itself. The gradient is the kernel's, whichever backend it is of;
+no library ever records a recursion over frames.
+"""
