@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import ctcx
-from ctcx import _hookspecs, conformance, fixtures, plugin
+from ctcx import _hookspecs, conformance, fixtures, plot, plugin
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -45,6 +45,7 @@ SHOWN = (
     "ctcx.conformance",
     "ctcx.conformance.suite",
     "ctcx.fixtures",
+    "ctcx.plot",
     "ctcx.plugin",
 )
 
@@ -64,7 +65,7 @@ def public(module):
     return [(f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__]
 
 
-PUBLIC = public(ctcx) + public(plugin) + public(conformance) + public(fixtures)
+PUBLIC = public(ctcx) + public(plugin) + public(conformance) + public(fixtures) + public(plot)
 FUNCTIONS = [(name, value) for name, value in PUBLIC if inspect.isfunction(value)]
 CLASSES = [(name, value) for name, value in PUBLIC if inspect.isclass(value)]
 DATACLASSES = [(name, value) for name, value in CLASSES if is_dataclass(value)]

@@ -10,7 +10,16 @@ import typer
 from typer.core import TyperGroup
 
 from ctcx import __version__
-from ctcx._cli import _backends, _bench, _compare, _conformance, _doctor, _explain, _fixtures
+from ctcx._cli import (
+    _backends,
+    _bench,
+    _compare,
+    _conformance,
+    _doctor,
+    _explain,
+    _fixtures,
+    _trace,
+)
 from ctcx._errors import CTCError, PluginWarning
 
 if TYPE_CHECKING:
@@ -70,6 +79,7 @@ app.command("explain")(_explain.explain_command)
 app.command("conformance")(_conformance.conformance_command)
 app.command("fixtures")(_fixtures.fixtures_command)
 app.command("bench")(_bench.bench_command)
+app.command("trace")(_trace.trace_command)
 
 
 def run() -> None:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import sys
-from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.padding import Padding
 from rich.text import Text
 
-from ctcx._atomic import replaced
-from ctcx._cli._output import show
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from ctcx._cli._output import check_target, opened, show
 
 __all__ = ["fixtures_command"]
 
@@ -59,7 +52,10 @@ def fixtures_command(
         bool, typer.Option("--time-major", help="Frames before sequences.")
     ] = False,
     out: Annotated[
-        str, typer.Option(metavar="FILE", help="Where to; - for standard output.")
+        str,
+        typer.Option(
+            metavar="FILE", callback=check_target, help="Where to; - for standard output."
+        ),
     ] = "-",
     list_names: Annotated[
         bool, typer.Option("--list", help="Say what each built-in fixture catches, and write none.")
@@ -124,7 +120,7 @@ def _write(names: list[str], options: object, form: str, out: str, *, time_major
         msg = f"{form} is no text for a terminal: say --out FILE"
         raise typer.BadParameter(msg, param_hint="--out")
     built_in = named(*names) if names or options is None else []
-    with _target(out) as file:
+    with opened(out) as file:
         if not isinstance(options, RandomOptions):
             write(built_in, file, form, time_major=time_major)
         elif form in TEXTS:
@@ -133,29 +129,6 @@ def _write(names: list[str], options: object, form: str, out: str, *, time_major
             write_texts(texts, file, form, time_major=time_major)
         else:
             write([*built_in, *random_fixtures(options)], file, form, time_major=time_major)
-    if out != "-":
-        typer.echo(f"written: {out}", err=True)
-
-
-@contextmanager
-def _target(out: str) -> Iterator[IO[bytes]]:
-    if out == "-":
-        whole = io.BytesIO()
-        yield whole
-        typer.echo(whole.getvalue(), nl=False)
-        return
-    if not Path(out).parent.is_dir():
-        msg = f"there is no directory {str(Path(out).parent)!r}"
-        raise typer.BadParameter(msg, param_hint="--out")
-    if Path(out).is_dir():
-        msg = f"{out!r} is a directory"
-        raise typer.BadParameter(msg, param_hint="--out")
-    try:
-        with replaced(out) as file:
-            yield file
-    except OSError as error:
-        typer.echo(f"ctcx: error: can't write {out}: {error.strerror}", err=True)
-        raise typer.Exit(2) from None
 
 
 def _span(option: str, text: str) -> tuple[int, int]:

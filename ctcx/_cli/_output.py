@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import typer
 from rich import box
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ctcx._atomic import replaced
 from ctcx._comparison import for_json
 from ctcx._errors import PluginWarning
 
@@ -27,10 +29,12 @@ __all__ = [
     "JSON_FILE",
     "activity",
     "bullets",
+    "check_target",
     "console",
     "heading",
     "json_text",
     "new_table",
+    "opened",
     "show",
     "styled",
     "unwarned",
@@ -151,7 +155,7 @@ def unwarned() -> Iterator[None]:
         yield
 
 
-def _check_target(target: str | None) -> str | None:
+def check_target(target: str | None) -> str | None:
     """Refuse a file that can't be written, before anything is computed."""
     if target is not None and target != "-":
         path = Path(target)
@@ -164,25 +168,35 @@ def _check_target(target: str | None) -> str | None:
     return target
 
 
+@contextmanager
+def opened(target: str) -> Iterator[IO[bytes]]:
+    """Open a file that is there whole or not at all, or standard output for ``-``."""
+    if target == "-":
+        whole = io.BytesIO()
+        yield whole
+        typer.echo(whole.getvalue(), nl=False)
+        return
+    try:
+        with replaced(target) as file:
+            yield file
+    except OSError as error:
+        typer.echo(f"ctcx: error: can't write {target}: {error.strerror}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"written: {target}", err=True)
+
+
 JSON_FILE = typer.Option(
     "--json",
     metavar="FILE",
-    callback=_check_target,
+    callback=check_target,
     help="Write the result to FILE as JSON too; - for standard output, and nothing else there.",
 )
 
 
 def write_json(target: str, text: str) -> None:
     """Write JSON text to a file, or to standard output for ``-``."""
-    if target == "-":
-        typer.echo(text)
-        return
-    try:
-        Path(target).write_text(f"{text}\n", encoding="utf-8")
-    except OSError as error:
-        typer.echo(f"ctcx: error: can't write {target}: {error.strerror}", err=True)
-        raise typer.Exit(2) from None
-    typer.echo(f"written: {target}", err=True)
+    with opened(target) as file:
+        file.write(f"{text}\n".encode())
 
 
 def json_text(data: Any) -> str:

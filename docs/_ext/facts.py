@@ -23,6 +23,7 @@ import numpy as np
 import ctcx
 from ctcx import _builtin, _comparison, _errors, _hookspecs, fixtures, plugin
 from ctcx._inputs import notebook_fixture
+from ctcx._inside import MISTAKES
 from ctcx.bench._contestants import PEERS
 from ctcx.bench._workloads import SWEEPS, workloads
 from ctcx.conformance import KIT_VERSION, checks
@@ -422,6 +423,12 @@ def fixture_arrays() -> str:
     return table(("array", "axes", "what"), rows)
 
 
+def mistakes() -> str:
+    """Every mistake that ``ctcx trace`` knows."""
+    rows = [(code(mistake.name), mistake.sentence) for mistake in MISTAKES]
+    return table(("mistake", "what is said"), rows)
+
+
 def explain_example() -> str:
     """What ``ctcx.explain`` says."""
     logits = np.zeros((64, 150, 28), dtype=np.float32)
@@ -465,6 +472,7 @@ FACTS: dict[str, Callable[[], str]] = {
         fixture_list,
         hooks,
         libraries,
+        mistakes,
         notebook_numbers,
         plugin_api,
         plugin_statuses,
