@@ -248,7 +248,7 @@ class Session:
             batch = workload.make()
             inputs = self.scratch / "inputs.npz"
             batch.save(inputs)
-            truth = known_truth(batch, cache_directory())
+            known_truth(batch, cache_directory()).save(self.scratch)
         except Exception as error:  # noqa: BLE001 - a plugin's case may be anything
             cells = {one.name: Cell(contestant=one) for one in taking_part}
             for cell in cells.values():
@@ -259,7 +259,7 @@ class Session:
             "cells": batch.cells,
             "traffic": batch.traffic,
         }
-        given = Given(inputs=inputs, truth=truth, size=Size.of(workload.name, batch))
+        given = Given(inputs=inputs, truth=self.scratch, size=Size.of(workload.name, batch))
         del batch
         field_ = self._field(layout)
         measured = field_.measure(
@@ -280,7 +280,9 @@ class Session:
             deadline = float("inf")
             if self.options.max_seconds is not None and self._begin is not None:
                 deadline = self._begin + self.options.max_seconds
-            self._fields[layout] = Field(layout, self._contestants, deadline)
+            self._fields[layout] = Field(
+                layout, self._contestants, baseline=self.options.baseline, deadline=deadline
+            )
         return self._fields[layout]
 
     def _effort(self, workload: Workload) -> Effort:
@@ -291,7 +293,7 @@ class Session:
             seconds=0.15 if sweep or self.options.quick else 0.6,
             turns=3 if sweep or self.options.quick else 5,
             patience=self.options.patience,
-            longest=1.0 if sweep else 0.5 if self.options.quick else 20.0,
+            longest=1.0 if sweep or self.options.quick else 5.0,
         )
 
     def _measure_copy(self) -> None:

@@ -2,7 +2,8 @@
 
 The answer comes from :func:`ctcx.conformance.oracle.reference`, which shares no code with any
 kernel and takes up to a minute for long sequences. What is kept is small: the losses, and the
-gradient at the blank and the labels. At all other classes the gradient is the softmax.
+gradient at the blank and the labels. At all other classes the gradient is the softmax. A run
+expands it once for each workload, into files that all processes map into their memory.
 """
 
 from __future__ import annotations
@@ -25,21 +26,42 @@ if TYPE_CHECKING:
 
     from ctcx.bench._workloads import Inputs
 
-__all__ = ["Errors", "Truth", "cache_directory", "errors", "known_truth", "load_truth"]
+__all__ = ["Errors", "Truth", "cache_directory", "errors", "known_truth"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Truth:
-    """Losses, and the columns of the gradient that are not the softmax.
+    """The right answer in float64.
 
     Attributes
     ----------
     loss : ndarray of float64, shape (N,)
         In nats, +inf where the labels can't be emitted.
-    classes : ndarray of int64, shape (N, U)
-        The blank and the labels of each sequence, once each; -1 fills up.
-    columns : ndarray of float64, shape (N, T, U)
-        The gradient there.
+    grad : ndarray of float64, shape (N, T, C)
+        Of each loss with respect to the logits.
+    """
+
+    loss: NDArray[np.float64]
+    grad: NDArray[np.float64]
+
+    def save(self, directory: Path) -> None:
+        """Write it to files, for :meth:`load` in another process."""
+        np.save(directory / "loss.npy", self.loss)
+        np.save(directory / "grad.npy", self.grad)
+
+    @classmethod
+    def load(cls, directory: Path) -> Truth:
+        """Map what :meth:`save` has written; what is not looked at is not read."""
+        loss, grad = (np.load(directory / name, mmap_mode="r") for name in ("loss.npy", "grad.npy"))
+        return cls(loss=loss, grad=grad)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Kept:
+    """Losses, and the columns of the gradient that are not the softmax.
+
+    ``classes`` (N, U) are the blank and the labels of each sequence, once each, filled up with -1;
+    ``columns`` (N, T, U) the gradient there.
     """
 
     loss: NDArray[np.float64]
@@ -87,8 +109,8 @@ def cache_directory() -> Path:
     return Path(base) / "ctcx" / "bench"
 
 
-def known_truth(inputs: Inputs, directory: Path) -> Path:
-    """Return the file with the truth; if there is none in the directory, compute and write it.
+def known_truth(inputs: Inputs, directory: Path) -> Truth:
+    """Return the truth; what takes long is read from the directory, or computed and put there.
 
     Parameters
     ----------
@@ -98,21 +120,19 @@ def known_truth(inputs: Inputs, directory: Path) -> Path:
         Made if it doesn't exist.
     """
     path = directory / f"{_digest(inputs)}.npz"
-    if path.is_file():
-        return path
-    truth = _compute(inputs)
-    directory.mkdir(parents=True, exist_ok=True)
-    # Renamed at the end, so that no other process ever reads half a file.
-    with tempfile.NamedTemporaryFile(dir=directory, suffix=".part", delete=False) as part:
-        np.savez(part, loss=truth.loss, classes=truth.classes, columns=truth.columns)
-    Path(part.name).replace(path)
-    return path
-
-
-def load_truth(path: Path) -> Truth:
-    """Read what :func:`known_truth` has written."""
+    if not path.is_file():
+        kept = _compute(inputs)
+        directory.mkdir(parents=True, exist_ok=True)
+        # Renamed at the end, so that no other process ever reads half a file.
+        with tempfile.NamedTemporaryFile(dir=directory, suffix=".part", delete=False) as part:
+            np.savez(part, loss=kept.loss, classes=kept.classes, columns=kept.columns)
+        Path(part.name).replace(path)
     with np.load(path, allow_pickle=False) as stored:
-        return Truth(loss=stored["loss"], classes=stored["classes"], columns=stored["columns"])
+        kept = _Kept(loss=stored["loss"], classes=stored["classes"], columns=stored["columns"])
+    grad = np.zeros(inputs.logits.shape)
+    for n in range(len(grad)):
+        _expand(inputs, kept, n, grad[n])
+    return Truth(loss=kept.loss, grad=grad)
 
 
 def errors(inputs: Inputs, truth: Truth, loss: Any, grad: Any) -> Errors:
@@ -151,11 +171,9 @@ def errors(inputs: Inputs, truth: Truth, loss: Any, grad: Any) -> Errors:
         allowed = TOLERANCES["float32"].loss(truth.loss, inputs.logit_lengths)
         size = np.maximum(finite, 1.0)
     worst = 0.0
-    for n in range(len(loss)):
-        # One sequence at a time: a whole gradient in float64 can be large.
-        expected = _expected_grad(inputs, truth, n)
-        if (size_of_one := np.abs(grad[n] - expected)).size:
-            worst = float(np.maximum(worst, size_of_one.max()))  # keeps a NaN
+    for got, expected in zip(grad, truth.grad, strict=True):  # all at once would double the memory
+        if (distances := np.abs(got - expected)).size:
+            worst = float(np.maximum(worst, distances.max()))  # keeps a NaN
     return Errors(
         loss_rel=float((distance / size).max(initial=0.0)),
         loss_abs=float(distance.max(initial=0.0)),
@@ -165,19 +183,19 @@ def errors(inputs: Inputs, truth: Truth, loss: Any, grad: Any) -> Errors:
     )
 
 
-def _expected_grad(inputs: Inputs, truth: Truth, n: int) -> NDArray[np.float64]:
-    expected = np.zeros(inputs.logits.shape[1:])
+def _expand(inputs: Inputs, kept: _Kept, n: int, grad: NDArray[np.float64]) -> None:
+    """Write the gradient of one sequence, shape (T, C), over zeros."""
     frames = int(inputs.logit_lengths[n])
-    if np.isfinite(truth.loss[n]) and frames:
-        logits = inputs.logits[n, :frames].astype(np.float64)
-        np.exp(logits - logits.max(axis=-1, keepdims=True), out=expected[:frames])
-        expected[:frames] /= expected[:frames].sum(axis=-1, keepdims=True)
-        used = truth.classes[n] >= 0
-        expected[:frames, truth.classes[n][used]] = truth.columns[n, :frames][:, used]
-    return expected
+    if not frames or not np.isfinite(kept.loss[n]):
+        return
+    logits = inputs.logits[n, :frames].astype(np.float64)
+    np.exp(logits - logits.max(axis=-1, keepdims=True), out=grad[:frames])
+    grad[:frames] /= grad[:frames].sum(axis=-1, keepdims=True)
+    used = kept.classes[n] >= 0
+    grad[:frames, kept.classes[n][used]] = kept.columns[n, :frames][:, used]
 
 
-def _compute(inputs: Inputs) -> Truth:
+def _compute(inputs: Inputs) -> _Kept:
     from ctcx.conformance.oracle import reference
 
     count = len(inputs.logits)
@@ -201,7 +219,7 @@ def _compute(inputs: Inputs) -> Truth:
         loss[n] = right.loss[0]
         classes[n, : len(used)] = used
         columns[n, :, : len(used)] = right.grad[0][:, used]
-    return Truth(loss=loss, classes=classes, columns=columns)
+    return _Kept(loss=loss, classes=classes, columns=columns)
 
 
 def _digest(inputs: Inputs) -> str:

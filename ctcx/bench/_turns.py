@@ -29,8 +29,8 @@ _MOST_CRASHES = 2
 """A contestant that has ended its process so often is left out of what follows."""
 
 _MOST_ROUNDS = 30
-_FEWEST_TURNS = ((1, 5.0), (2, 1.0), (3, 0.0))
-"""How many turns there are at least, where a call takes so many seconds or more."""
+_FEWEST_TURNS = ((1, 1.0), (3, 0.0))
+"""How many turns there are at least, beside the first round, where a call takes so many seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ class Effort:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Given:
-    """A workload as the processes get it: files with the batch and the truth, and its size."""
+    """A workload as the processes get it: a file with the batch, a directory with the truth."""
 
     inputs: Path
     truth: Path
@@ -111,15 +111,23 @@ class Field:
         See :data:`Layout`.
     contestants
         In the order in which they take turns.
+    baseline
+        The contestant that is measured even where it is slow: others are compared with it.
     deadline
         On the clock of :func:`time.monotonic`: nothing new is begun after it.
     """
 
     def __init__(
-        self, layout: Layout, contestants: Sequence[Contestant], deadline: float = float("inf")
+        self,
+        layout: Layout,
+        contestants: Sequence[Contestant],
+        *,
+        baseline: str = "",
+        deadline: float = float("inf"),
     ) -> None:
         self.layout = layout
         self._contestants = tuple(contestants)
+        self._baseline = baseline
         self._deadline = deadline
         self._children: dict[str, Child] = {}
         self._out: dict[str, tuple[Verdict, str]] = {}
@@ -191,7 +199,8 @@ class Field:
                 memory=self.layout == "alone",
             )
             if answer is not None:
-                cell.facts, cell.iterations = answer, int(answer["iterations"])
+                cell.durations, cell.iterations = answer.pop("durations"), answer["iterations"]
+                cell.facts = answer
             elif self._collapsed():
                 return False
         return True
@@ -231,8 +240,9 @@ class Field:
 
     def _slow(self, cell: Cell, size: Size, effort: Effort) -> bool:
         """Whether a call would take too long; nothing is measured then."""
-        foreseen = self._paces[cell.contestant.name].foresee(size)
-        if foreseen is None or foreseen[0] <= effort.longest:
+        name = cell.contestant.name
+        foreseen = self._paces[name].foresee(size)
+        if foreseen is None or foreseen[0] <= effort.longest or name == self._baseline:
             return False
         seconds, like = foreseen
         reason = (

@@ -22,7 +22,7 @@ from ctcx.bench._contestants import Contestant
 from ctcx.bench._memory import copy_rate, peak_growth
 from ctcx.bench._peers import MissingError
 from ctcx.bench._prepared import prepare, unusable
-from ctcx.bench._truth import errors, load_truth
+from ctcx.bench._truth import Truth, errors
 from ctcx.bench._verdict import wrong
 from ctcx.bench._workloads import Inputs
 
@@ -60,7 +60,8 @@ class Worker:
         dict
             Either ``reason``, and ``verdict``: ``"skipped"`` (if ``everywhere``, then so with every
             batch), ``"failed"`` or ``"wrong"``; or
-            ``first`` and ``steady`` in seconds, ``iterations`` in a round, ``peak`` in bytes.
+            ``first`` and ``steady`` in seconds, ``iterations`` in a round, ``durations`` of rounds,
+            ``peak`` in bytes.
         """
         one = self._contestants[contestant]
         batch = Inputs.load(Path(inputs))
@@ -82,7 +83,7 @@ class Worker:
         answer: dict[str, Any] = {"first": first, "upload": ready - begin}
         if one.kind != "floor":
             try:
-                found = errors(batch, load_truth(Path(truth)), *read(result))
+                found = errors(batch, Truth.load(Path(truth)), *read(result))
             except Exception as error:  # noqa: BLE001 - a result may be anything
                 return {"verdict": "wrong", "reason": one_line(error)}
             answer |= found.as_dict()
@@ -95,14 +96,17 @@ class Worker:
             second = time.perf_counter() - begin
             # The second call may still allocate or compile; a third is cheap where it matters.
             steady = second if second > 1.0 else _timed(call, 1)
+            iterations = min(1000, max(1, math.ceil(_SHORT / max(steady, 1e-7))))
+            # The first round, in case that there is no time for more.
+            durations = [steady] if iterations == 1 else [_timed(call, iterations)]
         except Exception as error:  # noqa: BLE001 - a kernel may raise anything
             return {"verdict": "failed", "reason": one_line(error)}
         self._calls[contestant] = call
         on_cpu = self._devices.get(contestant, "cpu").lower().startswith("cpu")
-        iterations = min(1000, max(1, math.ceil(_SHORT / max(steady, 1e-7))))
         return answer | {
             "steady": steady,
             "iterations": iterations,
+            "durations": durations,
             "peak": growth if memory and on_cpu else None,
             "device": self._devices.get(contestant, "cpu"),
         }
