@@ -26,9 +26,10 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
+    "executed_directive",
     "facts_directive",
 ]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "examples", "examples"]
 
 html_theme = "furo"
 html_title = f"ctcx {release}"

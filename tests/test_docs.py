@@ -26,7 +26,9 @@ try:
 finally:
     sys.path.remove(str(DOCS / "_ext"))
 
-PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+PAGES = sorted(
+    path for path in DOCS.rglob("*.md") if not {"_build", "node_modules"} & set(path.parts)
+)
 FACTS_BLOCK = re.compile(r"^```\{facts\} ([\w-]+)\n```$", re.MULTILINE)
 
 # Modules whose docstrings the pages show.
@@ -43,6 +45,7 @@ SHOWN = (
     "ctcx._report",
     "ctcx._trace",
     "ctcx.conformance",
+    "ctcx.conformance._outside._run",
     "ctcx.conformance.suite",
     "ctcx.fixtures",
     "ctcx.plot",

@@ -105,6 +105,15 @@ def test_a_right_implementation_gets_no_name(name):
     assert diagnose(fixture, rounded, "float32") is None
 
 
+def test_a_gradient_of_labels_that_cannot_be_emitted_is_a_leak_too():
+    fixture = named("infeasible")
+    document, _ = said(fixture)
+    document["gradient"][1][0][2] = 0.1
+    assert (
+        diagnose(fixture, read_answer("x", document, fixture), "float64").name == "log-zero-leaks"
+    )
+
+
 def test_what_is_wrong_in_no_known_way_gets_no_name():
     fixture = named("repeats")
     document, _ = said(fixture)

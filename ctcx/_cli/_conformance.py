@@ -51,11 +51,27 @@ def conformance_command(
         typer.Option(metavar="NAME", help="Only with this dtype; may be repeated."),
     ] = None,
     check: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only this check; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only this check, or problem of --command; may be repeated. Without a backend and "
+            "--command: a folder of --export, to judge its answers.ndjson.",
+        ),
     ] = None,
     slow: Annotated[
         bool, typer.Option("--slow", help="Run also the checks that take a minute.")
     ] = False,
+    command: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="Test a program in any language, asked in JSON."),
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option(min=0.01, metavar="S", help="Seconds for each problem of --command.")
+    ] = 10.0,
+    export: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Write the problems of --command to files instead."),
+    ] = None,
     list_checks: Annotated[
         bool, typer.Option("--list", help="Say what each check proves, and run none.")
     ] = False,
@@ -64,27 +80,68 @@ def conformance_command(
     """Prove a backend right, or find out where it is wrong.
 
     Runs the conformance kit on every array library, device and dtype that the backend declares and
-    that is here. Exit code 1 if a check fails, or if none could be run.
+    that is here. With --command, or with --export and --check, it is a program in any language
+    that is tested. Exit code 1 if a check fails, or if none could be run.
     """
     if list_checks:
         _print_checks()
         return
+    if export is not None:
+        from ctcx.conformance import export_problems
+
+        for path in export_problems(export):
+            typer.echo(f"written: {path}", err=True)
+        return
+    if name is not None and command is not None:
+        msg = "test a backend or a program, not both at once"
+        raise typer.BadParameter(msg, param_hint="--command")
     if name is None:
-        msg = "say which backend to test; `ctcx backends` lists them"
-        raise typer.BadParameter(msg, param_hint="NAME")
-    report = _run(
-        name,
-        libraries=known_libraries(library),
-        devices=device or None,
-        dtypes=dtype or None,
-        checks=[one if one.startswith("check_") else f"check_{one}" for one in check or ()] or None,
-        slow=slow,
-    )
+        report = _outside(command, check, dtype, time_limit, has_library=bool(library or device))
+    else:
+        checks = [one if one.startswith("check_") else f"check_{one}" for one in check or ()]
+        report = _run(
+            name,
+            libraries=known_libraries(library),
+            devices=device or None,
+            dtypes=dtype or None,
+            checks=checks or None,
+            slow=slow,
+        )
     if json_file != "-":
         _print(report)
     if json_file is not None:
         write_json(json_file, report.to_json())
     raise typer.Exit(0 if report.passed else 1)
+
+
+def _outside(
+    command: str | None,
+    check: list[str] | None,
+    dtypes: list[str] | None,
+    time_limit: float,
+    *,
+    has_library: bool,
+) -> Report:
+    """Return the report on a program, or on a folder of its answers."""
+    from ctcx.conformance import check_answers, run_command
+    from ctcx.conformance._outside._problems import chosen
+
+    if command is None and not check:
+        msg = "say which backend to test; `ctcx backends` lists them"
+        raise typer.BadParameter(msg, param_hint="NAME")
+    if has_library or len(dtypes or ()) > 1:
+        msg = "a program has no array library and no device, and one dtype"
+        raise typer.BadParameter(msg, param_hint="--library, --device, --dtype")
+    dtype = dtypes[0] if dtypes else "float32"
+    if command is None:
+        if check is None or len(check) > 1:
+            msg = "without a backend and --command, it takes one folder"
+            raise typer.BadParameter(msg, param_hint="--check")
+        return check_answers(check[0], dtype=dtype)
+    with _progress(len(chosen(check or None))) as progress:
+        return run_command(
+            command, dtype=dtype, only=check or None, time_limit=time_limit, progress=progress
+        )
 
 
 def _run(
@@ -162,7 +219,7 @@ def _print(report: Report) -> None:
     show(
         Text.assemble(
             (verdict, style),
-            f": backend {report.backend!r} of {report.provenance}, conformance kit "
+            f": {report.kind} {report.backend!r} of {report.provenance}, conformance kit "
             f"{report.kit_version}: {counted or 'nothing was run'}",
         )
     )

@@ -145,7 +145,10 @@ def _no_skip(one: _Sequence) -> Iterator[_Guess]:
 
 
 def _no_softmax(one: _Sequence) -> Iterator[_Guess]:
-    yield one.run(one.logits)
+    raw = one.run(one.logits)
+    yield raw
+    # "Likelihoods" above 1 have a negative loss, which a careful program clips.
+    yield _Guess(max(0.0, raw.loss), raw.gradients)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(np.maximum(one.logits, 0.0))
     yield one.run(logs)
@@ -331,9 +334,11 @@ def diagnose(fixture: Fixture, answer: Answer, dtype: str) -> Mistake | None:
         slope_wrong = np.any(wrong_cells(fixture, answer, "gradient", dtype), axis=(1, 2))
     if not (wrong | slope_wrong).any():
         return None
+    feasible = np.asarray(fixture.arrays["feasible"], dtype=np.bool_)
     partly = None
     for mistake in MISTAKES:
-        if mistake.guesses is None or (mistake.in_loss and not wrong.any()):
+        where = wrong if mistake.in_loss else (wrong | slope_wrong) & feasible
+        if mistake.guesses is None or not where.any():
             continue
         loss_fits, gradient_fits = _fits(fixture, answer, mistake.guesses, dtype)
         if loss_fits and gradient_fits:

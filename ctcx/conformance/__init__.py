@@ -7,7 +7,8 @@ Three lines in the tests of a plugin run all of it with pytest::
     class TestMine(BackendConformance):
         backend = "mine"
 
-Without pytest, :func:`run_conformance` and ``ctcx conformance mine`` do the same.
+Without pytest, :func:`run_conformance` and ``ctcx conformance mine`` do the same. A program in
+another language is asked by :func:`run_command`, or by files.
 """
 
 from __future__ import annotations
@@ -19,25 +20,39 @@ from ctcx.conformance._version import KIT_VERSION
 
 if TYPE_CHECKING:
     from ctcx.conformance._failures import CheckFailure
+    from ctcx.conformance._outside import (
+        PROTOCOL,
+        check_answers,
+        export_problems,
+        run_command,
+    )
     from ctcx.conformance._registered import Check
     from ctcx.conformance.runner import Report, Result, run_conformance
     from ctcx.conformance.suite import BackendConformance
 
 __all__ = [
     "KIT_VERSION",
+    "PROTOCOL",
     "BackendConformance",
     "CheckFailure",
     "Report",
     "Result",
+    "check_answers",
     "checks",
+    "export_problems",
+    "run_command",
     "run_conformance",
 ]
 
 _HOMES = {
+    "PROTOCOL": "_outside",
     "BackendConformance": "suite",
     "CheckFailure": "_failures",
     "Report": "runner",
     "Result": "runner",
+    "check_answers": "_outside",
+    "export_problems": "_outside",
+    "run_command": "_outside",
     "run_conformance": "runner",
 }
 

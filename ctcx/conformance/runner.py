@@ -17,7 +17,7 @@ from ctcx.conformance._version import KIT_VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-__all__ = ["Report", "Result", "run_conformance"]
+__all__ = ["Report", "Result", "run_conformance", "versions_of"]
 
 _REPORT_FORMAT = 1
 
@@ -42,6 +42,8 @@ class Report:
         Of Python and of the libraries used.
     kit_version : str
         Of the checks.
+    kind : str
+        What was tested: ``"backend"``; ``"program"`` or ``"file"`` for other languages.
     """
 
     backend: str
@@ -51,6 +53,7 @@ class Report:
     problems: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     kit_version: str = KIT_VERSION
+    kind: str = "backend"
 
     @property
     def passed(self) -> bool:
@@ -67,7 +70,7 @@ class Report:
         """Return what was run, what was not and why, and what is wrong, as text."""
         verdict = "PASSED" if self.passed else "FAILED"
         counted = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        who = f"backend {self.backend!r} from {self.provenance}"
+        who = f"{self.kind} {self.backend!r} from {self.provenance}"
         kit = f"conformance kit {self.kit_version}"
         lines = [f"{verdict}: {who}, {kit}: {counted or 'nothing run'}"]
         lines += [f"  problem: {problem}" for problem in self.problems]
@@ -190,11 +193,11 @@ def run_conformance(
         results=tuple(results),
         not_run=plan.not_run,
         problems=tuple(problems),
-        versions=_versions({result.namespace for result in results}),
+        versions=versions_of({result.namespace for result in results}),
     )
 
 
-def _versions(namespaces: set[str]) -> dict[str, str]:
+def versions_of(namespaces: set[str]) -> dict[str, str]:
     """Return the versions of Python and of the distributions behind the libraries used."""
     known = registry().namespaces
     distributions = {"ctcx", "numpy"} | {known[name].namespace.distribution for name in namespaces}
