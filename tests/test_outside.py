@@ -142,6 +142,7 @@ def test_the_command_reports_like_the_kit(program, tmp_path):
     assert "FAILED" in done.stdout
     assert "failed: returning on program, -, float32" in done.stdout
     report = json.loads(file.read_text())
+    assert report["kind"] == "program"
     assert report["counts"] == {"passed": 2, "failed": 1}
     assert report["results"][1]["check"] == "returning"
 

@@ -91,6 +91,7 @@ class Report:
             {
                 "format": _REPORT_FORMAT,
                 "kit_version": self.kit_version,
+                "kind": self.kind,
                 "backend": self.backend,
                 "provenance": self.provenance,
                 "passed": self.passed,
