@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctcx import conformance, plugin
+    from ctcx import compat, conformance, plugin
     from ctcx._api import LossAndGrad, ctc_loss, ctc_loss_and_grad, explain
     from ctcx._errors import (
         BackendError,
@@ -43,6 +43,7 @@ __all__ = [
     "UnknownBackendError",
     "__version__",
     "backends",
+    "compat",
     "conformance",
     "ctc_loss",
     "ctc_loss_and_grad",
@@ -75,7 +76,7 @@ _HOMES = {
     "_select": ("trace", "use_backend"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_SUBMODULES = ("conformance", "plugin")
+_SUBMODULES = ("compat", "conformance", "plugin")
 
 
 def __getattr__(name: str) -> Any:

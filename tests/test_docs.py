@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import ctcx
-from ctcx import _hookspecs, conformance, fixtures, plot, plugin
+from ctcx import _hookspecs, compat, conformance, fixtures, plot, plugin
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -44,6 +44,12 @@ SHOWN = (
     "ctcx._labels",
     "ctcx._report",
     "ctcx._trace",
+    "ctcx.compat",
+    "ctcx.compat.keras",
+    "ctcx.compat.optax",
+    "ctcx.compat.tensorflow",
+    "ctcx.compat.tfjs",
+    "ctcx.compat.torch",
     "ctcx.conformance",
     "ctcx.conformance._outside._run",
     "ctcx.conformance.suite",
@@ -63,12 +69,19 @@ def documented():
     return "\n".join(map(expand, PAGES))
 
 
-def public(module):
+def public(module, without=()):
     """Names and values of all that a module says is public."""
-    return [(f"{module.__name__}.{name}", getattr(module, name)) for name in module.__all__]
+    names = [name for name in module.__all__ if name not in without]
+    return [(f"{module.__name__}.{name}", getattr(module, name)) for name in names]
 
 
 PUBLIC = public(ctcx) + public(plugin) + public(conformance) + public(fixtures) + public(plot)
+# But the two classes, whose frameworks may not be there.
+PUBLIC += [
+    (name, value)
+    for module in map(import_module, (f"ctcx.compat.{name}" for name in compat.__all__))
+    for name, value in public(module, without=("CTC", "CTCLoss"))
+]
 FUNCTIONS = [(name, value) for name, value in PUBLIC if inspect.isfunction(value)]
 CLASSES = [(name, value) for name, value in PUBLIC if inspect.isclass(value)]
 DATACLASSES = [(name, value) for name, value in CLASSES if is_dataclass(value)]

@@ -42,7 +42,7 @@ API = {
     "Loss and gradient": ("ctc_loss", "ctc_loss_and_grad", "LossAndGrad"),
     "Labels": ("labels_from_one_hot", "labels_to_one_hot", "min_frames"),
     "Backends": ("use_backend", "explain", "trace", "backends", "show_versions"),
-    "Modules": ("conformance", "plugin"),
+    "Modules": ("compat", "conformance", "plugin"),
     "Errors": (
         "CTCError",
         "CTCInputError",
@@ -167,7 +167,11 @@ def public_api() -> str:
 def _entry(name: str) -> str:
     value = getattr(ctcx, name)
     if inspect.ismodule(value):
-        page = {"conformance": "../conformance.md", "plugin": "plugin.md"}[name]
+        page = {
+            "compat": "../compat.md",
+            "conformance": "../conformance.md",
+            "plugin": "plugin.md",
+        }[name]
         return f"[`ctcx.{name}`]({page})\n: {doc_line(value)}"
     if inspect.isclass(value):
         return rst(f".. autoclass:: ctcx.{name}")
@@ -454,6 +458,40 @@ def notebook_numbers() -> str:
     )
 
 
+def differences(framework: str, title: str) -> str:
+    """Table of the tests that call a framework and ctcx, and state how the two differ."""
+    source = ROOT / "tests" / "frameworks" / f"test_{framework}.py"
+    rows = []
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_difference_"):
+            row = re.split(r"\s\|\s", ast.get_docstring(node) or "")
+            if len(row) != 3:
+                msg = f"{node.name} in {source} doesn't say: what is passed | {title} | ctcx"
+                raise LookupError(msg)
+            rows.append(row)
+    return table(("what is passed", title, "ctcx"), rows)
+
+
+def coming_from_torch() -> str:
+    """How ctcx.compat.torch differs from torch."""
+    return differences("torch", "PyTorch")
+
+
+def coming_from_tensorflow() -> str:
+    """How ctcx.compat.tensorflow differs from TensorFlow."""
+    return differences("tensorflow", "TensorFlow")
+
+
+def coming_from_optax() -> str:
+    """How ctcx.compat.optax differs from Optax."""
+    return differences("optax", "Optax")
+
+
+def coming_from_keras() -> str:
+    """How ctcx.compat.keras differs from Keras."""
+    return differences("keras", "Keras")
+
+
 FACTS: dict[str, Callable[[], str]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -462,6 +500,10 @@ FACTS: dict[str, Callable[[], str]] = {
         benchmark_workloads,
         case_list,
         check_list,
+        coming_from_keras,
+        coming_from_optax,
+        coming_from_tensorflow,
+        coming_from_torch,
         command_help,
         compare_tolerances,
         environment,

@@ -1,0 +1,107 @@
+"""``ctcx.compat`` beside the originals: loss and gradient, as a training step calls them.
+
+Run ``python -m pytest benchmarks/test_compat_speed.py``; needs ``pip install --group peers``. Each
+group is one framework and one shape, with the original and ctcx in it; results are compared first.
+"""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import optax
+import pytest
+import tensorflow as tf
+import torch
+
+from ctcx.compat import keras as compat_keras
+from ctcx.compat import optax as compat_optax
+from ctcx.compat import tensorflow as compat_tensorflow
+from ctcx.compat import torch as compat_torch
+
+# N, T, C, L: the size of a test, of pure overhead; and of a small step of training.
+SHAPES = {"tiny": (1, 5, 4, 2), "small": (16, 150, 28, 20)}
+
+
+def on_torch(function, logits, labels, frames, lengths):
+    """log_softmax, loss and backward."""
+    x = torch.tensor(logits.transpose(1, 0, 2).copy())
+    rest = (torch.tensor(labels), torch.tensor(frames), torch.tensor(lengths))
+
+    def call():
+        leaf = x.detach().requires_grad_()
+        loss = function(leaf.log_softmax(-1), *rest, reduction="sum")
+        loss.backward()
+        return loss.detach().numpy(), leaf.grad.numpy().transpose(1, 0, 2)
+
+    return call
+
+
+def on_tensorflow(function, logits, labels, frames, lengths):
+    """Eager, with a tape; dense labels."""
+    x = tf.constant(logits)
+
+    def call():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(function(labels, x, lengths, frames, logits_time_major=False))
+        return loss.numpy(), tape.gradient(loss, x).numpy()
+
+    return call
+
+
+def on_jax(function, logits, labels, frames, lengths):
+    """Compiled."""
+    frame_padding = jnp.asarray(np.arange(logits.shape[1]) >= frames[:, None], dtype=jnp.float32)
+    label_padding = jnp.asarray(np.arange(labels.shape[1]) >= lengths[:, None], dtype=jnp.float32)
+    rest = (frame_padding, jnp.asarray(labels), label_padding)
+    run = jax.jit(jax.value_and_grad(lambda x: function(x, *rest).sum()))
+    x = jnp.asarray(logits)
+    return lambda: jax.block_until_ready(run(x))
+
+
+def on_keras(function, logits, labels, frames, lengths):
+    """On Keras' backend torch."""
+    x = torch.tensor(logits)
+    labels, frames, lengths = map(torch.tensor, (labels, frames, lengths))
+
+    def call():
+        leaf = x.detach().requires_grad_()
+        loss = function(labels, leaf, lengths, frames).sum()
+        loss.backward()
+        return loss.detach().numpy(), leaf.grad.numpy()
+
+    return call
+
+
+PAIRS = {
+    "torch": (on_torch, torch.nn.functional.ctc_loss, compat_torch.ctc_loss),
+    "tensorflow": (on_tensorflow, tf.nn.ctc_loss, compat_tensorflow.ctc_loss),
+    "optax": (on_jax, optax.losses.ctc_loss, compat_optax.ctc_loss),
+    "keras": (on_keras, keras.ops.ctc_loss, compat_keras.ctc_loss),
+}
+
+
+@pytest.mark.parametrize("who", ["original", "ctcx.compat"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("framework", PAIRS)
+def test_compat(benchmark, framework, shape, who):
+    """A benchmark of a wrong result is worth nothing, so the results are compared first."""
+    n, t, c, length = SHAPES[shape]
+    rng = np.random.default_rng(0)
+    problem = (
+        rng.standard_normal((n, t, c), dtype=np.float32),
+        rng.integers(1, c, (n, length)),
+        np.full(n, t),
+        np.full(n, length),
+    )
+    make, original, ours = PAIRS[framework]
+    theirs, call = make(original, *problem), make(ours, *problem)
+    for one, other in zip(call(), theirs(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
+    benchmark.group = f"compat: {framework}, {shape}"
+    benchmark.extra_info.update(framework=framework, shape=shape, who=who)
+    benchmark.pedantic(theirs if who == "original" else call, rounds=15, warmup_rounds=2)

@@ -1,0 +1,33 @@
+"""The signatures and edge cases of other libraries' CTC, computed by ctcx.
+
+One module for each origin: ``torch``, ``tensorflow``, ``optax``, ``keras`` and ``tfjs``. Change the
+import, and leave the call as it is. Importing them imports no framework; what needs one imports it
+on first use. The pages "Coming from ..." of the documentation list each difference.
+
+>>> import numpy as np
+>>> from ctcx.compat import torch as F
+>>> log_probs = np.log(np.full((3, 1, 4), 0.25))
+>>> F.ctc_loss(log_probs, np.asarray([[1, 2]]), (3,), (2,), reduction="none")
+array([2.54944517])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctcx.compat import keras, optax, tensorflow, tfjs, torch
+
+__all__ = ["keras", "optax", "tensorflow", "tfjs", "torch"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return import_module(f"ctcx.compat.{name}")
+    msg = f"module 'ctcx.compat' has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

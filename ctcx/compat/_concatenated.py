@@ -1,0 +1,52 @@
+"""Labels of several sequences one after the other in one axis, as torch takes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import array_api_compat
+import numpy as np
+
+from ctcx._arrays import is_numpy
+from ctcx.compat._terms import refuse
+
+if TYPE_CHECKING:
+    from ctcx._typing import Array
+
+__all__ = ["padded"]
+
+
+def padded(targets: Array, target_lengths: Any) -> Array:
+    """Concatenated targets (sum of lengths,) as (N, S), S the longest; what is past is arbitrary.
+
+    The number S is read on the host: one synchronisation if the lengths lie on another device.
+
+    Raises
+    ------
+    CTCInputError
+        The lengths don't add up to the number of targets, or one is negative.
+    """
+    xp = array_api_compat.array_namespace(targets)
+    device = array_api_compat.device(targets)
+    if is_numpy(target_lengths):
+        host = target_lengths.astype(np.int64)
+        lengths = host if is_numpy(targets) else xp.asarray(host, device=device)
+    else:
+        lengths = target_lengths
+    ends = xp.cumulative_sum(lengths, dtype=xp.int64)
+    total = int(ends[-1]) if ends.shape[0] else 0
+    if total != targets.shape[0] or bool(xp.any(lengths < 0)):
+        refuse(
+            "target_lengths",
+            f"be 0 or more each and add up to the {targets.shape[0]} elements of concatenated "
+            f"(1-D) targets",
+            f"a sum of {total}",
+        )
+    if total == 0:
+        return xp.zeros((lengths.shape[0], 0), dtype=targets.dtype, device=device)
+    width = int(xp.max(lengths))
+    starts = ends - xp.astype(lengths, ends.dtype)
+    position = xp.arange(width, dtype=ends.dtype, device=device)
+    index = starts[:, None] + position[None, :]
+    index = xp.where(index < total, index, xp.zeros_like(index))
+    return xp.reshape(xp.take(targets, xp.reshape(index, (-1,)), axis=0), index.shape)

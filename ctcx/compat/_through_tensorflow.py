@@ -1,0 +1,113 @@
+"""Calls on TensorFlow's tensors, which are not of the array API: through NumPy, and back.
+
+In eager mode the tensors' memory is read as it is. Under ``tf.function`` the same code runs as a
+``tf.numpy_function``. Either way it runs on the host. Nothing here imports TensorFlow before a
+tensor of it is seen.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["differentiable", "holds_tensors", "on_host"]
+
+_HALVES = ("float16", "bfloat16")
+
+
+def holds_tensors(*values: Any) -> bool:
+    """Whether any is a TensorFlow tensor or variable, or a sparse tensor's part that is one."""
+    tf = sys.modules.get("tensorflow")
+    return tf is not None and any(
+        isinstance(value, (tf.Tensor, tf.Variable))
+        or (isinstance(value, tuple) and holds_tensors(*value))
+        for value in values
+    )
+
+
+def on_host(compute: Callable[..., Any], arguments: Sequence[Any], dtypes: Sequence[Any]) -> Any:
+    """``compute(*arrays)`` on NumPy arrays, results as tensors; None stays None.
+
+    ``compute`` returns as many arrays as ``dtypes`` has, in a tuple.
+    """
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        results = compute(*map(_to_numpy, arguments))
+        return tuple(
+            tf.convert_to_tensor(result, dtype)
+            for result, dtype in zip(results, dtypes, strict=True)
+        )
+    given = [place for place, value in enumerate(arguments) if value is not None]
+
+    def inside(*arrays: Any) -> Any:
+        full = [None] * len(arguments)
+        for place, array in zip(given, arrays, strict=True):
+            full[place] = array
+        results = compute(*full)
+        return tuple(
+            np.asarray(result, dtype=tf.as_dtype(dtype).as_numpy_dtype)
+            for result, dtype in zip(results, dtypes, strict=True)
+        )
+
+    tensors = [tf.convert_to_tensor(arguments[place]) for place in given]
+    return tuple(tf.numpy_function(inside, tensors, list(dtypes), stateful=False))
+
+
+def differentiable(
+    compute: Callable[..., tuple[Any, Any]],
+    logits: Any,
+    others: Sequence[Any],
+    *,
+    time_major: bool,
+    name: str | None,
+) -> Any:
+    """Loss (N,) of ``compute(logits, *others) -> (loss, grad)``, known to ``tf.GradientTape``.
+
+    Half precision is computed in float32, and the loss stays in it.
+    """
+    import tensorflow as tf
+
+    with tf.name_scope(name or "ctcx_ctc_loss"):
+        logits = tf.convert_to_tensor(logits)
+        if logits.dtype.name in _HALVES:
+            logits = tf.cast(logits, tf.float32)
+
+        def call(x: Any) -> Any:
+            loss, grad = on_host(compute, (x, *others), (x.dtype, x.dtype))
+            rank = x.shape.rank
+            loss.set_shape([x.shape[1 if time_major else 0]] if rank == 3 else None)
+            grad.set_shape(x.shape)
+            return loss, lambda upstream: _once(tf, x, grad, upstream, time_major=time_major)
+
+        return tf.custom_gradient(call)(logits)
+
+
+def _once(tf: Any, logits: Any, grad: Any, upstream: Any, *, time_major: bool) -> Any:
+    """The gradient times what comes from above; to differentiate it again is an error."""
+
+    def scaled(x: Any, factor: Any) -> Any:
+        axes = (
+            (tf.newaxis, slice(None), tf.newaxis) if time_major else (..., tf.newaxis, tf.newaxis)
+        )
+
+        def again(*_: Any) -> Any:
+            msg = (
+                "ctcx.compat.tensorflow.ctc_loss has no second derivative on TensorFlow's tensors "
+                "(tf.nn.ctc_loss gives NaN); ctcx.ctc_loss has it on PyTorch and JAX"
+            )
+            raise LookupError(msg)
+
+        # x is named so that a tape sees that the gradient depends on it.
+        return tf.identity(grad * factor[axes]) + 0 * tf.zeros_like(x), again
+
+    return tf.custom_gradient(scaled)(logits, upstream)
+
+
+def _to_numpy(value: Any) -> Any:
+    return value.numpy() if hasattr(value, "numpy") else value

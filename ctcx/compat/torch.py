@@ -1,0 +1,156 @@
+"""``torch.nn.functional.ctc_loss`` and ``torch.nn.CTCLoss``, on any array library.
+
+>>> import numpy as np
+>>> from ctcx.compat.torch import ctc_loss
+>>> log_probs = np.log(np.full((3, 1, 4), 0.25))  # (T, N, C)
+>>> float(round(ctc_loss(log_probs, np.asarray([1, 2]), (3,), (2,)), 4))
+1.2747
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import array_api_compat
+import numpy as np
+
+from ctcx._api import ctc_loss as _ctc_loss
+from ctcx._arrays import is_array
+from ctcx.compat._concatenated import padded
+from ctcx.compat._terms import in_terms, refuse, required, shape_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctcx._api import Reduction
+    from ctcx._typing import Array
+    from ctcx.compat._torch_module import CTCLoss
+
+__all__ = ["CTCLoss", "ctc_loss"]
+
+_TERMS = {
+    "logits": "log_probs",
+    "labels": "targets",
+    "logit_lengths": "input_lengths",
+    "label_lengths": "target_lengths",
+}
+_REDUCTIONS: dict[str, Reduction] = {"none": "none", "sum": "sum", "mean": "mean_per_label"}
+
+
+def ctc_loss(
+    log_probs: Array,
+    targets: Array,
+    input_lengths: Array | Sequence[int],
+    target_lengths: Array | Sequence[int],
+    blank: int = 0,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    zero_infinity: bool = False,  # noqa: FBT001, FBT002 - torch's signature
+) -> Array:
+    """CTC loss with the signature of ``torch.nn.functional.ctc_loss``.
+
+    Parameters
+    ----------
+    log_probs : array (T, N, C) or (T, C)
+        Logarithms of probabilities, as from ``log_softmax``. Of any array library.
+    targets : array of int (N, S), (sum of target_lengths,) or (S,)
+        Padded, or concatenated; (S,) for one sequence without a batch axis.
+    input_lengths : array of int (N,), or tuple of int
+        Frames of each sequence; an int or () for one sequence.
+    target_lengths : array of int (N,), or tuple of int
+        Labels of each sequence; an int or () for one sequence.
+    blank : int
+        Class of the blank; unlike in torch, negative ones count from the end.
+    reduction : {"mean", "sum", "none"}
+        ``"mean"`` divides each loss by its number of labels (at least 1), then takes the mean.
+    zero_infinity : bool
+        Whether sequences whose labels no path emits count as 0 instead of +inf. Their gradient is
+        0 either way.
+
+    Returns
+    -------
+    array () or (N,)
+        In the library and on the device of ``log_probs``; float64 for float64, else float32.
+        Differentiable where ``log_probs`` are, with torch's convention: the gradient is the one
+        with respect to what went into ``log_softmax``.
+
+    Raises
+    ------
+    CTCInputError
+        Wrong ranks, shapes, dtypes, libraries or devices; a target out of range or equal to the
+        blank; lengths out of range, or, for concatenated targets, of the wrong sum.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ctcx.compat.torch import ctc_loss
+    >>> log_probs = np.log(np.full((4, 2, 3), 1 / 3))
+    >>> ctc_loss(log_probs, np.asarray([1, 2, 1]), (4, 3), (2, 1), reduction="none").round(4)
+    array([1.6864, 1.5041])
+    """
+    if not is_array(log_probs) or log_probs.ndim not in {2, 3}:
+        refuse("log_probs", "have shape (T, N, C), or (T, C) for one sequence", shape_of(log_probs))
+    if reduction not in _REDUCTIONS:
+        refuse("reduction", 'be "none", "mean" or "sum"', repr(reduction))
+    single = log_probs.ndim == 2
+    count = 1 if single else log_probs.shape[1]
+    input_lengths = _lengths("input_lengths", input_lengths, log_probs, count)
+    target_lengths = _lengths("target_lengths", target_lengths, log_probs, count)
+    targets = _beside("targets", targets, log_probs)
+    ranks = {1} if single else {1, 2}
+    if targets.ndim not in ranks or (targets.ndim == 2 and targets.shape[0] != count):
+        shapes = "(S,)" if single else f"({count}, S), or one axis with all targets in a row,"
+        refuse(
+            "targets",
+            f"have shape {shapes} to go with log_probs {tuple(log_probs.shape)}",
+            shape_of(targets),
+        )
+    concatenated = targets.ndim == 1 and not single
+    with in_terms(_TERMS):
+        return _ctc_loss(
+            log_probs,
+            padded(targets, target_lengths) if concatenated else targets,
+            input_lengths,
+            target_lengths,
+            blank=blank,
+            time_major=not single,
+            reduction=_REDUCTIONS[reduction],
+            infeasible="zero" if zero_infinity else "inf",
+        )
+
+
+def _lengths(argument: str, lengths: Any, log_probs: Array, count: int) -> Any:
+    """Lengths as an array (N,) of the host or of the library of ``log_probs``."""
+    if not is_array(lengths):
+        try:
+            lengths = np.asarray(lengths, dtype=None if np.size(lengths) else np.int64)
+        except (TypeError, ValueError):
+            refuse(argument, "be integers", repr(lengths))
+        if lengths.dtype.kind not in "iu":
+            refuse(argument, "have an integer dtype", lengths.dtype)
+    lengths = _beside(argument, lengths, log_probs)
+    if lengths.ndim == 0 and log_probs.ndim == 2:
+        lengths = lengths[None]
+    if tuple(lengths.shape) != (count,):
+        refuse(argument, f"have shape ({count},), one for each sequence", shape_of(lengths))
+    return lengths
+
+
+def _beside(argument: str, array: Any, log_probs: Array) -> Any:
+    """The array; as a NumPy one if it is a torch tensor on the CPU beside another device's."""
+    if not is_array(array):
+        refuse(argument, "be an array of ints", f"a {type(array).__name__}")
+    is_torch = array_api_compat.is_torch_array
+    if not (is_torch(array) and is_torch(log_probs)):
+        return array
+    on_host = array.device.type == "cpu" and log_probs.device.type != "cpu"
+    return array.numpy() if on_host else array
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CTCLoss":
+        required("torch", "torch", "ctcx.compat.torch.CTCLoss")
+        from ctcx.compat import _torch_module
+
+        return _torch_module.CTCLoss
+    msg = f"module 'ctcx.compat.torch' has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -1,0 +1,121 @@
+"""``ctcx.compat.keras`` beside Keras itself, on all of its backends, each in its own process."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from ctcx.conformance.oracle import reference
+from tests.frameworks.problems import FEW_SHAPES, problems
+
+BACKENDS = ("tensorflow", "torch", "jax", "numpy")
+
+
+def drawn(count):
+    """Problems as Hypothesis draws them, the same each time."""
+    seen = []
+
+    @settings(database=None, derandomize=True, deadline=None, max_examples=count)
+    @given(problems(dtypes=("float32",), shapes=FEW_SHAPES[:2], blanks=(0, 1)))
+    def take(problem):
+        seen.append(problem)
+
+    take()
+    return seen
+
+
+PROBLEMS = drawn(40)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def said(request):
+    """What a process with that backend says."""
+    asked = [
+        {name: np.asarray(value).tolist() for name, value in problem._asdict().items()}
+        for problem in PROBLEMS
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.frameworks.keras_child"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"KERAS_BACKEND": request.param, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["backend"] == request.param
+    return answer
+
+
+def numbers(values):
+    assert isinstance(values, list), values
+    return np.asarray([float(value) for value in values])
+
+
+def test_the_loss_is_the_same_on_all_backends_and_is_that_of_keras(said):
+    compared = 0
+    for problem, answer in zip(PROBLEMS, said["answers"], strict=True):
+        arrays = (problem.logits, problem.labels, problem.frames, problem.lengths)
+        truth = reference(*arrays, problem.blank)
+        ours, fine = numbers(answer["ours"]), problem.feasible
+        np.testing.assert_allclose(ours, truth.loss, rtol=2e-5, atol=2e-6)
+        if isinstance(answer["theirs"], list):
+            theirs = numbers(answer["theirs"])
+            np.testing.assert_allclose(ours[fine], theirs[fine], rtol=2e-5, atol=2e-5)
+            compared += int(fine.sum())
+    assert compared > 20
+
+
+def test_the_loss_class_is_that_of_keras(said):
+    for ours, theirs in said["class"].values():
+        np.testing.assert_allclose(numbers(ours), numbers(theirs), rtol=1e-5)
+
+
+def test_a_model_trains_to_the_same_losses(said):
+    if said["backend"] == "numpy":
+        assert "training" not in said
+        return
+    ours, theirs = said["training"]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    assert ours[-1] < ours[0]
+
+
+def test_the_loss_class_can_be_saved_and_takes_symbolic_tensors(said):
+    assert said["config"] == "x"
+    assert said["symbolic"] == [None]
+
+
+# Each of these is a row of the table on the page "Coming from Keras":
+# what is passed | what Keras does | what ctcx does.
+
+
+def test_difference_infeasible(said):
+    """Labels that no path emits | about 708 on TensorFlow, +inf on PyTorch, about 100,000 on JAX
+    and NumPy | +inf on all, gradient 0"""
+    low, high = {"tensorflow": (700, 900), "torch": (np.inf, np.inf)}.get(
+        said["backend"], (9e4, 2e5)
+    )
+    found = 0
+    for problem, answer in zip(PROBLEMS, said["answers"], strict=True):
+        if isinstance(answer["theirs"], list):
+            wrong = ~problem.feasible
+            theirs = numbers(answer["theirs"])[wrong]
+            assert ((low <= theirs) & (theirs <= high)).all()
+            assert (numbers(answer["ours"])[wrong] == np.inf).all()
+            found += int(wrong.sum())
+    assert found > 3
+
+
+def test_difference_interior_zero(said):
+    """A 0 between labels, in `losses.CTC` | the last label is left out, silently | an error that
+    names it, where values can be read"""
+    ours, theirs = said["interior"]
+    assert ours.startswith("CTCInputError: target[0, 1] is 0")
+    # The blank that is left in counts as one more blank.
+    kept = reference(np.zeros((1, 4, 3)), np.asarray([[1, 0]]), [4], [2], 0)
+    np.testing.assert_allclose(numbers(theirs), kept.loss, rtol=1e-5)

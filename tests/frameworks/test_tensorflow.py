@@ -1,0 +1,431 @@
+"""``ctcx.compat.tensorflow`` beside TensorFlow itself, in the same process on the same inputs."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ctcx
+from ctcx.compat import tensorflow as compat
+from ctcx.conformance.oracle import reference
+from tests.frameworks.problems import SETTINGS, assert_same, problems
+
+V1 = tf.compat.v1.nn.ctc_loss
+LOGITS = np.zeros((4, 2, 3), dtype=np.float32)  # (T, N, C)
+LABELS, LENGTHS, FRAMES = np.asarray([[1, 2], [1, 1]]), [2, 2], [4, 4]
+# To trace a function takes long, so only some examples do.
+IN_GRAPH = st.sampled_from([False] * 4 + [True])
+
+
+def answer(function, logits, *, weights=None, graph=False):
+    """Loss and gradient, each sequence weighed, in eager mode or in a ``tf.function``."""
+
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = function(x)
+            total = tf.reduce_sum(loss if weights is None else loss * weights)
+        return loss, tape.gradient(total, x)
+
+    loss, grad = (tf.function(run) if graph else run)(tf.constant(logits))
+    return loss.numpy(), grad.numpy()
+
+
+def both(ours, theirs, problem, *, time_major, graph):
+    """Answers of both, the gradients as (N, T, C)."""
+    logits = problem.logits.transpose(1, 0, 2) if time_major else problem.logits
+    for function in (ours, theirs):
+        loss, grad = answer(function, logits, weights=problem.weights(), graph=graph)
+        yield loss, grad.transpose(1, 0, 2) if time_major else grad
+
+
+def sparse(problem):
+    rows = [(n, s) for n, count in enumerate(problem.lengths) for s in range(count)]
+    indices = np.asarray(rows, dtype=np.int64).reshape(-1, 2)
+    values = problem.labels[tuple(indices.T)].astype(np.int32)
+    return tf.SparseTensor(indices, values, problem.labels.shape)
+
+
+@SETTINGS
+@given(problems(dtypes=("float32",), min_labels=1), st.booleans(), IN_GRAPH, st.booleans())
+def test_dense_loss_and_gradient_are_those_of_tensorflow(problem, time_major, graph, negative):
+    options = {
+        "label_length": problem.lengths,
+        "logit_length": problem.frames,
+        "logits_time_major": time_major,
+        "blank_index": problem.blank - (problem.logits.shape[2] if negative else 0),
+    }
+    ours, theirs = both(
+        lambda x: compat.ctc_loss(problem.labels, x, **options),
+        lambda x: tf.nn.ctc_loss(problem.labels, x, **options),
+        problem,
+        time_major=time_major,
+        graph=graph,
+    )
+    fine = problem.feasible
+    assert_same(ours[0][fine], theirs[0][fine], "float32")
+    assert_same(ours[1][fine], theirs[1][fine], "float32")
+    assert (ours[0][~fine] == np.inf).all()
+    assert (ours[1][~fine] == 0).all()
+    assert (theirs[0][~fine] > 700).all()
+
+
+@SETTINGS
+@given(problems(dtypes=("float32",), min_labels=1), st.booleans(), IN_GRAPH)
+def test_strict_compat_is_tensorflow_with_its_finite_infinity(problem, time_major, graph):
+    options = {
+        "label_length": problem.lengths,
+        "logit_length": problem.frames,
+        "logits_time_major": time_major,
+        "blank_index": problem.blank,
+    }
+    ours, theirs = both(
+        lambda x: compat.ctc_loss(problem.labels, x, **options, strict_compat=True),
+        lambda x: tf.nn.ctc_loss(problem.labels, x, **options),
+        problem,
+        time_major=time_major,
+        graph=graph,
+    )
+    assert_same(ours[0], theirs[0], "float32")
+    # A loss of 700 in float32 is known to 6e-5, and the leak's gradient is a difference of such.
+    np.testing.assert_allclose(ours[1], theirs[1], atol=5e-4)
+
+
+@SETTINGS
+@given(problems(dtypes=("float32",), min_labels=1, min_length=1), st.booleans(), IN_GRAPH)
+def test_sparse_loss_and_gradient_are_those_of_tensorflow(problem, time_major, graph):
+    problem = problem.with_a_frame_a_label()  # what else is an error there
+    options = {"logits_time_major": time_major, "blank_index": problem.blank}
+    frames = problem.frames.astype(np.int32)
+    ours, theirs = both(
+        lambda x: compat.ctc_loss(sparse(problem), x, None, frames, **options),
+        lambda x: tf.nn.ctc_loss(sparse(problem), x, None, frames, **options),
+        problem,
+        time_major=time_major,
+        graph=graph,
+    )
+    assert_same(ours[0], theirs[0], "float32")
+    assert_same(ours[1][problem.feasible], theirs[1][problem.feasible], "float32")
+
+
+@SETTINGS
+@given(
+    problems(blanks=(-1,), min_labels=1, min_length=1, dtypes=("float32", "float64")),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    IN_GRAPH,
+)
+def test_version_1_and_its_options(problem, collapse, merge, time_major, graph):
+    problem = problem.with_a_frame_a_label()  # what else is an error there
+    options = {
+        "sequence_length": problem.frames.astype(np.int32),
+        "preprocess_collapse_repeated": collapse,
+        "ctc_merge_repeated": merge,
+        "time_major": time_major,
+    }
+    ours, theirs = both(
+        lambda x: compat.ctc_loss_v1(sparse(problem), x, **options),
+        lambda x: V1(sparse(problem), x, **options),
+        problem,
+        time_major=time_major,
+        graph=graph,
+    )
+    fine = np.isfinite(theirs[0])
+    # TensorFlow adds logarithms by a table, and is no more exact in float64.
+    assert_same(ours[0], theirs[0], "float32")
+    assert_same(ours[1][fine], theirs[1][fine], "float32")
+    assert (ours[1][~fine] == 0).all()
+
+
+@SETTINGS
+@given(problems(dtypes=("float32",)), st.booleans())
+def test_numpy_arrays_give_the_same_as_tensors(problem, strict):
+    arguments = (problem.lengths, problem.frames, False, None, problem.blank)
+    ours = compat.ctc_loss(problem.labels, problem.logits, *arguments, strict_compat=strict)
+    assert isinstance(ours, np.ndarray)
+    tensors = compat.ctc_loss(
+        problem.labels, tf.constant(problem.logits), *arguments, strict_compat=strict
+    )
+    assert_same(ours, tensors.numpy(), "float32")
+
+
+@SETTINGS
+@given(problems(min_labels=1), IN_GRAPH)
+def test_unique_labels_and_collapsed_labels(problem, graph):
+    labels, lengths = tf.constant(problem.labels), tf.constant(problem.lengths)
+    pairs = (
+        (compat.ctc_unique_labels, tf.nn.ctc_unique_labels, (labels,)),
+        (compat.collapse_repeated, tf.nn.collapse_repeated, (labels, lengths)),
+    )
+    for ours, theirs, arguments in pairs:
+        one = (tf.function(ours) if graph else ours)(*arguments)
+        plain = ours(*(argument.numpy() for argument in arguments))
+        for mine, numpy, other in zip(one, plain, theirs(*arguments), strict=True):
+            np.testing.assert_array_equal(mine.numpy(), other.numpy())
+            np.testing.assert_array_equal(numpy, other.numpy())
+            assert mine.dtype == other.dtype
+
+
+def test_the_help_of_unique_labels_changes_nothing():
+    problem = (LABELS, tf.constant(LOGITS), LENGTHS, FRAMES)
+    unique = compat.ctc_unique_labels(tf.constant(LABELS))
+    np.testing.assert_array_equal(
+        compat.ctc_loss(*problem, unique=unique).numpy(), compat.ctc_loss(*problem).numpy()
+    )
+
+
+def test_a_variable_and_an_optimiser_step_in_a_function():
+    variable = tf.Variable(LOGITS)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(compat.ctc_loss(LABELS, variable, LENGTHS, FRAMES))
+        variable.assign_sub(tape.gradient(loss, variable))
+        return loss
+
+    losses = [float(step()) for _ in range(5)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0]
+
+
+def test_shapes_are_known_inside_a_function():
+    seen = []
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2, 3], tf.float32)])
+    def run(x):
+        loss = compat.ctc_loss(LABELS, x, LENGTHS, [4, 4])
+        seen.append(loss.shape.as_list())
+        return loss
+
+    expected = tf.nn.ctc_loss(LABELS, LOGITS, LENGTHS, FRAMES)
+    np.testing.assert_allclose(run(LOGITS), expected, rtol=1e-6)
+    assert seen == [[2]]
+
+
+def test_the_module_stands_in_for_tensorflow():
+    assert compat.nn.ctc_loss is compat.ctc_loss
+    assert compat.compat.v1.nn.ctc_loss is compat.ctc_loss_v1
+    assert compat.constant is tf.constant
+    assert compat.nn.softmax is tf.nn.softmax
+    assert compat.compat.v1.placeholder is tf.compat.v1.placeholder
+    assert compat.__version__ == tf.__version__
+    with pytest.raises(AttributeError):
+        _ = compat.no_such_name
+
+
+def test_a_label_that_is_wrong_is_named_in_a_function_too():
+    call = tf.function(lambda x: compat.ctc_loss([[1, 7]], x, [2], [4]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels\[0, 1\] is 7"):
+        call(LOGITS[:, :1])
+
+
+# Each of these is a row of the table on the page "Coming from TensorFlow":
+# what is passed | what TensorFlow does | what ctcx does.
+
+
+def test_difference_infeasible():
+    """Labels that no path emits, dense | 706.9 and more, a gradient that means nothing | +inf,
+    gradient 0; with `strict_compat=True` as TensorFlow"""
+    call = {"label_length": LENGTHS, "logit_length": [4, 2]}
+    loss, grad = answer(lambda x: tf.nn.ctc_loss(LABELS, x, **call), LOGITS)
+    assert 706.8 < loss[1] < 720
+    assert np.abs(grad[:, 1]).max() > 0.1
+    loss, grad = answer(lambda x: compat.ctc_loss(LABELS, x, **call), LOGITS)
+    assert np.isinf(loss[1])
+    assert (grad[:, 1] == 0).all()
+
+
+def test_difference_saturation():
+    """A loss that is really over 707, dense | capped near 707, with a wrong gradient | the loss
+    and its gradient"""
+    generator = np.random.default_rng(0)
+    logits = generator.standard_normal((400, 1, 10)).astype(np.float32)
+    logits[:, :, 0] += 10
+    labels = 1 + generator.integers(0, 9, (1, 150))
+    call = {"label_length": [150], "logit_length": [400]}
+    truth = reference(logits.transpose(1, 0, 2), labels, [400], [150], 0)
+    assert truth.loss[0] > 1000
+    loss, grad = answer(lambda x: tf.nn.ctc_loss(labels, x, **call), logits)
+    assert loss[0] < 720
+    assert np.abs(grad[:, 0] - truth.grad[0]).max() > 0.5
+    loss, grad = answer(lambda x: compat.ctc_loss(labels, x, **call), logits)
+    np.testing.assert_allclose(loss, truth.loss, rtol=1e-5)
+    np.testing.assert_allclose(grad[:, 0], truth.grad[0], atol=1e-4)
+
+
+def test_difference_blank_among_labels():
+    """The blank among the labels | silently another class's label, or a wrong gradient | an error
+    that names it"""
+    x = np.random.default_rng(0).standard_normal((4, 1, 4)).astype(np.float32)
+    theirs = [tf.nn.ctc_loss([[0, k]], x, [2], [4], blank_index=-1).numpy() for k in (3, 2)]
+    np.testing.assert_array_equal(*theirs)
+    for convert in (np.asarray, tf.constant):
+        with pytest.raises(ctcx.CTCInputError, match=r"labels\[0, 1\] is 3 .*blank_index=3"):
+            compat.ctc_loss([[0, 3]], convert(x), [2], [4], blank_index=-1)
+
+
+def test_difference_out_of_range():
+    """A label that is negative or not a class, dense | a label that costs nothing: too small a
+    loss | an error that names it"""
+    x = np.zeros((4, 1, 4), dtype=np.float32)
+    right = tf.nn.ctc_loss([[1, 2]], x, [2], [4]).numpy()
+    for wrong in (-2, 9):
+        assert tf.nn.ctc_loss([[1, wrong]], x, [2], [4]).numpy() < right - 0.5
+        with pytest.raises(ctcx.CTCInputError, match=rf"labels\[0, 1\] is {wrong} "):
+            compat.ctc_loss([[1, wrong]], tf.constant(x), [2], [4])
+
+
+def test_difference_blank_index_out_of_range():
+    """A `blank_index` that is no class | a wrong number | an error"""
+    assert np.isfinite(tf.nn.ctc_loss(LABELS, LOGITS, LENGTHS, FRAMES, blank_index=7)).all()
+    with pytest.raises(ctcx.CTCInputError, match="blank_index=7 is out of range"):
+        compat.ctc_loss(LABELS, LOGITS, LENGTHS, FRAMES, blank_index=7)
+
+
+def test_difference_length_out_of_range():
+    """A `logit_length` over T, or a `label_length` over S | taken for T; about 712 | an error that
+    names it"""
+    theirs = tf.nn.ctc_loss(LABELS, LOGITS, LENGTHS, [4, 9])
+    np.testing.assert_array_equal(theirs, tf.nn.ctc_loss(LABELS, LOGITS, LENGTHS, FRAMES))
+    assert tf.nn.ctc_loss(LABELS, LOGITS, [2, 3], FRAMES)[1] > 700
+    with pytest.raises(ctcx.CTCInputError, match=r"logit_length\[1\] is 9"):
+        compat.ctc_loss(LABELS, LOGITS, LENGTHS, [4, 9])
+    with pytest.raises(ctcx.CTCInputError, match=r"label_length\[1\] is 3"):
+        compat.ctc_loss(LABELS, LOGITS, [2, 3], FRAMES)
+
+
+def test_difference_no_labels():
+    """Dense labels of shape (N, 0) | too small by ln 2 | right"""
+    call = (np.zeros((2, 0), dtype=np.int64), LOGITS, [0, 0], FRAMES)
+    expected = 4 * np.log(3)
+    np.testing.assert_allclose(tf.nn.ctc_loss(*call), [expected - np.log(2)] * 2, rtol=1e-6)
+    np.testing.assert_allclose(compat.ctc_loss(*call), [expected] * 2, rtol=1e-6)
+
+
+def test_difference_padding():
+    """NaN or inf in frames past `logit_length` | NaN loss and gradient | they never matter"""
+    x = LOGITS.copy()
+    x[3] = np.nan
+    call = {"label_length": [2, 1], "logit_length": [3, 3]}
+    loss, _ = answer(lambda x: tf.nn.ctc_loss(LABELS, x, **call), x)
+    assert np.isnan(loss).all()
+    ours = answer(lambda x: compat.ctc_loss(LABELS, x, **call), x)
+    clean = answer(lambda x: tf.nn.ctc_loss(LABELS, x, **call), LOGITS)
+    for one, other in zip(ours, clean, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_difference_masked_class():
+    """A logit of -inf, for any class | NaN loss and gradient | right"""
+    x = np.concatenate([LOGITS, np.full((4, 2, 1), -np.inf, dtype=np.float32)], axis=2)
+    call = {"label_length": LENGTHS, "logit_length": FRAMES}
+    loss, _ = answer(lambda x: tf.nn.ctc_loss(LABELS, x, **call), x)
+    assert np.isnan(loss).all()
+    loss, grad = answer(lambda x: compat.ctc_loss(LABELS, x, **call), x)
+    clean = answer(lambda x: tf.nn.ctc_loss(LABELS, x, **call), LOGITS)
+    np.testing.assert_allclose(loss, clean[0], rtol=1e-6)
+    np.testing.assert_allclose(grad[..., :3], clean[1], atol=1e-6)
+    assert (grad[..., 3] == 0).all()
+
+
+def test_difference_float64():
+    """float64, dense | an error | computed in float64"""
+    x = LOGITS.astype(np.float64)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        tf.nn.ctc_loss(LABELS, x, LENGTHS, FRAMES)
+    ours = compat.ctc_loss(LABELS, tf.constant(x), LENGTHS, FRAMES)
+    assert ours.dtype == tf.float64
+    np.testing.assert_allclose(ours, tf.nn.ctc_loss(LABELS, LOGITS, LENGTHS, FRAMES), rtol=1e-6)
+
+
+def test_difference_half():
+    """float16 and bfloat16 | computed in float32, the loss rounded to half | computed in float32,
+    and a float32 loss; the gradient as the logits"""
+    for dtype in (tf.float16, tf.bfloat16):
+        x = tf.cast(LOGITS, dtype)
+        assert tf.nn.ctc_loss(LABELS, x, LENGTHS, FRAMES).dtype == dtype
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = compat.ctc_loss(LABELS, x, LENGTHS, FRAMES)
+        assert loss.dtype == tf.float32
+        assert tape.gradient(loss, x).dtype == dtype
+
+
+def test_difference_lengths_left_out():
+    """`label_length=None` with dense labels, `logit_length=None` | an error | all labels, all
+    frames"""
+    with pytest.raises(ValueError, match="None"):
+        tf.nn.ctc_loss(LABELS, LOGITS, None, FRAMES)
+    ours = compat.ctc_loss(LABELS, tf.constant(LOGITS), None, None)
+    np.testing.assert_allclose(ours, tf.nn.ctc_loss(LABELS, LOGITS, LENGTHS, FRAMES), rtol=1e-6)
+
+
+def test_difference_sparse_infeasible():
+    """Sparse labels that no path emits | an error with fewer frames than labels; else +inf and the
+    gradient of a softmax | +inf, gradient 0"""
+    labels = tf.sparse.from_dense(LABELS.astype(np.int32))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Not enough time"):
+        tf.nn.ctc_loss(labels, LOGITS, None, [4, 1], blank_index=0)
+    for frames in ([4, 1], [4, 2]):
+        loss, grad = answer(
+            lambda x, f=frames: compat.ctc_loss(labels, x, None, f, blank_index=0), LOGITS
+        )
+        assert np.isinf(loss[1])
+        assert (grad[:, 1] == 0).all()
+    loss, grad = answer(lambda x: tf.nn.ctc_loss(labels, x, None, [4, 2], blank_index=0), LOGITS)
+    assert np.isinf(loss[1])
+    np.testing.assert_allclose(grad[:2, 1], 1 / 3, rtol=1e-5)
+
+
+def test_difference_ignore_longer():
+    """v1's `ignore_longer_outputs_than_inputs` | loss 0 with fewer frames than labels only | loss
+    0 wherever no path emits the labels"""
+    labels = tf.sparse.from_dense([[1, 2], [1, 1]])
+    logits = np.zeros((4, 2, 4), dtype=np.float32)
+    for frames, theirs in (([4, 1], 0), ([4, 2], np.inf)):
+        options = {"sequence_length": frames, "ignore_longer_outputs_than_inputs": True}
+        assert V1(labels, logits, **options)[1] == theirs
+        loss, grad = answer(lambda x, o=options: compat.ctc_loss_v1(labels, x, **o), logits)
+        assert loss[1] == 0
+        assert (grad[:, 1] == 0).all()
+
+
+def test_difference_sparse_empty():
+    """A sequence without labels, sparse | an error | the loss of blanks only"""
+    labels = tf.SparseTensor([[0, 0]], [1], [2, 1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="length is zero"):
+        tf.nn.ctc_loss(labels, LOGITS, None, FRAMES, blank_index=0)
+    ours = compat.ctc_loss(labels, tf.constant(LOGITS), None, FRAMES, blank_index=0)
+    np.testing.assert_allclose(ours[1], 4 * np.log(3), rtol=1e-6)
+
+
+def test_difference_second_derivative():
+    """A second derivative on TensorFlow's tensors | NaN for dense labels, silently | an error"""
+    x = tf.constant(LOGITS)
+    for function in (tf.nn.ctc_loss, compat.ctc_loss):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                loss = function(LABELS, x, LENGTHS, FRAMES)
+            grad = inner.gradient(loss, x)
+            norm = tf.reduce_sum(grad**2)
+        if function is tf.nn.ctc_loss:
+            assert np.isnan(outer.gradient(norm, x)).any()
+        else:
+            with pytest.raises(LookupError, match="second derivative"):
+                outer.gradient(norm, x)
+
+
+def test_difference_xla():
+    """`tf.function(jit_compile=True)` | compiled | an error: ctcx runs outside of TensorFlow"""
+    for function, works in ((tf.nn.ctc_loss, True), (compat.ctc_loss, False)):
+        call = tf.function(lambda x, f=function: f(LABELS, x, LENGTHS, FRAMES), jit_compile=True)
+        if works:
+            assert np.isfinite(call(tf.constant(LOGITS))).all()
+        else:
+            with pytest.raises(tf.errors.InvalidArgumentError, match="PyFunc"):
+                call(tf.constant(LOGITS))
