@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import platform
 import stat
 import subprocess
 import sys
@@ -108,6 +109,28 @@ def test_warmup_leaves_nothing_to_compile(environment):
     assert "float32: whole sequences" in out
     assert f"kept in {environment['NUMBA_CACHE_DIR']}" in out
     assert "compiling" not in finish(start(CALL, environment))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="names x86 processors")
+def test_a_processor_without_avx512_gives_right_answers(environment):
+    """LLVM cuts the vectors for AVX2 here, as it does on such a processor."""
+    code = """
+import numpy as np
+from ctcx.conformance.oracle import reference
+from ctcx_numba.kernels import loss_and_grad
+rng = np.random.default_rng(0)
+for scale in (2, 300):
+    for classes in (5, 32, 100):
+        x = (rng.standard_normal((3, 200, classes)) * scale).astype(np.float32)
+        rest = rng.integers(1, classes, (3, 30)), np.array([200, 150, 70]), np.array([30, 20, 3])
+        losses, grad = loss_and_grad(x, *rest, blank=0)
+        right = reference(x, *rest, 0)
+        assert (np.abs(losses - right.loss) <= 1e-7 * right.loss).all()
+        assert np.abs(grad - right.grad).max() <= 5e-6
+"""
+    narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": ""}
+    finish(start(code, environment | narrow))
 
 
 def test_importing_the_plugin_imports_no_numba():
