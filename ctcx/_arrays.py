@@ -78,13 +78,18 @@ def device_name(array: Array) -> str:
     device = array_api_compat.device(array)
     if device is None:
         return "unknown"
+    if _is_cupy_device(device):
+        return f"cuda:{device.id}"
     return device if isinstance(device, str) else _device_label(device)
+
+
+def _is_cupy_device(device: object) -> bool:
+    """Whether it is one of CuPy's devices, which can't be hashed and so not be cached by."""
+    return type(device).__module__.startswith("cupy")
 
 
 @lru_cache(maxsize=256)
 def _device_label(device: Any) -> str:
-    if type(device).__module__.startswith("cupy"):
-        return f"cuda:{device.id}"
     return _device_text(str(device))
 
 
@@ -119,7 +124,8 @@ def is_contiguous(array: Array) -> bool:
 
 def index_dtype(xp: ArrayModule, device: Any) -> Any:
     """Integer dtype that the library indexes with by default on this device."""
-    if _namespace_name(xp) == "jax.numpy":  # where it depends on a switch that may be thrown
+    # JAX's depends on a switch that may be thrown; CuPy's devices can't be hashed.
+    if _namespace_name(xp) in {"jax.numpy", "cupy"}:
         return _default_index_dtype(xp, device)
     return _index_dtype(xp, device)
 

@@ -102,6 +102,7 @@ def ctcx_namespaces() -> list[Namespace]:
             devices=f"{here}:cupy_devices",
             probe=probe_cupy,
             synchronize=f"{here}:cupy_synchronize",
+            loop="ctcx._arrayapi.cupy_loop:CUPY_LOOP",
             dtypes=half,
         ),
     ]

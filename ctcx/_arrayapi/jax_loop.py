@@ -35,6 +35,10 @@ class JaxLoop:
         """Compile the kernel for these shapes, or take it from JAX's cache, and call it."""
         return _compiled(kernel, arrays, blank)
 
+    def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
+        """As it is: XLA fuses what stands together."""
+        return partial(function, xp)
+
     def scan(
         self,
         step: Callable[[Any, Any, Any], tuple[Any, Any]],

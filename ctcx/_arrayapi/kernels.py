@@ -12,7 +12,7 @@ from ctcx._arrayapi.lattice import (
     DEAD,
     States,
     Topology,
-    emit,
+    advance,
     inflow,
     initial_states,
     renormalise,
@@ -22,6 +22,7 @@ from ctcx._arrayapi.occupancy import (
     Likelihood,
     likelihood,
     loss_of,
+    meet_at_frame,
     occupancy,
     other_direction,
 )
@@ -165,11 +166,10 @@ class _Call:
         def step(
             states: States, emissions: Emissions, _: None
         ) -> tuple[States, list[States] | None]:
-            states = renormalise(states, xp)
+            states = renormalise(states, self.loop, xp)
             flows = []
             for frame in range(self.plan.size):
-                flow = inflow(states, self.topology, xp)
-                states = emit(flow, emissions, frame)
+                flow, states = advance(states, self.topology, emissions, frame, self.loop, xp)
                 if keep:
                     flows.append(flow)
             return states, flows if keep else None
@@ -197,13 +197,14 @@ class _Call:
         def step(
             states: States, emissions: Emissions, flows: list[States]
         ) -> tuple[States, tuple[Array]]:
-            states = renormalise(states, xp)
+            states = renormalise(states, self.loop, xp)
             met = []
             for frame in range(self.plan.size):
-                states = emit(inflow(states, self.topology, xp), emissions, frame)
+                _, states = advance(states, self.topology, emissions, frame, self.loop, xp)
                 opposite = other_direction(flows[-1 - frame], xp)
-                met.append(occupancy(states, opposite, scale, xp))
-            return states, (xp.stack(met),)
+                met.append(meet_at_frame(states, opposite, scale, self.loop, xp))
+            labels, blanks = (xp.stack(part) for part in zip(*met, strict=True))
+            return states, (occupancy(labels, blanks, xp),)
 
         _, past = self.loop.scan(
             step,

@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
     from ctcx._arrayapi.emissions import Emissions
+    from ctcx._arrayapi.loops import Loop
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["DEAD", "States", "Topology", "emit", "inflow", "initial_states", "renormalise"]
+__all__ = ["DEAD", "States", "Topology", "advance", "inflow", "initial_states", "renormalise"]
 
 DEAD = -1e30
 """Exponent of a state of probability 0. Finite, so that differences of two are 0 and never NaN."""
@@ -83,36 +84,91 @@ def initial_states(start: Array, width: int, context: Context) -> States:
 
 def inflow(states: States, topology: Topology, xp: ArrayModule) -> States:
     """Sum what flows into each state, before the next frame's emission."""
-    label_e, label_m, blank_e, blank_m = states
+    return States(*_flow(xp, *states, *_neighbours(states, topology, xp)))
+
+
+def _neighbours(states: States, topology: Topology, xp: ArrayModule) -> tuple[Array, ...]:
+    """What flows in from the left: the label before, exponent and mantissa; and where it may."""
+    previous_e = xp.concat([topology.dead, states.label_exponent[:, :-1]], axis=1)
+    previous_m = xp.concat([topology.zero, states.label_mantissa[:, :-1]], axis=1)
+    return previous_e, previous_m, topology.may_skip, topology.must_stop, topology.skip_exponent
+
+
+def _flow(
+    xp: ArrayModule,
+    label_e: Array,
+    label_m: Array,
+    blank_e: Array,
+    blank_m: Array,
+    previous_e: Array,
+    previous_m: Array,
+    may_skip: Array,
+    must_stop: Array,
+    skip_exponent: Array,
+) -> tuple[Array, ...]:
+    """Each state's inflow, as the fields of :class:`States`; element by element."""
     exp, maximum = xp.exp, xp.maximum
-    previous_e = xp.concat([topology.dead, label_e[:, :-1]], axis=1)
-    previous_m = xp.concat([topology.zero, label_m[:, :-1]], axis=1)
     to_blank_e = maximum(blank_e, previous_e)
     to_blank_m = blank_m * exp(blank_e - to_blank_e) + previous_m * exp(previous_e - to_blank_e)
     # Into a label flows what flows into the blank before it where it may skip, else that blank.
-    enter_e = maximum(blank_e, to_blank_e + topology.skip_exponent)
-    enter_m = to_blank_m * topology.may_skip + blank_m * topology.must_stop
+    enter_e = maximum(blank_e, to_blank_e + skip_exponent)
+    enter_m = to_blank_m * may_skip + blank_m * must_stop
     to_label_e = maximum(label_e, enter_e)
     to_label_m = label_m * exp(label_e - to_label_e) + enter_m * exp(enter_e - to_label_e)
-    return States(to_label_e, to_label_m, to_blank_e, to_blank_m)
+    return to_label_e, to_label_m, to_blank_e, to_blank_m
 
 
-def emit(flow: States, emissions: Emissions, frame: int) -> States:
-    """Multiply by the emission probabilities of one frame."""
-    return States(
-        flow.label_exponent + emissions.exponent[frame, ...],
-        flow.label_mantissa * emissions.mantissa[frame, ...],
-        flow.blank_exponent + emissions.blank_exponent[frame, ...],
-        flow.blank_mantissa * emissions.blank_mantissa[frame, ...],
+def _flow_and_emit(xp: ArrayModule, *arrays: Array) -> tuple[Array, ...]:
+    """Inflow, and the states after the emission: four arrays each, element by element.
+
+    The arrays are those of :func:`_flow`, then exponent and mantissa of the emission probabilities
+    of the labels and of the blank.
+    """
+    label_e, label_m, blank_e, blank_m = flow = _flow(xp, *arrays[:-4])
+    emission_e, emission_m, emission_blank_e, emission_blank_m = arrays[-4:]
+    return (
+        *flow,
+        label_e + emission_e,
+        label_m * emission_m,
+        blank_e + emission_blank_e,
+        blank_m * emission_blank_m,
     )
 
 
-def renormalise(states: States, xp: ArrayModule) -> States:
+def advance(
+    states: States,
+    topology: Topology,
+    emissions: Emissions,
+    frame: int,
+    loop: Loop,
+    xp: ArrayModule,
+) -> tuple[States, States]:
+    """Go on by one frame: what flows into each state, and the states after the emission."""
+    both = loop.fused(_flow_and_emit, xp)(
+        *states,
+        *_neighbours(states, topology, xp),
+        emissions.exponent[frame, ...],
+        emissions.mantissa[frame, ...],
+        emissions.blank_exponent[frame, ...],
+        emissions.blank_mantissa[frame, ...],
+    )
+    return States(*both[:4]), States(*both[4:])
+
+
+def _near_one(
+    xp: ArrayModule, label_e: Array, label_m: Array, blank_e: Array, blank_m: Array
+) -> tuple[Array, ...]:
+    # A mantissa of 0 has an exponent that absorbs any shift; it only must not reach the log.
+    label_shift = xp.round(xp.log(xp.maximum(label_m, 1e-30)))
+    blank_shift = xp.round(xp.log(xp.maximum(blank_m, 1e-30)))
+    return (
+        label_e + label_shift,
+        label_m * xp.exp(-label_shift),
+        blank_e + blank_shift,
+        blank_m * xp.exp(-blank_shift),
+    )
+
+
+def renormalise(states: States, loop: Loop, xp: ArrayModule) -> States:
     """Bring mantissas near 1; a frame changes them by a factor between exp(-1/2) and 3 exp(1/2)."""
-
-    def near_one(exponent: Array, mantissa: Array) -> tuple[Array, Array]:
-        # A mantissa of 0 has an exponent that absorbs any shift; it only must not reach the log.
-        shift = xp.round(xp.log(xp.maximum(mantissa, 1e-30)))
-        return exponent + shift, mantissa * xp.exp(-shift)
-
-    return States(*near_one(*states[:2]), *near_one(*states[2:]))
+    return States(*loop.fused(_near_one, xp)(*states))

@@ -8,6 +8,7 @@ minutes. A library's :class:`~ctcx.plugin.Namespace` names its loop in the field
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ctcx._descriptors import resolve
@@ -36,6 +37,13 @@ class Loop(Protocol):
 
     def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
         """Call ``kernel(*arrays, blank)``; the place to compile it."""
+        ...
+
+    def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
+        """Give ``function(xp, *arrays)`` as a function of the arrays, which may compile it.
+
+        ``function`` stands in a module, and works element by element on arrays that broadcast.
+        """
         ...
 
     def scan(
@@ -84,6 +92,10 @@ class PythonLoop:
     def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
         """Call it."""
         return kernel(*arrays, blank)
+
+    def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
+        """Operation by operation."""
+        return partial(function, xp)
 
     def scan(
         self,

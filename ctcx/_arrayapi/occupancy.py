@@ -15,9 +15,10 @@ from ctcx._arrayapi.lattice import DEAD, States
 
 if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
+    from ctcx._arrayapi.loops import Loop
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["Likelihood", "likelihood", "loss_of", "occupancy", "other_direction"]
+__all__ = ["Likelihood", "likelihood", "loss_of", "meet_at_frame", "occupancy", "other_direction"]
 
 _TINY = 1e-30
 _RANGE = 80.0
@@ -71,18 +72,38 @@ def _in_range(exponent: Array, xp: ArrayModule) -> Array:
     return xp.minimum(xp.maximum(exponent, -_RANGE), _RANGE)
 
 
-def occupancy(alpha: States, beta: States, scale: Array, xp: ArrayModule) -> Array:
-    """Probability of each label's state and of the blank at one frame, given the labels: (M, S+1).
+def _scaled_product(
+    xp: ArrayModule, exponent: Array, mantissa: Array, other_e: Array, other_m: Array, scale: Array
+) -> Array:
+    """Product of two numbers in extended exponents, times ``exp(-scale)``; element by element."""
+    return mantissa * other_m * xp.exp(_in_range(exponent + other_e - scale, xp))
 
-    The last column is the blank: the sum over its S+1 states. ``scale`` (M, 1) is about the
-    exponent of the likelihood; it only keeps numbers in range.
+
+def meet_at_frame(
+    alpha: States, beta: States, scale: Array, loop: Loop, xp: ArrayModule
+) -> tuple[Array, Array]:
+    """Probability of each label's state and of each blank, (M, S) and (M, S+1), but for a factor.
+
+    It is the same for all states of a frame. ``beta`` is as from :func:`other_direction`. ``scale``
+    (M, 1) is about the exponent of the likelihood; it only keeps numbers in range.
     """
-    label_e, label_m, blank_e, blank_m = _meet(alpha, beta)
-    label = label_m * xp.exp(_in_range(label_e - scale, xp))
-    blank_each = blank_m * xp.exp(_in_range(blank_e - scale, xp))
-    blank = xp.sum(blank_each, axis=1, keepdims=True)
-    whole = xp.sum(label, axis=1, keepdims=True) + blank
-    return xp.concat([label, blank], axis=1) / xp.maximum(whole, _TINY)
+    product = loop.fused(_scaled_product, xp)
+    label_e, label_m, blank_e, blank_m = alpha
+    other_e, other_m, other_blank_e, other_blank_m = beta
+    return (
+        product(label_e[:, :-1], label_m[:, :-1], other_e, other_m, scale),
+        product(blank_e, blank_m, other_blank_e, other_blank_m, scale),
+    )
+
+
+def occupancy(label: Array, blank_each: Array, xp: ArrayModule) -> Array:
+    """Occupancies of frames (t, M, S+1), the last column the blank: the sum over its S+1 states.
+
+    ``label`` (t, M, S) and ``blank_each`` (t, M, S+1) are as from :func:`meet_at_frame`.
+    """
+    blank = xp.sum(blank_each, axis=2, keepdims=True)
+    whole = xp.sum(label, axis=2, keepdims=True) + blank
+    return xp.concat([label, blank], axis=2) / xp.maximum(whole, _TINY)
 
 
 def loss_of(

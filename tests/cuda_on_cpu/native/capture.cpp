@@ -1,6 +1,7 @@
 // Streams and graphs. Work is done at once, on the calling thread, whatever its stream; only a stream
 // that is being captured keeps its work for cudaGraphLaunch.
 #include <memory>
+#include <mutex>
 
 #include "device.h"
 
@@ -20,6 +21,9 @@ struct Capture {
 
 Capture current;
 
+// The device does one thing at a time, whichever thread asks; a host function may ask for more.
+std::recursive_mutex mutex;
+
 // Handles 0, 1 and 2 all mean the default stream.
 bool is_default(cudaStream_t stream) { return reinterpret_cast<uintptr_t>(stream) <= 2; }
 
@@ -28,6 +32,7 @@ bool is_default(cudaStream_t stream) { return reinterpret_cast<uintptr_t>(stream
 bool capturing(cudaStream_t stream) { return current.graph && current.stream == stream; }
 
 cudaError_t submit(cudaStream_t stream, Work work) {
+  std::lock_guard<std::recursive_mutex> lock(mutex);
   if (capturing(stream)) {
     current.graph->work.push_back(std::move(work));
     return cudaSuccess;
@@ -80,6 +85,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
+  std::lock_guard<std::recursive_mutex> lock(mutex);
   for (const Work& work : reinterpret_cast<Graph*>(executable)->work)
     if (cudaError_t error = work()) return error;
   return cudaSuccess;
