@@ -238,7 +238,7 @@ def strict_devices() -> tuple[str, ...]:
 
 def probe_cupy() -> str | None:
     """Why CuPy can't be used: not installed, damaged, or no GPU that it can reach."""
-    if reason := probe_import("cupy", "cupy-cuda12x"):
+    if reason := probe_import("cupy", "cupy-cuda13x, or cupy-cuda12x for CUDA 12"):
         return reason
     try:
         count = _cupy().cuda.runtime.getDeviceCount()
@@ -294,4 +294,9 @@ def cupy_runtime_info() -> dict[str, str]:
         "CUDA runtime": str(runtime.runtimeGetVersion()),
         "CUDA driver": str(runtime.driverGetVersion()),
         "GPU": runtime.getDeviceProperties(0)["name"].decode(),
+        "CuPy support": (
+            "checked on the CUDA-on-CPU harness; not yet run on a GPU. Please run "
+            "ctcx conformance array-api --library cupy; the page 'CuPy and GPUs' of the "
+            "documentation says where to send the result"
+        ),
     }

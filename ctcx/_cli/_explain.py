@@ -12,6 +12,7 @@ from ctcx._cli._names import library_name
 from ctcx._cli._output import new_table, show, styled, unwarned
 from ctcx._decision import describe
 from ctcx._descriptors import Problem
+from ctcx._registry import registry
 from ctcx._select import explain_problem
 
 __all__ = ["explain_command"]
@@ -37,8 +38,13 @@ def explain_command(
     *,
     library: Annotated[str, typer.Option(metavar="NAME", help="Array library.")] = "numpy",
     device: Annotated[
-        str, typer.Option(metavar="NAME", help="As the library names it: cpu, cuda:0.")
-    ] = "cpu",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="As the library names it: cpu, cuda:0.",
+            show_default="cuda:0 for cupy, else cpu",
+        ),
+    ] = None,
     dtype: Annotated[_Dtype, typer.Option(help="Of the logits.")] = _Dtype.float32,
     shape: Annotated[
         str, typer.Option(metavar="N,T,C", help="Sequences, frames, classes.")
@@ -67,10 +73,11 @@ def explain_command(
         raise typer.BadParameter(msg, param_hint="--blank")
     with unwarned():
         known = library_name(library)
+        missing = None if known is None else registry().namespace_unusable(known)
         problem = Problem(
             operation=operation.value,
             namespace=known or library,
-            device=device,
+            device=device or ("cuda:0" if known == "cupy" else "cpu"),
             dtype=dtype.value,
             N=count,
             T=frames,
@@ -98,6 +105,8 @@ def explain_command(
             f"No plugin describes {library!r}: only backends for any library can take its arrays."
         )
         show(Text(f"\n{note}", style="dim"))
+    if missing:
+        show(Text(f"\nOn this machine {known} can't be used: {missing}", style="dim"))
     raise typer.Exit(0 if decision.selected is not None else 1)
 
 

@@ -51,7 +51,7 @@ ln -sfn "$home/libcuda.so.1" "$nvidia/lib/libnvrtc.so.13"
 wait "$download"
 tar xzf "$work/cupy-$cupy.tar.gz" -C "$work"
 cd "$work/cupy-$cupy"
-"$python" - <<'PYTHON'
+cat > cythonize.py <<'PYTHON'
 from Cython.Build import cythonize
 from setuptools import Extension
 
@@ -70,6 +70,7 @@ cythonize(
     quiet=True,
 )
 PYTHON
+"$python" cythonize.py > cython.log 2>&1 || { cat cython.log >&2; exit 1; }
 suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 headers=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
 g++ -std=c++17 -O1 -fPIC -shared -w -DCUPY_CACHE_KEY=1 "-I$nvidia/include" "-I$headers" -I. \

@@ -107,6 +107,7 @@ extern "C" {
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {
     case cudaSuccess: return "cudaSuccess";
+    case cudaErrorNoDevice: return "cudaErrorNoDevice";
     case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
     case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
     case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
@@ -124,7 +125,11 @@ cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) { *version = kVersion; return cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int* version) { *version = kVersion; return cudaSuccess; }
 cudaError_t cudaGetDevice(int* index) { *index = 0; return cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int* count) { *count = 1; return cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* count) {
+  const char* none = getenv("CUDA_ON_CPU_NO_DEVICE");
+  *count = none ? 0 : 1;
+  return none ? cudaErrorNoDevice : cudaSuccess;
+}
 cudaError_t cudaSetDevice(int index) { return index == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
 cudaError_t cudaDeviceSynchronize() { return synchronise("the device is synchronised"); }
 
