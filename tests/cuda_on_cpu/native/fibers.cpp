@@ -37,6 +37,7 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr size_t kGuard = 4096;
+constexpr size_t kFresh = 32 * 1024;  // of a stack: more than kernels use
 
 enum class State { ready, at_block, at_warp, done };
 
@@ -238,6 +239,11 @@ void make_ready(Fiber& fiber, int number, dim3 size) {
   fiber.thread.index = {number % size.x, number / size.x % size.y, number / (size.x * size.y)};
   // A launch that was given up leaves marks on the stacks.
   if (address_checker()) __asan_unpoison_memory_region(fiber.stack, s.stack_size);
+  // A stack is used by one block after another, which the race detector must not take for a race:
+  // memory that is mapped anew has no past.
+  if (race_detector() && mmap(fiber.stack + s.stack_size - kFresh, kFresh, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+    abort();
   auto** top = reinterpret_cast<void**>(fiber.stack + s.stack_size);
   *--top = nullptr;  // where start() would return to; also keeps the stack aligned
   *--top = reinterpret_cast<void*>(&start);
