@@ -1,0 +1,71 @@
+"""Compile a variant and launch its kernels."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctcx_cuda._variants import VARIANTS, options, source
+
+if TYPE_CHECKING:
+    from ctcx_cuda._variants import Variant
+
+__all__ = ["PROBLEM", "LaunchError", "launch", "module"]
+
+_FIELDS = (
+    *("logits", "logits_n", "logits_t", "logits_c"),
+    *("grad", "grad_n", "grad_t", "grad_c"),
+    *("labels", "labels_n", "labels_s", "frames", "frames_n", "counts", "counts_n"),
+    *("loss", "rows", "next", "first", "emitted", "paths", "work", "sums"),
+    *("N", "T", "C", "S", "blank", "shift", "segments", "shared_states"),
+)
+
+PROBLEM = np.dtype([(name, np.int64) for name in _FIELDS])
+"""``struct Problem`` of problem.cuh, field by field: every member has 8 bytes."""
+
+
+class LaunchError(RuntimeError):
+    """CUDA refused to launch a kernel. Nothing of the caller's was written to."""
+
+
+@cache
+def module(variant: Variant, dtype: str) -> Any:
+    """Return CuPy's module of a variant. It is compiled on first use, into CuPy's own cache."""
+    import cupy
+
+    if variant not in VARIANTS:
+        msg = f"unknown variant {variant!r}"
+        raise ValueError(msg)
+    return cupy.RawModule(code=source(variant), options=options(variant, dtype))
+
+
+def launch(
+    kernel: str,
+    variant: Variant,
+    dtype: str,
+    problem: np.ndarray[Any, Any],
+    *more: int,
+    grid: tuple[int, ...],
+    block: int,
+    shared: int = 0,
+) -> None:
+    """Launch one kernel on the current device and stream.
+
+    Raises
+    ------
+    LaunchError
+        CUDA refuses it; the message has the kernel, the variant and CUDA's reason.
+    """
+    import cupy
+
+    function = module(variant, dtype).get_function(kernel)
+    try:
+        function(grid, (block,), (problem, *map(np.int32, more)), shared_mem=shared)
+    except cupy.cuda.driver.CUDADriverError as error:
+        msg = (
+            f"{kernel} of ctcx-cuda's variant {variant.name!r} for {dtype} could not be launched "
+            f"(grid {grid}, {block} threads, {shared} bytes of shared memory): {error}"
+        )
+        raise LaunchError(msg) from error

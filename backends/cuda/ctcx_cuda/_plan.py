@@ -1,0 +1,171 @@
+"""What to launch for a problem: the variant, the scratch memory, the sizes of the grids.
+
+Static facts only, no CuPy: everything here can be tested anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ctcx_cuda._variants import ANY_LENGTH, IN_REGISTERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ctcx_cuda._variants import Variant
+
+__all__ = ["Plan", "grid", "make_plan", "scratch_limit"]
+
+_MIB: Final = 1 << 20
+_DEFAULT_LIMIT: Final = 256 * _MIB
+_ALIGNMENT: Final = 256
+_LARGEST_GRID: Final = (1 << 20, 65535)
+"""Blocks over frames and over sequences; kernels loop over what is beyond."""
+_MOST_WORKERS: Final = 264
+"""Blocks that recompute segments at a time: two for each multiprocessor of an H100."""
+_SHARED_MEMORY: Final = 47 * 1024
+"""Bytes that any GPU gives a block unasked, less what the kernels take statically."""
+_SHIFTS: Final = (5, 6, 7, 8, 9)
+"""Log2 of the frames between two checkpoints; the first that leaves room is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a batch is computed.
+
+    Attributes
+    ----------
+    variant
+        Which kernels.
+    sequences
+        How many at a time; fewer than the batch has only where nothing else fits the limit.
+    sizes
+        Bytes of each part of the scratch memory, by the name of its field in ``Problem``.
+    shift, segments
+        A checkpoint is kept every ``2**shift`` frames; how many there are (1 without any).
+    shared_states
+        Whether the states of ``ctc_checkpoints`` fit into shared memory.
+    workers
+        Blocks of ``ctc_segments``.
+    """
+
+    variant: Variant
+    sequences: int
+    sizes: Mapping[str, int]
+    shift: int
+    segments: int
+    shared_states: bool
+    workers: int
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Where each part starts."""
+        offsets, end = {}, 0
+        for name, size in self.sizes.items():
+            offsets[name] = end
+            end += -(-size // _ALIGNMENT) * _ALIGNMENT
+        return offsets
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of scratch memory."""
+        return sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in self.sizes.values())
+
+
+def grid(frames: int, sequences: int, *, lists: bool = False) -> tuple[int, int]:
+    """Return the grid of a kernel that takes 4 frames of a sequence a block.
+
+    ``lists`` adds a block a sequence, which groups its labels.
+    """
+    across, down = _LARGEST_GRID
+    return min(-(-frames // 4), across) + lists, min(sequences, down)
+
+
+def scratch_limit() -> int:
+    """Return the limit in bytes: 256 MiB, or what ``CTCX_CUDA_SCRATCH_MIB`` says.
+
+    Raises
+    ------
+    ValueError
+        The variable is set, and is no whole number above 0.
+    """
+    text = os.environ.get("CTCX_CUDA_SCRATCH_MIB")
+    if text is None:
+        return _DEFAULT_LIMIT
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        msg = f"CTCX_CUDA_SCRATCH_MIB must be a whole number of MiB above 0, got {text!r}"
+        raise ValueError(msg)
+    return int(text) * _MIB
+
+
+def make_plan(N: int, T: int, C: int, S: int, *, real: int, grad: bool, limit: int) -> Plan:
+    """Choose for a batch of N sequences, T frames, C classes and labels of width S.
+
+    Parameters
+    ----------
+    N, T, C, S
+        The batch's shape; none of them negative, N at least 1.
+    real
+        Bytes of the numbers computed with: 4 or 8.
+    grad
+        Whether the gradient is wanted too.
+    limit
+        Bytes of scratch memory that the plan is to stay within. A single sequence that needs
+        more gets it.
+    """
+    for variant in IN_REGISTERS:
+        if variant.slots > S:
+            plan = _in_registers(variant, N, T, C, S, real=real, grad=grad)
+            if plan.scratch <= limit:
+                return plan
+            break
+    sequences = N
+    while True:
+        for shift in _SHIFTS:
+            plan = _any_length(sequences, T, C, S, real=real, grad=grad, shift=shift, limit=limit)
+            if plan.scratch <= limit and plan.workers >= min(sequences * plan.segments, 32):
+                return plan
+        if plan.scratch <= limit or sequences == 1:
+            return plan
+        sequences = -(-sequences // 2)
+
+
+def _common(N: int, T: int, C: int, S: int, *, real: int, grad: bool) -> dict[str, int]:
+    sizes = {"rows": N * T * 2 * real}
+    if grad:
+        sizes |= {"next": N * S * 4, "first": N * C * 4}
+    return sizes
+
+
+def _in_registers(
+    variant: Variant, N: int, T: int, C: int, S: int, *, real: int, grad: bool
+) -> Plan:
+    slots = variant.slots
+    sizes = _common(N, T, C, S, real=real, grad=grad)
+    sizes["emitted"] = (N * T + 2 * variant.group) * (slots + 2) * 2 * real
+    if grad:
+        sizes["paths"] = 2 * N * T * slots * 4 * real
+    return Plan(variant, N, sizes, 0, 1, shared_states=False, workers=0)
+
+
+def _any_length(
+    N: int, T: int, C: int, S: int, *, real: int, grad: bool, shift: int, limit: int
+) -> Plan:
+    row = (S + 1) * 4 * real
+    segment = 1 << shift
+    segments = max(1, -(-T // segment))
+    shared = 2 * row <= _SHARED_MEMORY
+    sizes = _common(N, T, C, S, real=real, grad=grad)
+    states = 0 if shared else (2 if grad else 1) * N * 2 * row
+    if not grad:
+        sizes["work"] = states
+        return Plan(ANY_LENGTH, N, sizes, shift, segments, shared_states=shared, workers=0)
+    sizes["paths"] = 2 * N * segments * row
+    each = (segment + 3) * row + S * real
+    room = limit - sum(sizes.values()) - (len(sizes) + 2) * _ALIGNMENT
+    workers = max(1, min(N * segments, _MOST_WORKERS, room // each))
+    sizes["work"] = max(states, workers * (segment + 3) * row)
+    sizes["sums"] = workers * S * real
+    return Plan(ANY_LENGTH, N, sizes, shift, segments, shared_states=shared, workers=workers)

@@ -1,0 +1,73 @@
+"""The few ways in which the kernels are compiled, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+__all__ = ["ANY_LENGTH", "DTYPES", "IN_REGISTERS", "VARIANTS", "Variant", "options", "source"]
+
+DTYPES = {"float16": 16, "bfloat16": 116, "float32": 32, "float64": 64}
+"""Dtypes of the logits, and the value of the macro LOGITS for each."""
+
+_PARTS = ("numbers", "problem", "rows", "step")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How a sequence is laid out over a block.
+
+    Attributes
+    ----------
+    name
+        As ``python -m ctcx_cuda warmup`` prints it.
+    pairs, warps, group
+        Pairs of states a lane, warps a sequence, frames between two barriers; all 0 where the
+        states are in shared or global memory.
+    """
+
+    name: str
+    pairs: int
+    warps: int
+    group: int
+
+    @property
+    def slots(self) -> int:
+        """Pairs that fit into the registers: a sequence of L labels needs L + 1."""
+        left = -(-self.group // self.pairs) if self.warps > 1 else 0
+        return self.pairs * self.warps * (32 - left)
+
+
+IN_REGISTERS = (
+    Variant("labels-31", pairs=1, warps=1, group=8),
+    Variant("labels-143", pairs=1, warps=6, group=8),
+    Variant("labels-539", pairs=2, warps=9, group=4),
+)
+"""From the shortest labels to the longest."""
+
+ANY_LENGTH = Variant("any-length", pairs=0, warps=0, group=0)
+
+VARIANTS = (*IN_REGISTERS, ANY_LENGTH)
+
+
+@cache
+def source(variant: Variant) -> str:
+    """Return the CUDA C++ source, without what the variant doesn't use."""
+    own = ("any_length",) if variant == ANY_LENGTH else ("paths", "gradient")
+    folder = resources.files("ctcx_cuda") / "kernels"
+    return "\n".join(
+        f'#line 1 "{part}.cuh"\n' + (folder / f"{part}.cuh").read_text(encoding="utf-8")
+        for part in (*_PARTS, "occupancy", *own)
+    )
+
+
+def options(variant: Variant, dtype: str) -> tuple[str, ...]:
+    """Return the options to compile with; never fast math, which would flush and reorder."""
+    return (
+        "--std=c++17",
+        f"-DLOGITS={DTYPES[dtype]}",
+        f"-DPAIRS={variant.pairs}",
+        f"-DWARPS={variant.warps}",
+        f"-DGROUP={variant.group}",
+    )

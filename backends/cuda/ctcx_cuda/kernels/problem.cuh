@@ -1,0 +1,76 @@
+// What a launch gets, and how logits and gradients of each dtype are read and written.
+
+// One struct by value. Strides count elements. The host's copy is in _launch.py, field by field.
+struct Problem {
+    const void* logits; i64 logits_n, logits_t, logits_c;
+    void* grad;         i64 grad_n, grad_t, grad_c;
+    const i64* labels;  i64 labels_n, labels_s;
+    const i64* frames;  i64 frames_n;  // logit lengths
+    const i64* counts;  i64 counts_n;  // label lengths
+    real* loss;
+    Row* rows;        // (N, T)
+    int* next;        // (N, S): the next position with the same label, or -1
+    int* first;       // (N, C): the first position with this label, or -1
+    Number* emitted;  // (GROUP + N T + GROUP, slots + 2): probabilities of labels, then of the blank
+    Pair* paths;      // (2, N, T, slots); any length: checkpoints (2, N, segments, S + 1)
+    Pair* work;       // any length: what blocks keep to themselves
+    real* sums;       // any length: (blocks, S)
+    i64 N, T, C, S, blank, shift, segments, shared_states;
+};
+
+#if LOGITS == 32 || LOGITS == 64
+typedef real stored;
+__device__ __forceinline__ real widen(stored x) { return x; }
+__device__ __forceinline__ stored narrow(real x) { return x; }
+#elif LOGITS == 116  // bfloat16: the upper half of a float32
+typedef unsigned short stored;
+__device__ __forceinline__ real widen(stored x) { return __int_as_float((int)((unsigned)x << 16)); }
+__device__ __forceinline__ stored narrow(real x) {
+    unsigned bits = (unsigned)__float_as_int(x);
+    return x != x ? 0x7fc0 : (stored)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+#else  // float16
+typedef unsigned short stored;
+__device__ __forceinline__ real widen(stored x) {
+    unsigned sign = (unsigned)(x & 0x8000) << 16, magnitude = x & 0x7fff;
+    if (magnitude >= 0x7c00) return __int_as_float((int)(sign | 0x7f800000 | (magnitude << 13)));
+    // As a float32 with the exponent off by 112; the product is exact, for subnormals too.
+    real value = __int_as_float((int)(magnitude << 13)) * 0x1p112f;
+    return sign ? -value : value;
+}
+__device__ __forceinline__ stored narrow(real x) {  // to nearest even; |x| <= 1 or NaN
+    unsigned bits = (unsigned)__float_as_int(x), magnitude = bits & 0x7fffffff;
+    stored sign = (stored)(bits >> 16 & 0x8000);
+    if (magnitude > 0x7f800000) return 0x7e00;
+    if (magnitude < 0x38800000)  // subnormal: adding 1/2 rounds at 2^-24, float16's smallest step
+        return sign | (stored)(__float_as_int(__int_as_float((int)magnitude) + 0.5f) - 0x3f000000);
+    return sign | (stored)((magnitude + 0xfff + ((magnitude >> 13) & 1) - 0x38000000) >> 13);
+}
+#endif
+
+__device__ __forceinline__ i64 clamped(i64 value, i64 most) {
+    return value < 0 ? 0 : value > most ? most : value;
+}
+// Lengths and labels that nobody checked (validate=False) must not lead outside of an array.
+__device__ __forceinline__ i64 num_frames(const Problem& p, i64 n) {
+    return clamped(p.frames[n * p.frames_n], p.T);
+}
+__device__ __forceinline__ int num_labels(const Problem& p, i64 n) {
+    return (int)clamped(p.counts[n * p.counts_n], p.S);
+}
+// The class of label i, or -1 where it is none.
+__device__ __forceinline__ i64 label(const Problem& p, i64 n, int i) {
+    i64 c = p.labels[n * p.labels_n + i * p.labels_s];
+    return c >= 0 && c < p.C ? c : -1;
+}
+__device__ __forceinline__ const stored* logits_row(const Problem& p, i64 n, i64 t) {
+    return (const stored*)p.logits + n * p.logits_n + t * p.logits_t;
+}
+__device__ __forceinline__ stored* grad_row(const Problem& p, i64 n, i64 t) {
+    return (stored*)p.grad + n * p.grad_n + t * p.grad_t;
+}
+__device__ __forceinline__ real negative_log(Number likelihood) {
+    if (likelihood.m == real(0)) return INFINITY;
+    real loss = -(log(likelihood.m) + (real)likelihood.e * LN2);
+    return loss < real(0) ? real(0) : loss;  // rounding must not make a probability exceed 1
+}

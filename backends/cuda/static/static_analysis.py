@@ -1,0 +1,217 @@
+"""What the compiler makes of the kernels: registers, spills, shared memory, instructions a frame.
+
+Needs no GPU: NVRTC compiles, and NVIDIA's disassembler prints what it made. Both come from PyPI:
+``pip install -r backends/cuda/static/requirements.txt``.
+Another compiler gives other numbers, so the baseline names its version.
+
+``python backends/cuda/static/static_analysis.py`` prints what differs from the baseline, and fails
+if something got worse; ``--update`` writes a new baseline; ``--cubins FOLDER`` keeps the binaries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ctcx_cuda._variants import DTYPES, VARIANTS, Variant, options, source
+
+__all__ = ["ARCHITECTURES", "BASELINE", "analyse", "compile_cubin", "complaints", "survey", "tool"]
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
+BASELINE = Path(__file__).with_name("baseline.json")
+TOLERANCE = 1.05
+"""A compiler's choice moves instructions a frame by a few in a hundred; the rest is exact."""
+
+_OPCODE = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)")
+_LABEL = re.compile(r"\s*(\.L_x_\d+):")
+_SECTION = re.compile(r"\s*\.section\s+\.text\.(\S+?),")
+_RESOURCES = re.compile(r"Function (\S+):\s*\n\s*(.*)")
+
+
+def _wheels() -> Path:
+    spec = importlib.util.find_spec("nvidia")
+    if spec is None or not spec.submodule_search_locations:
+        msg = f"NVRTC is not installed; {__doc__}"
+        raise ModuleNotFoundError(msg)
+    return Path(spec.submodule_search_locations[0])
+
+
+def _nvrtc() -> ctypes.CDLL:
+    return ctypes.CDLL(str(next(_wheels().glob("**/libnvrtc.so.1*"))))
+
+
+def tool(name: str) -> str:
+    """Return the path of one of NVIDIA's programs."""
+    return str(next(_wheels().glob(f"**/bin/{name}")))
+
+
+def compiler_version() -> str:
+    """Return NVRTC's version; the disassembler's doesn't change what it prints of a binary."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _nvrtc().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return f"{major.value}.{minor.value}"
+
+
+def compile_cubin(variant: Variant, dtype: str, architecture: str) -> bytes:
+    """Compile a variant as CuPy would; a compiler error is raised with the compiler's words."""
+    nvrtc = _nvrtc()
+    program = ctypes.c_void_p()
+    nvrtc.nvrtcCreateProgram(
+        ctypes.byref(program), source(variant).encode(), b"ctcx.cu", 0, None, None
+    )
+    flags = [f"--gpu-architecture={architecture}", *options(variant, dtype)]
+    encoded = (ctypes.c_char_p * len(flags))(*[flag.encode() for flag in flags])
+    failed = nvrtc.nvrtcCompileProgram(program, len(flags), encoded)
+    size = ctypes.c_size_t()
+    if failed:
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        msg = f"{variant.name}, {dtype}, {architecture}: {log.value.decode()}"
+        raise RuntimeError(msg)
+    nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+    cubin = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetCUBIN(program, cubin)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return cubin.raw
+
+
+def analyse(cubin: bytes) -> dict[str, dict[str, Any]]:
+    """Return each kernel's resources, and instructions a frame where its loop can be told."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        resources, assembly = (
+            subprocess.run(
+                [tool(tool), *how, file.name], capture_output=True, text=True, check=True
+            )
+            for tool, *how in (("cuobjdump", "--dump-resource-usage"), ("nvdisasm", "-c"))
+        )
+    code, labels = _parse(assembly.stdout)
+    found = {}
+    for kernel, line in _RESOURCES.findall(resources.stdout):
+        used = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED):(\d+)", line)}
+        spills = sum(name.startswith(("LDL", "STL")) for name, _ in code[kernel])
+        found[kernel] = {
+            "registers": used["REG"],
+            "stack": used["STACK"],
+            "shared": used["SHARED"],
+            "spills": spills,
+        }
+        if a_frame := _instructions_a_frame(code[kernel], labels[kernel]):
+            found[kernel]["instructions a frame"] = a_frame
+    return found
+
+
+def _parse(text: str) -> tuple[dict[str, list[tuple[str, str]]], dict[str, dict[str, int]]]:
+    """Return instructions, and the labels' places among them, by kernel."""
+    code: dict[str, list[tuple[str, str]]] = {}
+    labels: dict[str, dict[str, int]] = {}
+    kernel = ""
+    for line in text.splitlines():
+        if section := _SECTION.match(line):
+            kernel = section[1]
+            code[kernel], labels[kernel] = [], {}
+        elif label := _LABEL.match(line):
+            labels[kernel][label[1]] = len(code[kernel])
+        elif kernel and (opcode := _OPCODE.match(line)):
+            code[kernel].append((opcode[1], opcode[2]))
+    return code, labels
+
+
+def _instructions_a_frame(code: list[tuple[str, str]], labels: dict[str, int]) -> list[float]:
+    """Return it for each loop over frames, the longest first.
+
+    Such a loop has two shuffles a frame (of a mantissa and an exponent, upwards) and writes or
+    reads global memory. To divide by them makes the number independent of unrolling.
+    """
+    loops = []
+    for end, (name, argument) in enumerate(code):
+        target = re.search(r"`\((\.L_x_\d+)\)", argument)
+        if not name.startswith("BRA") or not target or labels.get(target[1], end) >= end:
+            continue
+        body = code[labels[target[1]] : end + 1]
+        shuffles = sum(n.startswith("SHFL") and ".UP" in n for n, _ in body)
+        if shuffles:
+            loops.append(round(2 * len(body) / shuffles, 1))
+    return sorted(loops, reverse=True)
+
+
+def _one(job: tuple[Variant, str, str, str]) -> tuple[str, dict[str, Any]]:
+    variant, dtype, architecture, folder = job
+    cubin = compile_cubin(variant, dtype, architecture)
+    if folder:
+        (Path(folder) / f"{variant.name}-{dtype}-{architecture}.cubin").write_bytes(cubin)
+    return f"{variant.name} {dtype} {architecture}", analyse(cubin)
+
+
+def survey(folder: str = "") -> dict[str, Any]:
+    """Compile every variant for every dtype and architecture, and look at each kernel."""
+    jobs = [
+        (variant, dtype, architecture, folder)
+        for variant in VARIANTS
+        for dtype in DTYPES
+        for architecture in ARCHITECTURES
+    ]
+    with ProcessPoolExecutor() as pool:
+        return {"NVRTC": compiler_version(), "kernels": dict(pool.map(_one, jobs))}
+
+
+def complaints(found: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
+    """Return what is worse than the baseline, or can't be compared with it."""
+    if found["NVRTC"] != baseline["NVRTC"]:
+        return [f"NVRTC {found['NVRTC']} compiled, the baseline is of {baseline['NVRTC']}"]
+    worse = []
+    if found["kernels"].keys() != baseline["kernels"].keys():
+        worse.append("the baseline is of other variants, dtypes or architectures")
+    for which, kernels in found["kernels"].items():
+        known = baseline["kernels"].get(which, {})
+        if kernels.keys() != known.keys():
+            worse.append(f"{which}: kernels {sorted(kernels)}, in the baseline {sorted(known)}")
+        for kernel, numbers in kernels.items():
+            worse += _compare(f"{which} {kernel}", numbers, known.get(kernel, {}))
+    return worse
+
+
+def _compare(where: str, numbers: dict[str, Any], old: dict[str, Any]) -> list[str]:
+    worse = []
+    if numbers["spills"] or numbers["stack"]:
+        worse.append(
+            f"{where}: {numbers['spills']} spills, {numbers['stack']} bytes of stack; expected none"
+        )
+    worse += [
+        f"{where}: {key} {numbers[key]}, in the baseline {old.get(key)}"
+        for key in ("registers", "shared")
+        if numbers[key] > old.get(key, 0)
+    ]
+    before, now = (n.get("instructions a frame", []) for n in (old, numbers))
+    if len(before) != len(now) or any(b > TOLERANCE * a for a, b in zip(before, now, strict=True)):
+        worse.append(f"{where}: instructions a frame {now}, in the baseline {before}")
+    return worse
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--update", action="store_true", help="write a new baseline")
+    parser.add_argument("--cubins", default="", help="folder to keep the binaries in")
+    arguments = parser.parse_args()
+    found = survey(arguments.cubins)
+    if arguments.update:
+        BASELINE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return 0
+    worse = complaints(found, json.loads(BASELINE.read_text(encoding="utf-8")))
+    print("\n".join(worse) or f"{len(found['kernels'])} binaries as in the baseline or better")
+    return bool(worse)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

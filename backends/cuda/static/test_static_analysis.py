@@ -1,0 +1,59 @@
+"""Every variant compiles for every architecture, and costs no more than the baseline says."""
+
+import copy
+import json
+
+import pytest
+from ctcx_cuda._variants import DTYPES, IN_REGISTERS, VARIANTS
+
+from backends.cuda.static.static_analysis import ARCHITECTURES, BASELINE, complaints, survey
+
+
+@pytest.fixture(scope="module")
+def found():
+    return survey()
+
+
+@pytest.fixture
+def baseline():
+    return json.loads(BASELINE.read_text(encoding="utf-8"))
+
+
+def test_nothing_is_worse_than_the_baseline(found, baseline):
+    assert not complaints(found, baseline)
+
+
+def test_everything_was_compiled(found):
+    assert len(found["kernels"]) == len(VARIANTS) * len(DTYPES) * len(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("variant", [variant.name for variant in IN_REGISTERS])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_loops_over_frames_are_found(found, variant, architecture):
+    numbers = found["kernels"][f"{variant} float32 {architecture}"]["ctc_paths"]
+    # Alpha and beta, each in groups of frames and one frame at a time.
+    assert len(numbers["instructions a frame"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("registers", 200, "registers 200"),
+        ("shared", 50_000, "shared 50000"),
+        ("spills", 1, "1 spills"),
+        ("stack", 8, "8 bytes of stack"),
+        ("instructions a frame", [99.0, 40.0, 30.0, 30.0], "instructions a frame"),
+        ("instructions a frame", [], "instructions a frame"),
+    ],
+)
+def test_what_is_worse_is_named(baseline, key, value, words):
+    worse = copy.deepcopy(baseline)
+    worse["kernels"]["labels-31 float32 sm_90"]["ctc_paths"][key] = value
+    (complaint,) = complaints(worse, baseline)
+    assert complaint.startswith("labels-31 float32 sm_90 ctc_paths: ")
+    assert words in complaint
+
+
+def test_another_compiler_is_named(baseline):
+    (complaint,) = complaints(baseline | {"NVRTC": "12.0"}, baseline)
+    assert "NVRTC 12.0" in complaint

@@ -1,0 +1,97 @@
+"""What is launched: variants, scratch memory, grids."""
+
+import pytest
+from ctcx_cuda._plan import grid, make_plan, scratch_limit
+from ctcx_cuda._variants import ANY_LENGTH, IN_REGISTERS
+
+MIB = 1 << 20
+
+
+def plan(N=4, T=200, C=30, S=20, *, real=4, grad=True, limit=256 * MIB):
+    return make_plan(N, T, C, S, real=real, grad=grad, limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("labels", "name"),
+    [
+        (0, "labels-31"),
+        (31, "labels-31"),
+        (32, "labels-143"),
+        (143, "labels-143"),
+        (144, "labels-539"),
+        (539, "labels-539"),
+        (540, "any-length"),
+        (100_000, "any-length"),
+    ],
+)
+def test_the_smallest_variant_that_holds_the_labels(labels, name):
+    assert plan(S=labels, limit=1 << 40).variant.name == name
+
+
+def test_the_names_say_how_many_labels_fit():
+    assert [variant.slots - 1 for variant in IN_REGISTERS] == [31, 143, 539]
+
+
+@pytest.mark.parametrize("real", [4, 8])
+def test_20000_frames_and_2000_labels_stay_under_300_mb(real):
+    chosen = plan(N=1, T=20_000, S=2000, real=real)
+    assert chosen.variant == ANY_LENGTH
+    assert chosen.sequences == 1
+    assert chosen.scratch < 300e6
+
+
+@pytest.mark.parametrize("N", [1, 7, 64, 1000])
+@pytest.mark.parametrize("T", [1, 500, 20_000])
+@pytest.mark.parametrize("S", [0, 30, 500, 3000])
+@pytest.mark.parametrize("real", [4, 8])
+def test_the_limit_holds(N, T, S, real):
+    chosen = plan(N=N, T=T, S=S, real=real)
+    assert chosen.scratch <= 256 * MIB
+    assert 1 <= chosen.sequences <= N
+
+
+def test_a_batch_is_sliced_only_where_checkpoints_do_not_fit():
+    assert plan(N=64, T=2000, S=500).sequences == 64
+    assert plan(N=1000, T=20_000, S=3000).sequences < 1000
+
+
+def test_a_single_sequence_may_exceed_the_limit():
+    chosen = plan(N=3, T=20_000, S=2000, limit=MIB)
+    assert chosen.sequences == 1
+    assert chosen.scratch > MIB
+
+
+def test_the_loss_alone_keeps_no_paths():
+    assert "paths" not in plan(grad=False).sizes
+    assert "paths" not in plan(S=600, grad=False).sizes
+
+
+def test_parts_of_the_scratch_memory_do_not_overlap():
+    for labels in (20, 600):
+        chosen = plan(S=labels)
+        ends = 0
+        for name, offset in chosen.offsets.items():
+            assert offset % 256 == 0
+            assert offset >= ends
+            ends = offset + chosen.sizes[name]
+        assert ends <= chosen.scratch
+
+
+def test_grids_stay_within_what_cuda_takes():
+    assert grid(10, 3) == (3, 3)
+    assert grid(10, 3, lists=True) == (4, 3)
+    across, down = grid(2**40, 2**40, lists=True)
+    assert across < 2**31
+    assert down <= 65535
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "much"])
+def test_a_limit_that_is_none_is_an_error(text, monkeypatch):
+    monkeypatch.setenv("CTCX_CUDA_SCRATCH_MIB", text)
+    with pytest.raises(ValueError, match=r"CTCX_CUDA_SCRATCH_MIB must be a whole number"):
+        scratch_limit()
+
+
+def test_the_limit_can_be_set(monkeypatch):
+    monkeypatch.setenv("CTCX_CUDA_SCRATCH_MIB", "12")
+    assert scratch_limit() == 12 * MIB

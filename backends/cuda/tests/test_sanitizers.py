@@ -1,0 +1,46 @@
+"""No race and no overrun in any variant; and both would be found."""
+
+from pathlib import Path
+
+import cuda_on_cpu
+import pytest
+
+from backends.cuda.tests.problems import WIDTHS
+
+PROGRAM = str(Path(__file__).with_name("run_kernels.py"))
+
+
+# labels-539 has more threads than ThreadSanitizer can tell apart; its code is that of labels-143.
+@pytest.mark.parametrize("variant", [name for name in WIDTHS if name != "labels-539"])
+def test_no_race(variant):
+    run = cuda_on_cpu.run_sanitized("thread", [PROGRAM, variant])
+    assert run.reports == (), run.stderr
+    assert run.returncode == 0, run.stderr
+    assert f"ran {variant}" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("variant", "defect"),
+    [
+        ("labels-143", "no-barrier"),
+        ("labels-143", "one-buffer"),
+        ("labels-31", "no-warp-barrier"),
+        ("any-length", "no-frame-barrier"),
+    ],
+)
+def test_a_planted_race_is_found(variant, defect):
+    run = cuda_on_cpu.run_sanitized("thread", [PROGRAM, variant, defect])
+    assert "data race" in run.reports, run.stderr
+
+
+@pytest.mark.parametrize("variant", WIDTHS)
+def test_no_overrun(variant):
+    run = cuda_on_cpu.run_sanitized("address", [PROGRAM, variant])
+    assert run.reports == (), run.stderr
+    assert run.returncode == 0, run.stderr
+    assert f"ran {variant}" in run.stdout
+
+
+def test_a_planted_overrun_is_found():
+    run = cuda_on_cpu.run_sanitized("address", [PROGRAM, "labels-31", "past-the-end"])
+    assert "heap-buffer-overflow" in run.reports, run.stderr

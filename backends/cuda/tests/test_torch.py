@@ -1,0 +1,71 @@
+"""PyTorch tensors: the kernels get their addresses and strides; nothing is copied.
+
+There is no CUDA build of PyTorch for the harness, whose device memory is the host's: CPU tensors
+stand in for CUDA tensors, and only the look-up of the current stream is replaced.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ctcx_cuda import kernels
+from ctcx_cuda._device_arrays import on_stream_of
+
+import ctcx
+from backends.cuda.tests.problems import problem
+
+
+@pytest.fixture(autouse=True)
+def null_stream(monkeypatch):
+    asked = []
+
+    def current_stream(index):
+        asked.append(index)
+        return SimpleNamespace(cuda_stream=0)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
+    return asked
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("frames_first", [False, True])
+def test_tensors(dtype, frames_first, gpu_counters):
+    logits, *rest = problem("labels-31")
+    tensor = torch.tensor(logits, dtype=getattr(torch, dtype))
+    if frames_first:
+        tensor = tensor.transpose(0, 1).contiguous().transpose(0, 1)
+    kept = tensor.clone()
+    rest = [torch.tensor(array) for array in rest]
+    kernels.loss_and_grad(tensor, *rest, blank=0)
+    with gpu_counters() as counted:
+        loss, grad = kernels.loss_and_grad(tensor, *rest, blank=0)
+    assert counted.launches == 3
+    assert counted.host_to_device == counted.device_to_host == counted.synchronisations == 0
+    assert torch.equal(tensor, kept)
+    assert grad.dtype == tensor.dtype
+    assert grad.stride() == tensor.stride()
+    assert loss.dtype == (torch.float64 if dtype == "float64" else torch.float32)
+    wanted = ctcx.ctc_loss_and_grad(tensor.double().numpy(), *[array.numpy() for array in rest])
+    # Half a unit in the last place of a number in [0.5, 1], on top of float32's error.
+    loose = {"float16": 2.6e-4, "bfloat16": 2e-3, "float32": 2e-6, "float64": 1e-11}[dtype]
+    np.testing.assert_allclose(grad.double().numpy(), wanted.grad, rtol=0, atol=loose)
+    np.testing.assert_allclose(loss.numpy(), wanted.loss, rtol=1e-6)
+
+
+def test_halves_are_rounded_to_nearest_even():
+    logits, *rest = problem("labels-31", sequences=1, classes=40)
+    rest = [torch.tensor(array) for array in rest]
+    for dtype in (torch.float16, torch.bfloat16):
+        tensor = torch.tensor(logits * 4).to(dtype)  # small probabilities, subnormal in float16
+        _, single = kernels.loss_and_grad(tensor.float(), *rest, blank=0)
+        _, half = kernels.loss_and_grad(tensor, *rest, blank=0)
+        assert torch.equal(half, single.to(dtype))
+        assert (single != 0).all()
+
+
+def test_on_the_stream_of_the_tensor(null_stream):
+    tensor = torch.zeros(1)
+    with on_stream_of(tensor):
+        pass
+    assert null_stream == [tensor.device.index]
