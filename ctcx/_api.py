@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ctcx._autodiff.adapters import adapter_for
+from ctcx._autodiff.unit import Unit
 from ctcx._descriptors import Feature, Operation, Problem
 from ctcx._errors import CTCInputError, InfeasibleError
 from ctcx._prepare import Prepared, prepare
@@ -263,9 +264,10 @@ def _run(
         logits, labels, logit_lengths, label_lengths, blank, time_major=options.time_major
     )
     compute = partial(_compute, options)
-    adapter = adapter_for(prepared, differentiate=operation == "loss")
+    arrays = prepared[:4]
+    adapter = adapter_for(prepared.facts.namespace, *arrays, differentiate=operation == "loss")
     if adapter is not None:
-        return prepared, adapter(operation, prepared, compute)
+        return prepared, adapter.first(operation, Unit.of(prepared, compute), *arrays)
     if prepared.facts.namespace == "torch":  # whose tensors may require a gradient nonetheless
         prepared = prepared._replace(logits=prepared.logits.detach())
     return prepared, compute(operation, prepared)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
     from ctcx._typing import Array
 
-__all__ = ["EmissionSource", "Emissions", "offset_of"]
+__all__ = ["ClassLookup", "EmissionSource", "Emissions", "offset_of"]
 
 
 class Emissions(NamedTuple):
@@ -54,12 +54,12 @@ def offset_of(logits: Array, context: Context) -> Array:
     return xp.where(is_large, xp.round(top), 0.0)
 
 
-class EmissionSource:
-    """Looks up emissions by step, for both directions of the recursion at once.
+class ClassLookup:
+    """Looks up the labels' and the blank's entries by step, for both directions at once.
 
     Parameters
     ----------
-    logits
+    array
         (N, T, C).
     classes
         (N, S), the labels; past a sequence's length stands any valid class.
@@ -67,10 +67,79 @@ class EmissionSource:
         Class of the blank.
     logit_lengths
         (N,).
-    offset
-        (N,), from :func:`offset_of`.
+    resting
+        (2N, S+1): what stands in frames past a sequence's length.
     steps
         How many frames a direction runs through: T, or more.
+    """
+
+    def __init__(
+        self,
+        array: Array,
+        classes: Array,
+        blank: int,
+        logit_lengths: Array,
+        resting: Array,
+        *,
+        steps: int,
+        context: Context,
+    ) -> None:
+        xp = context.xp
+        rows, frames, num_classes = array.shape
+        time_major = xp.permute_dims(array, (1, 0, 2))
+        if is_contiguous(time_major) and not is_contiguous(array):
+            self._flat, row_step, frame_step = time_major, num_classes, rows * num_classes
+        else:
+            self._flat, row_step, frame_step = array, frames * num_classes, num_classes
+        self._flat = xp.reshape(self._flat, (-1,))
+        self._frame_step, self._frames, self._steps = frame_step, frames, steps
+        # Where the classes of each row lie in memory at frame 0.
+        row_start = context.arange(0, rows)[:, None] * row_step
+        labels, blanks = classes + row_start, row_start + blank
+        self._start = xp.concat(
+            [
+                xp.concat([labels, blanks], axis=1),
+                xp.concat([xp.flip(labels), xp.flip(blanks)], axis=1),
+            ],
+            axis=0,
+        )
+        self._lengths = xp.concat([logit_lengths, xp.flip(logit_lengths)])[:, None]
+        self._is_forward = context.arange(0, 2 * rows)[:, None] < rows
+        self._resting = resting
+        self._context = context
+
+    def __call__(self, first: int, count: int, *, all_full: bool = False) -> Array:
+        """Entries of the labels and, last, the blank at some steps: (count, 2N, S+1).
+
+        ``all_full`` says that every sequence is known to use all frames, which saves a pass.
+        """
+        context, xp = self._context, self._context.xp
+        step = context.arange(first, first + count)[:, None, None]
+        frame = xp.where(self._is_forward, step, self._steps - 1 - step)
+        inside = frame < self._lengths
+        if self._frames == 0:
+            return xp.broadcast_to(self._resting, (count, *self._start.shape))
+        # A frame past the end is outside of every sequence; it only must not be out of range.
+        place = xp.minimum(frame, self._frames - 1) * self._frame_step + self._start
+        found = xp.reshape(xp.take(self._flat, xp.reshape(place, (-1,)), axis=0), place.shape)
+        found = context.cast(found)
+        beyond = self._steps - self._frames
+        if all_full and first >= beyond and first + count <= self._frames:
+            return found
+        return xp.where(inside, found, self._resting)
+
+
+class EmissionSource:
+    """Emissions by step, for both directions of the recursion at once.
+
+    Parameters
+    ----------
+    logits
+        (N, T, C).
+    classes, blank, logit_lengths, steps
+        As for :class:`ClassLookup`.
+    offset
+        (N,), from :func:`offset_of`.
     """
 
     def __init__(
@@ -85,31 +154,14 @@ class EmissionSource:
         context: Context,
     ) -> None:
         xp = context.xp
-        rows, frames, num_classes = logits.shape
-        time_major = xp.permute_dims(logits, (1, 0, 2))
-        if is_contiguous(time_major) and not is_contiguous(logits):
-            self._flat, row_step, frame_step = time_major, num_classes, rows * num_classes
-        else:
-            self._flat, row_step, frame_step = logits, frames * num_classes, num_classes
-        self._flat = xp.reshape(self._flat, (-1,))
-        self._frame_step, self._frames, self._steps = frame_step, frames, steps
-        # Where the classes of each row lie in memory at frame 0.
-        row_start = context.arange(0, rows)[:, None] * row_step
-        labels, blanks = classes + row_start, row_start + blank
-        self._start = xp.concat(
-            [
-                xp.concat([labels, blanks], axis=1),
-                xp.concat([xp.flip(labels), xp.flip(blanks)], axis=1),
-            ],
-            axis=0,
-        )
-        self._lengths = xp.concat([logit_lengths, xp.flip(logit_lengths)])[:, None]
         self._offset = xp.concat([offset, xp.flip(offset)])[:, None]
-        self._is_forward = context.arange(0, 2 * rows)[:, None] < rows
         # The offset is taken off these too; then the blank is certain.
-        no_label = context.full((2 * rows, classes.shape[1]), DEAD)
-        self._resting = xp.concat([no_label, self._offset], axis=1)
+        no_label = context.full((2 * logits.shape[0], classes.shape[1]), DEAD)
+        resting = xp.concat([no_label, self._offset], axis=1)
         self._context = context
+        self.logits = ClassLookup(
+            logits, classes, blank, logit_lengths, resting, steps=steps, context=context
+        )
 
     def __call__(self, first: int, count: int) -> Emissions:
         """Emissions of steps ``first`` to ``first + count - 1``."""
@@ -118,23 +170,3 @@ class EmissionSource:
         exponent = xp.maximum(xp.round(logits), DEAD)
         mantissa = xp.exp(logits - exponent)
         return Emissions(exponent, mantissa, exponent[..., -1:], mantissa[..., -1:])
-
-    def logits(self, first: int, count: int, *, all_full: bool = False) -> Array:
-        """Logits of the labels and, last, the blank at some steps: (count, 2N, S+1).
-
-        ``all_full`` says that every sequence is known to use all frames, which saves a pass.
-        """
-        context, xp = self._context, self._context.xp
-        step = context.arange(first, first + count)[:, None, None]
-        frame = xp.where(self._is_forward, step, self._steps - 1 - step)
-        inside = frame < self._lengths
-        if self._frames == 0:
-            return xp.broadcast_to(self._resting, (count, *self._start.shape))
-        # A frame past the end is outside of every sequence; it only must not be out of range.
-        place = xp.minimum(frame, self._frames - 1) * self._frame_step + self._start
-        logits = xp.reshape(xp.take(self._flat, xp.reshape(place, (-1,)), axis=0), place.shape)
-        logits = context.cast(logits)
-        beyond = self._steps - self._frames
-        if all_full and first >= beyond and first + count <= self._frames:
-            return logits
-        return xp.where(inside, logits, self._resting)

@@ -32,7 +32,7 @@ from ctcx._descriptors import Decline
 if TYPE_CHECKING:
     from ctcx._typing import Array
 
-__all__ = ["loss", "loss_and_grad"]
+__all__ = ["Recursion", "loss", "loss_and_grad"]
 
 
 class _Plan(NamedTuple):
@@ -55,8 +55,8 @@ class _Plan(NamedTuple):
         return self.blocks * self.size
 
 
-class _Call:
-    """What both kernels share: the inputs made ready, and the recursion.
+class Recursion:
+    """What all kernels share: the inputs made ready, and the recursion.
 
     Both directions run as one batch of 2N rows. The second N rows are the first N turned round in
     every way: sequences, labels and frames.
@@ -191,8 +191,7 @@ class _Call:
         Frame by frame, each direction meets what the other one left in the first half.
         """
         xp = self.context.xp
-        # For impossible labels beyond all exponents, so that no state counts.
-        scale = xp.where(total.possible, total.exponent, -1e6 * DEAD)
+        scale = self.scale_of(total)
 
         def step(
             states: States, emissions: Emissions, flows: list[States]
@@ -216,7 +215,15 @@ class _Call:
             past=past,
         )
         (both,) = self.loop.joined(past, xp)
-        rows = self.logits.shape[0]
+        return self.in_order(both)
+
+    def scale_of(self, total: Likelihood) -> Array:
+        """Exponent of the likelihood; for impossible labels beyond all, so that no state counts."""
+        return self.context.xp.where(total.possible, total.exponent, -1e6 * DEAD)
+
+    def in_order(self, both: Array) -> Array:
+        """Put what both directions met in their second halves, (half, 2N, S+1), frame by frame."""
+        xp, rows = self.context.xp, self.logits.shape[0]
         # The backward direction goes from the middle to the first frame.
         early = both[:, rows:, :]
         early = xp.concat([xp.flip(early[:, :, :-1]), xp.flip(early[:, :, -1:])], axis=2)
@@ -258,7 +265,7 @@ def loss_and_grad(
 def _loss(
     logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, blank: int
 ) -> Array:
-    call = _Call(logits, labels, logit_lengths, label_lengths, blank)
+    call = Recursion(logits, labels, logit_lengths, label_lengths, blank)
     context = call.context
     call.prepare()
     _, _, total = call.first_half(keep=False)
@@ -282,7 +289,7 @@ def _loss(
 def _loss_and_grad(
     logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, blank: int
 ) -> tuple[Array, Array]:
-    call = _Call(logits, labels, logit_lengths, label_lengths, blank)
+    call = Recursion(logits, labels, logit_lengths, label_lengths, blank)
     context = call.context
     if (found := call.small()) is not None:
         return found

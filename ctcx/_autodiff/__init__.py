@@ -2,6 +2,8 @@
 
 One idea a module:
 
+``unit``
+    The unit that a library sees.
 ``adapters``
     Whether a library has to know of a call, and which module tells it.
 ``torch_function``
@@ -9,8 +11,9 @@ One idea a module:
 ``jax_rules``
     The ``jax.custom_jvp``.
 
-The unit that a library sees is the call of a kernel: from arrays in the kernels' form to losses
+The unit is the call of a kernel: from arrays in the kernels' form to losses
 (N,) and their gradient (N, T, C). Layouts and reductions around it are ordinary operations of the
-library, which it differentiates itself. The gradient is the kernel's, whichever backend it is of;
-no library ever records a recursion over frames.
+library, which it differentiates itself. The gradient is the kernel's, whichever backend it is of,
+and second derivatives are the core's (:mod:`ctcx._arrayapi.hessian`). No library ever records a
+recursion over frames.
 """

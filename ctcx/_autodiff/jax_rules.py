@@ -1,7 +1,7 @@
-"""What JAX has to know to differentiate a call: the tangent of the losses, in closed form.
+"""What JAX has to know to differentiate a call: tangents in closed form.
 
-A ``jax.custom_jvp`` serves both modes: the tangent is linear in that of the logits, and JAX turns
-a linear map round by itself. The rules run kernels on the primal values. Where those are concrete,
+``jax.custom_jvp`` serves both modes: a tangent is linear in that of the logits, and JAX turns a
+linear map round by itself. The rules run kernels on the primal values. Where those are concrete,
 as under ``jax.grad`` without ``jax.jit``, any backend that takes JAX arrays computes them.
 """
 
@@ -13,53 +13,51 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from ctcx._prepare import rebind
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ctcx._autodiff.adapters import Compute
+    from ctcx._autodiff.unit import Unit
     from ctcx._descriptors import Operation
-    from ctcx._prepare import Prepared
     from ctcx._typing import Array
 
-__all__ = ["run"]
+__all__ = ["first", "second"]
 
 
-def run(operation: Operation, prepared: Prepared, compute: Compute) -> Any:
-    """Compute as one operation of JAX; see `ctcx._autodiff.adapters.Adapter`."""
-    arrays = (
-        prepared.logits,
-        prepared.labels,
-        prepared.logit_lengths,
-        prepared.label_lengths,
-    )
-    # What a rule closes over must hold no tracer: those of one level are not those of another.
-    facts_only = prepared._replace(logits=None, labels=None, logit_lengths=None, label_lengths=None)
+def first(operation: Operation, unit: Unit, *arrays: Array) -> Any:
+    """See :class:`ctcx._autodiff.adapters.Adapter`."""
+    return (_loss if operation == "loss" else _loss_and_grad)(unit, *arrays)
 
-    def on(operation: Operation, *arrays: Array) -> Any:
-        return compute(operation, rebind(facts_only, *arrays))
 
-    return (_loss if operation == "loss" else _loss_and_grad)(on, *arrays)
+def second(unit: Unit, vector: Array, grad: Array, *arrays: Array) -> Array:
+    """See :class:`ctcx._autodiff.adapters.Adapter`."""
+    logits, *rest = arrays
+    return unit.second(vector, grad, _differentiated_twice(logits), *rest)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _loss(on: Callable[..., Any], *arrays: Array) -> Array:
-    return on("loss", *arrays)
+def _loss(unit: Unit, *arrays: Array) -> Array:
+    return unit.first("loss", *arrays)
 
 
 @_loss.defjvp  # type: ignore[untyped-decorator]
 def _loss_jvp(
-    on: Callable[..., Any], primals: tuple[Array, ...], tangents: tuple[Array, ...]
+    unit: Unit, primals: tuple[Array, ...], tangents: tuple[Array, ...]
 ) -> tuple[Array, Array]:
-    loss, grad = _loss_and_grad(on, *primals)
+    loss, grad = _loss_and_grad(unit, *primals)
     return loss, _along(loss, grad, tangents[0])
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _loss_and_grad(on: Callable[..., Any], *arrays: Array) -> tuple[Array, Array]:
-    loss, grad = on("loss_and_grad", *arrays)
+def _loss_and_grad(unit: Unit, *arrays: Array) -> tuple[Array, Array]:
+    loss, grad = unit.first("loss_and_grad", *arrays)
     return loss, grad
+
+
+@_loss_and_grad.defjvp  # type: ignore[untyped-decorator]
+def _loss_and_grad_jvp(
+    unit: Unit, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    loss, grad = _loss_and_grad(unit, *primals)
+    tangent = tangents[0]
+    return (loss, grad), (_along(loss, grad, tangent), second(unit, tangent, grad, *primals))
 
 
 def _along(loss: Array, grad: Array, tangent: Array) -> Array:
@@ -68,7 +66,13 @@ def _along(loss: Array, grad: Array, tangent: Array) -> Array:
     return jnp.where(loss == jnp.inf, jnp.zeros_like(slope), slope)
 
 
-@_loss_and_grad.defjvp  # type: ignore[untyped-decorator]
-def _loss_and_grad_jvp(*_: object) -> None:
-    msg = "second derivatives are not there yet"
+@jax.custom_jvp
+def _differentiated_twice(logits: Array) -> Array:
+    """Refuse to go on: the recursion's tape gives NaN where probabilities are 0."""
+    return logits
+
+
+@_differentiated_twice.defjvp  # type: ignore[untyped-decorator]
+def _refuse(*_: object) -> None:
+    msg = "ctcx has no third derivatives of the CTC loss"
     raise NotImplementedError(msg)

@@ -1,85 +1,124 @@
-"""What PyTorch has to know to differentiate a call: a ``torch.autograd.Function``.
+"""What PyTorch has to know to differentiate a call: one ``torch.autograd.Function`` a derivative.
 
-It returns losses and gradient. The backward pass multiplies the saved gradient with what comes from
-above; the logits are kept too, by reference, for a second derivative.
+The first returns losses and gradient, and both are differentiable. It keeps the gradient, and the
+logits by reference, for a second derivative.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from ctcx._prepare import rebind
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ctcx._autodiff.adapters import Compute
+    from ctcx._autodiff.unit import Unit
     from ctcx._descriptors import Operation
-    from ctcx._prepare import Prepared
     from ctcx._typing import Array
 
-__all__ = ["run"]
+__all__ = ["first", "scaled", "second"]
 
 
-def run(operation: Operation, prepared: Prepared, compute: Compute) -> Any:
-    """Compute as one operation of autograd; see `ctcx._autodiff.adapters.Adapter`."""
-    logits = prepared.logits if operation == "loss" else prepared.logits.detach()
-    arrays = (logits, prepared.labels, prepared.logit_lengths, prepared.label_lengths)
-    result = _LossAndGrad.apply(partial(_compute, prepared, compute), *arrays)
-    return result[0] if operation == "loss" else result
+def first(operation: Operation, unit: Unit, logits: Array, *rest: Array) -> Any:
+    """See :class:`ctcx._autodiff.adapters.Adapter`."""
+    if operation == "loss":
+        return _LossAndGrad.apply(unit, logits, *rest)[0]
+    return _LossAndGrad.apply(unit, logits.detach(), *rest)
 
 
-def _compute(prepared: Prepared, compute: Compute, *arrays: Array) -> tuple[Array, Array]:
-    loss, grad = compute("loss_and_grad", rebind(prepared, *arrays))
-    return loss, grad
+def second(unit: Unit, vector: Array, grad: Array, *arrays: Array) -> Array:
+    """See :class:`ctcx._autodiff.adapters.Adapter`."""
+    return _HessianTimes.apply(unit, vector, grad, *arrays)
+
+
+def scaled(loss: Array, grad: Array, weights: Array) -> Array:
+    """Each sequence's gradient times its weight (N,), in the gradient's dtype.
+
+    An infeasible sequence has the gradient 0, whatever is multiplied with its infinite loss.
+    """
+    weights = torch.where(loss.detach() == torch.inf, 0.0, weights)
+    return (grad * weights[:, None, None]).to(grad.dtype)
 
 
 class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
-    """Losses (N,) and their gradient (N, T, C), both differentiable."""
+    """Losses (N,) and their gradient (N, T, C)."""
 
     @staticmethod
-    def forward(on: Callable[..., Any], logits: Array, *rest: Array) -> tuple[Array, Array]:
+    def forward(unit: Unit, logits: Array, *rest: Array) -> tuple[Array, Array]:
         """Call the kernel, with nothing on the tape."""
-        loss, grad = on(logits.detach(), *rest)
+        loss, grad = unit.first("loss_and_grad", logits.detach(), *rest)
         return loss, grad
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Array, Array]) -> None:
-        """Keep what backward needs."""
-        ctx.on = inputs[0]
-        ctx.save_for_backward(*inputs[1:], *output)
+        """Keep what derivatives need."""
+        ctx.unit = inputs[0]
+        ctx.save_for_backward(*output, *inputs[1:])
+        ctx.save_for_forward(*output, *inputs[1:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(
         ctx: Any, from_loss: Array | None, from_grad: Array | None
     ) -> tuple[Array | None, ...]:
-        """Multiply each sequence's gradient with what comes from above."""
-        *arrays, loss, grad = ctx.saved_tensors
-        total = None
-        if from_loss is not None:
-            # An infeasible sequence has the gradient 0, whatever is multiplied with its infinity.
-            scale = torch.where(loss.detach() == torch.inf, 0.0, from_loss)
-            total = (grad * scale[:, None, None]).to(grad.dtype)
+        """Turn what comes from above into the derivative with respect to the logits."""
+        loss, grad, *arrays = ctx.saved_tensors
+        total = None if from_loss is None else scaled(loss, grad, from_loss)
         if from_grad is not None:
-            msg = "second derivatives are not there yet"
-            raise NotImplementedError(msg)
-        return None, total, *[None] * (len(arrays) - 1)
+            curvature = second(ctx.unit, from_grad, grad, *arrays)
+            total = curvature if total is None else total + curvature
+        return None, total, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, _unit: None, tangent: Array, *_integers: None) -> tuple[Array, Array]:
+        """Directional derivatives of losses and gradient."""
+        loss, grad, *arrays = ctx.saved_tensors
+        slope = (grad.to(loss.dtype) * tangent).sum((1, 2))
+        slope = torch.where(loss == torch.inf, 0.0, slope)
+        return slope, second(ctx.unit, tangent, grad, *arrays)
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], on: Callable[..., Any], *arrays: Array
+        info: Any, in_dims: tuple[int | None, ...], unit: Unit, *arrays: Array
     ) -> tuple[tuple[Array, Array], tuple[int, int]]:
         """Compute the sequences of all members of a batch of batches as one batch."""
-        size = info.batch_size
-        merged = [_merge(a, dim, size) for a, dim in zip(arrays, in_dims[1:], strict=True)]
-        loss, grad = _LossAndGrad.apply(on, *merged)
-        return (loss.unflatten(0, (size, -1)), grad.unflatten(0, (size, -1))), (0, 0)
+        loss, grad = _LossAndGrad.apply(unit, *_merge(arrays, in_dims[1:], info.batch_size))
+        sizes = (info.batch_size, -1)
+        return (loss.unflatten(0, sizes), grad.unflatten(0, sizes)), (0, 0)
 
 
-def _merge(array: Array, dim: int | None, size: int) -> Array:
-    whole = array.expand(size, *array.shape) if dim is None else array.movedim(dim, 0)
-    return whole.flatten(0, 1)
+class _HessianTimes(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
+    """Second derivatives of the losses times a vector, (N, T, C)."""
+
+    @staticmethod
+    def forward(unit: Unit, *arrays: Array) -> Array:
+        """Call the core, with nothing on the tape."""
+        return unit.second(*(array.detach() for array in arrays))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Array) -> None:
+        """Keep nothing: this is the end."""
+
+    @staticmethod
+    def backward(ctx: Any, *_: Array) -> NoReturn:
+        """Refuse."""
+        msg = "ctcx has no third derivatives of the CTC loss"
+        raise NotImplementedError(msg)
+
+    jvp = backward
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], unit: Unit, *arrays: Array
+    ) -> tuple[Array, int]:
+        """As for the first derivative."""
+        product = _HessianTimes.apply(unit, *_merge(arrays, in_dims[1:], info.batch_size))
+        return product.unflatten(0, (info.batch_size, -1)), 0
+
+
+def _merge(arrays: tuple[Array, ...], dims: tuple[int | None, ...], size: int) -> list[Array]:
+    """Sequences of all members of a batch of batches, one after the other."""
+    whole = (
+        array.expand(size, *array.shape) if dim is None else array.movedim(dim, 0)
+        for array, dim in zip(arrays, dims, strict=True)
+    )
+    return [array.flatten(0, 1) for array in whole]

@@ -1,0 +1,61 @@
+"""The unit that a library sees: from arrays in the kernels' form to losses and derivatives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from ctcx._descriptors import Decline
+from ctcx._errors import BackendError
+from ctcx._prepare import rebind
+
+if TYPE_CHECKING:
+    from ctcx._descriptors import Operation
+    from ctcx._prepare import Prepared
+    from ctcx._typing import Array
+
+__all__ = ["Compute", "Unit"]
+
+
+class Compute(Protocol):
+    """Checks values, selects a backend and calls its kernel."""
+
+    def __call__(self, operation: Operation, prepared: Prepared) -> Any:
+        """Return what the kernel returns."""
+        ...
+
+
+class Unit(NamedTuple):
+    """A call without its arrays: logits, labels, logit lengths and label lengths.
+
+    It holds no array because those of one transformation are not those of another: a library passes
+    tracers, what they stand for, or a batch of batches.
+    """
+
+    facts_only: Prepared
+    compute: Compute
+
+    @classmethod
+    def of(cls, prepared: Prepared, compute: Compute) -> Unit:
+        """Of a call that was prepared."""
+        nothing = dict.fromkeys(("logits", "labels", "logit_lengths", "label_lengths"))
+        return cls(prepared._replace(**nothing), compute)
+
+    def first(self, operation: Operation, *arrays: Array) -> Any:
+        """Loss (N,), or loss and gradient (N, T, C), from the backend that is selected."""
+        return self.compute(operation, rebind(self.facts_only, *arrays))
+
+    def second(self, vector: Array, grad: Array, *arrays: Array) -> Array:
+        """Second derivatives times ``vector``, (N, T, C), from the core.
+
+        Raises
+        ------
+        BackendError
+            The core can't take logits of this size.
+        """
+        from ctcx._arrayapi.hessian import hessian_vector_product
+
+        try:
+            return hessian_vector_product(*arrays, grad, vector, blank=self.facts_only.blank)
+        except Decline as decline:
+            msg = f"the core can't compute second derivatives of this call: {decline}"
+            raise BackendError(msg) from decline
