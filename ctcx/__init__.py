@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         PluginWarning,
         UnknownBackendError,
     )
+    from ctcx._hvp import ctc_hvp
     from ctcx._labels import labels_from_one_hot, labels_to_one_hot, min_frames
     from ctcx._report import backends, show_versions
     from ctcx._select import trace, use_backend
@@ -45,6 +46,7 @@ __all__ = [
     "backends",
     "compat",
     "conformance",
+    "ctc_hvp",
     "ctc_loss",
     "ctc_loss_and_grad",
     "explain",
@@ -71,6 +73,7 @@ _HOMES = {
         "PluginWarning",
         "UnknownBackendError",
     ),
+    "_hvp": ("ctc_hvp",),
     "_labels": ("labels_from_one_hot", "labels_to_one_hot", "min_frames"),
     "_report": ("backends", "show_versions"),
     "_select": ("trace", "use_backend"),

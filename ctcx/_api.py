@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from ctcx._arrays import Facts
     from ctcx._typing import Array
 
-__all__ = ["LossAndGrad", "ctc_loss", "ctc_loss_and_grad", "explain"]
+__all__ = [
+    "LossAndGrad",
+    "Options",
+    "ctc_loss",
+    "ctc_loss_and_grad",
+    "explain",
+    "run",
+    "scale_of_mean",
+]
 
 Reduction = Literal["none", "sum", "mean", "mean_per_label"]
 Infeasible = Literal["inf", "zero", "raise"]
@@ -124,8 +132,8 @@ def ctc_loss(
     >>> ctcx.ctc_loss(logits, [[1, 2]])
     array([2.5...], dtype=float32)
     """
-    options = _Options(time_major, reduction, infeasible, backend, validate)
-    prepared, loss = _run("loss", logits, labels, logit_lengths, label_lengths, blank, options)
+    options = Options(time_major, reduction, infeasible, backend, validate)
+    prepared, loss = run("loss", logits, labels, logit_lengths, label_lengths, blank, options)
     feasible = loss != float("inf")
     loss = _apply_policy(loss, feasible, options.infeasible, prepared)
     return _reduce(loss, prepared, options.reduction)
@@ -184,14 +192,14 @@ def ctc_loss_and_grad(
     >>> result.feasible
     array([ True])
     """
-    options = _Options(time_major, reduction, infeasible, backend, validate)
-    prepared, (loss, grad) = _run(
+    options = Options(time_major, reduction, infeasible, backend, validate)
+    prepared, (loss, grad) = run(
         "loss_and_grad", logits, labels, logit_lengths, label_lengths, blank, options
     )
     feasible = loss != float("inf")
     loss = _apply_policy(loss, feasible, options.infeasible, prepared)
     if options.reduction in ("mean", "mean_per_label"):
-        grad *= _scale_of_mean(prepared, options.reduction, grad)
+        grad *= scale_of_mean(prepared, options.reduction, grad)
     loss = _reduce(loss, prepared, options.reduction)
     if prepared.single:
         return LossAndGrad(loss, grad[0, ...], feasible[0, ...])
@@ -241,7 +249,9 @@ def explain(
     return explain_problem(_problem(operation, prepared), backend)
 
 
-class _Options(NamedTuple):
+class Options(NamedTuple):
+    """Options of a call, as the public functions take them."""
+
     time_major: bool
     reduction: str
     infeasible: str
@@ -249,15 +259,16 @@ class _Options(NamedTuple):
     validate: bool
 
 
-def _run(
+def run(
     operation: Operation,
     logits: Any,
     labels: Any,
     logit_lengths: Any,
     label_lengths: Any,
     blank: int,
-    options: _Options,
+    options: Options,
 ) -> tuple[Prepared, Any]:
+    """Prepare, check and compute; what the kernel returns is not reduced."""
     _check_choice("reduction", options.reduction, _REDUCTIONS)
     _check_choice("infeasible", options.infeasible, _POLICIES)
     prepared = prepare(
@@ -273,7 +284,7 @@ def _run(
     return prepared, compute(operation, prepared)
 
 
-def _compute(options: _Options, operation: Operation, prepared: Prepared) -> Any:
+def _compute(options: Options, operation: Operation, prepared: Prepared) -> Any:
     """Check values and call a kernel; the adapters call this, with what tracers stand for."""
     problem = _problem(operation, prepared)
     validate = options.validate and not prepared.facts.traced
@@ -353,7 +364,7 @@ def _raise_infeasible(feasible: Array, prepared: Prepared) -> None:
     raise InfeasibleError(msg, sequences=bad)
 
 
-def _scale_of_mean(prepared: Prepared, reduction: str, grad: Array) -> Array | float:
+def scale_of_mean(prepared: Prepared, reduction: str, grad: Array) -> Array | float:
     """What each sequence's gradient is multiplied by: a number, or (N, 1, 1)."""
     count = max(1, grad.shape[0])
     if reduction == "mean":

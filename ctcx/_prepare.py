@@ -27,9 +27,9 @@ from ctcx._labels import from_lists, resolve_blank
 if TYPE_CHECKING:
     from ctcx._typing import Array
 
-__all__ = ["Prepared", "prepare", "rebind"]
+__all__ = ["FLOATING", "Prepared", "prepare", "rebind"]
 
-_FLOATING = ("float16", "bfloat16", "float32", "float64")
+FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 
 class Prepared(NamedTuple):
@@ -166,8 +166,8 @@ def _check_logits(logits: Any) -> Facts:
         )
         raise CTCInputError(msg, argument="logits")
     facts = describe(logits)
-    if facts.dtype not in _FLOATING:
-        msg = f"logits must have one of the dtypes {', '.join(_FLOATING)}; got {facts.dtype}"
+    if facts.dtype not in FLOATING:
+        msg = f"logits must have one of the dtypes {', '.join(FLOATING)}; got {facts.dtype}"
         raise CTCInputError(msg, argument="logits")
     return facts
 

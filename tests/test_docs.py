@@ -41,6 +41,7 @@ SHOWN = (
     "ctcx._errors",
     "ctcx._floor",
     "ctcx._hookspecs",
+    "ctcx._hvp",
     "ctcx._labels",
     "ctcx._report",
     "ctcx._trace",

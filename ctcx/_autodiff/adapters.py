@@ -20,19 +20,19 @@ class Adapter(Protocol):
     """Lets a library see a computation as one operation, which it can differentiate."""
 
     def first(self, operation: Operation, unit: Unit, *arrays: Array) -> Any:
-        """Return what ``unit.first(operation, *arrays)`` does, known to the library."""
+        """Return what ``unit(operation, *arrays)`` does, known to the library."""
         ...
 
-    def second(self, unit: Unit, vector: Array, grad: Array, *arrays: Array) -> Array:
-        """Return what ``unit.second(vector, grad, *arrays)`` does, known to the library."""
+    def second(self, blank: int, vector: Array, grad: Array, *arrays: Array) -> Array:
+        """Return what :func:`ctcx._autodiff.unit.hessian_times` does, known to the library."""
         ...
 
 
 def adapter_for(namespace: str, *arrays: Array, differentiate: bool) -> Adapter | None:
     """Give the adapter of the library, or None where it need not know.
 
-    ``arrays`` are all of the call, the logits first. ``differentiate`` says that the caller may
-    expect the result to be differentiable.
+    ``arrays`` are all of the call. ``differentiate`` says that the caller may expect the result to
+    be differentiable with respect to the first.
     """
     if namespace == "torch" and _torch_asks(*arrays, differentiate=differentiate):
         return _adapter("torch_function")
@@ -45,12 +45,12 @@ def _adapter(module: str) -> Adapter:
     return cast("Adapter", import_module(f"ctcx._autodiff.{module}"))
 
 
-def _torch_asks(logits: Array, *others: Array, differentiate: bool) -> bool:
+def _torch_asks(first: Array, *others: Array, differentiate: bool) -> bool:
     """Whether autograd would record this call, or a torch.func transformation sees it."""
     torch: Any = sys.modules["torch"]
-    if differentiate and logits.requires_grad and torch.is_grad_enabled():
+    if differentiate and first.requires_grad and torch.is_grad_enabled():
         return True
-    if differentiate and torch.autograd.forward_ad.unpack_dual(logits).tangent is not None:
+    if differentiate and torch.autograd.forward_ad.unpack_dual(first).tangent is not None:
         return True
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # noqa: SLF001 - no public way
-    return any(map(wrapped, (logits, *others)))
+    return any(map(wrapped, (first, *others)))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from ctcx._autodiff.unit import hessian_times
+
 if TYPE_CHECKING:
     from ctcx._autodiff.unit import Unit
     from ctcx._descriptors import Operation
@@ -26,15 +28,14 @@ def first(operation: Operation, unit: Unit, *arrays: Array) -> Any:
     return (_loss if operation == "loss" else _loss_and_grad)(unit, *arrays)
 
 
-def second(unit: Unit, vector: Array, grad: Array, *arrays: Array) -> Array:
+def second(blank: int, vector: Array, grad: Array, logits: Array, *rest: Array) -> Array:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
-    logits, *rest = arrays
-    return unit.second(vector, grad, _differentiated_twice(logits), *rest)
+    return hessian_times(blank, vector, grad, _differentiated_twice(logits), *rest)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _loss(unit: Unit, *arrays: Array) -> Array:
-    return unit.first("loss", *arrays)
+    return unit("loss", *arrays)
 
 
 @_loss.defjvp  # type: ignore[untyped-decorator]
@@ -47,7 +48,7 @@ def _loss_jvp(
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _loss_and_grad(unit: Unit, *arrays: Array) -> tuple[Array, Array]:
-    loss, grad = unit.first("loss_and_grad", *arrays)
+    loss, grad = unit("loss_and_grad", *arrays)
     return loss, grad
 
 
@@ -57,7 +58,7 @@ def _loss_and_grad_jvp(
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     loss, grad = _loss_and_grad(unit, *primals)
     tangent = tangents[0]
-    return (loss, grad), (_along(loss, grad, tangent), second(unit, tangent, grad, *primals))
+    return (loss, grad), (_along(loss, grad, tangent), second(unit.blank, tangent, grad, *primals))
 
 
 def _along(loss: Array, grad: Array, tangent: Array) -> Array:

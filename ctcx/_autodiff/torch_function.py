@@ -6,9 +6,11 @@ logits by reference, for a second derivative.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from ctcx._autodiff.unit import hessian_times
 
 if TYPE_CHECKING:
     from ctcx._autodiff.unit import Unit
@@ -25,9 +27,9 @@ def first(operation: Operation, unit: Unit, logits: Array, *rest: Array) -> Any:
     return _LossAndGrad.apply(unit, logits.detach(), *rest)
 
 
-def second(unit: Unit, vector: Array, grad: Array, *arrays: Array) -> Array:
+def second(blank: int, vector: Array, grad: Array, *arrays: Array) -> Array:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
-    return _HessianTimes.apply(unit, vector, grad, *arrays)
+    return _HessianTimes.apply(blank, vector, grad, *arrays)
 
 
 def scaled(loss: Array, grad: Array, weights: Array) -> Array:
@@ -45,7 +47,7 @@ class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore
     @staticmethod
     def forward(unit: Unit, logits: Array, *rest: Array) -> tuple[Array, Array]:
         """Call the kernel, with nothing on the tape."""
-        loss, grad = unit.first("loss_and_grad", logits.detach(), *rest)
+        loss, grad = unit("loss_and_grad", logits.detach(), *rest)
         return loss, grad
 
     @staticmethod
@@ -64,7 +66,7 @@ class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore
         loss, grad, *arrays = ctx.saved_tensors
         total = None if from_loss is None else scaled(loss, grad, from_loss)
         if from_grad is not None:
-            curvature = second(ctx.unit, from_grad, grad, *arrays)
+            curvature = second(ctx.unit.blank, from_grad, grad, *arrays)
             total = curvature if total is None else total + curvature
         return None, total, None, None, None
 
@@ -74,7 +76,7 @@ class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore
         loss, grad, *arrays = ctx.saved_tensors
         slope = (grad.to(loss.dtype) * tangent).sum((1, 2))
         slope = torch.where(loss == torch.inf, 0.0, slope)
-        return slope, second(ctx.unit, tangent, grad, *arrays)
+        return slope, second(ctx.unit.blank, tangent, grad, *arrays)
 
     @staticmethod
     def vmap(
@@ -87,32 +89,47 @@ class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore
 
 
 class _HessianTimes(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
-    """Second derivatives of the losses times a vector, (N, T, C)."""
+    """Second derivatives of the losses times a vector, (N, T, C): linear in the vector."""
 
     @staticmethod
-    def forward(unit: Unit, *arrays: Array) -> Array:
+    def forward(blank: int, *arrays: Array) -> Array:
         """Call the core, with nothing on the tape."""
-        return unit.second(*(array.detach() for array in arrays))
+        return hessian_times(blank, *(array.detach() for array in arrays))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Array) -> None:
-        """Keep nothing: this is the end."""
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Array) -> None:  # noqa: ARG004
+        """Keep what the same product with another vector needs."""
+        ctx.blank = inputs[0]
+        ctx.save_for_backward(*inputs[2:])
+        ctx.save_for_forward(*inputs[2:])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *_: Array) -> NoReturn:
-        """Refuse."""
-        msg = "ctcx has no third derivatives of the CTC loss"
-        raise NotImplementedError(msg)
+    def backward(ctx: Any, above: Array | None) -> tuple[Array | None, ...]:
+        """Multiply by the same matrix: it is symmetric."""
+        _refuse_thirds(depends=any(ctx.needs_input_grad[2:]))
+        product = None if above is None else second(ctx.blank, above, *ctx.saved_tensors)
+        return None, product, None, None, None, None, None
 
-    jvp = backward
+    @staticmethod
+    def jvp(ctx: Any, _blank: None, tangent: Array, *others: Array | None) -> Array:
+        """Multiply by the same matrix."""
+        _refuse_thirds(depends=any(other is not None for other in others))
+        return second(ctx.blank, tangent, *ctx.saved_tensors)
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], unit: Unit, *arrays: Array
+        info: Any, in_dims: tuple[int | None, ...], blank: int, *arrays: Array
     ) -> tuple[Array, int]:
         """As for the first derivative."""
-        product = _HessianTimes.apply(unit, *_merge(arrays, in_dims[1:], info.batch_size))
+        product = second(blank, *_merge(arrays, in_dims[1:], info.batch_size))
         return product.unflatten(0, (info.batch_size, -1)), 0
+
+
+def _refuse_thirds(*, depends: bool) -> None:
+    if depends:
+        msg = "ctcx has no third derivatives of the CTC loss"
+        raise NotImplementedError(msg)
 
 
 def _merge(arrays: tuple[Array, ...], dims: tuple[int | None, ...], size: int) -> list[Array]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ctcx._prepare import Prepared
     from ctcx._typing import Array
 
-__all__ = ["Compute", "Unit"]
+__all__ = ["Compute", "Unit", "hessian_times"]
 
 
 class Compute(Protocol):
@@ -40,22 +40,28 @@ class Unit(NamedTuple):
         nothing = dict.fromkeys(("logits", "labels", "logit_lengths", "label_lengths"))
         return cls(prepared._replace(**nothing), compute)
 
-    def first(self, operation: Operation, *arrays: Array) -> Any:
+    @property
+    def blank(self) -> int:
+        """Class of the blank."""
+        return self.facts_only.blank
+
+    def __call__(self, operation: Operation, *arrays: Array) -> Any:
         """Loss (N,), or loss and gradient (N, T, C), from the backend that is selected."""
         return self.compute(operation, rebind(self.facts_only, *arrays))
 
-    def second(self, vector: Array, grad: Array, *arrays: Array) -> Array:
-        """Second derivatives times ``vector``, (N, T, C), from the core.
 
-        Raises
-        ------
-        BackendError
-            The core can't take logits of this size.
-        """
-        from ctcx._arrayapi.hessian import hessian_vector_product
+def hessian_times(blank: int, vector: Array, grad: Array, *arrays: Array) -> Array:
+    """Second derivatives times ``vector``, (N, T, C), from the core, whoever computed ``grad``.
 
-        try:
-            return hessian_vector_product(*arrays, grad, vector, blank=self.facts_only.blank)
-        except Decline as decline:
-            msg = f"the core can't compute second derivatives of this call: {decline}"
-            raise BackendError(msg) from decline
+    Raises
+    ------
+    BackendError
+        The core can't take logits of this size.
+    """
+    from ctcx._arrayapi.hessian import hessian_vector_product
+
+    try:
+        return hessian_vector_product(*arrays, grad, vector, blank=blank)
+    except Decline as decline:
+        msg = f"the core can't compute second derivatives of this call: {decline}"
+        raise BackendError(msg) from decline
