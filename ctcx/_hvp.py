@@ -77,11 +77,13 @@ def ctc_hvp(
     Examples
     --------
     >>> import numpy as np, ctcx
-    >>> logits, vector = np.zeros((1, 2, 3)), np.zeros((1, 2, 3))
-    >>> vector[0, 0, 1] = 1
-    >>> np.round(ctcx.ctc_hvp(logits, [[1]], vector=vector), 3)
-    array([[[ 0.111, -0.   , -0.111],
-            [-0.111,  0.111,  0.   ]]])
+    >>> rng = np.random.default_rng(0)
+    >>> logits, vector = rng.standard_normal((2, 1, 50, 32))
+    >>> product = ctcx.ctc_hvp(logits, [[3, 1, 4]], vector=vector)
+    >>> up = ctcx.ctc_loss_and_grad(logits + 1e-5 * vector, [[3, 1, 4]]).grad
+    >>> down = ctcx.ctc_loss_and_grad(logits - 1e-5 * vector, [[3, 1, 4]]).grad
+    >>> bool(np.allclose(product, (up - down) / 2e-5, atol=1e-8))
+    True
     """
     options = Options(time_major, reduction, infeasible, backend, validate)
     _check_form(vector, logits)

@@ -67,7 +67,7 @@ def _along(loss: Array, grad: Array, tangent: Array) -> Array:
     return jnp.where(loss == jnp.inf, jnp.zeros_like(slope), slope)
 
 
-@jax.custom_jvp
+@jax.custom_jvp  # type: ignore[untyped-decorator]
 def _differentiated_twice(logits: Array) -> Array:
     """Refuse to go on: the recursion's tape gives NaN where probabilities are 0."""
     return logits

@@ -37,8 +37,10 @@ class Unit(NamedTuple):
     @classmethod
     def of(cls, prepared: Prepared, compute: Compute) -> Unit:
         """Of a call that was prepared."""
-        nothing = dict.fromkeys(("logits", "labels", "logit_lengths", "label_lengths"))
-        return cls(prepared._replace(**nothing), compute)
+        return cls(
+            prepared._replace(logits=None, labels=None, logit_lengths=None, label_lengths=None),
+            compute,
+        )
 
     @property
     def blank(self) -> int:
@@ -50,7 +52,15 @@ class Unit(NamedTuple):
         return self.compute(operation, rebind(self.facts_only, *arrays))
 
 
-def hessian_times(blank: int, vector: Array, grad: Array, *arrays: Array) -> Array:
+def hessian_times(
+    blank: int,
+    vector: Array,
+    grad: Array,
+    logits: Array,
+    labels: Array,
+    logit_lengths: Array,
+    label_lengths: Array,
+) -> Array:
     """Second derivatives times ``vector``, (N, T, C), from the core, whoever computed ``grad``.
 
     Raises
@@ -61,7 +71,9 @@ def hessian_times(blank: int, vector: Array, grad: Array, *arrays: Array) -> Arr
     from ctcx._arrayapi.hessian import hessian_vector_product
 
     try:
-        return hessian_vector_product(*arrays, grad, vector, blank=blank)
+        return hessian_vector_product(
+            logits, labels, logit_lengths, label_lengths, grad, vector, blank=blank
+        )
     except Decline as decline:
         msg = f"the core can't compute second derivatives of this call: {decline}"
         raise BackendError(msg) from decline
