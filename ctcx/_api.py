@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ctcx._autodiff.adapters import adapter_for
+from ctcx._autodiff.adapters import adapter_for, is_torch_compiling
 from ctcx._autodiff.unit import Unit
 from ctcx._descriptors import Feature, Operation, Problem
 from ctcx._errors import CTCInputError, InfeasibleError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LossAndGrad",
     "Options",
+    "check_options",
     "ctc_loss",
     "ctc_loss_and_grad",
     "explain",
@@ -133,6 +134,10 @@ def ctc_loss(
     array([2.5...], dtype=float32)
     """
     options = Options(time_major, reduction, infeasible, backend, validate)
+    if is_torch_compiling():
+        from ctcx._autodiff import torch_op
+
+        return torch_op.traced_loss(logits, labels, logit_lengths, label_lengths, blank, options)
     prepared, loss = run("loss", logits, labels, logit_lengths, label_lengths, blank, options)
     feasible = loss != float("inf")
     loss = _apply_policy(loss, feasible, options.infeasible, prepared)
@@ -193,6 +198,14 @@ def ctc_loss_and_grad(
     array([ True])
     """
     options = Options(time_major, reduction, infeasible, backend, validate)
+    if is_torch_compiling():
+        from ctcx._autodiff import torch_op
+
+        return LossAndGrad(
+            *torch_op.traced_loss_and_grad(
+                logits, labels, logit_lengths, label_lengths, blank, options
+            )
+        )
     prepared, (loss, grad) = run(
         "loss_and_grad", logits, labels, logit_lengths, label_lengths, blank, options
     )
@@ -269,8 +282,7 @@ def run(
     options: Options,
 ) -> tuple[Prepared, Any]:
     """Prepare, check and compute; what the kernel returns is not reduced."""
-    _check_choice("reduction", options.reduction, _REDUCTIONS)
-    _check_choice("infeasible", options.infeasible, _POLICIES)
+    check_options(options)
     prepared = prepare(
         logits, labels, logit_lengths, label_lengths, blank, time_major=options.time_major
     )
@@ -329,6 +341,12 @@ def _problem(operation: Operation, prepared: Prepared) -> Problem:
         traced=facts.traced,
         contiguous=facts.contiguous,
     )
+
+
+def check_options(options: Options) -> None:
+    """Refuse words that are not among the choices."""
+    _check_choice("reduction", options.reduction, _REDUCTIONS)
+    _check_choice("infeasible", options.infeasible, _POLICIES)
 
 
 def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:

@@ -7,7 +7,9 @@ One idea a module:
 ``adapters``
     Whether a library has to know of a call, and which module tells it.
 ``torch_function``
-    The ``torch.autograd.Function``.
+    A ``torch.autograd.Function`` for each derivative.
+``torch_op``
+    Operators for ``torch.compile`` and ``torch.export``.
 ``jax_rules``
     The ``jax.custom_jvp``.
 

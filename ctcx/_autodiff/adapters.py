@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ctcx._descriptors import Operation
     from ctcx._typing import Array
 
-__all__ = ["Adapter", "adapter_for"]
+__all__ = ["Adapter", "adapter_for", "is_torch_compiling"]
 
 
 class Adapter(Protocol):
@@ -39,6 +39,12 @@ def adapter_for(namespace: str, *arrays: Array, differentiate: bool) -> Adapter 
     if namespace == "jax.numpy" and any_traced(*arrays):
         return _adapter("jax_rules")
     return None
+
+
+def is_torch_compiling() -> bool:
+    """Whether ``torch.compile`` or ``torch.export`` is tracing this code."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()
 
 
 def _adapter(module: str) -> Adapter:

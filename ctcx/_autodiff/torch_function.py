@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ctcx._descriptors import Operation
     from ctcx._typing import Array
 
-__all__ = ["first", "scaled", "second"]
+__all__ = ["first", "from_above", "merge", "second"]
 
 
 def first(operation: Operation, unit: Unit, logits: Array, *rest: Array) -> Any:
@@ -32,13 +32,23 @@ def second(blank: int, vector: Array, grad: Array, *arrays: Array) -> Array:
     return _HessianTimes.apply(blank, vector, grad, *arrays)
 
 
-def scaled(loss: Array, grad: Array, weights: Array) -> Array:
-    """Each sequence's gradient times its weight (N,), in the gradient's dtype.
+def from_above(
+    ctx: Any, blank: int, from_loss: Array | None, from_grad: Array | None
+) -> Array | None:
+    """Turn what comes from above into the derivative with respect to the logits (N, T, C).
 
-    An infeasible sequence has the gradient 0, whatever is multiplied with its infinite loss.
+    ``ctx`` has saved losses, gradient, logits and the rest.
     """
-    weights = torch.where(loss.detach() == torch.inf, 0.0, weights)
-    return (grad * weights[:, None, None]).to(grad.dtype)
+    loss, grad, *arrays = ctx.saved_tensors
+    total = None
+    if from_loss is not None:
+        # An infeasible sequence has the gradient 0, whatever is multiplied with its infinite loss.
+        weights = torch.where(loss.detach() == torch.inf, 0.0, from_loss)
+        total = (grad * weights[:, None, None]).to(grad.dtype)
+    if from_grad is not None:
+        curvature = second(blank, from_grad, grad, *arrays)
+        total = curvature if total is None else total + curvature
+    return total
 
 
 class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
@@ -62,13 +72,8 @@ class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore
     def backward(
         ctx: Any, from_loss: Array | None, from_grad: Array | None
     ) -> tuple[Array | None, ...]:
-        """Turn what comes from above into the derivative with respect to the logits."""
-        loss, grad, *arrays = ctx.saved_tensors
-        total = None if from_loss is None else scaled(loss, grad, from_loss)
-        if from_grad is not None:
-            curvature = second(ctx.unit.blank, from_grad, grad, *arrays)
-            total = curvature if total is None else total + curvature
-        return None, total, None, None, None
+        """Multiply by the gradient, and by second derivatives where they are asked for."""
+        return None, from_above(ctx, ctx.unit.blank, from_loss, from_grad), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, _unit: None, tangent: Array, *_integers: None) -> tuple[Array, Array]:
@@ -83,7 +88,7 @@ class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore
         info: Any, in_dims: tuple[int | None, ...], unit: Unit, *arrays: Array
     ) -> tuple[tuple[Array, Array], tuple[int, int]]:
         """Compute the sequences of all members of a batch of batches as one batch."""
-        loss, grad = _LossAndGrad.apply(unit, *_merge(arrays, in_dims[1:], info.batch_size))
+        loss, grad = _LossAndGrad.apply(unit, *merge(arrays, in_dims[1:], info.batch_size))
         sizes = (info.batch_size, -1)
         return (loss.unflatten(0, sizes), grad.unflatten(0, sizes)), (0, 0)
 
@@ -122,7 +127,7 @@ class _HessianTimes(torch.autograd.Function):  # type: ignore[misc, unused-ignor
         info: Any, in_dims: tuple[int | None, ...], blank: int, *arrays: Array
     ) -> tuple[Array, int]:
         """As for the first derivative."""
-        product = second(blank, *_merge(arrays, in_dims[1:], info.batch_size))
+        product = second(blank, *merge(arrays, in_dims[1:], info.batch_size))
         return product.unflatten(0, (info.batch_size, -1)), 0
 
 
@@ -132,7 +137,7 @@ def _refuse_thirds(*, depends: bool) -> None:
         raise NotImplementedError(msg)
 
 
-def _merge(arrays: tuple[Array, ...], dims: tuple[int | None, ...], size: int) -> list[Array]:
+def merge(arrays: tuple[Array, ...], dims: tuple[int | None, ...], size: int) -> list[Array]:
     """Sequences of all members of a batch of batches, one after the other."""
     whole = (
         array.expand(size, *array.shape) if dim is None else array.movedim(dim, 0)
