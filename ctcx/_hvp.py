@@ -8,7 +8,7 @@ from array_api_compat import device
 
 from ctcx._api import Options, run, scale_of_mean
 from ctcx._arrays import any_traced, describe, device_name, is_array, library_name
-from ctcx._autodiff.adapters import adapter_for
+from ctcx._autodiff.adapters import adapter_for, is_torch_func
 from ctcx._autodiff.unit import hessian_times
 from ctcx._errors import CTCInputError
 from ctcx._prepare import FLOATING
@@ -93,10 +93,12 @@ def ctc_hvp(
     xp, single = prepared.facts.xp, prepared.single
     swap = time_major and not single
     vector = xp.permute_dims(vector, (1, 0, 2)) if swap else vector[None, ...] if single else vector
-    if validate and not any_traced(vector, *prepared[:4]):
-        _check_values(vector, prepared, time_major=swap)
     arrays = (vector, grad, *prepared[:4])
-    adapter = adapter_for(prepared.facts.namespace, *arrays, differentiate=True)
+    namespace = prepared.facts.namespace
+    readable = not any_traced(*arrays) and not (namespace == "torch" and is_torch_func(*arrays))
+    if validate and readable:
+        _check_values(vector, prepared, time_major=swap)
+    adapter = adapter_for(namespace, *arrays, differentiate=True)
     second = hessian_times if adapter is None else adapter.second
     product = second(prepared.blank, *arrays)
     if reduction in {"mean", "mean_per_label"}:

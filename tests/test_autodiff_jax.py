@@ -1,6 +1,7 @@
 """Differentiation by JAX."""
 
 import itertools
+from importlib import import_module
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 import ctcx
+from tests.autodiff_plugin import PLUGIN
 
 LABELS = [[1, 2], [3, 3, 1], [2], [1, 1, 1]]
 LENGTHS = [6, 5, 0, 4]  # the last two can't be emitted
@@ -123,3 +125,63 @@ def test_vmap_of_labels_alone():
     loss = jax.vmap(ctcx.ctc_loss, in_axes=(None, 0))(logits[0], labels)
     expected = ctcx.ctc_loss(jnp.concatenate([logits, logits]), labels)
     np.testing.assert_allclose(loss, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean_per_label"])
+def test_second_derivatives_in_both_modes(reduction):
+    logits = tiny_logits()
+    vector = jnp.asarray(np.random.default_rng(2).standard_normal(logits.shape))
+    options = {"reduction": reduction, "infeasible": "zero"}
+    grad = jax.grad(lambda x: ctcx.ctc_loss(x, LABELS, LENGTHS, **options))
+    product = ctcx.ctc_hvp(logits, LABELS, LENGTHS, vector=vector, **options)
+    _, forward_over_reverse = jax.jvp(grad, (logits,), (vector,))
+    reverse_over_reverse = jax.grad(lambda x: jnp.vdot(grad(x), vector))(logits)
+    np.testing.assert_allclose(forward_over_reverse, product, atol=1e-14)
+    np.testing.assert_allclose(reverse_over_reverse, product, atol=1e-14)
+    assert np.isfinite(product).all()
+    # The differences are of finite logits: nothing can be added to what is masked.
+    step = 1e-3
+    at = lambda k: np.asarray(grad(logits + k * step * vector))
+    differences = (at(-2) - 8 * at(-1) + 8 * at(1) - at(2)) / (12 * step)
+    np.testing.assert_allclose(product, differences, atol=1e-9)
+
+
+def test_check_grads_of_second_order():
+    logits = finite_logits()[:, :4]
+    loss = lambda x: ctcx.ctc_loss(x, [[1, 2], [3, 1], [2]], [4, 3, 4])
+    check_grads(loss, (logits,), order=2, modes=["fwd", "rev"], rtol=1e-5)
+
+
+def test_the_whole_matrix_under_jit():
+    logits = finite_logits()[0, :4]
+    matrix = jax.jit(jax.hessian(lambda x: ctcx.ctc_loss(x, [1, 2])))(logits)
+    flat = np.asarray(matrix).reshape(logits.size, logits.size)
+    np.testing.assert_allclose(flat, flat.T, atol=1e-15)
+    np.testing.assert_allclose(matrix.sum(axis=1), 0, atol=1e-15)
+    product = ctcx.ctc_hvp(logits, [1, 2], vector=jnp.ones_like(logits).at[0, 0].set(2))
+    np.testing.assert_allclose(product.ravel(), flat[:, 0], atol=1e-14)
+
+
+def test_third_derivatives_are_refused():
+    loss = lambda x: ctcx.ctc_loss(x, [1, 2])
+    with pytest.raises(NotImplementedError, match="no third derivatives"):
+        jax.jvp(jax.hessian(loss), (finite_logits()[0],), (finite_logits()[1],))
+
+
+@pytest.fixture
+def plugin(plugins):
+    plugins.write("remembering", PLUGIN)
+    plugins.load()
+    return import_module("ctcx_remembering")
+
+
+def test_a_plugin_that_cannot_be_traced_gives_the_gradient(plugin):
+    """It gets the caller's own buffer, and is refused where there are only tracers."""
+    logits = finite_logits()
+    loss = lambda x: ctcx.ctc_loss(x, LABELS[:3], reduction="sum", backend="remembering")
+    grad = jax.grad(loss)(logits)
+    ((arrays, (_, given)),) = plugin.calls
+    assert arrays[0].unsafe_buffer_pointer() == logits.unsafe_buffer_pointer()
+    np.testing.assert_array_equal(grad, given)
+    with pytest.raises(ctcx.BackendRejectedError, match="rejected"):
+        jax.jit(jax.grad(loss))(logits)

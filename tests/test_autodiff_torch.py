@@ -1,11 +1,19 @@
 """Differentiation by PyTorch."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ctcx
+from ctcx._descriptors import resolve
+from tests.autodiff_plugin import PLUGIN
 from tests.helpers import random_problem
+
+# PyTorch warns of what it does itself in forward mode and when its compiler is imported.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 
 REDUCTIONS = ("none", "sum", "mean", "mean_per_label")
 POLICIES = ("inf", "zero")
@@ -186,3 +194,245 @@ class TestFunctorch:
         per_sequence = torch.func.vmap(torch.func.grad(ctcx.ctc_loss))(logits[0], self.labels)
         expected = ctcx.ctc_loss_and_grad(logits[0], self.labels).grad
         torch.testing.assert_close(per_sequence, expected)
+
+
+class TestSecondDerivatives:
+    @pytest.mark.parametrize("reduction", REDUCTIONS)
+    @pytest.mark.parametrize("infeasible", POLICIES)
+    @pytest.mark.parametrize("time_major", [False, True])
+    def test_double_backward_gives_the_product(self, reduction, infeasible, time_major):
+        logits = tiny_logits()
+        if time_major:
+            logits = logits.movedim(0, 1)
+        options = {"reduction": reduction, "infeasible": infeasible, "time_major": time_major}
+        x, generator = leaf(logits), torch.Generator().manual_seed(2)
+        vector = torch.randn(x.shape, dtype=x.dtype, generator=generator)
+        loss = ctcx.ctc_loss(x, LABELS, LENGTHS, **options).sum()
+        (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+        (product,) = torch.autograd.grad(grad, x, vector)
+        expected = ctcx.ctc_hvp(logits, LABELS, LENGTHS, vector=vector, **options)
+        torch.testing.assert_close(product, expected)
+        assert bool(torch.isfinite(product).all())
+
+    @pytest.mark.parametrize("reduction", REDUCTIONS)
+    def test_gradgradcheck_and_forward_mode(self, reduction):
+        logits = torch.tensor(random_problem(1, 3, 5, 4, 2, dtype=np.float64)[0])
+        loss = lambda x: ctcx.ctc_loss(x, LABELS[:3], [5, 5, 4], reduction=reduction)
+        assert torch.autograd.gradgradcheck(loss, (leaf(logits),))
+        assert torch.autograd.gradcheck(loss, (leaf(logits),), check_forward_ad=True)
+
+    def test_the_whole_matrix(self):
+        logits = tiny_logits()[0]
+        loss = lambda x: ctcx.ctc_loss(x, [1, 2])
+        matrix = torch.func.hessian(loss)(logits)
+        flat = matrix.reshape(logits.numel(), -1)
+        torch.testing.assert_close(flat, flat.T)
+        torch.testing.assert_close(torch.autograd.functional.hessian(loss, logits), matrix)
+        vector = torch.randn_like(logits)
+        product = ctcx.ctc_hvp(logits, [1, 2], vector=vector)
+        torch.testing.assert_close((flat @ vector.flatten()).reshape(logits.shape), product)
+
+    def test_vmap(self):
+        generator = torch.Generator().manual_seed(1)
+        logits, vectors = torch.randn((2, 5, 3, 7, 4), dtype=torch.float64, generator=generator)
+        product = torch.func.vmap(lambda x, v: ctcx.ctc_hvp(x, LABELS[:3], vector=v))
+        expected = [
+            ctcx.ctc_hvp(x, LABELS[:3], vector=v) for x, v in zip(logits, vectors, strict=True)
+        ]
+        torch.testing.assert_close(product(logits, vectors), torch.stack(expected))
+
+    def test_a_product_is_differentiable_in_the_vector(self):
+        logits = tiny_logits()
+        vector, weights = torch.randn((2, *logits.shape), dtype=logits.dtype)
+        vector.requires_grad_()
+        product = ctcx.ctc_hvp(logits, LABELS, LENGTHS, vector=vector)
+        (grad,) = torch.autograd.grad(product, vector, weights)
+        expected = ctcx.ctc_hvp(logits, LABELS, LENGTHS, vector=weights)
+        torch.testing.assert_close(grad, expected)
+
+    def test_third_derivatives_are_refused(self):
+        x = leaf(tiny_logits())
+        for _ in range(2):
+            total = ctcx.ctc_loss(x, LABELS, LENGTHS, infeasible="zero").sum()
+            (grad,) = torch.autograd.grad(total, x, create_graph=True)
+            (grad,) = torch.autograd.grad((grad**2).sum(), x, create_graph=True)
+        with pytest.raises(NotImplementedError, match="no third derivatives"):
+            grad.sum().backward()
+
+
+class LargeTensors(TorchDispatchMode):
+    """Counts floating-point tensors of a size or more that take memory of their own."""
+
+    def __init__(self, elements):
+        super().__init__()
+        self.elements = elements
+        self.made = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        before = {a.untyped_storage().data_ptr() for a in args if isinstance(a, torch.Tensor)}
+        for made in result if isinstance(result, (tuple, list)) else [result]:
+            if (
+                isinstance(made, torch.Tensor)
+                and made.numel() >= self.elements
+                and made.is_floating_point()
+                and made.untyped_storage().data_ptr() not in before
+            ):
+                self.made.append(func)
+        return result
+
+
+class TestOverAPlugin:
+    @pytest.fixture
+    def plugin(self, plugins):
+        plugins.write("remembering", PLUGIN)
+        plugins.load()
+        return import_module("ctcx_remembering")
+
+    def test_its_kernel_gives_the_gradient(self, plugin):
+        x = leaf(tiny_logits())
+        loss = ctcx.ctc_loss(x, LABELS, LENGTHS, backend="remembering", reduction="sum")
+        loss.backward()
+        ((arrays, (_, grad)),) = plugin.calls
+        assert not arrays[0].requires_grad
+        torch.testing.assert_close(x.grad, grad)
+
+    @pytest.mark.parametrize("time_major", [False, True])
+    def test_the_logits_are_not_copied(self, plugin, monkeypatch, time_major):
+        x = leaf(torch.randn(4, 6, 4))
+        result = ctcx.ctc_loss_and_grad(x, LABELS, time_major=False)[:2]
+        given = x.movedim(0, 1) if time_major else x
+        kernel = lambda *arrays, blank: plugin.calls.append(arrays) or result
+        monkeypatch.setattr(plugin, "loss_and_grad", kernel)
+        resolve.cache_clear()
+        options = {"backend": "remembering", "time_major": time_major, "infeasible": "zero"}
+        with LargeTensors(x.numel()) as large:
+            loss = ctcx.ctc_loss(given, LABELS, **options).sum()
+        assert large.made == []
+        ((logits, *_),) = plugin.calls
+        assert logits.data_ptr() == x.data_ptr()
+        with LargeTensors(x.numel()) as large:
+            torch.autograd.grad(loss, x)
+        # The gradient that comes out is the saved one times what comes from above.
+        assert large.made == [torch.ops.aten.mul.Tensor]
+
+    def test_the_count_can_fail(self):
+        with LargeTensors(6) as large:
+            torch.ones(2, 3).clone().view(3, 2)
+        assert large.made == [torch.ops.aten.ones.default, torch.ops.aten.clone.default]
+
+
+class TestCompiling:
+    labels = torch.tensor([[1, 2, 0], [3, 3, 1], [2, 0, 0], [1, 1, 1]])
+    label_lengths = torch.tensor([2, 3, 1, 3])
+
+    @pytest.fixture(autouse=True)
+    def fresh(self):
+        torch.compiler.reset()
+        yield
+        torch.compiler.reset()
+
+    @pytest.mark.parametrize("reduction", REDUCTIONS)
+    @pytest.mark.parametrize("time_major", [False, True])
+    def test_compile_in_one_graph(self, reduction, time_major):
+        def loss(x, labels, label_lengths):
+            return ctcx.ctc_loss(
+                x * 2,
+                labels,
+                LENGTHS,
+                label_lengths,
+                reduction=reduction,
+                time_major=time_major,
+                infeasible="zero",
+            )
+
+        logits = tiny_logits().movedim(0, 1) if time_major else tiny_logits()
+        x, y = leaf(logits), leaf(logits)
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        with ctcx.trace() as runs:
+            result = compiled(x, self.labels, self.label_lengths)
+        assert [run.problem.operation for run in runs] == ["loss_and_grad"]
+        expected = loss(y, self.labels, self.label_lengths)
+        torch.testing.assert_close(result, expected)
+        result.sum().backward()
+        expected.sum().backward()
+        torch.testing.assert_close(x.grad, y.grad)
+
+    def test_compile_with_lists_one_sequence_and_no_gradient(self):
+        loss = torch.compile(
+            lambda x: (ctcx.ctc_loss(x, LABELS, LENGTHS), ctcx.ctc_loss(x[0], [1, 2])),
+            fullgraph=True,
+            backend="aot_eager",
+        )
+        with torch.no_grad(), ctcx.trace() as runs:
+            batch, single = loss(tiny_logits())
+        assert {run.problem.operation for run in runs} == {"loss"}
+        torch.testing.assert_close(batch, ctcx.ctc_loss(tiny_logits(), LABELS, LENGTHS))
+        torch.testing.assert_close(single, batch[0])
+
+    @pytest.mark.parametrize("reduction", ["none", "mean_per_label"])
+    def test_compile_loss_and_grad(self, reduction):
+        both = lambda x: ctcx.ctc_loss_and_grad(x, LABELS, LENGTHS, reduction=reduction)
+        result = torch.compile(both, fullgraph=True, backend="aot_eager")(tiny_logits())
+        for one, other in zip(result, both(tiny_logits()), strict=True):
+            torch.testing.assert_close(one, other)
+
+    def test_compile_vmap(self):
+        logits = torch.randn((2, 3, 7, 4), dtype=torch.float64)
+        loss = torch.func.vmap(lambda x: ctcx.ctc_loss(x, TestFunctorch.labels))
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(logits), loss(logits))
+
+    def test_values_are_checked_when_it_runs(self):
+        loss = torch.compile(lambda x: ctcx.ctc_loss(x, LABELS), fullgraph=True, backend="eager")
+        with pytest.raises(ctcx.CTCInputError, match=r"logits\[1, 5, 0\] is nan"):
+            loss(tiny_logits())
+
+    @pytest.mark.slow
+    def test_compile_to_machine_code(self):
+        x, y = leaf(tiny_logits()), leaf(tiny_logits())
+        loss = lambda x: ctcx.ctc_loss(x.tanh() * 2, LABELS, LENGTHS, infeasible="zero").sum()
+        torch.compile(loss, fullgraph=True)(x).backward()
+        loss(y).backward()
+        torch.testing.assert_close(x.grad[0], y.grad[0])
+
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_export_with_a_batch_of_any_size(self, strict):
+        class Model(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear = torch.nn.Linear(3, 4)
+
+            def forward(self, x, labels, label_lengths):
+                logits = self.linear(x)
+                return ctcx.ctc_loss(logits, labels, None, label_lengths, reduction="mean")
+
+        model, features = Model(), torch.randn(4, 6, 3)
+        inputs = (features, self.labels, self.label_lengths)
+        n = torch.export.Dim("n", min=2, max=100)
+        shapes = ({0: n}, {0: n}, {0: n})
+        program = torch.export.export(model, inputs, strict=strict, dynamic_shapes=shapes)
+        exported = program.module()
+        few = tuple(part[:3] for part in inputs)
+        torch.testing.assert_close(exported(*few), model(*few))
+        exported(*few).backward()
+        model(*few).backward()
+        grads = {name: p.grad for name, p in exported.named_parameters()}
+        torch.testing.assert_close(grads["linear.weight"], model.linear.weight.grad)
+
+    def test_the_operators_keep_their_promises(self):
+        arrays = (leaf(tiny_logits()), self.labels, torch.tensor(LENGTHS), self.label_lengths)
+        rest = (0, "inf", None, True)
+        checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+        for operator in (torch.ops.ctcx.loss.default, torch.ops.ctcx.loss_and_grad.default):
+            torch.library.opcheck(operator, (*arrays, *rest), test_utils=checks)
+
+    def test_a_second_derivative_through_the_operator(self):
+        x = leaf(tiny_logits())
+        arrays = (self.labels, torch.tensor(LENGTHS), self.label_lengths)
+        loss, _ = torch.ops.ctcx.loss_and_grad(x, *arrays, 0, "inf", None, True)
+        (grad,) = torch.autograd.grad(loss[:2].sum(), x, create_graph=True)
+        vector = torch.randn_like(grad)
+        (product,) = torch.autograd.grad(grad, x, vector)
+        expected = ctcx.ctc_hvp(x.detach(), *arrays, vector=vector)
+        torch.testing.assert_close(product, expected)

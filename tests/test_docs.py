@@ -190,6 +190,16 @@ def test_the_documentation_speaks_of_the_package_as_it_is():
         assert (ROOT / name).exists(), name
 
 
+def test_examples_on_the_page_about_differentiation_are_so(capsys):
+    text = (DOCS / "differentiation.md").read_text(encoding="utf-8")
+    namespace = {}
+    for code, printed in re.findall(
+        r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", text, re.DOTALL
+    ):
+        exec(compile(code, "differentiation.md", "exec"), namespace)
+        assert capsys.readouterr().out == printed
+
+
 @pytest.mark.docs
 def test_the_pages_build_without_a_warning(tmp_path):
     environment = os.environ | {"CTCX_STRICT_PLUGINS": "1"}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ctcx._descriptors import Operation
     from ctcx._typing import Array
 
-__all__ = ["Adapter", "adapter_for", "is_torch_compiling"]
+__all__ = ["Adapter", "adapter_for", "is_torch_compiling", "is_torch_func"]
 
 
 class Adapter(Protocol):
@@ -58,5 +58,10 @@ def _torch_asks(first: Array, *others: Array, differentiate: bool) -> bool:
         return True
     if differentiate and torch.autograd.forward_ad.unpack_dual(first).tangent is not None:
         return True
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # noqa: SLF001 - no public way
-    return any(map(wrapped, (first, *others)))
+    return is_torch_func(first, *others)
+
+
+def is_torch_func(*arrays: Array) -> bool:
+    """Whether a torch.func transformation, as vmap, sees one of these tensors."""
+    torch: Any = sys.modules["torch"]
+    return any(map(torch._C._functorch.is_functorch_wrapped_tensor, arrays))  # noqa: SLF001

@@ -35,7 +35,7 @@ def second(blank: int, vector: Array, grad: Array, logits: Array, *rest: Array) 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _loss(unit: Unit, *arrays: Array) -> Array:
-    return unit("loss", *arrays)
+    return unit("loss", *map(jnp.asarray, arrays))
 
 
 @_loss.defjvp  # type: ignore[untyped-decorator]
@@ -48,7 +48,8 @@ def _loss_jvp(
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _loss_and_grad(unit: Unit, *arrays: Array) -> tuple[Array, Array]:
-    loss, grad = unit("loss_and_grad", *arrays)
+    # What a tracer stands for may be a NumPy array.
+    loss, grad = unit("loss_and_grad", *map(jnp.asarray, arrays))
     return loss, grad
 
 

@@ -1,0 +1,25 @@
+"""Code of a plugin whose kernels can't be traced, and remember what they got and gave."""
+
+PLUGIN = """
+from ctcx._arrayapi import kernels
+from ctcx.plugin import Backend, Feature, hookimpl
+
+calls = []
+
+
+@hookimpl
+def ctcx_backends():
+    yield Backend(
+        name="remembering",
+        kernels={"loss_and_grad": "ctcx_remembering:loss_and_grad"},
+        namespaces={"torch", "jax.numpy"},
+        features={Feature.GRAD, Feature.NONCONTIGUOUS, Feature.CHECKS_VALUES},
+        api=(1, 1),
+    )
+
+
+def loss_and_grad(*arrays, blank):
+    result = kernels.loss_and_grad(*arrays, blank=blank)
+    calls.append((arrays, result))
+    return result
+"""
