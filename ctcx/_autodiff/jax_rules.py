@@ -62,8 +62,12 @@ def _loss_and_grad_jvp(
     return (loss, grad), (_along(loss, grad, tangent), second(unit.blank, tangent, grad, *primals))
 
 
+@jax.jit  # type: ignore[untyped-decorator]
 def _along(loss: Array, grad: Array, tangent: Array) -> Array:
-    """Directional derivative of each loss; 0 where it is +inf, also for an infinite cotangent."""
+    """Directional derivative of each loss; 0 where it is +inf, also for an infinite cotangent.
+
+    Outside of ``jax.jit``, one compiled call costs less than these operations one by one.
+    """
     slope = jnp.sum(grad.astype(loss.dtype) * tangent.astype(loss.dtype), axis=(1, 2))
     return jnp.where(loss == jnp.inf, jnp.zeros_like(slope), slope)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ctcx._autodiff.adapters import is_torch_func
 from ctcx._autodiff.unit import hessian_times
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ __all__ = ["first", "from_above", "merge", "second"]
 
 def first(operation: Operation, unit: Unit, logits: Array, *rest: Array) -> Any:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
+    function = _LossAndGrad if is_torch_func(logits, *rest) else _Direct
     if operation == "loss":
-        return _LossAndGrad.apply(unit, logits, *rest)[0]
-    return _LossAndGrad.apply(unit, logits.detach(), *rest)
+        return function.apply(unit, logits, *rest)[0]
+    return function.apply(unit, logits.detach(), *rest)
 
 
 def second(blank: int, vector: Array, grad: Array, *arrays: Array) -> Array:
@@ -91,6 +93,21 @@ class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore
         loss, grad = _LossAndGrad.apply(unit, *merge(arrays, in_dims[1:], info.batch_size))
         sizes = (info.batch_size, -1)
         return (loss.unflatten(0, sizes), grad.unflatten(0, sizes)), (0, 0)
+
+
+class _Direct(_LossAndGrad):
+    """The same in the form that torch.func can't take, and that costs 20 microseconds less."""
+
+    setup_context = staticmethod(torch.autograd.Function.setup_context)
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, unit: Unit, *arrays: Array
+    ) -> tuple[Array, Array]:
+        """Call the kernel, and keep what derivatives need."""
+        output = _LossAndGrad.forward(unit, *arrays)
+        _LossAndGrad.setup_context(ctx, (unit, *arrays), output)
+        return output
 
 
 class _HessianTimes(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
