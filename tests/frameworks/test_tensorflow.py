@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ctcx
+from ctcx._inputs import notebook_fixture
 from ctcx.compat import tensorflow as compat
 from ctcx.conformance.oracle import reference
 from tests.frameworks.problems import SETTINGS, assert_same, problems
@@ -214,6 +215,26 @@ def test_the_module_stands_in_for_tensorflow():
     assert compat.__version__ == tf.__version__
     with pytest.raises(AttributeError):
         _ = compat.no_such_name
+
+
+def test_the_notebook_with_its_import_changed():
+    """The calls of the notebook that ctcx began as, on the module in the place of TensorFlow."""
+    fixture = notebook_fixture()
+    logits = compat.Variable(compat.convert_to_tensor(fixture.logits, dtype=compat.float32))
+    labels, lengths, frames = (
+        compat.convert_to_tensor(array, dtype=compat.int32)
+        for array in (fixture.labels, fixture.label_lengths, fixture.logit_lengths)
+    )
+    softmax = compat.nn.softmax(logits).numpy()
+    np.testing.assert_allclose(compat.math.log(softmax), compat.nn.log_softmax(logits), rtol=1e-6)
+    with compat.GradientTape() as tape:
+        tape.watch(logits)
+        loss = compat.nn.ctc_loss(
+            labels, logits, lengths, frames, logits_time_major=False, blank_index=-1, name="test"
+        )
+        grads = tape.gradient(loss, logits)
+    np.testing.assert_allclose(loss.numpy(), fixture.expected_loss, rtol=1e-6)
+    np.testing.assert_allclose(grads.numpy(), fixture.expected_grad, atol=1e-6)
 
 
 def test_a_label_that_is_wrong_is_named_in_a_function_too():
