@@ -92,9 +92,9 @@ def analyse(cubin: bytes) -> dict[str, dict[str, Any]]:
         file.flush()
         resources, assembly = (
             subprocess.run(
-                [tool(tool), *how, file.name], capture_output=True, text=True, check=True
+                [tool(program), *how, file.name], capture_output=True, text=True, check=True
             )
-            for tool, *how in (("cuobjdump", "--dump-resource-usage"), ("nvdisasm", "-c"))
+            for program, *how in (("cuobjdump", "--dump-resource-usage"), ("nvdisasm", "-c"))
         )
     code, labels = _parse(assembly.stdout)
     found = {}
