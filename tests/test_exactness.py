@@ -158,13 +158,13 @@ def test_confident_and_long(dtype):
 def test_what_plain_probabilities_lose_is_computed_again(dtype, recursion, monkeypatch):
     """A model that is sure one frame too late: the only path is far below the best state."""
     tried = []
-    original = kernels._Call.second_half
+    original = kernels.Recursion.second_half
 
     def spy(*args):
         tried.append("extended exponents")
         return original(*args)
 
-    monkeypatch.setattr(kernels._Call, "second_half", spy)
+    monkeypatch.setattr(kernels.Recursion, "second_half", spy)
     labels = np.arange(1, 61)[None, :]
     logits = np.zeros((1, 60, 61), dtype=dtype)
     logits[0, np.arange(1, 60), labels[0, :-1]] = 30.0
