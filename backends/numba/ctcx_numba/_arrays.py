@@ -47,19 +47,27 @@ def integers(array: Any) -> Any:
     return host if host.flags.writeable else host.copy()
 
 
+def _cast(result: Any, dtype: Any) -> Any:
+    """Copy of another dtype, or the result itself.
+
+    The gradient of a sequence that failed validation holds whatever its memory held: casting
+    that to half precision must not warn of an overflow.
+    """
+    with np.errstate(all="ignore"):
+        return result.astype(dtype, copy=False)
+
+
 def like_given(result: Any, given: Any, *, dtype: Any = None) -> Any:
     """Result of a kernel as an array of the library that ``given`` is of.
 
     ``dtype`` is that of the library; by default the result's own.
     """
     if isinstance(given, np.ndarray):
-        return result if dtype is None else result.astype(dtype, copy=False)
+        return result if dtype is None else _cast(result, dtype)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(given, torch.Tensor):
         tensor = torch.from_numpy(result)
         return tensor if dtype is None else tensor.to(dtype)
     import jax
 
-    if dtype is not None and result.dtype != dtype:
-        result = result.astype(dtype)
-    return jax.device_put(result, given.device)
+    return jax.device_put(result if dtype is None else _cast(result, dtype), given.device)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from ctcx_numba import _batch, kernels
-from ctcx_numba._arrays import readable
+from ctcx_numba._arrays import like_given, readable
 
 import ctcx
 
@@ -43,6 +43,15 @@ def test_the_gradient_is_not_copied(batch, library, monkeypatch):
     result = ctcx.ctc_loss_and_grad(as_array(library, logits), labels, *lengths, backend="numba")
     assert type(result.grad) is type(as_array(library, logits))
     assert address(result.grad) == address(jobs[0].grad)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_memory_held_is_cast_to_half_precision_without_a_warning(library):
+    """The gradient of a sequence that failed validation is never written."""
+    given = as_array(library, np.zeros((1, 1, 3), dtype=np.float16))
+    held = np.asarray([[[1e30, np.nan, 0.5]]], dtype=np.float32)
+    result = np.asarray(like_given(held, given, dtype=given.dtype))
+    np.testing.assert_array_equal(result[0, 0, 1:], np.asarray([np.nan, 0.5], dtype=np.float16))
 
 
 @pytest.mark.parametrize(
