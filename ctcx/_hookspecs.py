@@ -155,7 +155,8 @@ def ctcx_runtime_info() -> Mapping[str, str]:  # type: ignore[empty-body]
     Returns
     -------
     mapping of str to str
-        One line for each key.
+        One line for each key. A line that is a path, and nothing else, is for ``ctcx doctor``: a
+        benchmark's report is shown to others, and leaves it out.
 
     Examples
     --------

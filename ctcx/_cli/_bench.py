@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from ctcx._cli._names import known_backends, known_libraries
+from ctcx._cli._names import BACKENDS, LIBRARIES, known_backends, known_libraries
 from ctcx._cli._output import (
     JSON_FILE,
     bullets,
@@ -51,14 +51,8 @@ def bench_command(
     quick: Annotated[
         bool, typer.Option("--quick", help="A few workloads, briefly: about a minute.")
     ] = False,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Only this backend; may be repeated."),
-    ] = None,
-    library: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Only this array library; may be repeated."),
-    ] = None,
+    backend: Annotated[list[str] | None, BACKENDS] = None,
+    library: Annotated[list[str] | None, LIBRARIES] = None,
     peer: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,7 +74,10 @@ def bench_command(
     patience: Annotated[
         float,
         typer.Option(
-            min=1.0, metavar="S", help="End a contestant that gives no answer for so long."
+            min=1.0,
+            metavar="S",
+            help="End a contestant that gives no answer for so long; its first call, which may "
+            "compile, has three times as long.",
         ),
     ] = 120.0,
     baseline: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from ctcx._cli._names import known_backends, known_libraries
+from ctcx._cli._names import BACKENDS, LIBRARIES, known_backends, known_libraries
 from ctcx._cli._output import (
     JSON_FILE,
     activity,
@@ -35,14 +35,8 @@ __all__ = ["compare_command"]
 
 def compare_command(
     *,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Only this backend; may be repeated."),
-    ] = None,
-    library: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Only this array library; may be repeated."),
-    ] = None,
+    backend: Annotated[list[str] | None, BACKENDS] = None,
+    library: Annotated[list[str] | None, LIBRARIES] = None,
     repeat: Annotated[
         int, typer.Option(min=1, metavar="N", help="Calls to take the median time of.")
     ] = 5,

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from ctcx._cli._names import known_libraries
+from ctcx._cli._names import LIBRARIES, known_libraries
 from ctcx._cli._output import (
     JSON_FILE,
     bullets,
@@ -38,10 +38,7 @@ _COUNTED = ("passed", "failed", "error", "expected-failure", "skipped")
 def conformance_command(
     *,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The backend to test.")] = None,
-    library: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Only on this array library; may be repeated."),
-    ] = None,
+    library: Annotated[list[str] | None, LIBRARIES] = None,
     device: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only on this device; may be repeated."),

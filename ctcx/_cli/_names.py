@@ -13,7 +13,15 @@ from ctcx._registry import registry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["known_backends", "known_libraries", "library_name"]
+__all__ = ["BACKENDS", "LIBRARIES", "known_backends", "known_libraries", "library_name"]
+
+BACKENDS = typer.Option("--backend", metavar="NAME", help="Only this backend; may be repeated.")
+"""For :func:`known_backends`."""
+
+LIBRARIES = typer.Option(
+    "--library", metavar="NAME", help="Only this array library; may be repeated."
+)
+"""For :func:`known_libraries`."""
 
 
 def library_name(name: str) -> str | None:

@@ -116,7 +116,12 @@ def floors(
     for floor in plugins.floors:
         if backends is not None and floor.backends and not floor.backends & set(backends):
             continue
-        for library in sorted(floor.namespaces):
+        # In the order of the backends' libraries: the first one's line stands for all in a sweep.
+        order = list(plugins.namespaces)
+        for library in sorted(
+            floor.namespaces,
+            key=lambda name: (name not in order, order.index(name) if name in order else 0, name),
+        ):
             if libraries is None or library in libraries:
                 yield Contestant(
                     name=f"floor {floor.name} on {library}",

@@ -6,9 +6,12 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["machine_facts", "machine_name"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["machine_facts", "machine_name", "published"]
 
 _DECISIVE = {"XLA_FLAGS", "KERAS_BACKEND"}
 """Variables that decide how fast a library is, beside all that end in ``_NUM_THREADS``."""
@@ -42,6 +45,11 @@ def machine_name(machine: dict[str, Any], lines: dict[str, str]) -> str:
         lines.get("GPU"),
     ]
     return ", ".join(str(part) for part in parts if part)
+
+
+def published(lines: Mapping[str, str]) -> dict[str, str]:
+    """Return lines of plugins without those that are a path of this machine."""
+    return {key: line for key, line in lines.items() if not Path(line).is_absolute()}
 
 
 def _cpu() -> str | None:

@@ -13,7 +13,7 @@ from ctcx._registry import registry
 from ctcx._trouble import one_line
 from ctcx.bench._child import Child, ChildError
 from ctcx.bench._contestants import PEERS, Contestant, backend_contestants, floors, peers
-from ctcx.bench._machine import machine_facts
+from ctcx.bench._machine import machine_facts, published
 from ctcx.bench._pace import Size
 from ctcx.bench._truth import cache_directory, known_truth
 from ctcx.bench._turns import Cell, Effort, Field, Given, Layout
@@ -51,7 +51,8 @@ class Options:
     max_seconds
         After so many seconds nothing new is begun; None for no limit.
     patience
-        Seconds after which a contestant that doesn't answer is ended.
+        Seconds after which a contestant that doesn't answer is ended. Its first call, which may
+        have to compile, has three times as long.
     """
 
     quick: bool = False
@@ -176,7 +177,7 @@ class Session:
             "quick": self.options.quick,
             "seconds": None if self._begin is None else time.monotonic() - self._begin,
             "machine": machine_facts(),
-            "lines": {str(key): str(value) for key, value in self._lines.items()},
+            "lines": published(self._lines),
             "copy_rate": self._copy_rate,
             "contestants": [one.as_dict() for one in self._contestants],
             "workloads": [
@@ -228,13 +229,17 @@ class Session:
     def _taking_part(self, workload: Workload) -> tuple[Contestant, ...]:
         """Return all contestants; in a sweep, those that would draw a second line but once.
 
-        What a library can compile, it would be used compiled where it is to scale; and Keras calls
-        the function of its backend.
+        What a library can compile, it would be used compiled where it is to scale; Keras calls
+        the function of its backend; and a kernel that takes several libraries is the same on each.
         """
         if workload.sweep is None:
             return self._contestants
-        lines = _without_eager(self._contestants)
-        return tuple(one for one in lines if one.name != "keras")
+        lines = _without_eager(_first_with_a_kernel(self._contestants))
+        return tuple(
+            one
+            for one in self._contestants
+            if one.name == self.options.baseline or (one in lines and one.name != "keras")
+        )
 
     def _measure(self, layout: Layout, workload: Workload) -> _Done:
         if self._begin is None:
@@ -289,11 +294,12 @@ class Session:
         sweep = workload.sweep is not None
         if not self._time_it:
             return Effort(seconds=0.0, turns=0, patience=self.options.patience)
+        brief = sweep or self.options.quick
         return Effort(
-            seconds=0.15 if sweep or self.options.quick else 0.6,
-            turns=3 if sweep or self.options.quick else 5,
+            seconds=0.15 if brief else 0.4,
+            turns=3 if brief else 4,
             patience=self.options.patience,
-            longest=1.0 if sweep or self.options.quick else 5.0,
+            longest=1.0 if brief else 2.5,
         )
 
     def _measure_copy(self) -> None:
@@ -328,6 +334,24 @@ def _contestants(options: Options) -> tuple[Contestant, ...]:
     if options.baseline not in names:
         raise UnknownNameError(_unknown("contestant for --baseline", options.baseline, names))
     return found
+
+
+def _first_with_a_kernel(contestants: Sequence[Contestant]) -> tuple[Contestant, ...]:
+    """Leave out who calls the kernel of an earlier one, on another library.
+
+    A backend for any library is written in the operations of each, and stays on all.
+    """
+    backends = registry().backends
+    first: dict[tuple[str, str], Contestant] = {}
+    for one in contestants:
+        first.setdefault((one.kind, one.backend), one)
+    return tuple(
+        one
+        for one in contestants
+        if one.kind == "peer"
+        or (one.kind == "backend" and "*" in backends[one.backend].backend.namespaces)
+        or first[one.kind, one.backend] is one
+    )
 
 
 def _without_eager(contestants: Sequence[Contestant]) -> tuple[Contestant, ...]:

@@ -28,6 +28,9 @@ or hung. wrong: computed something else, so it gets no time."""
 _MOST_CRASHES = 2
 """A contestant that has ended its process so often is left out of what follows."""
 
+_TO_COMPILE = 3.0
+"""A contestant's first call may take so many times as long as any other."""
+
 _MOST_ROUNDS = 30
 _FEWEST_TURNS = ((1, 1.0), (3, 0.0))
 """How many turns there are at least, beside the first round, where a call takes so many seconds."""
@@ -44,7 +47,8 @@ class Effort:
     turns
         In how many turns.
     patience
-        Seconds after which a contestant that doesn't answer is ended.
+        Seconds after which a contestant that doesn't answer is ended; its first answer, which may
+        have to wait for a compiler, may take three times as long.
     longest
         Seconds that a call may take: a contestant that would need more, by its pace with earlier
         workloads, is not measured.
@@ -132,6 +136,7 @@ class Field:
         self._children: dict[str, Child] = {}
         self._out: dict[str, tuple[Verdict, str]] = {}
         self._crashes: Counter[str] = Counter()
+        self._answered: set[str] = set()
         self._paces: defaultdict[str, Pace] = defaultdict(Pace)
 
     def measure(
@@ -257,7 +262,7 @@ class Field:
         name = cell.contestant.name
         try:
             child = self._child_of(cell.contestant)
-            answer = child.ask(do, contestant=name, timeout=self._patience(effort), **order)
+            answer = child.ask(do, contestant=name, timeout=self._patience(effort, name), **order)
         except ChildError as error:
             self._bury(name)
             if time.monotonic() >= self._deadline:
@@ -268,6 +273,7 @@ class Field:
             if self._crashes[name] >= _MOST_CRASHES:
                 self._out[name] = ("failed", f"left out after {_MOST_CRASHES} failures: {error}")
             return None
+        self._answered.add(name)
         if "verdict" not in answer:
             return answer
         cell.out(answer["verdict"], answer["reason"])
@@ -276,8 +282,10 @@ class Field:
             self._out[name] = (answer["verdict"], answer["reason"])
         return None
 
-    def _patience(self, effort: Effort) -> float:
-        return max(1.0, min(effort.patience, self._deadline - time.monotonic()))
+    def _patience(self, effort: Effort, name: str = "") -> float:
+        compiles = name and name not in self._answered
+        patience = effort.patience * (_TO_COMPILE if compiles else 1.0)
+        return max(1.0, min(patience, self._deadline - time.monotonic()))
 
     def _child_of(self, contestant: Contestant) -> Child:
         """Return the process of a contestant, started if there is none."""

@@ -15,10 +15,14 @@ _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def runtime_info() -> dict[str, str]:
-    """Lines for ``ctcx doctor`` and the header of a benchmark."""
+    """Lines for ``ctcx doctor`` and the header of a benchmark, which leaves out the folder."""
+    from ctcx_numba._compiled import cache_folder
+
+    folder = cache_folder()
     return {
         "ctcx-numba threads": _threads(),
         "ctcx-numba kernels": _kernels(),
+        **({"ctcx-numba folder": str(folder)} if folder else {}),
         "huge pages": _huge_pages(),
     }
 
@@ -39,7 +43,7 @@ def _kernels() -> str:
         return "compiled anew in each process: no folder to keep them in (set NUMBA_CACHE_DIR)"
     count = variants_on_disk()
     if count == 2:
-        return f"compiled, in {cache_folder()}"
+        return "compiled"
     return f"compiled for {count} of 2 dtypes: `python -m ctcx_numba warmup` does the rest"
 
 
