@@ -139,8 +139,8 @@ def ctc_loss(
 
         return torch_op.traced_loss(logits, labels, logit_lengths, label_lengths, blank, options)
     prepared, loss = run("loss", logits, labels, logit_lengths, label_lengths, blank, options)
-    feasible = loss != float("inf")
-    loss = _apply_policy(loss, feasible, options.infeasible, prepared)
+    if options.infeasible == "zero":
+        loss = _with_zeros(loss, loss != float("inf"), prepared)
     return _reduce(loss, prepared, options.reduction)
 
 
@@ -210,7 +210,8 @@ def ctc_loss_and_grad(
         "loss_and_grad", logits, labels, logit_lengths, label_lengths, blank, options
     )
     feasible = loss != float("inf")
-    loss = _apply_policy(loss, feasible, options.infeasible, prepared)
+    if options.infeasible == "zero":
+        loss = _with_zeros(loss, feasible, prepared)
     if options.reduction in ("mean", "mean_per_label"):
         grad *= scale_of_mean(prepared, options.reduction, grad)
     loss = _reduce(loss, prepared, options.reduction)
@@ -355,9 +356,9 @@ def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
         raise CTCInputError(msg, argument=argument, value=value)
 
 
-def _apply_policy(loss: Array, feasible: Array, policy: str, prepared: Prepared) -> Array:
+def _with_zeros(loss: Array, feasible: Array, prepared: Prepared) -> Array:
     xp = prepared.facts.xp
-    return xp.where(feasible, loss, xp.zeros_like(loss)) if policy == "zero" else loss
+    return xp.where(feasible, loss, xp.zeros_like(loss))
 
 
 def _raise_if_infeasible(loss: Array, prepared: Prepared) -> None:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
+from ctcx._arrays import any_traced
 from ctcx._autodiff.unit import hessian_times
 
 if TYPE_CHECKING:
@@ -38,28 +40,41 @@ def _loss(unit: Unit, *arrays: Array) -> Array:
     return unit("loss", *map(jnp.asarray, arrays))
 
 
-@_loss.defjvp  # type: ignore[untyped-decorator]
 def _loss_jvp(
-    unit: Unit, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+    unit: Unit, primals: tuple[Array, ...], tangents: tuple[Any, ...]
 ) -> tuple[Array, Array]:
-    loss, grad = _loss_and_grad(unit, *primals)
-    return loss, _along(loss, grad, tangents[0])
+    # Who can read the values differentiates once: there is nothing to tell JAX about the gradient.
+    call = _loss_and_grad if any_traced(*primals) else _call
+    loss, grad = call(unit, *primals)
+    return loss, _along(loss, grad, _dense(tangents[0]))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _loss_and_grad(unit: Unit, *arrays: Array) -> tuple[Array, Array]:
+def _call(unit: Unit, *arrays: Array) -> tuple[Array, Array]:
     # What a tracer stands for may be a NumPy array.
     loss, grad = unit("loss_and_grad", *map(jnp.asarray, arrays))
     return loss, grad
 
 
-@_loss_and_grad.defjvp  # type: ignore[untyped-decorator]
+_loss_and_grad = partial(jax.custom_jvp, nondiff_argnums=(0,))(_call)
+
+
 def _loss_and_grad_jvp(
-    unit: Unit, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+    unit: Unit, primals: tuple[Array, ...], tangents: tuple[Any, ...]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     loss, grad = _loss_and_grad(unit, *primals)
-    tangent = tangents[0]
+    tangent = _dense(tangents[0])
     return (loss, grad), (_along(loss, grad, tangent), second(unit.blank, tangent, grad, *primals))
+
+
+# Else JAX would make arrays of zeros, one by one, for the tangents of labels and lengths.
+_loss.defjvp(_loss_jvp, symbolic_zeros=True)
+_loss_and_grad.defjvp(_loss_and_grad_jvp, symbolic_zeros=True)
+
+
+def _dense(tangent: Any) -> Array:
+    if isinstance(tangent, SymbolicZero):
+        return jnp.zeros(tangent.shape, tangent.dtype)
+    return tangent
 
 
 @jax.jit  # type: ignore[untyped-decorator]

@@ -240,3 +240,16 @@ def test_difference_long_float32():
         _, grad = answer(function, logits, *arguments, reduction="sum")
         error = np.abs(grad - truth).max()
         assert error > 1e-2 if within is None else error < within
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_second_derivatives_which_torch_does_not_have(reduction):
+    leaf = torch.randn(6, 2, 3, dtype=torch.float64, generator=torch.manual_seed(0))
+    leaf.requires_grad_()
+    loss = lambda x, function=compat.ctc_loss: function(
+        x.log_softmax(-1), TARGETS, (6, 5), LENGTHS, reduction=reduction
+    )
+    assert torch.autograd.gradgradcheck(loss, (leaf,))
+    (grad,) = torch.autograd.grad(loss(leaf, F.ctc_loss).sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="not implemented"):
+        grad.sum().backward()
