@@ -149,11 +149,11 @@ def _clear(batch, sequence, first):
 
 
 @inlined
-def _loss(v, whole):
-    """Negative logarithm of v 2**whole, in nats."""
+def _loss(v, whole, excess):
+    """Negative logarithm of v 2**whole, in nats, without what rounding put into it."""
     if v == 0:
         return math.inf
-    return max(0.0, -(math.log(v) + whole * math.log(2.0)))
+    return max(0.0, excess - (math.log(v) + whole * math.log(2.0)))
 
 
 @part
@@ -161,9 +161,9 @@ def _compute(batch, sequence, room, other_room):
     """Loss of one sequence with labels in range, and its gradient if that is wanted."""
     h = _half(batch, sequence, 0, room)
     k = _half(batch, sequence, 1, other_room)
-    plain, check = walk(h, True)
-    also_plain, other_check = walk(k, True)
-    if not abs(check + other_check) < math.inf:
+    plain, excess = walk(h, True)
+    also_plain, other_excess = walk(k, True)
+    if not abs(excess + other_excess) < math.inf:
         return math.nan
     exact = not (plain and also_plain)
     if exact:
@@ -177,7 +177,7 @@ def _compute(batch, sequence, room, other_room):
         arrive(k, h)
         go_back(h, exact)
         go_back(k, exact)
-    return _loss(v, whole)
+    return _loss(v, whole, excess + other_excess)
 
 
 @entry
@@ -242,7 +242,7 @@ def begin(batch, n, losses):
 def softmax_part(batch, n, which, first, last, m, e, ids, sums, rows):
     """Softmax of the frames ``first`` to ``last`` of a half, counted from its end of the sequence.
 
-    Returns a number that is not finite if a logit is NaN or +inf.
+    Returns the excess as :func:`ctcx_numba._softmax.softmax_rows` does.
     """
     sequence = _sequence(batch, n, pointer(m))
     h = _half(batch, sequence, which, _room(m, e, ids, sums, rows, 0, 1))
@@ -272,10 +272,10 @@ def forth_exactly(batch, n, which, m, e, ids, sums, rows):
 
 
 @entry
-def middle(batch, n, losses, room, other_room):
+def middle(batch, n, losses, excess, room, other_room):
     """Let the halves meet: writes the loss, and says whether there is a way back.
 
-    ``room`` and ``other_room`` are the scratch arrays of the halves, as tuples.
+    ``excess`` is that of both halves. ``room`` and ``other_room`` are the scratch arrays of the halves, as tuples.
     """
     sequence = _sequence(batch, n, pointer(losses))
     h = _half(batch, sequence, 0, _room(*room, 0, 1))
@@ -283,7 +283,7 @@ def middle(batch, n, losses, room, other_room):
     arrive(h, k)
     arrive(k, h)
     v, whole = meet(h)
-    losses[n] = _loss(v, whole)
+    losses[n] = _loss(v, whole, excess)
     if v == 0:
         _clear(batch, sequence, 0)
     return v > 0 and batch.with_gradient

@@ -315,17 +315,17 @@ def _start(h):
 
 @inlined
 def _walk(h, softmax, exact):
-    """Go through all frames; returns the smallest probability met, and the check for NaN."""
+    """Go through all frames; returns the smallest probability met, and the excess."""
     step = lanes(h.m)
     smallest = lowest(splat(h.m, 1))
-    check = 0.0
+    excess = 0.0
     distinct = _index_classes(h) if exact else 0
     together = rows_together(h.classes)
     _start(h)
     for t in range(h.frames):
         if softmax and t % together == 0:
             rows = min(together, h.frames - t)
-            check += softmax_rows(
+            excess += softmax_rows(
                 above(h.x, t * h.x_row),
                 h.x_row,
                 _row_of(h, t),
@@ -355,17 +355,17 @@ def _walk(h, softmax, exact):
             _step(h, old, new, at, 0, vectors, exact)
     done = reached(h.frames, h.width, step)
     clear(h.m, h.e, _last(h), h.width, done, h.width // step)
-    return smallest, check
+    return smallest, excess
 
 
 @part
 def walk(h, softmax):
     """Go to the middle, computing the softmax on the way or not; if need be, go the exact way.
 
-    Returns whether it was the exact way, and a number that is not finite if a logit is NaN or +inf.
+    Returns whether that was not needed, and the excess as :func:`softmax_rows` does.
     """
-    smallest, check = _walk(h, softmax, False)
-    return smallest >= _SMALLEST, check
+    smallest, excess = _walk(h, softmax, False)
+    return smallest >= _SMALLEST, excess
 
 
 @part

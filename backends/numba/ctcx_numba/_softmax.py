@@ -20,11 +20,12 @@ from ctcx_numba._simd import (
     lanes,
     load,
     load_some,
+    precise_total,
+    rounded,
     shifted_to_exponent,
     splat,
     store,
     store_some,
-    total,
 )
 
 __all__ = ["LOG2_E", "softmax_rows"]
@@ -54,17 +55,28 @@ def softmax_rows(x, x_row, g, g_row, rows, classes, sums):
     """Softmax of ``rows`` rows from ``x`` to ``g``; what it takes to invert it goes to ``sums``.
 
     ``x_row`` and ``g_row`` are the numbers of elements from a row to the next. ``sums[2 t]`` is m
-    and ``sums[2 t + 1]`` is 1 / s, or 0 for a row with all classes masked. Returns a number that is
-    not finite if a row has a NaN or +inf.
+    and ``sums[2 t + 1]`` is 1 / s as the row was multiplied with it, or 0 for a row with all
+    classes masked. Returns the excess of the rows together: log(s (1 / s)), which is not 0 only as
+    1 / s is rounded, and which is not finite if a row has a NaN or +inf.
+
+    It is a multiple of half the last digit of 1.0, and small, so that such numbers add up to the
+    same in any order.
     """
-    check = 0.0
+    excess = 0.0
     if classes <= 2 * lanes(x):
         for t in range(rows):
-            check += _narrow_row(x, t * x_row, g, t * g_row, classes, sums, 2 * t)
+            excess += _narrow_row(x, t * x_row, g, t * g_row, classes, sums, 2 * t)
     else:
         for t in range(rows):
-            check += _wide_row(x, t * x_row, g, t * g_row, classes, sums, 2 * t)
-    return check
+            excess += _wide_row(x, t * x_row, g, t * g_row, classes, sums, 2 * t)
+    return excess
+
+
+@inlined
+def _note(sums, at, m, s, inverse):
+    """Keep m and 1 / s as it was rounded; return what the rounding made of 1."""
+    sums[at], sums[at + 1] = m, inverse
+    return s * inverse - 1
 
 
 @inlined
@@ -81,12 +93,12 @@ def _narrow_row(x, xi, g, gi, classes, sums, at):
     rounder, lowest = _rounder_and_lowest(x, m)
     a = _powers(a, lowest, rounder)
     b = _powers(b, lowest, rounder)
-    inverse = 1 / np.float64(total(a + b))
+    s = precise_total(a + b)
+    inverse = rounded(x, 1 / s)
     factor = splat(x, inverse)
     store_some(g, gi, low, a * factor)
     store_some(g, gi + low, high, b * factor)
-    sums[at], sums[at + 1] = m, inverse
-    return inverse
+    return _note(sums, at, m, s, inverse)
 
 
 @inlined
@@ -95,9 +107,9 @@ def _wide_row(x, xi, g, gi, classes, sums, at):
     if not abs(m) <= _LARGEST:
         return _unusual_row(x, xi, g, gi, classes, sums, at)
     s = _powers_of_row(x, xi, g, gi, classes, m)
-    _scale_row(g, gi, classes, 1 / s)
-    sums[at], sums[at + 1] = m, 1 / s
-    return s
+    inverse = rounded(x, 1 / s)
+    _scale_row(g, gi, classes, inverse)
+    return _note(sums, at, m, s, inverse)
 
 
 @part
@@ -107,15 +119,15 @@ def _unusual_row(x, xi, g, gi, classes, sums, at):
     if largest == -np.inf:
         s = _powers_of_row(x, xi, g, gi, classes, 0.0)  # zeros, or there is a NaN
         sums[at], sums[at + 1] = 0.0, 0.0
-        return np.float64(s)
+        return s
     if not largest < np.inf:
         return np.nan
     for c in range(classes):
         g[gi + c] = x[xi + c] - largest
     s = _powers_of_row(g, gi, g, gi, classes, 0.0)
-    _scale_row(g, gi, classes, 1 / s)
-    sums[at], sums[at + 1] = largest * LOG2_E, 1 / s
-    return np.float64(s)
+    inverse = rounded(x, 1 / s)
+    _scale_row(g, gi, classes, inverse)
+    return _note(sums, at, largest * LOG2_E, s, inverse)
 
 
 @inlined
@@ -145,10 +157,10 @@ def _rounder_and_lowest(x, m):
 def _powers(x, lowest, rounder):
     """2**(x log2(e) - m), and 0 from 2**-127 down (2**-1023); NaN stays NaN."""
     x = greater(lowest, x)
-    rounded = fma(x, _log2_e(x), rounder)
-    f = fma(x, _log2_e(x), rounder - rounded)
+    whole = fma(x, _log2_e(x), rounder)
+    f = fma(x, _log2_e(x), rounder - whole)
     f = fma(x, _rest(x), f)
-    return exp2_fraction(f) * shifted_to_exponent(rounded)
+    return exp2_fraction(f) * shifted_to_exponent(whole)
 
 
 @inlined
@@ -175,7 +187,7 @@ def _powers_of_row(x, xi, g, gi, classes, m):
         p = _powers(load_some(x, xi + i, count, none), lowest, rounder)
         store_some(g, gi + i, count, p)
         a = a + p
-    return total((a + b) + (c + d))
+    return precise_total((a + b) + (c + d))
 
 
 @inlined
