@@ -275,7 +275,8 @@ def forth_exactly(batch, n, which, m, e, ids, sums, rows):
 def middle(batch, n, losses, excess, room, other_room):
     """Let the halves meet: writes the loss, and says whether there is a way back.
 
-    ``excess`` is that of both halves. ``room`` and ``other_room`` are the scratch arrays of the halves, as tuples.
+    ``excess`` is that of both halves. ``room`` and ``other_room`` are the scratch arrays of the
+    halves, as tuples.
     """
     sequence = _sequence(batch, n, pointer(losses))
     h = _half(batch, sequence, 0, _room(*room, 0, 1))
