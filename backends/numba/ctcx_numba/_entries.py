@@ -18,7 +18,6 @@ from ctcx_numba._half import (
     meet,
     rows_together,
     walk,
-    walk_exactly,
 )
 from ctcx_numba._jit import entry, inlined, part
 from ctcx_numba._simd import above, pointer, pointer_to, take_number
@@ -32,7 +31,6 @@ __all__ = [
     "back",
     "begin",
     "forth",
-    "forth_exactly",
     "middle",
     "sequences",
     "softmax_part",
@@ -161,23 +159,18 @@ def _compute(batch, sequence, room, other_room):
     """Loss of one sequence with labels in range, and its gradient if that is wanted."""
     h = _half(batch, sequence, 0, room)
     k = _half(batch, sequence, 1, other_room)
-    plain, excess = walk(h, True)
-    also_plain, other_excess = walk(k, True)
-    if not abs(excess + other_excess) < math.inf:
+    excess = walk(h, True) + walk(k, True)
+    if not abs(excess) < math.inf:
         return math.nan
-    exact = not (plain and also_plain)
-    if exact:
-        walk_exactly(h)
-        walk_exactly(k)
     arrive(h, k)
     v, whole = meet(h)
     if v == 0:
         _clear(batch, sequence, 0)
     elif batch.with_gradient:
         arrive(k, h)
-        go_back(h, exact)
-        go_back(k, exact)
-    return _loss(v, whole, excess + other_excess)
+        go_back(h)
+        go_back(k)
+    return _loss(v, whole, excess)
 
 
 @entry
@@ -265,13 +258,6 @@ def forth(batch, n, which, softmax, m, e, ids, sums, rows):
 
 
 @entry
-def forth_exactly(batch, n, which, m, e, ids, sums, rows):
-    """Take a half to the middle, the exact way, when the softmax is there."""
-    sequence = _sequence(batch, n, pointer(m))
-    walk_exactly(_half(batch, sequence, which, _room(m, e, ids, sums, rows, 0, 1)))
-
-
-@entry
 def middle(batch, n, losses, excess, room, other_room):
     """Let the halves meet: writes the loss, and says whether there is a way back.
 
@@ -291,7 +277,7 @@ def middle(batch, n, losses, excess, room, other_room):
 
 
 @entry
-def back(batch, n, which, exact, m, e, ids, sums, rows):
+def back(batch, n, which, m, e, ids, sums, rows):
     """Take a half back to its end, which makes the gradient."""
     sequence = _sequence(batch, n, pointer(m))
-    go_back(_half(batch, sequence, which, _room(m, e, ids, sums, rows, 0, 1)), exact)
+    go_back(_half(batch, sequence, which, _room(m, e, ids, sums, rows, 0, 1)))

@@ -39,8 +39,9 @@ __all__ = [
     "walk",
 ]
 
-_SMALLEST = 2.0**-100
-"""Probabilities below this are taken apart into mantissa and exponent: the exact way."""
+_SMALLEST_EXPONENT = -100
+_SMALLEST = 2.0**_SMALLEST_EXPONENT
+"""In a frame where one is below this, probabilities are taken apart into mantissa and exponent."""
 
 LOGITS_TOGETHER = 4096
 """Logits that stay in cache between the softmax and the look-up."""
@@ -150,9 +151,15 @@ def _blank(h, within_span):
 
 
 @inlined
+def _apart(h, within_span):
+    """In e: whether the probabilities of a frame have been taken apart."""
+    return _blank(h, h.span) + within_span
+
+
+@inlined
 def numbers_in(width, span, spans, step):
     """Elements of m and of e that a half needs."""
-    numbers = 4 * width + step + (5 + span + spans) * 2 * width + span * width + span
+    numbers = 4 * width + step + (5 + span + spans) * 2 * width + span * width + 2 * span
     return (numbers + step) // step * step
 
 
@@ -227,7 +234,6 @@ def _look_up(h, frame, within_span, begin, end):
     step = lanes(h.m)
     p = row[h.blank]
     h.m[_blank(h, within_span)] = p
-    h.e[_blank(h, within_span)] = 0
     smallest = splat(h.m, p)
     for k in range(begin * step, end * step, step):
         v = gather(row, h.ids, k)
@@ -259,12 +265,16 @@ def _index_classes(h):
 
 @inlined
 def _take_apart(h, frame, within_span, begin, end, distinct):
-    """Mantissas and exponents of the labels' probabilities in a frame, however small they are."""
+    """Mantissas and exponents of the labels' probabilities, however small they are.
+
+    Returns whether one of them is so small that this was needed.
+    """
     row = above(h.x, frame * h.x_row)
     m, inverse = h.sums[2 * frame], h.sums[2 * frame + 1]
     table = _table(h)
     off = most_never(h.e)
     listed = above(h.ids, 2 * h.width)
+    smallest = 0
     for i in range(distinct + 1):
         y = np.float64(row[listed[i]]) * LOG2_E - m
         if y > off and inverse > 0:
@@ -274,6 +284,7 @@ def _take_apart(h, frame, within_span, begin, end, distinct):
         else:
             h.m[table + i] = 1
             h.e[table + i] = off
+        smallest = min(smallest, h.e[table + i])
     blank = _blank(h, within_span)
     h.m[blank] = h.m[table + distinct]
     h.e[blank] = h.e[table + distinct]
@@ -283,26 +294,37 @@ def _take_apart(h, frame, within_span, begin, end, distinct):
     for k in range(begin * step, end * step, step):
         store(h.m, at + k, gather(above(h.m, table), slots, k))
         store(h.e, at + k, gather(above(h.e, table), slots, k))
+    return smallest < _SMALLEST_EXPONENT
+
+
+@inlined
+def _find_emissions(h, frame, within_span, begin, end, state):
+    """Find the labels' probabilities in a frame, taken apart where one of them is small.
+
+    ``state`` is what the frame before has left: whether it had small ones, since then these are
+    likely to be small too, and how many classes occur, or -1 if they haven't been listed. Returns
+    whether they were taken apart, and the next state.
+    """
+    small, distinct = state
+    apart = small or _look_up(h, frame, within_span, begin, end) < _SMALLEST
+    if apart:
+        if distinct < 0:
+            distinct = _index_classes(h)
+        small = _take_apart(h, frame, within_span, begin, end, distinct)
+    h.e[_apart(h, within_span)] = apart
+    return apart, (small, distinct)
 
 
 # To the middle
 
 
 @inlined
-def _step(h, old, new, within_span, begin, end, exact):
-    forward_frame(
-        h.m,
-        h.e,
-        old,
-        new,
-        h.width,
-        begin,
-        end,
-        _skip_before(h),
-        _emission(h, within_span),
-        _blank(h, within_span),
-        exact,
-    )
+def _step(h, old, new, within_span, begin, end, apart):
+    skip, emission, blank = _skip_before(h), _emission(h, within_span), _blank(h, within_span)
+    if apart:
+        forward_frame(h.m, h.e, old, new, h.width, begin, end, skip, emission, blank, True)
+    else:
+        forward_frame(h.m, h.e, old, new, h.width, begin, end, skip, emission, blank, False)
 
 
 @inlined
@@ -313,13 +335,15 @@ def _start(h):
     h.e[first] = 0
 
 
-@inlined
-def _walk(h, softmax, exact):
-    """Go through all frames; returns the smallest probability met, and the excess."""
+@part
+def walk(h, softmax):
+    """Go to the middle, computing the softmax on the way unless it is there.
+
+    Returns the excess of the rows as :func:`softmax_rows` does.
+    """
     step = lanes(h.m)
-    smallest = lowest(splat(h.m, 1))
     excess = 0.0
-    distinct = _index_classes(h) if exact else 0
+    state = (False, -1)
     together = rows_together(h.classes)
     _start(h)
     for t in range(h.frames):
@@ -338,40 +362,20 @@ def _walk(h, softmax, exact):
         span, within = t // h.span, t % h.span
         last = span == h.spans - 1
         at = within if last else 0
-        if exact:
-            _take_apart(h, t, at, 0, vectors, distinct)
-        elif smallest >= _SMALLEST:
-            smallest = min(smallest, _look_up(h, t, at, 0, vectors))
-        if exact or smallest >= _SMALLEST:
-            old = _kept(h, span)
-            if within:
-                old = _alpha(h, within) if last else _passing(h, within % 2)
-            if last:
-                new = _alpha(h, within + 1)
-            elif within == h.span - 1:
-                new = _kept(h, span + 1)
-            else:
-                new = _passing(h, (within + 1) % 2)
-            _step(h, old, new, at, 0, vectors, exact)
+        apart, state = _find_emissions(h, t, at, 0, vectors, state)
+        old = _kept(h, span)
+        if within:
+            old = _alpha(h, within) if last else _passing(h, within % 2)
+        if last:
+            new = _alpha(h, within + 1)
+        elif within == h.span - 1:
+            new = _kept(h, span + 1)
+        else:
+            new = _passing(h, (within + 1) % 2)
+        _step(h, old, new, at, 0, vectors, apart)
     done = reached(h.frames, h.width, step)
     clear(h.m, h.e, _last(h), h.width, done, h.width // step)
-    return smallest, excess
-
-
-@part
-def walk(h, softmax):
-    """Go to the middle, computing the softmax on the way or not; if need be, go the exact way.
-
-    Returns whether that was not needed, and the excess as :func:`softmax_rows` does.
-    """
-    smallest, excess = _walk(h, softmax, False)
-    return smallest >= _SMALLEST, excess
-
-
-@part
-def walk_exactly(h):
-    """Go to the middle once more, when the softmax is there."""
-    _walk(h, False, True)
+    return excess
 
 
 @inlined
@@ -412,11 +416,12 @@ def meet(h):
 
 
 @inlined
-def _fill_span(h, span, lowest, highest, distinct, exact):
+def _fill_span(h, span, lowest, highest, state):
     """Compute the alphas of a span again, from those that were kept.
 
     Only those that count when coming back into the span at the vectors ``lowest`` to ``highest``:
     frame by frame, it goes down by a label at most. What is left out below spoils as many more.
+    Takes and returns the state of :func:`_find_emissions`.
     """
     step = lanes(h.m)
     begin = max(lowest - 2 * (h.span // step + 1), 0)
@@ -424,13 +429,11 @@ def _fill_span(h, span, lowest, highest, distinct, exact):
     old = _kept(h, span)
     for within in range(h.span):
         end = min(reached(first + within, h.width, step), highest)
-        if exact:
-            _take_apart(h, first + within, within, begin, end, distinct)
-        else:
-            _look_up(h, first + within, within, begin, end)
+        apart, state = _find_emissions(h, first + within, within, begin, end, state)
         new = _alpha(h, within + 1)
-        _step(h, old, new, within, begin, end, exact)
+        _step(h, old, new, within, begin, end, apart)
         old = new
+    return state
 
 
 @inlined
@@ -445,50 +448,37 @@ def _subtract(h, frame, begin, end, occupancy_of_blank):
 
 
 @inlined
-def _go_back(h, exact):
+def _step_back(h, old, new, within_span, begin, end, scale, whole):
+    """Compute one row of betas, and the occupancies: see :func:`backward_frame`."""
+    skip, emission, blank = _skip_after(h), _emission(h, within_span), _blank(h, within_span)
+    alpha = _alpha(h, within_span + 1)
+    around = h.width, begin, end, skip, emission, blank, alpha, _occupancy(h), scale, whole
+    if h.e[_apart(h, within_span)]:
+        return backward_frame(h.m, h.e, old, new, *around, True)
+    return backward_frame(h.m, h.e, old, new, *around, False)
+
+
+@part
+def go_back(h):
+    """From the middle to the end: turns the softmax in ``g`` into the gradient."""
     step = lanes(h.m)
-    distinct = _index_classes(h) if exact else 0
+    state = (False, -1)
     which = 0
     scale = 0.0
     whole = 0
     lowest, highest = 0, h.width // step
     for span in range(h.spans - 1, -1, -1):
         if span < h.spans - 1:
-            _fill_span(h, span, lowest, highest, distinct, exact)
+            state = _fill_span(h, span, lowest, highest, state)
         first = span * h.span
         for t in range(min(h.frames, first + h.span) - 1, first - 1, -1):
             begin = max(lowest - 1, 0)
             end = min(reached(t, h.width, step), highest)
             old, new = _beta(h, which), _beta(h, 1 - which)
-            alpha = _alpha(h, t - first + 1)
             if (h.frames - 1 - t) % _FRAMES_A_SCALE == 0:
+                alpha = _alpha(h, t - first + 1)
                 v, whole = likelihood(h.m, h.e, old, alpha, h.width, begin, end, _skip_after(h))
                 scale = 1 / v
-            blanks, lowest, highest = backward_frame(
-                h.m,
-                h.e,
-                old,
-                new,
-                h.width,
-                begin,
-                end,
-                _skip_after(h),
-                _emission(h, t - first),
-                _blank(h, t - first),
-                alpha,
-                _occupancy(h),
-                scale,
-                whole,
-                exact,
-            )
+            blanks, lowest, highest = _step_back(h, old, new, t - first, begin, end, scale, whole)
             _subtract(h, t, lowest, highest, blanks)
             which = 1 - which
-
-
-@part
-def go_back(h, exact):
-    """From the middle to the end: turns the softmax in ``g`` into the gradient."""
-    if exact:
-        _go_back(h, True)
-    else:
-        _go_back(h, False)

@@ -61,7 +61,6 @@ def share_halves(
         run_all(tasks, threads)
     _for_each_end(possible, "forth", threads, not softmax_first)
     fine = [ends for ends in possible if math.isfinite(ends.excess)]
-    _for_each_end([ends for ends in fine if ends.exact], "forth_exactly", threads)
     _for_each_end([ends for ends in fine if ends.meet()], "back", threads)
     for ends in possible:
         ends.release()
@@ -87,7 +86,6 @@ class _Ends:
         self._where = (batch, n)
         self._losses = losses
         self._scratch = (take(*sizes, halves=1), take(*sizes, halves=1))
-        self._plain = [True, True]
         self._excesses: list[float] = []
 
     @property
@@ -95,29 +93,21 @@ class _Ends:
         """That of both halves: the same in whatever order; not finite for NaN or +inf."""
         return sum(self._excesses)
 
-    @property
-    def exact(self) -> bool:
-        """Whether a probability was so small that both ends must go the exact way."""
-        return not all(self._plain)
-
     def softmax(self, which: int, first: int, last: int) -> None:
         excess = _entries.softmax_part(*self._where, which, first, last, *self._scratch[which])
         self._excesses.append(excess)
 
     def forth(self, which: int, softmax: bool) -> None:  # noqa: FBT001 - positional in partial()
         room = self._scratch[which]
-        self._plain[which], excess = _entries.forth(*self._where, which, softmax, *room)
+        excess = _entries.forth(*self._where, which, softmax, *room)
         self._excesses.append(excess)
-
-    def forth_exactly(self, which: int) -> None:
-        _entries.forth_exactly(*self._where, which, *self._scratch[which])
 
     def meet(self) -> bool:
         first, second = self._scratch
         return bool(_entries.middle(*self._where, self._losses, self.excess, first, second))
 
     def back(self, which: int) -> None:
-        _entries.back(*self._where, which, self.exact, *self._scratch[which])
+        _entries.back(*self._where, which, *self._scratch[which])
 
     def release(self) -> None:
         for scratch in self._scratch:

@@ -77,10 +77,10 @@ def clear(m, e, row, width, first, last):
 
 
 @inlined
-def _keep(m, e, at, value, low, more, exact):
+def _keep(m, e, at, value, low, more, apart):
     """Store ``value * 2**(low + bias + more)``, taken apart."""
     whole = low + exponent(value)
-    if exact:
+    if apart:
         whole = greater(whole + more, never(e))
     store(m, at, mantissa(value))
     store(e, at, whole)
@@ -102,7 +102,7 @@ def _sum_of_three(m0, e0, m1, e1, m2, e2):
 
 
 @inlined
-def forward_frame(m, e, old, new, width, first, last, skip, emission, blank, exact):
+def forward_frame(m, e, old, new, width, first, last, skip, emission, blank, apart):
     """Compute vectors ``first`` to ``last`` of row ``new`` of alphas from row ``old``.
 
     ``skip`` is where ``e`` holds 0 for labels unlike the one before, else ``never``; ``emission``
@@ -118,17 +118,17 @@ def forward_frame(m, e, old, new, width, first, last, skip, emission, blank, exa
         e_before = previous_lanes(e_last, e_label)
         m_last, e_last = m_label, e_label
         v, low = _sum_of_two(m_blank, e_from_blank, m_before, e_before)
-        _keep(m, e, new + k, v * p_blank, low, e_blank, exact)
+        _keep(m, e, new + k, v * p_blank, low, e_blank, apart)
         e_before = e_before + load(e, skip + k)
         v, low = _sum_of_three(m_blank, e_from_blank, m_label, e_label, m_before, e_before)
         v = v * load(m, emission + k)
-        _keep(m, e, new + width + k, v, low, load(e, emission + k), exact)
+        _keep(m, e, new + width + k, v, low, load(e, emission + k), apart)
     clear(m, e, new, width, last, min(last + 1, width // step))
 
 
 @inlined
 def backward_frame(
-    m, e, old, new, width, first, last, skip, emission, blank, alpha, occupancy, scale, whole, exact
+    m, e, old, new, width, first, last, skip, emission, blank, alpha, occupancy, scale, whole, apart
 ):
     """Compute vectors ``first`` to ``last`` of row ``new`` of betas, and their occupancies.
 
@@ -157,7 +157,7 @@ def backward_frame(
         q = power_of_two(load(e, alpha + k) + low - excess)
         blanks = fma(v * load(m, alpha + k), q, blanks)
         present = q
-        _keep(m, e, new + k, v * p_blank, low, e_blank, exact)
+        _keep(m, e, new + k, v * p_blank, low, e_blank, apart)
         v, low = _sum_of_three(
             next_lanes(m_blank, m_blank_after),
             next_lanes(e_from_blank, e_blank_after),
@@ -173,7 +173,7 @@ def backward_frame(
         if any_positive(greater(q, present)):
             lowest, highest = i, max(highest, i + 1)
         v = v * load(m, emission + k)
-        _keep(m, e, new + width + k, v, low, load(e, emission + k), exact)
+        _keep(m, e, new + width + k, v, low, load(e, emission + k), apart)
     clear(m, e, new, width, max(first - 1, 0), first)
     clear(m, e, new, width, last, min(last + 1, width // step))
     return total(blanks) * scale, lowest, highest
