@@ -68,7 +68,7 @@ def compile_all(dtypes: tuple[str, ...] = ("float32", "float64")) -> Iterator[st
         yield f"{dtype}: whole sequences"
         kernels.softmax_only(logits, *few, blank=0, num_threads=1)
         yield f"{dtype}: softmax"
-        # One long and wide sequence, with a probability that takes the exact way.
+        # One long and wide sequence, with a probability that is taken apart.
         logits = np.zeros((1, 3000, 300), dtype=dtype)
         logits[0, 0, 1:] = -2000
         lengths = np.array([3000]), np.array([2])

@@ -16,6 +16,9 @@ def make_extreme(kind, t, c, s, seed=0):
     if kind == "one frame times 100":
         logits *= 2
         logits[:, t // 3] *= 100
+    elif kind == "every seventh frame times 100":
+        logits *= 2
+        logits[:, ::7] *= 100
     elif kind == "masked classes":
         logits *= 2
         logits[:, rng.random(t) < 0.3, c - 1] = -np.inf
@@ -27,7 +30,16 @@ def make_extreme(kind, t, c, s, seed=0):
     return logits, labels, np.array([t]), np.array([s])
 
 
-KINDS = ["2", "30", "100", "300", "one frame times 100", "masked classes", "far from 0"]
+KINDS = [
+    "2",
+    "30",
+    "100",
+    "300",
+    "one frame times 100",
+    "every seventh frame times 100",
+    "masked classes",
+    "far from 0",
+]
 
 
 def errors(batch, threads):
