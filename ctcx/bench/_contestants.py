@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ctcx._registry import Registry
 
-__all__ = ["PEERS", "Contestant", "Kind", "backend_contestants", "floors", "peers"]
+__all__ = ["PEERS", "PRETENDED", "Contestant", "Kind", "backend_contestants", "floors", "peers"]
 
 Kind: TypeAlias = Literal["backend", "peer", "floor"]
 """backend: a backend of ctcx on one array library. peer: another implementation. floor: a lower
@@ -27,7 +27,7 @@ PEERS = {
 }
 """Implementations that are no backends of ctcx, and what is called."""
 
-_PRETENDED = "array_api_strict"
+PRETENDED = "array_api_strict"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,8 +83,8 @@ def backend_contestants(
     plugins
         The registry.
     backends, libraries
-        Only these, by registered names; None for all. ``array_api_strict`` is an implementation
-        for tests, and is yielded only if it is named.
+        Only these, by registered names; None for all. :data:`PRETENDED` is yielded only if it is
+        named.
     """
     for entry in plugins.backends.values():
         backend = entry.backend
@@ -92,7 +92,7 @@ def backend_contestants(
             continue
         for library in plugins.namespaces.values():
             name = library.namespace.name
-            asked = name != _PRETENDED if libraries is None else name in libraries
+            asked = name != PRETENDED if libraries is None else name in libraries
             if not asked or not {"*", name} & backend.namespaces:
                 continue
             about = f"{backend.summary or 'a backend'} ({entry.provenance})"

@@ -109,6 +109,8 @@ class Run:
         By name, in order.
     measured, missing
         Cells, by :data:`Key`.
+    left_out
+        Who was not even tried: contestant, where, reason.
     """
 
     command: str
@@ -122,6 +124,7 @@ class Run:
     workloads: dict[str, WorkloadFacts]
     measured: dict[Key, Measured]
     missing: dict[Key, Missing]
+    left_out: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def machine_name(self) -> str:
@@ -236,6 +239,9 @@ def _run(data: dict[str, Any], about: dict[str, Any], baseline: str | None) -> R
         },
         measured={one.key: one for one in measured},
         missing={one.key: one for one in missing},
+        left_out=tuple(
+            (one["contestant"], one["where"], one["reason"]) for one in about.get("left_out", ())
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ctcx._registry import registry
 from ctcx._trouble import one_line
 from ctcx.bench._child import Child, ChildError
-from ctcx.bench._contestants import PEERS, Contestant, backend_contestants, floors, peers
+from ctcx.bench._contestants import PEERS, PRETENDED, Contestant, backend_contestants, floors, peers
 from ctcx.bench._machine import machine_facts, published
 from ctcx.bench._pace import Size
 from ctcx.bench._truth import cache_directory, known_truth
@@ -191,7 +191,27 @@ class Session:
                 for one in self._workloads
             ],
             "missing": list(self._missing()),
+            "left_out": list(self._left_out()),
         }
+
+    def _left_out(self) -> Iterator[dict[str, str]]:
+        """Yield who is not even tried, where, and why."""
+        options, plugins = self.options, registry()
+        if not options.libraries and PRETENDED in plugins.namespaces:
+            for one in backend_contestants(
+                plugins, backends=options.backends or None, libraries=[PRETENDED]
+            ):
+                reason = f"a library for tests; --library {PRETENDED} measures it"
+                yield {"contestant": one.name, "where": "all", "reason": reason}
+        if options.quick and not options.peers:
+            for name in PEERS:
+                if name not in {*_QUICK_PEERS, options.baseline}:
+                    reason = "--quick measures few of the other implementations"
+                    yield {"contestant": name, "where": "all", "reason": reason}
+        for one in self._contestants:
+            if any(each.sweep and one not in self._taking_part(each) for each in self._workloads):
+                reason = "another one calls the same kernel, or the same compiled"
+                yield {"contestant": one.name, "where": "sweeps", "reason": reason}
 
     def _missing(self) -> Iterator[dict[str, Any]]:
         """Yield the cells that have no time, with the reason."""
@@ -269,11 +289,11 @@ class Session:
         field_ = self._field(layout)
         measured = field_.measure(
             given,
-            self._effort(workload),
+            self._effort(layout, workload),
             taking_part,
             lambda who, what: self.tell(f"{where}: {who} {what}"),
         )
-        self._lines |= field_.facts(self._effort(workload))
+        self._lines |= field_.facts(self._effort(layout, workload))
         return _Done(measured, shape)
 
     def _field(self, layout: Layout) -> Field:
@@ -290,11 +310,10 @@ class Session:
             )
         return self._fields[layout]
 
-    def _effort(self, workload: Workload) -> Effort:
-        sweep = workload.sweep is not None
+    def _effort(self, layout: Layout, workload: Workload) -> Effort:
         if not self._time_it:
             return Effort(seconds=0.0, turns=0, patience=self.options.patience)
-        brief = sweep or self.options.quick
+        brief = workload.sweep is not None or layout == "together" or self.options.quick
         return Effort(
             seconds=0.15 if brief else 0.4,
             turns=3 if brief else 4,

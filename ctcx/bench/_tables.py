@@ -204,6 +204,9 @@ def missing_table(run: Run) -> Table:
     for (verdict, who, reason), cells in sorted(grouped.items(), key=lambda g: order[g[0][0]]):
         rows.append((verdict, who, _where(cells), reason))
         kinds.append(verdict)
+    for who, where, reason in run.left_out:
+        rows.append(("left out", who, where, reason))
+        kinds.append("skipped")
     return Table(
         title="Without a time",
         about="A wrong result gets no time, whatever it took.",
