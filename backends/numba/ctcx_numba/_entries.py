@@ -17,6 +17,7 @@ from ctcx_numba._half import (
     half_of,
     meet,
     rows_together,
+    softmax_of,
     walk,
 )
 from ctcx_numba._jit import entry, inlined, part
@@ -210,6 +211,7 @@ def softmaxes(batch, order, begun, losses, m, e, ids, sums, rows):
             sequence.frames,
             batch.classes,
             pointer(sums),
+            2,
         )
         _clear(batch, sequence, sequence.frames)
         i = take_number(pointer(begun))
@@ -239,15 +241,7 @@ def softmax_part(batch, n, which, first, last, m, e, ids, sums, rows):
     """
     sequence = _sequence(batch, n, pointer(m))
     h = _half(batch, sequence, which, _room(m, e, ids, sums, rows, 0, 1))
-    return softmax_rows(
-        above(h.x, first * h.x_row),
-        h.x_row,
-        above(h.g, first * h.g_row),
-        h.g_row,
-        max(min(last, h.frames) - first, 0),
-        h.classes,
-        above(h.sums, 2 * first),
-    )
+    return softmax_of(h, first, max(min(last, h.frames) - first, 0))
 
 
 @entry

@@ -28,7 +28,6 @@ from ctcx_numba._simd import above, gather, lanes, least, lowest, smaller, splat
 from ctcx_numba._softmax import LOG2_E, softmax_rows
 
 __all__ = [
-    "LOGITS_TOGETHER",
     "Half",
     "arrive",
     "go_back",
@@ -36,6 +35,7 @@ __all__ = [
     "meet",
     "rows_together",
     "scratch_sizes",
+    "softmax_of",
     "walk",
 ]
 
@@ -43,8 +43,11 @@ _SMALLEST_EXPONENT = -100
 _SMALLEST = 2.0**_SMALLEST_EXPONENT
 """In a frame where one is below this, probabilities are taken apart into mantissa and exponent."""
 
-LOGITS_TOGETHER = 4096
-"""Logits that stay in cache between the softmax and the look-up."""
+_LOGITS_TOGETHER = (2**12, 2**17)
+"""Logits whose softmax stays in cache until it is looked up: in the first cache, in the second."""
+
+_ROWS_TOGETHER = 16
+"""Rows that are worth the second cache: read one after the other, they are fetched ahead."""
 
 _FRAMES_A_SCALE = 32
 """How often, in frames, occupancies are scaled to add up to 1 anew."""
@@ -80,7 +83,8 @@ Half = namedtuple(
 @inlined
 def rows_together(classes):
     """Frames whose softmax is computed before any of it is looked up."""
-    return max(LOGITS_TOGETHER // classes, 1)
+    first, second = _LOGITS_TOGETHER
+    return max(first // classes, min(second // classes, _ROWS_TOGETHER), 1)
 
 
 @inlined
@@ -165,11 +169,12 @@ def numbers_in(width, span, spans, step):
 
 @entry
 def scratch_sizes(frames, classes, labels, step):
-    """Elements of m (and e), ids, and sums that a half of so many frames needs."""
+    """Elements of m (and e), ids, sums and rows that a half of so many frames needs."""
     width = (labels // step + 1) * step
     span = span_of(frames, width)
     spans = max(-(-frames // span), 1)
-    return numbers_in(width, span, spans, step), 3 * width + step + classes, 2 * frames + 2
+    rows = rows_together(classes) * classes
+    return numbers_in(width, span, spans, step), 3 * width + step + classes, 2 * frames + 2, rows
 
 
 @inlined
@@ -319,6 +324,28 @@ def _find_emissions(h, frame, within_span, begin, end, state):
 
 
 @inlined
+def softmax_of(h, first, rows):
+    """Softmax of so many frames, from ``first`` on; returns the excess as :func:`softmax_rows`.
+
+    In the order in which the logits lie in memory. Processors fetch ahead what is read upwards:
+    downwards, rows of a thousand classes took twice as long.
+    """
+    begin, turn = first, 1
+    if h.x_row < 0:
+        begin, turn = first + rows - 1, -1
+    return softmax_rows(
+        above(h.x, begin * h.x_row),
+        turn * h.x_row,
+        _row_of(h, begin),
+        turn * h.g_row,
+        rows,
+        h.classes,
+        above(h.sums, 2 * begin),
+        2 * turn,
+    )
+
+
+@inlined
 def _any_step(h, old, new, within_span, begin, end, apart):
     skip, emission, blank = _skip_before(h), _emission(h, within_span), _blank(h, within_span)
     forward_frame(h.m, h.e, old, new, h.width, begin, end, skip, emission, blank, apart)
@@ -352,15 +379,7 @@ def _walk(h, softmax, first, ready, excess, plain):
     for t in range(first, h.frames):
         if softmax and t == ready:
             rows = min(rows_together(h.classes), h.frames - t)
-            excess += softmax_rows(
-                above(h.x, t * h.x_row),
-                h.x_row,
-                _row_of(h, t),
-                h.g_row,
-                rows,
-                h.classes,
-                above(h.sums, 2 * t),
-            )
+            excess += softmax_of(h, t, rows)
             ready += rows
         vectors = reached(t, h.width, step)
         span, within = t // h.span, t % h.span

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ctcx_numba._half import LOGITS_TOGETHER, scratch_sizes
+from ctcx_numba._half import scratch_sizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,8 +62,7 @@ def forget() -> None:
 @lru_cache(maxsize=256)
 def _sizes(dtype: str, frames: int, classes: int, labels: int, halves: int) -> _Sizes:
     lanes = _ALIGNMENT // np.dtype(dtype).itemsize
-    m, ids, sums = scratch_sizes(-(-frames // 2), classes, labels, lanes)
-    rows = max(LOGITS_TOGETHER, classes)
+    m, ids, sums, rows = scratch_sizes(-(-frames // 2), classes, labels, lanes)
     return tuple(-(-halves * size // _MULTIPLE) * _MULTIPLE for size in (m, m, ids, sums, rows))
 
 

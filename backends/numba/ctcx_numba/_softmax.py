@@ -51,13 +51,13 @@ _LARGEST = 2.0**19
 
 
 @part
-def softmax_rows(x, x_row, g, g_row, rows, classes, sums):
+def softmax_rows(x, x_row, g, g_row, rows, classes, sums, sums_row):
     """Softmax of ``rows`` rows from ``x`` to ``g``; what it takes to invert it goes to ``sums``.
 
-    ``x_row`` and ``g_row`` are the numbers of elements from a row to the next. ``sums[2 t]`` is m
-    and ``sums[2 t + 1]`` is 1 / s as the row was multiplied with it, or 0 for a row with all
-    classes masked. Returns the excess of the rows together: log(s (1 / s)), which is not 0 only as
-    1 / s is rounded, and which is not finite if a row has a NaN or +inf.
+    ``x_row``, ``g_row`` and ``sums_row`` are the numbers of elements from a row to the next. Of
+    each row, ``sums[0]`` is m and ``sums[1]`` is 1 / s as the row was multiplied with it, or 0 for
+    a row with all classes masked. Returns the excess of the rows together: log(s (1 / s)), which is
+    not 0 only as 1 / s is rounded, and which is not finite if a row has a NaN or +inf.
 
     It is a multiple of half the last digit of 1.0, and small, so that such numbers add up to the
     same in any order.
@@ -65,10 +65,10 @@ def softmax_rows(x, x_row, g, g_row, rows, classes, sums):
     excess = 0.0
     if classes <= 2 * lanes(x):
         for t in range(rows):
-            excess += _narrow_row(x, t * x_row, g, t * g_row, classes, sums, 2 * t)
+            excess += _narrow_row(x, t * x_row, g, t * g_row, classes, sums, t * sums_row)
     else:
         for t in range(rows):
-            excess += _wide_row(x, t * x_row, g, t * g_row, classes, sums, 2 * t)
+            excess += _wide_row(x, t * x_row, g, t * g_row, classes, sums, t * sums_row)
     return excess
 
 

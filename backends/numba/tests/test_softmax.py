@@ -8,7 +8,7 @@ from numba import njit
 @njit
 def rows(x, g, sums):
     return softmax_rows(
-        pointer(x), x.shape[1], pointer(g), g.shape[1], len(x), x.shape[1], pointer(sums)
+        pointer(x), x.shape[1], pointer(g), g.shape[1], len(x), x.shape[1], pointer(sums), 2
     )
 
 
