@@ -46,7 +46,7 @@ _SMALLEST = 2.0**_SMALLEST_EXPONENT
 _LOGITS_TOGETHER = (2**12, 2**17)
 """Logits whose softmax stays in cache until it is looked up: in the first cache, in the second."""
 
-_ROWS_TOGETHER = 16
+_ROWS_TOGETHER = 32
 """Rows that are worth the second cache: read one after the other, they are fetched ahead."""
 
 _FRAMES_A_SCALE = 32
