@@ -61,9 +61,11 @@ def check_losses(call: Prepared, loss: Array, *, time_major: bool = False) -> No
     CTCInputError
         As :func:`check_values`.
     """
-    # Eager operations of JAX cost more than to look at a few numbers on the host.
-    xp = np if call.facts.namespace == "jax.numpy" else call.facts.xp
-    loss = np.asarray(loss) if xp is np else loss
+    # A few numbers are looked at faster on the host, wherever that doesn't need a copy of its own.
+    facts = call.facts
+    on_host = facts.namespace in ("torch", "jax.numpy") and facts.device.startswith("cpu")
+    xp = np if on_host else facts.xp
+    loss = np.asarray(loss) if on_host else loss
     if bool(xp.any(loss != loss)):  # noqa: PLR0124 - NaN is what differs from itself
         _report(call, time_major=time_major)
 
