@@ -371,8 +371,8 @@ def _start(h):
 def _walk(h, softmax, first, ready, excess, plain):
     """Go on from the frame ``first``, when the softmax of the first ``ready`` frames is there.
 
-    ``plain``: only to a frame with small probabilities. A loop that knows no other frames is faster
-    by a tenth. Returns where it ended, and ``ready`` and ``excess`` from then on.
+    ``plain``: only to a frame with small probabilities. A loop that knows no other frames is
+    faster. Returns where it ended, and ``ready`` and ``excess`` from then on.
     """
     step = lanes(h.m)
     state = (False, -1)
