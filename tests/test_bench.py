@@ -27,6 +27,7 @@ from ctcx.bench._markdown import markdown_report
 from ctcx.bench._memory import copy_rate, peak_growth
 from ctcx.bench._pace import Pace, Size
 from ctcx.bench._results import ReportError, load_run
+from ctcx.bench._session import Options, Session
 from ctcx.bench._slopes import fit
 from ctcx.bench._truth import Truth, errors, known_truth
 from ctcx.bench._verdict import wrong
@@ -770,3 +771,22 @@ def test_a_report_without_sweeps_has_no_plots(finished, report, tmp_path):
     text = html_report(load_run(changed(report, tmp_path, single)))
     assert "<figure>" not in text
     assert "#scaling" not in text
+
+
+def left_out(**options):
+    session = Session(Options(**options))
+    listed = session.as_dict()["left_out"]
+    session.close()
+    assert all(one["reason"] for one in listed)
+    return {(one["contestant"], one["where"]) for one in listed}
+
+
+def test_who_takes_no_part_is_listed():
+    full = left_out()
+    assert ("array-api on array_api_strict", "all") in full
+    assert ("keras", "sweeps") in full
+    assert ("keras", "all") not in full
+    assert not any(who.endswith("on numpy") for who, _ in full)
+    assert {("keras", "all"), ("array-api on jax.numpy", "all")} <= left_out(quick=True)
+    asked = left_out(libraries=("array_api_strict",))
+    assert not any("array_api_strict" in who for who, _ in asked)

@@ -30,6 +30,7 @@ SCHEMA = "ctcx-bench/1"
 
 _QUICK_PEERS = ("torch", "optax")
 _COPY_SECONDS = 60.0
+_AGAIN = "another one calls the same kernel, or the same compiled"
 
 
 class UnknownNameError(ValueError):
@@ -196,22 +197,16 @@ class Session:
 
     def _left_out(self) -> Iterator[dict[str, str]]:
         """Yield who is not even tried, where, and why."""
-        options, plugins = self.options, registry()
-        if not options.libraries and PRETENDED in plugins.namespaces:
-            for one in backend_contestants(
-                plugins, backends=options.backends or None, libraries=[PRETENDED]
-            ):
-                reason = f"a library for tests; --library {PRETENDED} measures it"
+        plugins, backends = registry(), self.options.backends or None
+        if not self.options.libraries and PRETENDED in plugins.namespaces:
+            reason = f"a library for tests; --library {PRETENDED} measures it"
+            for one in backend_contestants(plugins, backends=backends, libraries=[PRETENDED]):
                 yield {"contestant": one.name, "where": "all", "reason": reason}
-        if options.quick and not options.peers:
-            for name in PEERS:
-                if name not in {*_QUICK_PEERS, options.baseline}:
-                    reason = "--quick measures few of the other implementations"
-                    yield {"contestant": name, "where": "all", "reason": reason}
+        for name, reason in _not_quick(self.options, self._contestants):
+            yield {"contestant": name, "where": "all", "reason": reason}
         for one in self._contestants:
             if any(each.sweep and one not in self._taking_part(each) for each in self._workloads):
-                reason = "another one calls the same kernel, or the same compiled"
-                yield {"contestant": one.name, "where": "sweeps", "reason": reason}
+                yield {"contestant": one.name, "where": "sweeps", "reason": _AGAIN}
 
     def _missing(self) -> Iterator[dict[str, Any]]:
         """Yield the cells that have no time, with the reason."""
@@ -332,27 +327,42 @@ class Session:
             child.end()
 
 
-def _contestants(options: Options) -> tuple[Contestant, ...]:
+def _found(options: Options) -> tuple[Contestant, ...]:
+    """Return all who were asked for."""
     plugins = registry()
     _known("backend", options.backends, plugins.backends)
     _known("array library", options.libraries, plugins.namespaces)
     _known("peer", options.peers, (*PEERS, "none"))
     chosen = options.peers or (_QUICK_PEERS if options.quick else tuple(PEERS))
     # The baseline takes part in any case.
-    found = (
+    return (
         *backend_contestants(
             plugins, backends=options.backends or None, libraries=options.libraries or None
         ),
         *peers([*chosen, options.baseline]),
         *floors(plugins, backends=options.backends or None, libraries=options.libraries or None),
     )
+
+
+def _contestants(options: Options) -> tuple[Contestant, ...]:
+    found = _found(options)
     if options.quick:
-        compiled = {(one.backend, one.library) for one in found if one.jit}
-        found = tuple(one for one in found if one.jit or (one.backend, one.library) not in compiled)
+        found = _without_eager(found)
     names = [one.name for one in found]
     if options.baseline not in names:
         raise UnknownNameError(_unknown("contestant for --baseline", options.baseline, names))
     return found
+
+
+def _not_quick(options: Options, taking_part: Sequence[Contestant]) -> Iterator[tuple[str, str]]:
+    """Yield who would take part without ``--quick``, and why not now."""
+    names = {one.name for one in taking_part}
+    for name in () if options.peers or not options.quick else PEERS:
+        if name not in names:
+            yield name, "--quick measures few of the other implementations"
+    for one in _found(options):
+        if one.name not in names:
+            yield one.name, _AGAIN
 
 
 def _first_with_a_kernel(contestants: Sequence[Contestant]) -> tuple[Contestant, ...]:

@@ -106,7 +106,8 @@ def forward_frame(m, e, old, new, width, first, last, skip, emission, blank, apa
     """Compute vectors ``first`` to ``last`` of row ``new`` of alphas from row ``old``.
 
     ``skip`` is where ``e`` holds 0 for labels unlike the one before, else ``never``; ``emission``
-    is where the probabilities of the labels stand, ``blank`` where that of the blank does.
+    is where the probabilities of the labels stand, ``blank`` where that of the blank does;
+    ``apart``, a constant, is whether they have exponents.
     """
     step = lanes(m)
     p_blank, e_blank = splat(m, m[blank]), splat(e, e[blank])
