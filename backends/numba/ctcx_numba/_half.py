@@ -39,8 +39,7 @@ __all__ = [
     "walk",
 ]
 
-_SMALLEST_EXPONENT = -100
-_SMALLEST = 2.0**_SMALLEST_EXPONENT
+_SMALLEST = 2.0**-100
 """In a frame where one is below this, probabilities are taken apart into mantissa and exponent."""
 
 _LOGITS_TOGETHER = (2**12, 2**17)
@@ -272,15 +271,21 @@ def _index_classes(h):
 def _take_apart(h, frame, within_span, begin, end, distinct):
     """Mantissas and exponents of the labels' probabilities, however small they are.
 
-    Returns whether one of them is so small that this was needed.
+    Those that are not small stay as the softmax has left them. Returns whether one is small.
     """
-    row = above(h.x, frame * h.x_row)
+    row, softmax = above(h.x, frame * h.x_row), _row_of(h, frame)
     m, inverse = h.sums[2 * frame], h.sums[2 * frame + 1]
     table = _table(h)
     off = most_never(h.e)
     listed = above(h.ids, 2 * h.width)
-    smallest = 0
+    small = False
     for i in range(distinct + 1):
+        p = softmax[listed[i]]
+        if p >= _SMALLEST:
+            h.m[table + i] = p
+            h.e[table + i] = 0
+            continue
+        small = True
         y = np.float64(row[listed[i]]) * LOG2_E - m
         if y > off and inverse > 0:
             whole = np.rint(y)
@@ -289,7 +294,6 @@ def _take_apart(h, frame, within_span, begin, end, distinct):
         else:
             h.m[table + i] = 1
             h.e[table + i] = off
-        smallest = min(smallest, h.e[table + i])
     blank = _blank(h, within_span)
     h.m[blank] = h.m[table + distinct]
     h.e[blank] = h.e[table + distinct]
@@ -299,7 +303,7 @@ def _take_apart(h, frame, within_span, begin, end, distinct):
     for k in range(begin * step, end * step, step):
         store(h.m, at + k, gather(above(h.m, table), slots, k))
         store(h.e, at + k, gather(above(h.e, table), slots, k))
-    return smallest < _SMALLEST_EXPONENT
+    return small
 
 
 @inlined

@@ -101,3 +101,14 @@ def test_random_batches(data):
     np.testing.assert_allclose(losses, right.loss, rtol=2e-7, atol=(t + 2) * rounding / 4)
     np.testing.assert_allclose(grad, right.grad, rtol=0, atol=tolerance)
     np.testing.assert_allclose(grad.sum(axis=2), 0, atol=c * tolerance)
+
+
+def test_a_certain_path_beside_tiny_probabilities_costs_nothing():
+    """In float64 too, where the exponent of a large logit has no digits to spare."""
+    logits = np.array([[[-300.7, 123.456], [-321.1, 234.567]]])
+    nothing = np.zeros((1, 1), dtype=np.int64), np.array([2]), np.array([0])
+    losses, _ = loss_and_grad(logits, *nothing, blank=1, num_threads=1)
+    assert 0 <= losses[0] <= 5e-16
+    one = np.array([[1]]), np.array([2]), np.array([1])
+    losses, _ = loss_and_grad(logits, *one, blank=0, num_threads=1)
+    assert 0 <= losses[0] <= 5e-16
