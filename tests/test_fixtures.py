@@ -67,7 +67,7 @@ SUMS = {
         "float16",
         "--format",
         "npz",
-    ): "7a81f636d67fff0e018e480be40c12594dd41a8d46e1461e381429c35d6d73c2",
+    ): "bde438f690c81694cefb01f7b698a5c1cdb7a2a8254193df038d6667fd029e87",
     (
         *RANDOM,
         "--format",
