@@ -10,6 +10,7 @@ from ctcx._autodiff.unit import Unit
 from ctcx._descriptors import Feature, Operation, Problem
 from ctcx._errors import CTCInputError, InfeasibleError
 from ctcx._prepare import Prepared, prepare
+from ctcx._reduction import PLAIN, Reduction
 from ctcx._select import Decision, call, explain_problem, select
 from ctcx._validate import check_losses, check_values
 
@@ -27,10 +28,10 @@ __all__ = [
     "ctc_loss_and_grad",
     "explain",
     "run",
-    "scale_of_mean",
+    "scale_of",
 ]
 
-Reduction = Literal["none", "sum", "mean", "mean_per_label"]
+ReductionName = Literal["none", "sum", "mean", "mean_per_label"]
 Infeasible = Literal["inf", "zero", "raise"]
 
 _REDUCTIONS = ("none", "sum", "mean", "mean_per_label")
@@ -63,7 +64,7 @@ def ctc_loss(
     *,
     blank: int = 0,
     time_major: bool = False,
-    reduction: Reduction = "none",
+    reduction: ReductionName = "none",
     infeasible: Infeasible = "inf",
     backend: str | None = None,
     validate: bool = True,
@@ -138,10 +139,7 @@ def ctc_loss(
         from ctcx._autodiff import torch_op
 
         return torch_op.traced_loss(logits, labels, logit_lengths, label_lengths, blank, options)
-    prepared, loss = run("loss", logits, labels, logit_lengths, label_lengths, blank, options)
-    if options.infeasible == "zero":
-        loss = _with_zeros(loss, loss != float("inf"), prepared)
-    return _reduce(loss, prepared, options.reduction)
+    return run("loss", logits, labels, logit_lengths, label_lengths, blank, options)[1]
 
 
 def ctc_loss_and_grad(
@@ -152,7 +150,7 @@ def ctc_loss_and_grad(
     *,
     blank: int = 0,
     time_major: bool = False,
-    reduction: Reduction = "none",
+    reduction: ReductionName = "none",
     infeasible: Infeasible = "inf",
     backend: str | None = None,
     validate: bool = True,
@@ -209,12 +207,11 @@ def ctc_loss_and_grad(
     prepared, (loss, grad) = run(
         "loss_and_grad", logits, labels, logit_lengths, label_lengths, blank, options
     )
+    how = _reduction(prepared, options)
     feasible = loss != float("inf")
-    if options.infeasible == "zero":
-        loss = _with_zeros(loss, feasible, prepared)
-    if options.reduction in ("mean", "mean_per_label"):
-        grad *= scale_of_mean(prepared, options.reduction, grad)
-    loss = _reduce(loss, prepared, options.reduction)
+    if reduction in ("mean", "mean_per_label"):
+        grad *= scale_of(prepared, how, grad)
+    loss = _finished(prepared, how, loss)
     if prepared.single:
         return LossAndGrad(loss, grad[0, ...], feasible[0, ...])
     if time_major:
@@ -230,7 +227,7 @@ def explain(
     *,
     blank: int = 0,
     time_major: bool = False,
-    reduction: Reduction = "none",  # noqa: ARG001 - takes a call's arguments as they are
+    reduction: ReductionName = "none",  # noqa: ARG001 - takes a call's arguments as they are
     infeasible: Infeasible = "inf",  # noqa: ARG001
     backend: str | None = None,
     validate: bool = True,  # noqa: ARG001
@@ -282,26 +279,47 @@ def run(
     blank: int,
     options: Options,
 ) -> tuple[Prepared, Any]:
-    """Prepare, check and compute; what the kernel returns is not reduced."""
+    """Prepare, check and compute: the reduced loss; or losses and gradient, which are not."""
     check_options(options)
     prepared = prepare(
         logits, labels, logit_lengths, label_lengths, blank, time_major=options.time_major
     )
+    reduction = _reduction(prepared, options)
     compute = partial(_compute, options)
     arrays = prepared[:4]
     adapter = adapter_for(prepared.facts.namespace, *arrays, differentiate=operation == "loss")
     if adapter is not None:
-        return prepared, adapter.first(operation, Unit.of(prepared, compute), *arrays)
+        unit = Unit.of(prepared, compute)
+        if operation == "loss":
+            return prepared, adapter.loss(unit, reduction, *arrays)
+        return prepared, adapter.loss_and_grad(unit, *arrays)
     if prepared.facts.namespace == "torch":  # whose tensors may require a gradient nonetheless
         prepared = prepared._replace(logits=prepared.logits.detach())
-    return prepared, compute(operation, prepared)
+    result = compute(operation, prepared)
+    return prepared, _finished(prepared, reduction, result) if operation == "loss" else result
+
+
+def _reduction(prepared: Prepared, options: Options) -> Reduction:
+    return Reduction(options.reduction, options.infeasible == "zero", prepared.single)
+
+
+def _finished(prepared: Prepared, reduction: Reduction, loss: Array) -> Array:
+    if reduction == PLAIN:
+        return loss
+    if prepared.facts.namespace == "jax.numpy":  # one compiled call for several operations
+        from ctcx._jax import reduced
+
+        return reduced(reduction, loss, prepared.label_lengths)
+    xp = prepared.facts.xp
+    return reduction.value(xp, loss, reduction.divisor(xp, prepared.label_lengths, loss.dtype))
 
 
 def _compute(options: Options, operation: Operation, prepared: Prepared) -> Any:
     """Check values and call a kernel; the adapters call this, with what tracers stand for."""
     problem = _problem(operation, prepared)
     validate = options.validate and not prepared.facts.traced
-    left_to_kernel = validate and _checks_values(select(problem, options.backend))
+    decision = select(problem, options.backend)
+    left_to_kernel = validate and _checks_values(decision)
     if validate and not left_to_kernel:
         check_values(prepared, time_major=options.time_major)
     result, decision = call(
@@ -309,6 +327,7 @@ def _compute(options: Options, operation: Operation, prepared: Prepared) -> Any:
         options.backend,
         (prepared.logits, prepared.labels, prepared.logit_lengths, prepared.label_lengths),
         {"blank": prepared.blank},
+        decision,
     )
     loss = result if operation == "loss" else result[0]
     if left_to_kernel and _checks_values(decision):
@@ -356,11 +375,6 @@ def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
         raise CTCInputError(msg, argument=argument, value=value)
 
 
-def _with_zeros(loss: Array, feasible: Array, prepared: Prepared) -> Array:
-    xp = prepared.facts.xp
-    return xp.where(feasible, loss, xp.zeros_like(loss))
-
-
 def _raise_if_infeasible(loss: Array, prepared: Prepared) -> None:
     if prepared.facts.traced:
         msg = 'infeasible="raise" needs to read values, which can\'t be done while tracing'
@@ -383,25 +397,7 @@ def _raise_infeasible(feasible: Array, prepared: Prepared) -> None:
     raise InfeasibleError(msg, sequences=bad)
 
 
-def scale_of_mean(prepared: Prepared, reduction: str, grad: Array) -> Array | float:
+def scale_of(prepared: Prepared, reduction: Reduction, grad: Array) -> Array | float:
     """What each sequence's gradient is multiplied by: a number, or (N, 1, 1)."""
-    count = max(1, grad.shape[0])
-    if reduction == "mean":
-        return 1.0 / count
-    return 1.0 / (_labels_at_least_one(prepared, grad.dtype)[:, None, None] * count)
-
-
-def _labels_at_least_one(prepared: Prepared, dtype: Any) -> Array:
-    xp = prepared.facts.xp
-    lengths = prepared.label_lengths
-    return xp.astype(xp.maximum(lengths, xp.ones_like(lengths)), dtype)
-
-
-def _reduce(loss: Array, prepared: Prepared, reduction: str) -> Array:
-    xp = prepared.facts.xp
-    if reduction == "mean_per_label":
-        loss = loss / _labels_at_least_one(prepared, loss.dtype)
-    if reduction == "none":
-        return loss[0, ...] if prepared.single else loss
-    total = xp.sum(loss)
-    return total if reduction == "sum" else total / max(1, loss.shape[0])
+    divisor = reduction.divisor(prepared.facts.xp, prepared.label_lengths, grad.dtype)
+    return 1.0 / (divisor if isinstance(divisor, int) else divisor[:, None, None])

@@ -18,11 +18,15 @@ __all__ = [
     "any_traced",
     "describe",
     "device_name",
+    "device_of",
     "index_dtype",
     "is_array",
     "is_contiguous",
+    "is_elsewhere",
+    "is_known_of",
     "is_numpy",
     "library_name",
+    "namespace_of",
 ]
 
 _DEVICE_WRAPPER = re.compile(r".*\('(.*)'\)\Z")
@@ -41,8 +45,12 @@ class Facts(NamedTuple):
 
 def is_array(value: object) -> bool:
     """Whether ``value`` belongs to an array library that ctcx can compute on."""
-    # The first question is the common case, and ten times as fast as the second.
-    return is_numpy(value) or bool(array_api_compat.is_array_api_obj(value))
+    # The first two questions are the common cases, and ten times as fast as the third.
+    return (
+        is_numpy(value)
+        or type(value) in _namespaces
+        or bool(array_api_compat.is_array_api_obj(value))
+    )
 
 
 def is_numpy(value: object) -> bool:
@@ -52,7 +60,7 @@ def is_numpy(value: object) -> bool:
 
 def describe(array: Array) -> Facts:
     """Read off the facts."""
-    xp = array_api_compat.array_namespace(array)
+    xp = namespace_of(array)
     return Facts(
         xp,
         _namespace_name(xp),
@@ -63,9 +71,25 @@ def describe(array: Array) -> Facts:
     )
 
 
+def namespace_of(array: Array) -> ArrayModule:
+    """:func:`array_api_compat.array_namespace`, a tenth as long the second time for a type."""
+    found = _namespaces.get(type(array))
+    if found is None:
+        found = _namespaces[type(array)] = array_api_compat.array_namespace(array)
+    return found
+
+
+def is_known_of(array: object, xp: ArrayModule) -> bool:
+    """Whether an array of this type has been seen before, and is of that library."""
+    return _namespaces.get(type(array)) is xp
+
+
+_namespaces: dict[type, ArrayModule] = {}
+
+
 def library_name(array: Array) -> str:
     """Name of the array's namespace, as in :attr:`ctcx.plugin.Problem.namespace`."""
-    return _namespace_name(array_api_compat.array_namespace(array))
+    return _namespace_name(namespace_of(array))
 
 
 @lru_cache(maxsize=64)
@@ -73,14 +97,40 @@ def _namespace_name(xp: ArrayModule) -> str:
     return str(xp.__name__).removeprefix("array_api_compat.")
 
 
+def device_of(array: Array) -> Any:
+    """The device, as the library itself has it; None while JAX traces."""
+    # What array_api_compat.device does, which takes a microsecond to see whose array it is.
+    return array.device if library_name(array) == "torch" else array_api_compat.device(array)
+
+
 def device_name(array: Array) -> str:
-    """Name of the device as the library says it; ``"unknown"`` while JAX traces."""
-    device = array_api_compat.device(array)
+    """Name of the device as the library says it.
+
+    While JAX traces it doesn't say: then ``"cpu"`` where JAX has no other kind, else ``"unknown"``.
+    """
+    device = device_of(array)
     if device is None:
-        return "unknown"
+        return "cpu" if any_traced(array) and _has_only_cpus() else "unknown"
     if _is_cupy_device(device):
         return f"cuda:{device.id}"
     return device if isinstance(device, str) else _device_label(device)
+
+
+@lru_cache(maxsize=1)
+def _has_only_cpus() -> bool:
+    """Whether JAX, which is imported, can compute on nothing but the host."""
+    from jax.extend import backend
+
+    return set(backend.backends()) == {"cpu"}
+
+
+def is_elsewhere(device: str, other: str) -> bool:
+    """Whether two names of devices, of one library, are of different ones, as far as is known."""
+    if "unknown" in (device, other):
+        return False
+    if ":" in device and ":" in other:
+        return device != other
+    return device.partition(":")[0] != other.partition(":")[0]
 
 
 def _is_cupy_device(device: object) -> bool:
@@ -99,18 +149,31 @@ def _device_text(text: str) -> str:
 
 
 def _dtype_name(dtype: Any) -> str:
+    return _numpy_dtype_name(dtype) if isinstance(dtype, np.dtype) else _last_word(dtype)
+
+
+def _last_word(dtype: Any) -> str:
     return str(dtype).rpartition(".")[2]
+
+
+_numpy_dtype_name = lru_cache(maxsize=256)(_last_word)  # which NumPy takes microseconds to write
 
 
 def any_traced(*arrays: Array) -> bool:
     """Whether values can't be read: under a JAX transformation, or on torch's meta device."""
-    jax = sys.modules.get("jax")
-    if jax is not None and any(isinstance(array, jax.core.Tracer) for array in arrays):
-        return True
-    torch = sys.modules.get("torch")
-    return torch is not None and any(
-        isinstance(array, torch.Tensor) and array.is_meta for array in arrays
-    )
+    # Loops, not any(): this is asked several times a call.
+    jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
+    if jax is not None:
+        tracer = jax.core.Tracer
+        for array in arrays:
+            if isinstance(array, tracer):
+                return True
+    if torch is not None:
+        tensor = torch.Tensor
+        for array in arrays:
+            if isinstance(array, tensor) and array.is_meta:
+                return True
+    return False
 
 
 def is_contiguous(array: Array) -> bool:
@@ -124,13 +187,15 @@ def is_contiguous(array: Array) -> bool:
 
 def index_dtype(xp: ArrayModule, device: Any) -> Any:
     """Integer dtype that the library indexes with by default on this device."""
-    # JAX's depends on a switch that may be thrown; CuPy's devices can't be hashed.
-    if _namespace_name(xp) in {"jax.numpy", "cupy"}:
+    name = _namespace_name(xp)
+    if name == "cupy":  # whose devices can't be hashed
         return _default_index_dtype(xp, device)
+    if name == "jax.numpy":  # one for all devices, by a switch that may be thrown
+        return _index_dtype(xp, None, sys.modules["jax"].config.jax_enable_x64)
     return _index_dtype(xp, device)
 
 
-def _default_index_dtype(xp: ArrayModule, device: Any) -> Any:
+def _default_index_dtype(xp: ArrayModule, device: Any, *_: object) -> Any:
     return xp.__array_namespace_info__().default_dtypes(device=device)["indexing"]
 
 

@@ -77,8 +77,8 @@ class Problem:
     namespace
         Name of the array library: ``"numpy"``, ``"cupy"``, ``"torch"``, ``"jax.numpy"``, ...
     device
-        The device as the library names it: ``"cpu"``, ``"cuda:0"``, ...; ``"unknown"`` while the
-        library traces and doesn't tell.
+        The device as the library names it: ``"cpu"``, ``"cuda:0"``, ... While JAX traces it doesn't
+        tell: then ``"cpu"`` where it has no other kind of device, else ``"unknown"``.
     dtype
         Of the logits: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
     N, T, C, S

@@ -6,17 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 from array_api_compat import device
 
-from ctcx._api import Options, run, scale_of_mean
-from ctcx._arrays import any_traced, describe, device_name, is_array, library_name
+from ctcx._api import Options, run, scale_of
+from ctcx._arrays import (
+    any_traced,
+    describe,
+    device_name,
+    is_array,
+    is_elsewhere,
+    library_name,
+)
 from ctcx._autodiff.adapters import adapter_for, is_torch_func
 from ctcx._autodiff.unit import hessian_times
 from ctcx._errors import CTCInputError
 from ctcx._prepare import FLOATING
+from ctcx._reduction import Reduction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ctcx._api import Infeasible, Reduction
+    from ctcx._api import Infeasible, ReductionName
     from ctcx._prepare import Prepared
     from ctcx._typing import Array
 
@@ -32,7 +40,7 @@ def ctc_hvp(
     vector: Array,
     blank: int = 0,
     time_major: bool = False,
-    reduction: Reduction = "none",
+    reduction: ReductionName = "none",
     infeasible: Infeasible = "inf",
     backend: str | None = None,
     validate: bool = True,
@@ -102,7 +110,8 @@ def ctc_hvp(
     second = hessian_times if adapter is None else adapter.second
     product = second(prepared.blank, *arrays)
     if reduction in {"mean", "mean_per_label"}:
-        product = product * scale_of_mean(prepared, reduction, product)
+        how = Reduction(reduction, zero=False, single=single)
+        product = product * scale_of(prepared, how, product)
     if single:
         return product[0, ...]
     return xp.permute_dims(product, (1, 0, 2)) if swap else product
@@ -126,7 +135,7 @@ def _check_form(vector: Any, logits: Any) -> None:
         )
         raise CTCInputError(msg, argument="vector")
     devices = (facts.device, device_name(logits))
-    if "unknown" not in devices and devices[0] != devices[1]:
+    if is_elsewhere(*devices):
         msg = f"vector is on device {devices[0]}, but the logits are on {devices[1]}"
         raise CTCInputError(msg, argument="vector")
 

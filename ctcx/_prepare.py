@@ -15,11 +15,15 @@ from ctcx._arrays import (
     any_traced,
     describe,
     device_name,
+    device_of,
     index_dtype,
     is_array,
     is_contiguous,
+    is_elsewhere,
+    is_known_of,
     is_numpy,
     library_name,
+    namespace_of,
 )
 from ctcx._errors import CTCInputError
 from ctcx._labels import from_lists, resolve_blank
@@ -95,22 +99,21 @@ def prepare(
         msg = "logits have 0 classes (last axis): expected at least the blank"
         raise CTCInputError(msg, argument="logits")
     blank = resolve_blank(blank, classes)
-    device = array_api_compat.device(logits)
+    device = device_of(logits)
     dtype = index_dtype(xp, device)
 
     labels, own_lengths = _labels_as_array(labels, single=single)
-    labels = _check_labels(labels, logits, facts, single=single)
+    labels = _check_labels(labels, logits, facts, dtype, single=single)
     if label_lengths is None:
         label_lengths = own_lengths
 
     def lengths(argument: str, given: Any, limit: int) -> tuple[Array, Any]:
         if given is None:
-            whole = xp.full((count,), limit, dtype=dtype, device=device)
-            return whole, None
-        given = _check_lengths(argument, given, logits, facts, single=single)
-        return _upload(given, xp, dtype, device), _host(given)
+            return _upload(np.full((count,), limit), facts, dtype, device), None
+        given = _check_lengths(argument, given, logits, facts, dtype, single=single)
+        return _upload(given, facts, dtype, device), _host(given)
 
-    uploaded_labels = _upload(labels, xp, dtype, device)
+    uploaded_labels = _upload(labels, facts, dtype, device)
     uploaded_logit_lengths, host_logit_lengths = lengths("logit_lengths", logit_lengths, frames)
     uploaded_label_lengths, host_label_lengths = lengths(
         "label_lengths", label_lengths, labels.shape[1]
@@ -183,16 +186,17 @@ def _labels_as_array(labels: Any, *, single: bool) -> tuple[Any, Any]:
     return (padded[0], int(lengths[0])) if single else (padded, lengths)
 
 
-def _check_labels(labels: Any, logits: Array, facts: Facts, *, single: bool) -> Any:
-    expected = ("(S,) for one sequence", 1) if single else (f"({logits.shape[0]}, S)", 2)
-    _check_integers("labels", labels)
-    _check_home("labels", labels, facts)
-    if labels.ndim != expected[1] or (not single and labels.shape[0] != logits.shape[0]):
+def _check_labels(labels: Any, logits: Array, facts: Facts, dtype: Any, *, single: bool) -> Any:
+    if not _is_at_home(labels, facts, dtype):
+        _check_integers("labels", labels)
+        _check_home("labels", labels, facts)
+    if labels.ndim != (1 if single else 2) or (not single and labels.shape[0] != logits.shape[0]):
+        expected = "(S,) for one sequence" if single else f"({logits.shape[0]}, S)"
         hint = ""
         if labels.ndim == 3:
             hint = "; for one-hot labels call ctcx.labels_from_one_hot first"
         msg = (
-            f"labels must have shape {expected[0]} to go with logits "
+            f"labels must have shape {expected} to go with logits "
             f"{tuple(logits.shape[1:] if single else logits.shape)} seen as (N, T, C); "
             f"got {tuple(labels.shape)}{hint}"
         )
@@ -200,7 +204,11 @@ def _check_labels(labels: Any, logits: Array, facts: Facts, *, single: bool) -> 
     return labels[None, :] if single else labels
 
 
-def _check_lengths(argument: str, given: Any, logits: Array, facts: Facts, *, single: bool) -> Any:
+def _check_lengths(
+    argument: str, given: Any, logits: Array, facts: Facts, dtype: Any, *, single: bool
+) -> Any:
+    if _is_at_home(given, facts, dtype) and given.shape == logits.shape[:1]:
+        return given
     if not is_array(given):
         try:
             given = np.asarray(given)
@@ -222,11 +230,23 @@ def _check_lengths(argument: str, given: Any, logits: Array, facts: Facts, *, si
     return given
 
 
+def _is_at_home(array: Any, facts: Facts, dtype: Any) -> bool:
+    """Whether it is of the dtype and where the kernels get it, so that no check is needed.
+
+    Asked first, since in a training loop it is so each time, and each check costs microseconds.
+    """
+    return (
+        is_known_of(array, facts.xp)
+        and array.dtype == dtype
+        and (is_numpy(array) or not is_elsewhere(device_name(array), facts.device))
+    )
+
+
 def _check_integers(argument: str, array: Any) -> None:
     if is_numpy(array):
         integral = array.dtype.kind in "iu"
     else:
-        integral = array_api_compat.array_namespace(array).isdtype(array.dtype, "integral")
+        integral = namespace_of(array).isdtype(array.dtype, "integral")
     if not integral:
         msg = f"{argument} must have an integer dtype, got {array.dtype}"
         raise CTCInputError(msg, argument=argument)
@@ -244,7 +264,7 @@ def _check_home(argument: str, array: Any, facts: Facts) -> None:
         )
         raise CTCInputError(msg, argument=argument)
     device = device_name(array)
-    if "unknown" not in (device, facts.device) and device != facts.device:
+    if is_elsewhere(device, facts.device):
         msg = (
             f"{argument} is on device {device}, but the logits are on {facts.device}: move it "
             f"there, or pass a NumPy array or a list"
@@ -256,8 +276,9 @@ def _host(array: Any) -> Any:
     return array if is_numpy(array) else None
 
 
-def _upload(array: Any, xp: Any, dtype: Any, device: Any) -> Array:
+def _upload(array: Any, facts: Facts, dtype: Any, device: Any) -> Array:
     """To the library and device of the logits, in its index dtype; one transfer at most."""
+    xp = facts.xp
     if is_numpy(array):
         if array_api_compat.is_numpy_namespace(xp):
             return array.astype(dtype, copy=False)
@@ -267,8 +288,13 @@ def _upload(array: Any, xp: Any, dtype: Any, device: Any) -> Array:
             or any(stride < 0 for stride in array.strides)
         ):
             array = np.ascontiguousarray(array.astype(np.int64))
-        return xp.asarray(_narrowed(array, dtype), dtype=dtype, device=device)
-    return xp.astype(array, dtype, copy=False)
+        array = _narrowed(array, dtype)
+        if facts.namespace == "jax.numpy" and not facts.traced:
+            from ctcx._jax import uploaded
+
+            return uploaded(array, device)
+        return xp.asarray(array, dtype=dtype, device=device)
+    return array if array.dtype == dtype else xp.astype(array, dtype)
 
 
 def _narrowed(array: Any, dtype: Any) -> Any:

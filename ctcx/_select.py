@@ -103,7 +103,11 @@ def explain_problem(problem: Problem, backend: str | None = None) -> Decision:
 
 
 def call(
-    problem: Problem, backend: str | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+    problem: Problem,
+    backend: str | None,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    decision: Decision | None = None,
 ) -> tuple[Any, Decision]:
     """Select a backend, import its kernel if need be, run it, and record that in :func:`trace`.
 
@@ -113,6 +117,8 @@ def call(
         As for `select`.
     args, kwargs
         Of the kernel, as its contract in :class:`ctcx.plugin.Backend` says.
+    decision
+        What `select` has said already.
 
     Returns
     -------
@@ -128,7 +134,7 @@ def call(
     Exception
         Whatever the kernel raises, with a note that says whose kernel it is.
     """
-    decision = select(problem, backend)
+    decision = decision or select(problem, backend)
     overrides: dict[str, tuple[Status, str]] = {}
     while True:
         entry = _require(decision)

@@ -15,10 +15,11 @@ from ctcx._arrays import is_numpy
 from ctcx._errors import CTCInputError
 
 if TYPE_CHECKING:
+    from ctcx._arrays import Facts
     from ctcx._prepare import Prepared
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["check_losses", "check_values"]
+__all__ = ["check_losses", "check_values", "total_on_host"]
 
 
 def check_values(call: Prepared, *, time_major: bool = False) -> None:
@@ -61,13 +62,18 @@ def check_losses(call: Prepared, loss: Array, *, time_major: bool = False) -> No
     CTCInputError
         As :func:`check_values`.
     """
-    # A few numbers are looked at faster on the host, wherever that doesn't need a copy of its own.
-    facts = call.facts
-    on_host = facts.namespace in ("torch", "jax.numpy") and facts.device.startswith("cpu")
-    xp = np if on_host else facts.xp
-    loss = np.asarray(loss) if on_host else loss
-    if bool(xp.any(loss != loss)):  # noqa: PLR0124 - NaN is what differs from itself
+    # No loss is below 0, so that their sum is NaN only if one of them is.
+    total = total_on_host(loss, call.facts)
+    if total is None:
+        total = call.facts.xp.sum(loss)
+    if bool(total != total):  # noqa: PLR0124 - NaN is what differs from itself
         _report(call, time_major=time_major)
+
+
+def total_on_host(loss: Array, facts: Facts) -> float | None:
+    """Sum of losses that lie in the host's memory; None for others, which would have to come."""
+    on_host = facts.device.startswith("cpu") and facts.namespace in ("numpy", "torch", "jax.numpy")
+    return float(np.asarray(loss).sum()) if on_host else None
 
 
 def _best_copies(call: Prepared) -> tuple[Any, Any, Any]:

@@ -10,7 +10,7 @@ from ctcx._arrays import any_traced
 
 if TYPE_CHECKING:
     from ctcx._autodiff.unit import Unit
-    from ctcx._descriptors import Operation
+    from ctcx._reduction import Reduction
     from ctcx._typing import Array
 
 __all__ = ["Adapter", "adapter_for", "is_torch_compiling", "is_torch_func"]
@@ -19,8 +19,12 @@ __all__ = ["Adapter", "adapter_for", "is_torch_compiling", "is_torch_func"]
 class Adapter(Protocol):
     """Lets a library see a computation as one operation, which it can differentiate."""
 
-    def first(self, operation: Operation, unit: Unit, *arrays: Array) -> Any:
-        """Return what ``unit(operation, *arrays)`` does, known to the library."""
+    def loss(self, unit: Unit, reduction: Reduction, *arrays: Array) -> Array:
+        """Return what ``reduction`` makes of ``unit("loss", *arrays)``, known to the library."""
+        ...
+
+    def loss_and_grad(self, unit: Unit, *arrays: Array) -> tuple[Array, Array]:
+        """Return what ``unit("loss_and_grad", *arrays)`` does, known to the library."""
         ...
 
     def second(self, blank: int, vector: Array, grad: Array, *arrays: Array) -> Array:

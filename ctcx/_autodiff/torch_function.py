@@ -6,27 +6,37 @@ logits by reference, for a second derivative.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ctcx._autodiff.adapters import is_torch_func
 from ctcx._autodiff.unit import hessian_times
+from ctcx._reduction import PLAIN
+from ctcx._validate import total_on_host
 
 if TYPE_CHECKING:
     from ctcx._autodiff.unit import Unit
-    from ctcx._descriptors import Operation
+    from ctcx._reduction import Reduction
     from ctcx._typing import Array
 
-__all__ = ["first", "from_above", "merge", "second"]
+__all__ = ["from_above", "loss", "loss_and_grad", "merge", "second"]
 
 
-def first(operation: Operation, unit: Unit, logits: Array, *rest: Array) -> Any:
+def loss(unit: Unit, reduction: Reduction, logits: Array, *rest: Array) -> Array:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
-    function = _LossAndGrad if is_torch_func(logits, *rest) else _Direct
-    if operation == "loss":
-        return function.apply(unit, logits, *rest)[0]
-    return function.apply(unit, logits.detach(), *rest)
+    if is_torch_func(logits, *rest):
+        losses, _ = _LossAndGrad.apply(unit, logits, *rest)
+        divisor = reduction.divisor(unit.xp, rest[2], losses.dtype)
+        return reduction.value(unit.xp, losses, divisor)
+    return _Direct.apply(unit, reduction, logits, *rest)[0]
+
+
+def loss_and_grad(unit: Unit, logits: Array, *rest: Array) -> tuple[Array, Array]:
+    """See :class:`ctcx._autodiff.adapters.Adapter`."""
+    losses, grad = _LossAndGrad.apply(unit, logits.detach(), *rest)
+    return losses, grad
 
 
 def second(blank: int, vector: Array, grad: Array, *arrays: Array) -> Array:
@@ -35,18 +45,19 @@ def second(blank: int, vector: Array, grad: Array, *arrays: Array) -> Array:
 
 
 def from_above(
-    ctx: Any, blank: int, from_loss: Array | None, from_grad: Array | None
+    saved: tuple[Array, ...], blank: int, weights: Array | None, from_grad: Array | None
 ) -> Array | None:
     """Turn what comes from above into the derivative with respect to the logits (N, T, C).
 
-    ``ctx`` has saved losses, gradient, logits and the rest.
+    ``saved`` are the gradient, logits and the rest; ``weights`` (N,) the derivatives with respect
+    to the losses, or () if it is the same for all.
     """
-    loss, grad, *arrays = ctx.saved_tensors
+    grad, *arrays = saved
     total = None
-    if from_loss is not None:
-        # An infeasible sequence has the gradient 0, whatever is multiplied with its infinite loss.
-        weights = torch.where(loss.detach() == torch.inf, 0.0, from_loss)
-        total = (grad * weights[:, None, None]).to(grad.dtype)
+    if weights is not None:
+        total = grad * (weights[:, None, None] if weights.ndim else weights)
+        if total.dtype != grad.dtype:
+            total = total.to(grad.dtype)
     if from_grad is not None:
         curvature = second(blank, from_grad, grad, *arrays)
         total = curvature if total is None else total + curvature
@@ -59,55 +70,95 @@ class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore
     @staticmethod
     def forward(unit: Unit, logits: Array, *rest: Array) -> tuple[Array, Array]:
         """Call the kernel, with nothing on the tape."""
-        loss, grad = unit("loss_and_grad", logits.detach(), *rest)
-        return loss, grad
+        losses, grad = unit("loss_and_grad", logits.detach(), *rest)
+        return losses, grad
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Array, Array]) -> None:
         """Keep what derivatives need."""
-        ctx.unit = inputs[0]
-        ctx.save_for_backward(*output, *inputs[1:])
-        ctx.save_for_forward(*output, *inputs[1:])
-        ctx.set_materialize_grads(False)
+        _keep(ctx, inputs[0], PLAIN, 1, (*output, *inputs[1:]))
 
     @staticmethod
     def backward(
-        ctx: Any, from_loss: Array | None, from_grad: Array | None
+        ctx: Any, from_value: Array | None, from_grad: Array | None
     ) -> tuple[Array | None, ...]:
         """Multiply by the gradient, and by second derivatives where they are asked for."""
-        return None, from_above(ctx, ctx.unit.blank, from_loss, from_grad), None, None, None
+        return None, _backward(ctx, from_value, from_grad), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, _unit: None, tangent: Array, *_integers: None) -> tuple[Array, Array]:
         """Directional derivatives of losses and gradient."""
-        loss, grad, *arrays = ctx.saved_tensors
-        slope = (grad.to(loss.dtype) * tangent).sum((1, 2))
-        slope = torch.where(loss == torch.inf, 0.0, slope)
-        return slope, second(ctx.unit.blank, tangent, grad, *arrays)
+        return _forward(ctx, tangent)
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], unit: Unit, *arrays: Array
     ) -> tuple[tuple[Array, Array], tuple[int, int]]:
         """Compute the sequences of all members of a batch of batches as one batch."""
-        loss, grad = _LossAndGrad.apply(unit, *merge(arrays, in_dims[1:], info.batch_size))
+        losses, grad = _LossAndGrad.apply(unit, *merge(arrays, in_dims[1:], info.batch_size))
         sizes = (info.batch_size, -1)
-        return (loss.unflatten(0, sizes), grad.unflatten(0, sizes)), (0, 0)
+        return (losses.unflatten(0, sizes), grad.unflatten(0, sizes)), (0, 0)
 
 
-class _Direct(_LossAndGrad):
-    """The same in the form that torch.func can't take, and that costs 20 microseconds less."""
+class _Direct(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
+    """Reduced loss, and the gradient (N, T, C) of each loss.
 
-    setup_context = staticmethod(torch.autograd.Function.setup_context)
+    In the form that torch.func can't take. It costs less, and so does one operation for PyTorch to
+    know instead of one for each step of the reduction.
+    """
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, unit: Unit, *arrays: Array
+    def forward(ctx: Any, unit: Unit, reduction: Reduction, *arrays: Array) -> tuple[Array, Array]:
+        """Call the kernel and reduce, with nothing on the tape, and keep what derivatives need."""
+        losses, grad = unit.as_called("loss_and_grad", arrays[0].detach(), *arrays[1:])
+        divisor = reduction.divisor(unit.xp, arrays[3], losses.dtype)
+        _keep(ctx, unit, reduction, divisor, (losses, grad, *arrays))
+        total = total_on_host(losses, unit.facts_only.facts)
+        ctx.all_finite = total is not None and total < math.inf
+        return reduction.value(unit.xp, losses, divisor), grad
+
+    @staticmethod
+    def backward(
+        ctx: Any, from_value: Array | None, from_grad: Array | None
+    ) -> tuple[Array | None, ...]:
+        """As for :class:`_LossAndGrad`."""
+        return None, None, _backward(ctx, from_value, from_grad), None, None, None
+
+    @staticmethod
+    def jvp(
+        ctx: Any, _unit: None, _reduction: None, tangent: Array, *_integers: None
     ) -> tuple[Array, Array]:
-        """Call the kernel, and keep what derivatives need."""
-        output = _LossAndGrad.forward(unit, *arrays)
-        _LossAndGrad.setup_context(ctx, (unit, *arrays), output)
-        return output
+        """As for :class:`_LossAndGrad`."""
+        return _forward(ctx, tangent)
+
+
+def _keep(
+    ctx: Any, unit: Unit, reduction: Reduction, divisor: Array | int, arrays: tuple[Array, ...]
+) -> None:
+    """Keep losses, gradient and what the call was given."""
+    ctx.unit, ctx.reduction, ctx.divisor = unit, reduction, divisor
+    ctx.all_finite = False  # as far as is known
+    ctx.save_for_backward(*arrays)
+    ctx.save_for_forward(*arrays)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, from_value: Array | None, from_grad: Array | None) -> Array | None:
+    losses, *saved = ctx.saved_tensors
+    weights = None
+    if from_value is not None and ctx.all_finite:
+        weights = ctx.reduction.spread_evenly(from_value, ctx.divisor)
+    elif from_value is not None:
+        weights = ctx.reduction.spread(ctx.unit.xp, from_value, losses.detach(), ctx.divisor)
+    return from_above(tuple(saved), ctx.unit.blank, weights, from_grad)
+
+
+def _forward(ctx: Any, tangent: Array) -> tuple[Array, Array]:
+    losses, grad, *arrays = ctx.saved_tensors
+    slopes = (grad.to(losses.dtype) * tangent).sum((1, 2))
+    slopes = torch.where(losses == torch.inf, 0.0, slopes)
+    along = ctx.reduction.combined(ctx.unit.xp, slopes, ctx.divisor)
+    return along, second(ctx.unit.blank, tangent, grad, *arrays)
 
 
 class _HessianTimes(torch.autograd.Function):  # type: ignore[misc, unused-ignore]

@@ -58,7 +58,11 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Array, Array]) -> Non
 
 
 def _backward(ctx: Any, from_loss: Array | None, from_grad: Array | None) -> tuple[Any, ...]:
-    return from_above(ctx, ctx.blank, from_loss, from_grad), *[None] * 7
+    losses, *saved = ctx.saved_tensors
+    weights = None
+    if from_loss is not None:
+        weights = torch.where(losses.detach() == torch.inf, 0.0, from_loss)
+    return from_above(tuple(saved), ctx.blank, weights, from_grad), *[None] * 7
 
 
 _loss_and_grad.register_autograd(_backward, setup_context=_keep)

@@ -11,7 +11,7 @@ from ctcx._prepare import rebind
 if TYPE_CHECKING:
     from ctcx._descriptors import Operation
     from ctcx._prepare import Prepared
-    from ctcx._typing import Array
+    from ctcx._typing import Array, ArrayModule
 
 __all__ = ["Compute", "Unit", "hessian_times"]
 
@@ -47,9 +47,31 @@ class Unit(NamedTuple):
         """Class of the blank."""
         return self.facts_only.blank
 
+    @property
+    def xp(self) -> ArrayModule:
+        """Namespace of the arrays."""
+        return self.facts_only.facts.xp
+
     def __call__(self, operation: Operation, *arrays: Array) -> Any:
         """Loss (N,), or loss and gradient (N, T, C), from the backend that is selected."""
         return self.compute(operation, rebind(self.facts_only, *arrays))
+
+    def as_called(
+        self,
+        operation: Operation,
+        logits: Array,
+        labels: Array,
+        logit_lengths: Array,
+        label_lengths: Array,
+    ) -> Any:
+        """Do the same for the very arrays of the call, or what differs in what is recorded only."""
+        whole = self.facts_only._replace(
+            logits=logits,
+            labels=labels,
+            logit_lengths=logit_lengths,
+            label_lengths=label_lengths,
+        )
+        return self.compute(operation, whole)
 
 
 def hessian_times(

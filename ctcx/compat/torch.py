@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Literal
 
-import array_api_compat
 import numpy as np
 
 from ctcx._api import ctc_loss as _ctc_loss
@@ -22,7 +22,7 @@ from ctcx.compat._terms import in_terms, refuse, required, shape_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ctcx._api import Reduction
+    from ctcx._api import ReductionName
     from ctcx._typing import Array
     from ctcx.compat._torch_module import CTCLoss
 
@@ -34,7 +34,7 @@ _TERMS = {
     "logit_lengths": "input_lengths",
     "label_lengths": "target_lengths",
 }
-_REDUCTIONS: dict[str, Reduction] = {"none": "none", "sum": "sum", "mean": "mean_per_label"}
+_REDUCTIONS: dict[str, ReductionName] = {"none": "none", "sum": "sum", "mean": "mean_per_label"}
 
 
 def ctc_loss(
@@ -139,8 +139,10 @@ def _beside(argument: str, array: Any, log_probs: Array) -> Any:
     """The array; as a NumPy one if it is a torch tensor on the CPU beside another device's."""
     if not is_array(array):
         refuse(argument, "be an array of ints", f"a {type(array).__name__}")
-    is_torch = array_api_compat.is_torch_array
-    if not (is_torch(array) and is_torch(log_probs)):
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(log_probs, torch.Tensor):
+        return array
+    if not isinstance(array, torch.Tensor):
         return array
     on_host = array.device.type == "cpu" and log_probs.device.type != "cpu"
     return array.numpy() if on_host else array

@@ -33,6 +33,7 @@ def ctcx_backends() -> list[Backend]:
             features=frozenset(
                 {
                     Feature.GRAD,
+                    Feature.TRACEABLE,
                     Feature.DETERMINISTIC,
                     Feature.HALF,
                     Feature.NONCONTIGUOUS,

@@ -16,7 +16,7 @@ def _on_host(array: Any) -> Any:
         return array
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
-        array = array.detach()
+        array = array.detach() if array.requires_grad else array
         return (array.float() if array.dtype is torch.bfloat16 else array).numpy()
     return np.asarray(array)  # JAX lends its memory, to be read only
 
@@ -43,7 +43,9 @@ def integers(array: Any) -> Any:
 
     They never write to them; but arrays that are read only would be another type to compile for.
     """
-    host = np.ascontiguousarray(_on_host(array), dtype=np.int64)
+    host = _on_host(array)
+    if host.dtype != np.int64 or not host.flags.c_contiguous:
+        host = np.ascontiguousarray(host, dtype=np.int64)
     return host if host.flags.writeable else host.copy()
 
 

@@ -12,8 +12,9 @@ from ctcx_numba._arrays import integers, readable
 from ctcx_numba._compiled import announce
 from ctcx_numba._halves import share_halves
 from ctcx_numba._memory import empty_like
-from ctcx_numba._scratch import give_back, take
+from ctcx_numba._scratch import give_back, name_of, take
 from ctcx_numba._threads import number_of_threads, run_all
+from ctcx_numba._work import WORTH_A_THREAD, by_halves, cost_of, work_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Job"]
-
-_WORTH_A_THREAD = 200_000
-"""Nanoseconds of work from which on it pays to hand a part to another thread."""
 
 
 class Job:
@@ -63,17 +61,17 @@ class Job:
         self.losses = np.empty(self._logits.shape[0], dtype=self._logits.dtype)
         self.grad = empty_like(self._logits) if gradient else None
         self._batch = self._describe(blank)
-        announce(self.losses.dtype.name)
+        announce(name_of(self.losses))
 
     def _describe(self, blank: int) -> _entries.Batch:
         logits, grad, size = self._logits, self.grad, self._logits.itemsize
         x_sequence, x_row, _ = logits.strides
         g, g_sequence, g_row = 0, 0, 0
         if grad is not None:
-            g = grad.ctypes.data
+            g = _address(grad)
             g_sequence, g_row, _ = grad.strides
         return _entries.Batch(
-            logits.ctypes.data,
+            _address(logits),
             x_sequence // size,
             x_row // size,
             g,
@@ -90,10 +88,8 @@ class Job:
     def compute(self) -> None:
         """Write :attr:`losses`, and the gradient to :attr:`grad` if there is one."""
         count, frames, classes = self._logits.shape
-        work = self._work()
-        few = count == 1 or (count < 2 * self._threads and work > 5 * _WORTH_A_THREAD * count)
-        if self._threads > 1 and work > _WORTH_A_THREAD and few:
-            sizes = (self._logits.dtype.name, frames, classes, self._labels.shape[1])
+        if by_halves.py_func(self._work(), count, self._threads):
+            sizes = (name_of(self._logits), frames, classes, self._labels.shape[1])
             share_halves(self._batch, self.losses, sizes, self._threads)
         else:
             self._share_sequences(_entries.sequences)
@@ -105,17 +101,18 @@ class Job:
     def _work(self) -> float:
         """Estimate of the nanoseconds that the batch takes one thread."""
         count, frames, classes = self._logits.shape
-        return count * frames * (20 + 0.4 * classes + 1.5 * (self._labels.shape[1] + 1))
+        estimate: float = work_of.py_func(count, frames, classes, self._labels.shape[1])
+        return estimate
 
     def _share_sequences(self, entry: Callable[..., None]) -> None:
         """Let each thread take one sequence after the other, the longest first."""
         count = self._logits.shape[0]
         order = _counting(count)
         work = partial(self._take_part, entry, np.zeros(1, dtype=np.int64))
-        if self._threads < 2 or count < 2 or self._work() < _WORTH_A_THREAD:
+        if self._threads < 2 or count < 2 or self._work() < WORTH_A_THREAD:
             work(order)
             return
-        cost = self._frames * (self._logits.shape[2] + 4 * self._counts)
+        cost = cost_of.py_func(self._frames, self._logits.shape[2], self._counts)
         if (cost != cost[0]).any():
             order = np.argsort(-cost, kind="stable")
         run_all([partial(work, order)] * min(self._threads, count), self._threads)
@@ -127,9 +124,16 @@ class Job:
         order: NDArray[np.int64],
     ) -> None:
         _, frames, classes = self._logits.shape
-        scratch = take(self._logits.dtype.name, frames, classes, self._labels.shape[1], halves=2)
+        labels = self._labels.shape[1]
+        scratch = take(name_of(self._logits), frames, classes, labels, halves=2)
         entry(self._batch, order, begun, self.losses, *scratch)
         give_back(scratch)
+
+
+def _address(array: NDArray[Any]) -> int:
+    """Where it begins; ``ctypes.data`` takes twice as long."""
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 @lru_cache(maxsize=64)

@@ -60,6 +60,7 @@ def compile_all(dtypes: tuple[str, ...] = ("float32", "float64")) -> Iterator[st
         ``"float32"``, ``"float64"``.
     """
     from ctcx_numba import kernels
+    from ctcx_numba._handlers import handler
 
     few = np.array([[1, 2]]), np.array([9]), np.array([2])
     for dtype in dtypes:
@@ -74,3 +75,5 @@ def compile_all(dtypes: tuple[str, ...] = ("float32", "float64")) -> Iterator[st
         lengths = np.array([3000]), np.array([2])
         kernels.loss_and_grad(logits, few[0], *lengths, blank=0, num_threads=3)
         yield f"{dtype}: one sequence on several threads"
+        handler(dtype)
+        yield f"{dtype}: for programs of JAX"

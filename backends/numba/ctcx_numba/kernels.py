@@ -6,6 +6,7 @@ from typing import Any
 
 from ctcx_numba._arrays import like_given
 from ctcx_numba._batch import Job
+from ctcx_numba._jax import call, is_jax
 
 __all__ = ["loss", "loss_and_grad", "softmax_only"]
 
@@ -37,7 +38,10 @@ def loss(
     array (N,)
         In nats; NaN for a sequence with a label, length or logit that is not allowed.
     """
-    job = Job(logits, labels, logit_lengths, label_lengths, blank, num_threads, gradient=False)
+    arrays = logits, labels, logit_lengths, label_lengths
+    if is_jax(logits):
+        return call(*arrays, blank=blank, num_threads=num_threads, gradient=False)
+    job = Job(*arrays, blank, num_threads, gradient=False)
     job.compute()
     return like_given(job.losses, logits)
 
@@ -63,7 +67,11 @@ def loss_and_grad(
     array (N,), array (N, T, C)
         Losses as from :func:`loss`, and the gradient of their sum, in the dtype of the logits.
     """
-    job = Job(logits, labels, logit_lengths, label_lengths, blank, num_threads, gradient=True)
+    arrays = logits, labels, logit_lengths, label_lengths
+    if is_jax(logits):
+        loss, grad = call(*arrays, blank=blank, num_threads=num_threads, gradient=True)
+        return loss, grad
+    job = Job(*arrays, blank, num_threads, gradient=True)
     job.compute()
     return like_given(job.losses, logits), like_given(job.grad, logits, dtype=logits.dtype)
 

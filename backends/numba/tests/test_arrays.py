@@ -28,7 +28,7 @@ def test_logits_are_read_where_they_are(batch, library):
     assert address(readable(logits)) == address(logits)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("library", ["numpy", "torch"])
 def test_the_gradient_is_not_copied(batch, library, monkeypatch):
     """It is given away as the memory that it was computed in."""
     jobs = []
@@ -111,11 +111,3 @@ def test_it_is_chosen_for_host_arrays(batch, library):
         ctcx.ctc_loss_and_grad(as_array(library, logits), labels, *lengths)
         ctcx.ctc_loss(as_array(library, logits), labels, *lengths)
     assert [run.backend for run in runs] == ["numba", "numba"]
-
-
-def test_under_jit_the_core_is_chosen(batch):
-    jax = pytest.importorskip("jax")
-    logits, labels, *lengths = batch(3, 20, 10, 5)
-    with ctcx.trace() as runs:
-        jax.jit(lambda x: ctcx.ctc_loss(x, labels, *lengths))(logits)
-    assert [run.backend for run in runs] == ["array-api"]

@@ -1,4 +1,4 @@
-"""PyTorch and JAX differentiate through this kernel, and through the core under ``jax.jit``."""
+"""PyTorch and JAX differentiate through this kernel, JAX under ``jax.jit`` too."""
 
 import numpy as np
 import pytest
@@ -29,12 +29,12 @@ def test_torch(logits, expected):
     np.testing.assert_allclose(x.grad, expected.grad, atol=1e-6)
 
 
-@pytest.mark.parametrize(("compiled", "backend"), [(False, "numba"), (True, "array-api")])
-def test_jax(logits, expected, compiled, backend):
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_jax(logits, expected, compiled):
     jax = pytest.importorskip("jax")
     function = jax.value_and_grad(lambda x: ctcx.ctc_loss(x, LABELS, reduction="mean"))
     with ctcx.trace() as runs:
         loss, grad = (jax.jit(function) if compiled else function)(jax.device_put(logits))
-    assert [(run.backend, run.operation) for run in runs] == [(backend, "loss_and_grad")]
+    assert [(run.backend, run.operation) for run in runs] == [("numba", "loss_and_grad")]
     np.testing.assert_allclose(loss, expected.loss, rtol=1e-6)
     np.testing.assert_allclose(grad, expected.grad, atol=1e-6)

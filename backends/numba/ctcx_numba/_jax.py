@@ -1,0 +1,100 @@
+"""The kernels on JAX's arrays, with values or without: a call of XLA's, in a program of JAX's."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+from ctcx.plugin import Decline
+from ctcx_numba._compiled import announce
+from ctcx_numba._threads import number_of_threads
+
+__all__ = ["call", "is_jax"]
+
+_VERSION = 1
+"""Of arguments and attributes. Programs that JAX has kept on disk name what they call."""
+
+
+def is_jax(array: Any) -> bool:
+    """Whether it is an array of JAX, or stands for one."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(array, jax.Array)
+
+
+def call(
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    *,
+    blank: int,
+    num_threads: int | None,
+    gradient: bool,
+) -> Any:
+    """Loss (N,), or loss and gradient (N, T, C): as :mod:`ctcx_numba.kernels`."""
+    program = _program(blank, number_of_threads(num_threads), gradient)
+    return program(logits, labels, logit_lengths, label_lengths)
+
+
+@cache
+def _program(blank: int, threads: int, gradient: bool) -> Any:  # noqa: FBT001 - part of the key
+    import jax
+
+    return jax.jit(partial(_call, blank, threads, gradient))
+
+
+def _call(
+    blank: int,
+    threads: int,
+    gradient: bool,  # noqa: FBT001 - bound above
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+) -> Any:
+    import jax
+
+    dtype = "float64" if logits.dtype == np.float64 else "float32"
+    shapes = [logits.shape[:1], logits.shape] if gradient else [logits.shape[:1]]
+    results = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    loss, *grad = jax.ffi.ffi_call(_target(dtype), results, vmap_method="broadcast_all")(
+        logits.astype(dtype),
+        labels,
+        logit_lengths,
+        label_lengths,
+        blank=np.int32(blank),
+        threads=np.int32(threads),
+    )
+    return (loss, grad[0].astype(logits.dtype)) if gradient else loss
+
+
+def _target(dtype: str) -> str:
+    """Tell XLA of the handler; returns what XLA calls it."""
+    name = f"ctcx_numba_{_VERSION}_{dtype}"
+    with _lock:  # a name stands for one function, once and for all
+        if dtype not in _known:
+            _known[dtype] = _registered(name, dtype)
+    return name
+
+
+_known: dict[str, Any] = {}
+_lock = threading.Lock()
+
+
+def _registered(name: str, dtype: str) -> Any:
+    import jax
+
+    from ctcx_numba._handlers import handler
+
+    announce(dtype)
+    function = handler(dtype)
+    try:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
+    except Exception as error:
+        msg = f"JAX {jax.__version__} takes no function of this kind: {error}"
+        raise Decline(msg) from error
+    return function  # whose code lives as long as it does

@@ -1,0 +1,69 @@
+"""From the losses of sequences to what a caller asked for, and the derivative of that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from ctcx._typing import Array, ArrayModule
+
+__all__ = ["PLAIN", "Reduction"]
+
+
+class Reduction(NamedTuple):
+    """How losses (N,) become the result of a call. Hashable; holds no array.
+
+    Attributes
+    ----------
+    kind
+        ``"none"``, ``"sum"``, ``"mean"`` or ``"mean_per_label"``.
+    zero
+        Whether an infinite loss counts as 0.
+    single
+        Whether the caller passed one sequence, without a batch axis.
+    """
+
+    kind: str
+    zero: bool
+    single: bool
+
+    def value(self, xp: ArrayModule, loss: Array, divisor: Array | int) -> Array:
+        """Result of the call; with what :meth:`divisor` says."""
+        if self.zero:
+            loss = xp.where(loss == float("inf"), xp.zeros_like(loss), loss)
+        return self.combined(xp, loss, divisor)
+
+    def combined(self, xp: ArrayModule, numbers: Array, divisor: Array | int) -> Array:
+        """Reduce numbers (N,), one for each sequence: the losses, or their derivatives."""
+        if self.kind == "none":
+            return numbers[0, ...] if self.single else numbers
+        if self.kind == "mean_per_label":
+            return xp.sum(numbers / divisor)
+        total = xp.sum(numbers)
+        return total if divisor == 1 else total / divisor
+
+    def spread(self, xp: ArrayModule, above: Array, loss: Array, divisor: Array | int) -> Array:
+        """Derivative with respect to each loss (N,), when ``above`` is the one of the result.
+
+        0 for an infinite loss, whatever is multiplied with it: its logits have no influence.
+        """
+        above = self.spread_evenly(above, divisor)
+        return xp.where(loss == float("inf"), xp.zeros_like(loss), above)
+
+    def spread_evenly(self, above: Array, divisor: Array | int) -> Array:
+        """Do the same where no loss is infinite; () if it is the same for all."""
+        return above / divisor if self.kind in ("mean", "mean_per_label") else above
+
+    def divisor(self, xp: ArrayModule, label_lengths: Array, dtype: Any) -> Array | int:
+        """What each sequence's loss is divided by before all are added up: a number, or (N,)."""
+        if self.kind in ("none", "sum"):
+            return 1
+        count: int = max(1, label_lengths.shape[0])
+        if self.kind == "mean":
+            return count
+        labels = xp.astype(xp.maximum(label_lengths, xp.ones_like(label_lengths)), dtype)
+        return labels if count == 1 else labels * count
+
+
+PLAIN = Reduction("none", zero=False, single=False)
+"""Leaves losses as they are."""
