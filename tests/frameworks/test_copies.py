@@ -30,9 +30,9 @@ def reached(monkeypatch):
     addresses = []
     real = _api.call
 
-    def call(problem, backend, arrays, options):
+    def call(problem, backend, arrays, *rest):
         addresses.append(address(arrays[0]))
-        return real(problem, backend, arrays, options)
+        return real(problem, backend, arrays, *rest)
 
     monkeypatch.setattr(_api, "call", call)
     return addresses
