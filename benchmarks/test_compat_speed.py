@@ -55,6 +55,20 @@ def on_tensorflow(function, logits, labels, frames, lengths):
     return call
 
 
+def on_tensorflow_graph(function, logits, labels, frames, lengths):
+    """The same in a ``tf.function``."""
+    x = tf.constant(logits)
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(function(labels, x, lengths, frames, logits_time_major=False))
+        return loss, tape.gradient(loss, x)
+
+    return lambda: tuple(each.numpy() for each in step(x))
+
+
 def on_jax(function, logits, labels, frames, lengths):
     """Compiled."""
     frame_padding = jnp.asarray(np.arange(logits.shape[1]) >= frames[:, None], dtype=jnp.float32)
@@ -98,6 +112,8 @@ CALLS = {
     ("torch", "ctcx"): (on_torch, torch_by_its_own_name),
     ("tensorflow", "original"): (on_tensorflow, tf.nn.ctc_loss),
     ("tensorflow", "ctcx.compat"): (on_tensorflow, compat_tensorflow.ctc_loss),
+    ("tf.function", "original"): (on_tensorflow_graph, tf.nn.ctc_loss),
+    ("tf.function", "ctcx.compat"): (on_tensorflow_graph, compat_tensorflow.ctc_loss),
     ("optax", "original"): (on_jax, optax.losses.ctc_loss),
     ("optax", "ctcx.compat"): (on_jax, compat_optax.ctc_loss),
     ("optax", "ctcx"): (on_jax_with_lengths, ctcx.ctc_loss),

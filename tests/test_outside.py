@@ -251,6 +251,15 @@ def test_the_tensorflow_js_example_passes():
     assert report.passed, report.summary()
 
 
+@pytest.mark.slow
+def test_the_timing_beside_tfjsctcloss_compares_results_first():
+    folder = EXAMPLES / "tfjsctcloss"
+    assert (folder / "node_modules").is_dir(), f"run npm install in {folder}"
+    command = [sys.executable, folder / "speed.py"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    assert printed.stdout.count(" times as fast\n") == 2
+
+
 WRONG_IN_JAVASCRIPT = {
     "blank-at-wrong-end": ("const states = [blank]", "blank = logits[0].length - 1 - blank; $&"),
     "repeat-transition-allowed": (" && k !== states[s - 2]", ""),
