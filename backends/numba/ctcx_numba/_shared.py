@@ -1,10 +1,10 @@
 """A whole call in compiled code, shared with the threads of XLA, which has called it.
 
 The work is cut as :mod:`ctcx_numba._batch` and :mod:`ctcx_numba._halves` cut it, so that the result
-is the same to the last bit. XLA's threads may come late, or never. So nobody waits for
-a thread that hasn't begun: the caller works on everything itself, then closes the door, and waits
-only for those that are inside. Arrays are touched inside only; the
-record of the work, which those who come too late still read, is freed by the last who may.
+is the same to the last bit. XLA's threads may come late, or never. So nobody waits for a thread
+that hasn't begun: the caller works on everything itself, then closes the door, and waits only for
+those that are inside. Arrays are touched inside only; the record of the work, which those who come
+too late still read, is freed by the last who may.
 """
 
 from __future__ import annotations
@@ -326,7 +326,7 @@ def compute(batch, losses, most, frame, functions, real, whole):
     frame
         That XLA has passed, to ask its threads by.
     functions
-        Addresses of C functions: one that calls :func:`taking`, one that calls :func:`visit`.
+        Addresses of C functions: one that :func:`taking` defines, one that calls :func:`visit`.
     real, whole
         dtypes of mantissas and of exponents.
     """
