@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from typing import Any
 
@@ -17,6 +18,7 @@ from ctcx_numba._simd import pointer, pointer_to
 __all__ = [
     "add",
     "allocate",
+    "ask_for_huge_pages",
     "call_at",
     "free",
     "function_named",
@@ -33,6 +35,30 @@ free = types.ExternalFunction("free", types.void(types.intp))
 yield_processor = types.ExternalFunction(
     "SwitchToThread" if os.name == "nt" else "sched_yield", types.int32()
 )
+
+_HUGE_PAGE = 2**21
+_ADVICE = getattr(mmap, "MADV_HUGEPAGE", None)
+_advise = types.ExternalFunction("madvise", types.int32(types.intp, types.uintp, types.int32))
+
+if _ADVICE is None:
+
+    @part
+    def ask_for_huge_pages(address, size):
+        """Do nothing: this system has none that a program could ask for."""
+
+else:
+
+    @part
+    def ask_for_huge_pages(address, size):
+        """Ask the system to map memory that nobody has used yet in huge pages.
+
+        Else it maps and zeroes page by page, on first touch, which for a large result takes longer
+        than computing it.
+        """
+        first = (address + _HUGE_PAGE - 1) // _HUGE_PAGE * _HUGE_PAGE
+        last = (address + size) // _HUGE_PAGE * _HUGE_PAGE
+        if last > first:
+            _advise(first, last - first, _ADVICE)
 
 
 @intrinsic

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ctcx_numba._addresses import function_named, numbers_at
+from ctcx_numba._addresses import ask_for_huge_pages, function_named, numbers_at
 from ctcx_numba._entries import Batch
 from ctcx_numba._jit import callback, part
 from ctcx_numba._shared import compute, taking, visit
@@ -53,6 +53,8 @@ def _handle(frame, take, real, whole):
         attribute(frame, 0),
     )
     losses = numbers_at(data_of(result(frame, 0)), (count,), real)
+    if with_gradient:
+        ask_for_huge_pages(batch.g, count * frames * classes * losses.itemsize)
     compute(batch, losses, attribute(frame, 1), frame, (take, _visit()), real, whole)
 
 

@@ -13,16 +13,29 @@ from ctcx.plugin import Decline
 from ctcx_numba._compiled import announce
 from ctcx_numba._threads import number_of_threads
 
-__all__ = ["call", "is_jax"]
+__all__ = ["belongs_in_a_program", "call", "is_jax"]
 
 _VERSION = 1
 """Of arguments and attributes. Programs that JAX has kept on disk name what they call."""
+
+_FRESH_FROM = 2**25
+"""Bytes from which on glibc gives memory back to the system as soon as it is free."""
 
 
 def is_jax(array: Any) -> bool:
     """Whether it is an array of JAX, or stands for one."""
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(array, jax.Array)
+
+
+def belongs_in_a_program(logits: Any) -> bool:
+    """Whether XLA should compute the gradient: while JAX traces it must; else if it isn't huge.
+
+    A call of XLA's takes less time than one from Python. But it writes to memory of XLA's, which is
+    fresh each time if it is huge; from Python it is kept: see :mod:`ctcx_numba._memory`.
+    """
+    jax = sys.modules["jax"]
+    return isinstance(logits, jax.core.Tracer) or logits.nbytes < _FRESH_FROM
 
 
 def call(

@@ -6,7 +6,7 @@ from typing import Any
 
 from ctcx_numba._arrays import like_given
 from ctcx_numba._batch import Job
-from ctcx_numba._jax import call, is_jax
+from ctcx_numba._jax import belongs_in_a_program, call, is_jax
 
 __all__ = ["loss", "loss_and_grad", "softmax_only"]
 
@@ -68,7 +68,7 @@ def loss_and_grad(
         Losses as from :func:`loss`, and the gradient of their sum, in the dtype of the logits.
     """
     arrays = logits, labels, logit_lengths, label_lengths
-    if is_jax(logits):
+    if is_jax(logits) and belongs_in_a_program(logits):
         loss, grad = call(*arrays, blank=blank, num_threads=num_threads, gradient=True)
         return loss, grad
     job = Job(*arrays, blank, num_threads, gradient=True)

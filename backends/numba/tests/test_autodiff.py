@@ -38,3 +38,28 @@ def test_jax(logits, expected, compiled):
     assert [(run.backend, run.operation) for run in runs] == [("numba", "loss_and_grad")]
     np.testing.assert_allclose(loss, expected.loss, rtol=1e-6)
     np.testing.assert_allclose(grad, expected.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_jax_differentiates_twice_in_both_modes(logits, compiled):
+    jax = pytest.importorskip("jax")
+    from jax.test_util import check_grads
+
+    def loss(x):
+        return ctcx.ctc_loss(x, LABELS, reduction="mean_per_label", backend="numba")
+
+    with jax.enable_x64(True):
+        x = jax.numpy.asarray(logits, dtype="float64")
+        check_grads(jax.jit(loss) if compiled else loss, (x,), order=2, atol=1e-6, rtol=1e-6)
+
+
+def test_jax_maps_gradients_over_batches(logits):
+    jax = pytest.importorskip("jax")
+
+    def loss(x):
+        return ctcx.ctc_loss(x, LABELS, reduction="mean", backend="numba")
+
+    stacked = jax.numpy.stack([logits, 2 * logits])
+    mapped = jax.jit(jax.vmap(jax.grad(loss)))(stacked)
+    for one, x in zip(mapped, stacked, strict=True):
+        np.testing.assert_array_equal(one, jax.jit(jax.grad(loss))(x))
