@@ -122,7 +122,7 @@ def test_in_a_loop_and_at_the_same_time_as_others(batch):
             loss, grad = kernels.loss_and_grad(x * scale, *rest, blank=0)
             return carry + grad, loss
 
-        return jax.lax.scan(step, jnp.zeros_like(x), jnp.ones(8))
+        return jax.lax.scan(step, jnp.zeros_like(x), jnp.ones(8, x.dtype))
 
     results = [many(*on_device) for _ in range(6)]
     for total, losses in results:
