@@ -98,19 +98,27 @@ def _namespace_name(xp: ArrayModule) -> str:
 
 
 def device_of(array: Array) -> Any:
-    """The device, as the library itself has it; None while JAX traces."""
-    # What array_api_compat.device does, which takes a microsecond to see whose array it is.
-    return array.device if library_name(array) == "torch" else array_api_compat.device(array)
+    """The device, as the library itself has it.
+
+    None where there isn't one: while JAX traces, and for arrays of JAX that are spread over several.
+    """
+    if library_name(array) == "torch":  # compat takes a microsecond to see whose array it is
+        return array.device
+    device = array_api_compat.device(array)
+    jax = sys.modules.get("jax")
+    spread = jax is not None and isinstance(device, jax.sharding.Sharding)
+    return None if spread else device
 
 
 def device_name(array: Array) -> str:
     """Name of the device as the library says it.
 
-    While JAX traces it doesn't say: then ``"cpu"`` where JAX has no other kind, else ``"unknown"``.
+    Where there isn't one, it is ``"cpu"`` if JAX has no other kind, else ``"unknown"``.
     """
     device = device_of(array)
     if device is None:
-        return "cpu" if any_traced(array) and _has_only_cpus() else "unknown"
+        known = library_name(array) == "jax.numpy" and _has_only_cpus()
+        return "cpu" if known else "unknown"
     if _is_cupy_device(device):
         return f"cuda:{device.id}"
     return device if isinstance(device, str) else _device_label(device)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat
 import numpy as np
 
-from ctcx._arrays import is_numpy
+from ctcx._arrays import device_of, is_numpy
 from ctcx._errors import CTCInputError
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ def _small_ok(
     lengths_ok = lengths_ok & (label_lengths >= 0) & (label_lengths <= width)
     if width == 0:
         return xp.all(lengths_ok)
-    position = xp.arange(
-        0, width, dtype=label_lengths.dtype, device=array_api_compat.device(labels)
-    )
+    position = xp.arange(0, width, dtype=label_lengths.dtype, device=device_of(labels))
     unused = position[None, :] >= label_lengths[:, None]
     fine = (labels >= 0) & (labels < classes) & (labels != blank)
     return xp.all((fine | unused) & lengths_ok[:, None])
@@ -123,7 +121,7 @@ def _logits_ok(call: Prepared) -> Array:
     """
     xp, logits = call.facts.xp, call.logits
     if 0 in logits.shape:
-        return xp.ones((), dtype=xp.bool, device=array_api_compat.device(logits))
+        return xp.ones((), dtype=xp.bool, device=device_of(logits))
     limit = float("inf")
     host_lengths = call.host_logit_lengths
     if call.full_frames or (host_lengths is not None and (host_lengths == logits.shape[1]).all()):
@@ -132,7 +130,7 @@ def _logits_ok(call: Prepared) -> Array:
         0,
         logits.shape[1],
         dtype=call.logit_lengths.dtype,
-        device=array_api_compat.device(logits),
+        device=device_of(logits),
     )
     outside = frames[None, :] >= call.logit_lengths[:, None]
     return xp.all((xp.max(logits, axis=2) < limit) | outside)

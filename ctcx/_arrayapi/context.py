@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat
 
+from ctcx._arrays import device_of
+
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
 
@@ -28,7 +30,7 @@ class Context(NamedTuple):
         """float64 for float64 logits, else float32; indices as the labels have them."""
         xp = array_api_compat.array_namespace(logits)
         dtype = xp.float64 if logits.dtype == xp.float64 else xp.float32
-        return cls(xp, array_api_compat.device(logits), dtype, labels.dtype)
+        return cls(xp, device_of(logits), dtype, labels.dtype)
 
     def full(self, shape: tuple[int, ...], value: float) -> Array:
         """Floating-point array of one value."""
