@@ -100,7 +100,7 @@ def _namespace_name(xp: ArrayModule) -> str:
 def device_of(array: Array) -> Any:
     """The device, as the library itself has it.
 
-    None where there isn't one: while JAX traces, and for arrays of JAX that are spread over several.
+    None where there isn't one: while JAX traces, and for its arrays that are spread over several.
     """
     if library_name(array) == "torch":  # compat takes a microsecond to see whose array it is
         return array.device

@@ -77,9 +77,9 @@ class Problem:
     namespace
         Name of the array library: ``"numpy"``, ``"cupy"``, ``"torch"``, ``"jax.numpy"``, ...
     device
-        The device as the library names it: ``"cpu"``, ``"cuda:0"``, ... Where there isn't one, while
-        JAX traces and for arrays spread over several, ``"cpu"`` if JAX has no other kind of device,
-        else ``"unknown"``.
+        The device as the library names it: ``"cpu"``, ``"cuda:0"``, ... Where there isn't one, as
+        while JAX traces and for arrays spread over several, ``"cpu"`` if JAX has no other kind of
+        device, else ``"unknown"``.
     dtype
         Of the logits: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
     N, T, C, S
