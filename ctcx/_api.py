@@ -28,7 +28,7 @@ __all__ = [
     "ctc_loss_and_grad",
     "explain",
     "run",
-    "scale_of",
+    "scaled",
 ]
 
 ReductionName = Literal["none", "sum", "mean", "mean_per_label"]
@@ -210,7 +210,7 @@ def ctc_loss_and_grad(
     how = _reduction(prepared, options)
     feasible = loss != float("inf")
     if reduction in ("mean", "mean_per_label"):
-        grad *= scale_of(prepared, how, grad)
+        grad = scaled(prepared, how, grad, reuse=True)
     loss = _finished(prepared, how, loss)
     if prepared.single:
         return LossAndGrad(loss, grad[0, ...], feasible[0, ...])
@@ -397,7 +397,19 @@ def _raise_infeasible(feasible: Array, prepared: Prepared) -> None:
     raise InfeasibleError(msg, sequences=bad)
 
 
-def scale_of(prepared: Prepared, reduction: Reduction, grad: Array) -> Array | float:
-    """What each sequence's gradient is multiplied by: a number, or (N, 1, 1)."""
-    divisor = reduction.divisor(prepared.facts.xp, prepared.label_lengths, grad.dtype)
-    return 1.0 / (divisor if isinstance(divisor, int) else divisor[:, None, None])
+def scaled(prepared: Prepared, reduction: Reduction, array: Array, *, reuse: bool = False) -> Array:
+    """Divide (N, T, C), one block a sequence, by what the reduction divides losses by.
+
+    ``reuse``: the array isn't needed any more. Half precision isn't used for it, which has no
+    numbers as small as it takes for many sequences of many labels.
+    """
+    xp = prepared.facts.xp
+    wide = xp.float64 if array.dtype == xp.float64 else xp.float32
+    divisor = reduction.divisor(xp, prepared.label_lengths, wide)
+    scale = 1.0 / (divisor if isinstance(divisor, int) else divisor[:, None, None])
+    if array.dtype != wide and not isinstance(scale, float):
+        return xp.astype(xp.astype(array, wide) * scale, array.dtype)
+    if reuse:
+        array *= scale
+        return array
+    return array * scale

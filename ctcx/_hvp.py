@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from array_api_compat import device
 
-from ctcx._api import Options, run, scale_of
+from ctcx._api import Options, run, scaled
 from ctcx._arrays import (
     any_traced,
     describe,
@@ -111,7 +111,7 @@ def ctc_hvp(
     product = second(prepared.blank, *arrays)
     if reduction in {"mean", "mean_per_label"}:
         how = Reduction(reduction, zero=False, single=single)
-        product = product * scale_of(prepared, how, product)
+        product = scaled(prepared, how, product)
     if single:
         return product[0, ...]
     return xp.permute_dims(product, (1, 0, 2)) if swap else product

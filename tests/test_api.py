@@ -193,3 +193,21 @@ def test_more_logits_than_indices_can_count_are_declined():
     labels = jax.ShapeDtypeStruct((1, 4), np.int32)
     with pytest.raises(ctcx.BackendError, match=r"3000 x 1000000 logits .* \(2147483647\)"):
         jax.eval_shape(ctcx.ctc_loss_and_grad, logits, labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_mean_over_many_sequences_of_many_labels_in_half_precision(dtype):
+    """2,000 sequences of 40 labels: more labels than float16 has numbers."""
+    logits, labels, *lengths = random_problem(0, 2000, 44, 4, 40)
+    lengths[0][:], lengths[1][:] = 44, 40
+    labels = np.arange(40)[None, :] % 3 + np.ones((2000, 1), dtype=int)
+    logits = torch.tensor(logits).to(dtype)
+    grad = ctcx.ctc_loss_and_grad(
+        logits, labels, *lengths, reduction="mean_per_label", backend="array-api"
+    ).grad
+    expected = ctcx.ctc_loss_and_grad(
+        logits.double(), labels, *lengths, reduction="mean_per_label", backend="array-api"
+    ).grad
+    assert grad.dtype == dtype
+    assert expected.abs().max() > 1e-6
+    np.testing.assert_allclose(grad.double(), expected, atol=2e-7, rtol=0.02)
