@@ -405,9 +405,10 @@ def scaled(prepared: Prepared, reduction: Reduction, array: Array, *, reuse: boo
     """
     xp = prepared.facts.xp
     wide = xp.float64 if array.dtype == xp.float64 else xp.float32
-    divisor = reduction.divisor(xp, prepared.label_lengths, wide)
-    scale = 1.0 / (divisor if isinstance(divisor, int) else divisor[:, None, None])
-    if array.dtype != wide and not isinstance(scale, float):
+    divisor: Array = reduction.divisor(xp, prepared.label_lengths, wide)
+    one_for_all = isinstance(divisor, int)
+    scale = 1.0 / (divisor if one_for_all else divisor[:, None, None])
+    if array.dtype != wide and not one_for_all:
         return xp.astype(xp.astype(array, wide) * scale, array.dtype)
     if reuse:
         array *= scale
