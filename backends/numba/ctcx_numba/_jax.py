@@ -11,7 +11,6 @@ import numpy as np
 
 from ctcx.plugin import Decline
 from ctcx_numba._compiled import announce
-from ctcx_numba._threads import number_of_threads
 
 __all__ = ["belongs_in_a_program", "call", "is_jax"]
 
@@ -45,11 +44,11 @@ def call(
     label_lengths: Any,
     *,
     blank: int,
-    num_threads: int | None,
+    num_threads: int,
     gradient: bool,
 ) -> Any:
     """Loss (N,), or loss and gradient (N, T, C): as :mod:`ctcx_numba.kernels`."""
-    program = _program(blank, number_of_threads(num_threads), gradient)
+    program = _program(blank, num_threads, gradient)
     return program(logits, labels, logit_lengths, label_lengths)
 
 

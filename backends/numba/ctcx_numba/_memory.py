@@ -17,12 +17,12 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MOST_KEPT", "empty_like", "forget", "has_huge_pages", "kept_bytes"]
+__all__ = ["KEPT_FROM", "MOST_KEPT", "empty_like", "forget", "has_huge_pages", "kept_bytes"]
 
 MOST_KEPT = 2**29
 """Bytes that are kept at most while no array uses them."""
 
-_SMALLEST = 2**18
+KEPT_FROM = 2**18
 """Bytes below which NumPy's own memory is as fast."""
 
 _HUGE_PAGE = 2**21
@@ -85,7 +85,7 @@ def empty_like(array: NDArray[Any]) -> NDArray[Any]:
     frames_outside = abs(array.strides[1]) > abs(array.strides[0])
     axes = (1, 0, 2) if frames_outside else (0, 1, 2)
     shape = tuple(array.shape[axis] for axis in axes)
-    if array.nbytes < _SMALLEST or not hasattr(mmap, "MAP_PRIVATE"):
+    if array.nbytes < KEPT_FROM or not hasattr(mmap, "MAP_PRIVATE"):
         result = np.empty(shape, dtype=array.dtype)
     else:
         result = np.asarray(_Lease(_piece(array.nbytes), shape, array.dtype))

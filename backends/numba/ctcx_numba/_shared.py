@@ -32,7 +32,7 @@ from ctcx_numba._simd import above, lanes
 from ctcx_numba._work import WORTH_A_THREAD, by_halves, cost_of, work_of
 from ctcx_numba._xla import ask
 
-__all__ = ["compute", "taking", "visit"]
+__all__ = ["compute", "scratch_for", "taking", "visit"]
 
 _SEQUENCES, _FORTH, _BACK = range(3)
 
@@ -101,6 +101,12 @@ def _scratch(sizes, times, real, whole):
         _aligned(times * sizes[3], np.float64),
         _aligned(times * sizes[4], real),
     )
+
+
+@part
+def scratch_for(batch, halves, real, whole):
+    """Scratch arrays for so many halves of sequences, as :func:`ctcx_numba._entries.sequences`."""
+    return _scratch(_sizes(batch, halves, real), 1, real, whole)
 
 
 @part
@@ -201,7 +207,7 @@ def taking(real, whole):
             order = carray(words(r[_TASKS]), (r[_NUMBER],))
             begun = carray(above(r, _BEGUN), (1,))
             losses = numbers_at(r[_LOSSES], (r[_COUNT],), real)
-            scratch = _scratch(_sizes(batch, 2, real), 1, real, whole)
+            scratch = scratch_for(batch, 2, real, whole)
             sequences(batch, order, begun, losses, *scratch)
             return 0
         excesses = numbers_at(r[_EXCESSES], (r[_NUMBER],), np.float64)

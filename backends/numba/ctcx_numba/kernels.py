@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ctcx_numba import _small
 from ctcx_numba._arrays import like_given
 from ctcx_numba._batch import Job
 from ctcx_numba._jax import belongs_in_a_program, call, is_jax
+from ctcx_numba._threads import number_of_threads
 
 __all__ = ["loss", "loss_and_grad", "softmax_only"]
 
@@ -39,9 +41,12 @@ def loss(
         In nats; NaN for a sequence with a label, length or logit that is not allowed.
     """
     arrays = logits, labels, logit_lengths, label_lengths
+    threads = number_of_threads(num_threads)
     if is_jax(logits):
-        return call(*arrays, blank=blank, num_threads=num_threads, gradient=False)
-    job = Job(*arrays, blank, num_threads, gradient=False)
+        return call(*arrays, blank=blank, num_threads=threads, gradient=False)
+    if (found := _small.compute(*arrays, blank, gradient=False)) is not None:
+        return found[0]
+    job = Job(*arrays, blank, threads, gradient=False)
     job.compute()
     return like_given(job.losses, logits)
 
@@ -68,10 +73,13 @@ def loss_and_grad(
         Losses as from :func:`loss`, and the gradient of their sum, in the dtype of the logits.
     """
     arrays = logits, labels, logit_lengths, label_lengths
+    threads = number_of_threads(num_threads)
     if is_jax(logits) and belongs_in_a_program(logits):
-        loss, grad = call(*arrays, blank=blank, num_threads=num_threads, gradient=True)
+        loss, grad = call(*arrays, blank=blank, num_threads=threads, gradient=True)
         return loss, grad
-    job = Job(*arrays, blank, num_threads, gradient=True)
+    if (found := _small.compute(*arrays, blank, gradient=True)) is not None:
+        return found
+    job = Job(*arrays, blank, threads, gradient=True)
     job.compute()
     return like_given(job.losses, logits), like_given(job.grad, logits, dtype=logits.dtype)
 
