@@ -102,12 +102,21 @@ def device_of(array: Array) -> Any:
 
     None where there isn't one: while JAX traces, and for its arrays that are spread over several.
     """
-    if library_name(array) == "torch":  # compat takes a microsecond to see whose array it is
+    # compat takes microseconds to see whose array it is, and JAX to make up its own answer.
+    library = library_name(array)
+    if library == "torch":
         return array.device
+    if library == "jax.numpy" and not any_traced(array):
+        return _only_device(array.sharding)
     device = array_api_compat.device(array)
-    jax = sys.modules.get("jax")
-    spread = jax is not None and isinstance(device, jax.sharding.Sharding)
-    return None if spread else device
+    return None if library == "jax.numpy" and not hasattr(device, "platform") else device
+
+
+@lru_cache(maxsize=256)
+def _only_device(sharding: Any) -> Any:
+    """Where an array of JAX's is, if that is one device."""
+    devices = sharding.device_set
+    return next(iter(devices)) if len(devices) == 1 else None
 
 
 def device_name(array: Array) -> str:
