@@ -92,7 +92,7 @@ def test_reductions_and_their_gradients(reduction, plain):
 def test_the_mean_per_label_is_torchs_mean():
     logits, labels, logit_lengths, label_lengths = (torch.tensor(a) for a in PROBLEM)
     theirs = torch.nn.functional.ctc_loss(
-        logits.log_softmax(-1).swapaxes(0, 1), labels, logit_lengths, label_lengths
+        logits.double().log_softmax(-1).swapaxes(0, 1), labels, logit_lengths, label_lengths
     )
     ours = ctcx.ctc_loss(*PROBLEM, reduction="mean_per_label")
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6)

@@ -358,6 +358,18 @@ def workers_in(directory):
     return found
 
 
+@pytest.fixture
+def answers_ctrl_c():
+    """Processes started now answer to SIGINT, also where this one ignores it.
+
+    A shell starts what runs in its background with SIGINT ignored, and that is inherited.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("answers_ctrl_c")
 def test_ctrl_c_keeps_what_was_measured(planted, tmp_path):
     some = ["--workload", "notebook-fixture", "--workload", "planted-case", "--output", "cut"]
     chosen = ["--backend", "array-api", "--backend", "sleeping"]
