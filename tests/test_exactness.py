@@ -185,3 +185,41 @@ def test_what_underflows_in_a_small_problem_is_computed_again(dtype, recursion):
     lengths = np.array([8])
     assert small.is_small(1, 8, 9, 8) == (recursion == "as it comes")
     check(logits, labels, lengths, lengths, dtype=dtype)
+
+
+@pytest.mark.parametrize(("confidence", "loss"), [(14.0, 842.2014), (12.0, 714.2150)])
+def test_what_underflows_where_the_directions_meet(dtype, confidence, loss):
+    """Sure of the last label in the first half and of the first one in the second half."""
+    labels = np.arange(1, 41)[None, :]
+    logits = np.zeros((1, 64, 41), dtype=dtype)
+    logits[0, :32, 40] = confidence
+    logits[0, 32:, 1] = confidence
+    result = check(logits, labels, np.array([64]), np.array([40]), dtype=dtype)
+    assert result.feasible.all()
+    np.testing.assert_allclose(result.loss, loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [1, 16, 40, 52, 53])
+def test_confident_logits_and_labels_that_hardly_fit(dtype, seed):
+    rng = np.random.default_rng(seed)
+    count, classes = int(rng.integers(30, 64)), int(rng.integers(5, 60))
+    logits = (rng.standard_normal((1, 64, classes)) * 8).astype(dtype)
+    labels = rng.integers(1, classes, size=(1, count))
+    check(logits, labels, np.array([64]), np.array([count]), dtype=dtype)
+
+
+@pytest.mark.parametrize("seed", range(40, 80))
+def test_sure_of_one_class_for_a_while_and_then_of_another(dtype, seed):
+    """In any order, so that the path lies far below the best state for hundreds of frames."""
+    rng = np.random.default_rng(seed)
+    frames = int(rng.integers(33, 160))
+    count = int(rng.integers(frames // 4, frames))
+    confidence = float(rng.choice([8, 12, 14, 20, 40, 100, 300]))
+    logits = np.zeros((1, frames, count + 1), dtype=dtype)
+    frame = 0
+    while frame < frames:
+        until = frame + int(rng.integers(1, 40))
+        logits[0, frame:until, rng.integers(0, count + 1)] = confidence
+        frame = until
+    labels = np.arange(1, count + 1)[None, :]
+    check(logits, labels, np.array([frames]), np.array([count]), dtype=dtype)

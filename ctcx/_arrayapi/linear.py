@@ -1,17 +1,31 @@
-r"""The recursion in plain float64 probabilities: fast, and checked afterwards.
+r"""The recursion in plain float64 probabilities: fast, and proved afterwards to be right.
 
-A frame takes seven operations instead of thirty, and no exponentials. Each row is scaled to a
-largest state of 1 at the start of a block of frames, and states below ``_LOST`` are dropped there.
-A state far below the best can be the only way through later, so what is dropped may matter. Whether
-it did is told at the end, for certain:
+A frame takes seven operations instead of thirty, and no exponentials. Emissions are relative to
+the largest of each frame, so at most 1. A row (one direction of a sequence) is scaled to a largest
+state of 1 at the start of each block of ``B`` frames, in which a state grows to ``3**B`` at most.
 
-Emissions are at most 1, so in a block of B frames a state grows by less than 3**B. What is dropped
-in one direction is less than ``_LOST * 3**B`` in the units of its block, and it meets states of the
-other direction that are less than 3**B in the units of theirs. If all that meets at that frame,
-the likelihood in the same units, is at least ``_LEAST``, then what was dropped is less than
-``_LOST * 9**B / _LEAST`` < 1e-24 of it. If that holds at every frame, the result is right to the
-last digit. If it doesn't (very long sequences, extreme logits), nothing is wrong yet: the caller
-computes again with :mod:`ctcx._arrayapi.lattice`, which needs no such condition.
+**What could be lost.** A state far below the best can be the only way through later. So nothing is
+ever dropped: every state of a row gets ``floor`` added at the start of a block, reachable or not.
+What underflows within a block is less than ``_LOST`` in the units of that block (each of its
+products is rounded by at most 2**-1075, which grows by at most 3**B), and ``floor`` is chosen so
+that it is more than that, whatever the new units are. So at the start of a block every state is at
+least what it is in truth, in both directions.
+
+**What was added.** At a frame let A be the states of one direction after the emission and B the
+inflow of the other one, in the units of their blocks, so that ``sum(A * B)`` is the likelihood L in
+the product of these units. The floor at the start of A's block adds less than ``3 * floor`` to a
+state at the first frame of the block, so less than ``3 * floor * sum(B)`` to L. Likewise the floor
+of B's block adds less than ``3 * floor * sum(A)`` at the last frame, which is B's first. What one
+direction adds is weighed with all that the other one holds, its own additions among it, so no path
+goes uncounted. Where both are less than ``_PART * L`` in every block, all that was added is less
+than ``_PART`` times the number of blocks, 128 at most: 1e-16 of the likelihood, of the loss, and
+of each occupancy. What underflows within a block changes its L by less than
+``(2 S + 1) * 6 * 3**B * _LOST``, for which it is enough that L is at least ``_LEAST``.
+
+So where the conditions hold, L is right to the last digit. It is then above 0, which proves that
+some path emits the labels. Where they don't hold (very long sequences, extreme logits, masked
+labels, NaN), nothing is wrong yet: the caller computes again with :mod:`ctcx._arrayapi.lattice`,
+which needs no conditions.
 
 The answer to that question has to be read, so this is only for libraries whose values lie in the
 host's memory (:attr:`ctcx._arrayapi.loops.Loop.reads_values`).
@@ -34,8 +48,11 @@ LONGEST = 2048
 """More frames than this are hardly ever trusted, so they aren't tried."""
 
 _FRAMES_A_BLOCK = 32
-_LOST = 1e-250
-_LEAST = 1e-195
+_FLOOR = 1e-200
+"""At least this is added to states. Far above subnormal numbers, which are slow."""
+_LOST = 1e-306
+_PART = 1e-18
+_LEAST = 1e-260
 _TINY = 1e-300
 
 
@@ -95,52 +112,62 @@ def occupancies(
     blank = xp.astype(start, dtype)
     states = _States(blank * 0.0, blank)
     zero = blank[:, :1] * 0.0
-    scale, flows, tops = zero, [], []
+    scale, floor = zero, zero  # the start is exact
+    flows, tops, floors = [], [], []
     for first in range(0, half, _FRAMES_A_BLOCK):
-        states, factor = _rescaled(states, xp)
+        if first:
+            states, factor, floor = _rescaled(states, xp)
+            scale = scale + factor
         logits = source.logits(first, min(_FRAMES_A_BLOCK, half - first), all_full=all_full)
         top = _largest(logits, xp)
-        tops.append(top)
         emissions = _emissions(logits, top, xp)
-        scale = scale + factor + xp.sum(top, axis=0)
+        scale = scale + xp.sum(top, axis=0)
+        tops.append(top)
+        floors.append(floor)
         for frame in range(emissions.label.shape[0]):
             flow = _inflow(states, may_skip, zero, xp)
             states = _emit(flow, emissions, frame)
             flows.append(flow)
-    ahead = _inflow(states, may_skip, zero, xp)
-    taken_off = xp.astype(offset, dtype)[:, None] * steps
-    total = _likelihood(states, ahead, scale, taken_off, context)
 
     rows = zero.shape[0] // 2
     early: list[Array] = []
     late: list[Array] = []
-    least = zero[0, 0] + 1.0
-    first = half
+    first, likelihoods = half, zero
     while tops:
         top = xp.flip(tops.pop())  # these frames, as the other direction saw them
-        states, _ = _rescaled(states, xp)
+        states, factor, floor = _rescaled(states, xp)
         logits = source.logits(first, top.shape[0], all_full=all_full)
         emissions = _emissions(logits, top, xp)
-        first += top.shape[0]
+        added = floor * xp.flip(_sum(flows[-1], xp))
         labels, blanks = [], []
         for frame in range(emissions.label.shape[0]):
             states = _emit(_inflow(states, may_skip, zero, xp), emissions, frame)
             other = flows.pop()
             labels.append(states.label[:, :-1] * xp.flip(other.label[:, :-1]))
             blanks.append(states.blank * xp.flip(other.blank))
+        added = added + xp.flip(floors.pop()) * _sum(states, xp)
         label = xp.stack(labels)
         blank = xp.sum(xp.stack(blanks), axis=2, keepdims=True)
         # In one block's units the likelihood is the same at every frame.
         whole = xp.sum(label[0, :, :], axis=1, keepdims=True) + blank[0, :, :]
-        least = xp.minimum(least, xp.min(xp.where(possible, whole, 1.0)))
-        part = 1.0 / xp.maximum(whole, _TINY)
+        fine = (whole >= _LEAST) & (_PART * whole >= 3.0 * added)
+        if not bool(xp.all(fine | ~possible)):
+            return None
+        whole = xp.maximum(whole, _TINY)
+        if first == half:
+            likelihoods = xp.log(whole) + factor + scale + xp.flip(scale)
+        first += top.shape[0]
+        part = 1.0 / whole
         label, blank = context.cast(label * part), context.cast(blank * part)
         late.append(xp.concat([label[:, :rows, :], blank[:, :rows, :]], axis=2))
         # The backward direction goes from the middle to the first frame.
         turned = [xp.flip(label[:, rows:, :]), xp.flip(blank[:, rows:, :])]
         early.append(xp.concat(turned, axis=2))
-    if not bool(least >= _LEAST):
-        return None
+    taken_off = xp.astype(offset, dtype)[:, None] * steps
+    logarithm = likelihoods[:rows, :] - taken_off
+    exponent = xp.round(logarithm)
+    mantissa = xp.exp(logarithm - exponent)
+    total = Likelihood(context.cast(exponent), context.cast(mantissa), possible[:rows, :])
     return xp.concat([*reversed(early), *late]), total
 
 
@@ -157,19 +184,21 @@ def _emit(flow: _States, emissions: _Emissions, frame: int) -> _States:
     )
 
 
-def _rescaled(states: _States, xp: ArrayModule) -> tuple[_States, Array]:
-    """Divide each row by its largest state and drop what is lost; and the logarithm of that."""
+def _sum(states: _States, xp: ArrayModule) -> Array:
+    """Sum over all states of each row, (M, 1)."""
+    label = xp.sum(states.label[:, :-1], axis=1, keepdims=True)
+    return label + xp.sum(states.blank, axis=1, keepdims=True)
+
+
+def _rescaled(states: _States, xp: ArrayModule) -> tuple[_States, Array, Array]:
+    """Divide each row by its largest state; the logarithm of that; and what is added to each."""
     top = xp.maximum(
         xp.max(states.label[:, :-1], axis=1, keepdims=True),
         xp.max(states.blank, axis=1, keepdims=True),
     )
     top = xp.maximum(top, _TINY)
-
-    def kept(array: Array) -> Array:
-        array = array / top
-        return array * xp.astype(array > _LOST, array.dtype)
-
-    return _States(kept(states.label), kept(states.blank)), xp.log(top)
+    floor = xp.maximum(_LOST / top, _FLOOR)
+    return _States(states.label / top + floor, states.blank / top + floor), xp.log(top), floor
 
 
 def _largest(logits: Array, xp: ArrayModule) -> Array:
@@ -182,19 +211,3 @@ def _largest(logits: Array, xp: ArrayModule) -> Array:
 def _emissions(logits: Array, top: Array, xp: ArrayModule) -> _Emissions:
     label = xp.exp(xp.astype(logits, xp.float64) - top)
     return _Emissions(label, label[..., -1:])
-
-
-def _likelihood(
-    states: _States, ahead: _States, scale: Array, taken_off: Array, context: Context
-) -> Likelihood:
-    """Of the forward rows, where they meet the backward ones in the middle."""
-    xp = context.xp
-    rows = scale.shape[0] // 2
-    label = states.label[:, :-1] * xp.flip(ahead.label[:, :-1])
-    blank = states.blank * xp.flip(ahead.blank)
-    met = xp.sum(label, axis=1, keepdims=True) + xp.sum(blank, axis=1, keepdims=True)
-    logarithm = xp.log(xp.maximum(met, _TINY)) + scale + xp.flip(scale)
-    logarithm = logarithm[:rows, :] - taken_off
-    exponent = xp.round(logarithm)
-    mantissa = xp.exp(logarithm - exponent)
-    return Likelihood(context.cast(exponent), context.cast(mantissa), met[:rows, :] > 0.0)
