@@ -5,14 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ctcx._arrays import is_numpy
 from ctcx._autodiff.adapters import adapter_for, is_torch_compiling
 from ctcx._autodiff.unit import Unit
 from ctcx._descriptors import Feature, Operation, Problem
 from ctcx._errors import CTCInputError, InfeasibleError
 from ctcx._prepare import Prepared, prepare
 from ctcx._reduction import PLAIN, Reduction
+from ctcx._results import are_losses, losses_fault
 from ctcx._select import Decision, call, explain_problem, select
-from ctcx._validate import check_losses, check_values
+from ctcx._validate import check_values, locate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,8 +104,9 @@ def ctc_loss(
     backend : str, optional
         That backend or an error; default: see :func:`ctcx.use_backend` and :func:`ctcx.explain`.
     validate : bool
-        False skips the checks of values, which cost one pass and one synchronisation. They are
-        skipped anyway where values can't be read, as under ``jax.jit``.
+        False skips the checks of values, of the input and of the losses, which cost one pass and
+        wait for the device. They are skipped anyway where values can't be read, as under
+        ``jax.jit``.
 
     Returns
     -------
@@ -330,10 +333,13 @@ def _compute(options: Options, operation: Operation, prepared: Prepared) -> Any:
         decision,
     )
     loss = result if operation == "loss" else result[0]
-    if left_to_kernel and _checks_values(decision):
-        check_losses(prepared, loss, time_major=options.time_major)
-    elif left_to_kernel:  # that one declined, and another one has computed
+    if left_to_kernel and not _checks_values(decision):
+        # The kernel that checks values declined, and another one has computed.
         check_values(prepared, time_major=options.time_major)
+    if validate and not are_losses(loss, prepared.facts):
+        if left_to_kernel:
+            locate(prepared, time_major=options.time_major)
+        raise losses_fault(loss, prepared.facts, decision)
     if options.infeasible == "raise":
         _raise_if_infeasible(loss, prepared)
     return result
@@ -410,7 +416,7 @@ def scaled(prepared: Prepared, reduction: Reduction, array: Array, *, reuse: boo
     scale = 1.0 / (divisor if one_for_all else divisor[:, None, None])
     if array.dtype != wide and not one_for_all:
         return xp.astype(xp.astype(array, wide) * scale, array.dtype)
-    if reuse:
+    if reuse and not (is_numpy(array) and not array.flags.writeable):  # as others' memory may be
         array *= scale
         return array
     return array * scale

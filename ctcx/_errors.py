@@ -6,6 +6,7 @@
     * BackendError (RuntimeError): no backend could be used; the message has the table of candidates
         * UnknownBackendError: a name that nobody registered
         * BackendRejectedError: the named backend can't take this call, with the reason
+    * KernelError (RuntimeError): a kernel returned something wrong, or tried to end the process
     * PluginError: a plugin is broken (raised only under CTCX_STRICT_PLUGINS=1)
 
 Warnings: PluginWarning (UserWarning), once for each plugin that could not be used.
@@ -19,6 +20,7 @@ __all__ = [
     "CTCError",
     "CTCInputError",
     "InfeasibleError",
+    "KernelError",
     "PluginError",
     "PluginWarning",
     "UnknownBackendError",
@@ -84,6 +86,30 @@ class UnknownBackendError(BackendError):
 
 class BackendRejectedError(BackendError):
     """The backend that was named can't take this call."""
+
+
+class KernelError(CTCError, RuntimeError):
+    """A kernel has a fault: the message says what it returned, and what was expected.
+
+    The result of every kernel is looked at before the caller gets it: library, device, shape and
+    dtype; where values are checked, also that no loss is NaN or negative. The same error stands
+    for ``SystemExit`` and other exceptions of a kernel that would end the process.
+
+    Attributes
+    ----------
+    backend : str
+        Name of the backend.
+    provenance : str
+        Distribution and version of its plugin, such as ``"ctcx-numba 0.2"``.
+    operation : str
+        ``"loss"`` or ``"loss_and_grad"``.
+    """
+
+    def __init__(self, message: str, *, backend: str, provenance: str, operation: str) -> None:
+        super().__init__(message)
+        self.backend = backend
+        self.provenance = provenance
+        self.operation = operation
 
 
 class PluginError(CTCError):

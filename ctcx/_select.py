@@ -6,6 +6,7 @@ error. Only the automatic selection goes on to the next candidate.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -16,9 +17,11 @@ from ctcx._choose import choose
 from ctcx._decision import Candidate, Decision
 from ctcx._descriptors import Decline, resolve
 from ctcx._errors import BackendError, BackendRejectedError
+from ctcx._isolation import attempt_at_once, is_the_users
 from ctcx._registry import registry, report_backend
+from ctcx._results import check_form, fault
 from ctcx._trace import Run, record, trace
-from ctcx._trouble import one_line
+from ctcx._trouble import one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -131,8 +134,10 @@ def call(
     ------
     BackendError
         As for `select`; or the kernel that was asked for by name can't be imported, or declined.
+    KernelError
+        The kernel returned something wrong, or tried to end the process.
     Exception
-        Whatever the kernel raises, with a note that says whose kernel it is.
+        Whatever else the kernel raises, with a note that says whose kernel it is.
     """
     decision = decision or select(problem, backend)
     overrides: dict[str, tuple[Status, str]] = {}
@@ -143,19 +148,38 @@ def call(
             try:
                 result = kernel(*args, **kwargs)
             except Decline as decline:
-                verdict: tuple[Status, str] = ("declined", str(decline) or "it gave no reason")
+                verdict: tuple[Status, str] = ("declined", _words(decline))
                 if decision.source != "auto":
                     raise BackendRejectedError(_refusal(decision, entry, verdict)) from decline
                 overrides[name] = verdict
-            except Exception as error:
-                error.add_note(
-                    f"in backend {name!r} from {entry.provenance}, operation {problem.operation}"
-                )
-                raise
+            except BaseException as error:
+                _add_note(error, entry, problem.operation)
+                if isinstance(error, Exception) or is_the_users(error):
+                    raise
+                raise fault(decision, f"raised {one_line(error)}") from error
             else:
+                check_form(result, args[0], decision)
                 record(decision)
                 return result, decision
         decision = _select(problem, backend, overrides)
+
+
+def _words(decline: Decline) -> str:
+    """Reason that a kernel gave for declining."""
+    words, failed = attempt_at_once(str, decline)
+    return (
+        "it gave a reason that can't be printed"
+        if failed
+        else printable(words) or "it gave no reason"
+    )
+
+
+def _add_note(error: BaseException, entry: RegisteredBackend, operation: str) -> None:
+    """Say in an exception's traceback whose kernel raised it."""
+    note = f"in backend {entry.backend.name!r} from {entry.provenance}, operation {operation}"
+    with contextlib.suppress(Exception):  # an exception class may refuse notes
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
 
 
 def _select(problem: Problem, backend: str | None, overrides: Overrides) -> Decision:

@@ -15,11 +15,10 @@ from ctcx._arrays import device_of, is_numpy
 from ctcx._errors import CTCInputError
 
 if TYPE_CHECKING:
-    from ctcx._arrays import Facts
     from ctcx._prepare import Prepared
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["check_losses", "check_values", "total_on_host"]
+__all__ = ["check_values", "locate"]
 
 
 def check_values(call: Prepared, *, time_major: bool = False) -> None:
@@ -37,43 +36,12 @@ def check_values(call: Prepared, *, time_major: bool = False) -> None:
     ok_small = _small_ok(labels, logit_lengths, label_lengths, logits.shape, call.blank, xp_small)
     if is_numpy(labels) and not is_numpy(logits):
         if not ok_small:
-            _report(call, time_major=time_major)
+            _raise(call, time_major=time_major)
         ok = _logits_ok(call)
     else:
         ok = ok_small & _logits_ok(call)
     if not bool(ok):
-        _report(call, time_major=time_major)
-
-
-def check_losses(call: Prepared, loss: Array, *, time_major: bool = False) -> None:
-    """Raise what is wrong with the values, if the kernel says so by a loss of NaN.
-
-    Parameters
-    ----------
-    call
-        What the kernel was given.
-    loss
-        (N,), from a kernel that declares :attr:`ctcx.plugin.Feature.CHECKS_VALUES`.
-    time_major
-        For the message.
-
-    Raises
-    ------
-    CTCInputError
-        As :func:`check_values`.
-    """
-    # No loss is below 0, so that their sum is NaN only if one of them is.
-    total = total_on_host(loss, call.facts)
-    if total is None:
-        total = call.facts.xp.sum(loss)
-    if bool(total != total):  # noqa: PLR0124 - NaN is what differs from itself
-        _report(call, time_major=time_major)
-
-
-def total_on_host(loss: Array, facts: Facts) -> float | None:
-    """Sum of losses that lie in the host's memory; None for others, which would have to come."""
-    on_host = facts.device.startswith("cpu") and facts.namespace in ("numpy", "torch", "jax.numpy")
-    return float(np.asarray(loss).sum()) if on_host else None
+        _raise(call, time_major=time_major)
 
 
 def _best_copies(call: Prepared) -> tuple[Any, Any, Any]:
@@ -136,8 +104,20 @@ def _logits_ok(call: Prepared) -> Array:
     return xp.all((xp.max(logits, axis=2) < limit) | outside)
 
 
-def _report(call: Prepared, *, time_major: bool) -> None:
-    """Find the first thing that is wrong and raise it."""
+def _raise(call: Prepared, *, time_major: bool) -> None:
+    locate(call, time_major=time_major)
+    msg = "the values of logits, labels or lengths are wrong in a way that could not be located"
+    raise CTCInputError(msg, argument="logits")
+
+
+def locate(call: Prepared, *, time_major: bool) -> None:
+    """Find the first value that is wrong and raise it; return if there is none.
+
+    Raises
+    ------
+    CTCInputError
+        As :func:`check_values`.
+    """
     labels, logit_lengths, label_lengths = (
         _to_lists(array) for array in (call.labels, call.logit_lengths, call.label_lengths)
     )
@@ -203,8 +183,6 @@ def _report_logits(call: Prepared, logit_lengths: list[int], *, time_major: bool
                 position=(frame, label_class),
                 value=value,
             )
-    msg = "the values of logits, labels or lengths are wrong in a way that could not be located"
-    raise CTCInputError(msg, argument="logits")
 
 
 def _to_lists(array: Array) -> Any:

@@ -14,7 +14,7 @@ import torch
 from ctcx._autodiff.adapters import is_torch_func
 from ctcx._autodiff.unit import hessian_times
 from ctcx._reduction import PLAIN
-from ctcx._validate import total_on_host
+from ctcx._results import on_host
 
 if TYPE_CHECKING:
     from ctcx._autodiff.unit import Unit
@@ -113,8 +113,8 @@ class _Direct(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
         losses, grad = unit.as_called("loss_and_grad", arrays[0].detach(), *arrays[1:])
         divisor = reduction.divisor(unit.xp, arrays[3], losses.dtype)
         _keep(ctx, unit, reduction, divisor, (losses, grad, *arrays))
-        total = total_on_host(losses, unit.facts_only.facts)
-        ctx.all_finite = total is not None and total < math.inf
+        host = on_host(losses, unit.facts_only.facts)
+        ctx.all_finite = host is not None and float(host.sum()) < math.inf
         return reduction.value(unit.xp, losses, divisor), grad
 
     @staticmethod

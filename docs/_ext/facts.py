@@ -50,6 +50,7 @@ API = {
         "BackendError",
         "UnknownBackendError",
         "BackendRejectedError",
+        "KernelError",
         "PluginError",
         "PluginWarning",
     ),

@@ -41,18 +41,18 @@ def test_labels_of_the_host_are_uploaded_and_nothing_is_read():
     counted = counted_call(problem, validate=False)
     assert (counted.device_to_host, counted.synchronisations) == (0, 0)
     counted = counted_call(problem, validate=True)
-    assert counted.device_to_host <= 1
-    assert counted.synchronisations <= 1
+    assert counted.device_to_host <= 2
+    assert counted.synchronisations <= 2
 
 
 @pytest.mark.parametrize("time_major", [False, True])
-def test_validation_reads_one_value(time_major):
+def test_validation_reads_whether_the_input_is_right_and_whether_the_losses_are(time_major):
     logits, *rest = on_device(random_problem(0, 3, 20, 7, 5))
     if time_major:
         logits = cupy.swapaxes(logits, 0, 1)
     counted = counted_call((logits, *rest), validate=True, time_major=time_major)
-    assert counted.device_to_host <= 1
-    assert counted.synchronisations <= 1
+    assert counted.device_to_host <= 2
+    assert counted.synchronisations <= 2
 
 
 def test_wrong_input_is_located():

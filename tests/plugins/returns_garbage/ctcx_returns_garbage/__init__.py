@@ -1,0 +1,50 @@
+"""A backend for each way in which a kernel can be wrong; the name says which."""
+
+from ctcx.plugin import Backend, Feature, hookimpl
+
+WAYS = (
+    "right",
+    "read-only",
+    "none",
+    "list",
+    "bare",
+    "three",
+    "scalar",
+    "shape",
+    "two-axes",
+    "dtype",
+    "half",
+    "complex",
+    "library",
+    "device",
+    "grad-none",
+    "grad-shape",
+    "grad-dtype",
+    "grad-library",
+    "nan",
+    "last-nan",
+    "negative",
+    "minus-inf",
+    "exits",
+    "interrupts",
+    "throws",
+    "unprintable",
+)
+
+
+@hookimpl
+def ctcx_backends():
+    for way in WAYS:
+        for suffix, features in (("", set()), ("-checks", {Feature.CHECKS_VALUES})):
+            yield Backend(
+                name=way + suffix,
+                kernels={
+                    operation: f"ctcx_returns_garbage.kernels:{way.replace('-', '_')}_{operation}"
+                    for operation in ("loss", "loss_and_grad")
+                },
+                namespaces={"numpy", "torch", "jax.numpy", "array_api_strict"},
+                devices={"*"},
+                dtypes={"float16", "float32", "float64"},
+                features={Feature.GRAD, Feature.HALF, Feature.TRACEABLE} | features,
+                url="https://example.org/garbage",
+            )

@@ -1,0 +1,210 @@
+"""What a kernel returns is looked at before the caller gets it."""
+
+from __future__ import annotations
+
+import array_api_strict
+import numpy as np
+import pytest
+
+import ctcx
+
+LOGITS = np.zeros((2, 5, 4), dtype=np.float32)
+LABELS = [[1], [2, 3]]
+
+# What is said of the loss (2,), or of the result, of each backend of the plugin.
+FORMS = {
+    "none": "returned None as loss, expected an array of numpy",
+    "list": "returned an object of type list as loss, expected an array of numpy",
+    "scalar": "returned an object of type float as loss, expected an array of numpy",
+    "shape": r"returned an array of shape \(1,\) as loss, expected \(2,\)",
+    "two-axes": r"returned an array of shape \(2, 1\) as loss, expected \(2,\)",
+    "dtype": "returned an array of int32 as loss, expected float32",
+    "half": "returned an array of float16 as loss, expected float32",
+    "complex": "returned an array of complex64 as loss, expected float32",
+    "library": "returned an array of array_api_strict as loss, expected one of numpy",
+}
+PAIRS = {
+    "none": r"returned None, expected a tuple \(loss, grad\)",
+    "list": r"returned an object of type list, expected a tuple \(loss, grad\)",
+    "bare": r"returned an object of type ndarray, expected a tuple \(loss, grad\)",
+    "three": r"returned a tuple of 3, expected a tuple \(loss, grad\)",
+    "grad-none": "returned None as grad, expected an array of numpy",
+    "grad-shape": r"returned an array of shape \(2, 4, 4\) as grad, expected \(2, 5, 4\)",
+    "grad-dtype": "returned an array of int32 as grad, expected float32",
+    "grad-library": "returned an array of array_api_strict as grad, expected one of numpy",
+}
+VALUES = {
+    "nan": "a loss of nan for sequence 0",
+    "last-nan": "a loss of nan for sequence 1",
+    "negative": r"a loss of -0\.001\d* for sequence 1",
+    "minus-inf": "a loss of -inf for sequence 0",
+}
+ENDS = {
+    "exits": "raised SystemExit: goodbye",
+    "interrupts": "raised KeyboardInterrupt",
+    "throws": "raised BaseExceptionGroup: several",
+    "unprintable": r"raised Unprintable \(its message can't be printed\)",
+}
+
+
+@pytest.fixture
+def garbage(plugins):
+    """The fixture plugin 'returns_garbage', loaded."""
+    plugins.install("returns_garbage")
+    plugins.load()
+    return plugins
+
+
+@pytest.mark.parametrize("checks", ["", "-checks"])
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.usefixtures("garbage")
+def test_a_right_result_reaches_the_caller(dtype, validate, checks):
+    logits = LOGITS.astype(dtype)
+    options = {"backend": f"right{checks}", "validate": validate}
+    loss = ctcx.ctc_loss(logits, LABELS, **options)
+    both = ctcx.ctc_loss_and_grad(logits, LABELS, **options)
+    assert loss.tolist() == both.loss.tolist() == [1, 1]
+    assert both.grad.dtype == dtype
+    assert ctcx.ctc_loss(logits[:0], [], **options).shape == (0,)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "mean_per_label"])
+@pytest.mark.usefixtures("garbage")
+def test_a_gradient_may_be_read_only(reduction):
+    logits = LOGITS + 1
+    result = ctcx.ctc_loss_and_grad(logits, LABELS, backend="read-only", reduction=reduction)
+    assert result.grad.shape == logits.shape
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("way", FORMS)
+@pytest.mark.usefixtures("garbage")
+def test_a_loss_of_a_wrong_form_is_an_error_that_names_the_plugin(way, validate):
+    with pytest.raises(ctcx.KernelError, match=FORMS[way]) as caught:
+        ctcx.ctc_loss(LOGITS, LABELS, backend=way, validate=validate)
+    error = caught.value
+    assert isinstance(error, RuntimeError)
+    assert (error.backend, error.operation) == (way, "loss")
+    assert error.provenance == "ctcx-returns-garbage 0.7"
+    assert f"backend {way!r} of ctcx-returns-garbage 0.7, operation loss: its kernel" in str(error)
+    assert "report it to its authors (https://example.org/garbage)" in str(error)
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("way", PAIRS)
+@pytest.mark.usefixtures("garbage")
+def test_a_pair_of_a_wrong_form_is_an_error(way, validate):
+    with pytest.raises(ctcx.KernelError, match=PAIRS[way]) as caught:
+        ctcx.ctc_loss_and_grad(LOGITS, LABELS, backend=way, validate=validate)
+    assert caught.value.operation == "loss_and_grad"
+
+
+@pytest.mark.parametrize("way", [way for way in FORMS if way not in PAIRS])
+@pytest.mark.usefixtures("garbage")
+def test_the_loss_of_a_pair_is_looked_at_too(way):
+    with pytest.raises(ctcx.KernelError, match=FORMS[way]):
+        ctcx.ctc_loss_and_grad(LOGITS, LABELS, backend=way)
+
+
+@pytest.mark.usefixtures("garbage")
+def test_a_loss_in_half_precision_is_an_error():
+    with pytest.raises(ctcx.KernelError, match="an array of float16 as loss, expected float32"):
+        ctcx.ctc_loss(LOGITS.astype("float16"), LABELS, backend="half")
+    with pytest.raises(ctcx.KernelError, match="an array of float16 as loss, expected float64"):
+        ctcx.ctc_loss(LOGITS.astype("float64"), LABELS, backend="half")
+
+
+@pytest.mark.parametrize("operation", [ctcx.ctc_loss, ctcx.ctc_loss_and_grad])
+@pytest.mark.parametrize("checks", ["", "-checks"])
+@pytest.mark.parametrize("way", VALUES)
+@pytest.mark.usefixtures("garbage")
+def test_nan_and_negative_losses_are_errors_where_values_are_checked(way, checks, operation):
+    message = f"returned {VALUES[way]}, whose values passed all checks"
+    with pytest.raises(ctcx.KernelError, match=message) as caught:
+        operation(LOGITS, LABELS, backend=way + checks)
+    assert caught.value.backend == way + checks
+    result = operation(LOGITS, LABELS, backend=way + checks, validate=False)
+    loss = result.loss if operation is ctcx.ctc_loss_and_grad else result
+    assert not (loss >= 0).all()
+
+
+@pytest.mark.parametrize("way", VALUES)
+@pytest.mark.usefixtures("garbage")
+def test_a_fault_of_the_input_is_reported_before_one_of_the_kernel(way):
+    for backend in (way, f"{way}-checks"):
+        with pytest.raises(ctcx.CTCInputError, match=r"labels\[0, 0\] is 7"):
+            ctcx.ctc_loss(LOGITS, [[7], [2]], backend=backend)
+
+
+@pytest.mark.usefixtures("garbage")
+def test_the_result_is_looked_at_on_every_device():
+    """array_api_strict stands for all libraries whose arrays need not be in the host's memory."""
+    device = array_api_strict.Device("device1")
+    logits = array_api_strict.asarray(LOGITS, device=device)
+    with pytest.raises(ctcx.KernelError, match="on device2 as loss, expected device1"):
+        ctcx.ctc_loss(logits, LABELS, backend="device")
+    with pytest.raises(ctcx.KernelError, match="an array of numpy as loss, expected one of array"):
+        ctcx.ctc_loss(logits, LABELS, backend="library")
+    logits = array_api_strict.asarray(LOGITS)
+    for way in ("last-nan", "negative"):
+        with pytest.raises(ctcx.KernelError, match=VALUES[way]):
+            ctcx.ctc_loss(logits, LABELS, backend=way)
+
+
+@pytest.mark.usefixtures("garbage")
+def test_results_of_torch():
+    torch = pytest.importorskip("torch")
+    logits = torch.tensor(LOGITS)
+    with pytest.raises(ctcx.KernelError, match=r"shape \(1,\) as loss, expected \(2,\)"):
+        ctcx.ctc_loss(logits, LABELS, backend="shape")
+    with pytest.raises(ctcx.KernelError, match="an array of numpy as grad, expected one of torch"):
+        ctcx.ctc_loss(logits.requires_grad_(), LABELS, backend="grad-library")
+    with pytest.raises(ctcx.KernelError, match=VALUES["negative"]):
+        ctcx.ctc_loss(logits, LABELS, backend="negative")
+    with pytest.raises(ctcx.KernelError, match="an array of int32 as loss, expected float32"):
+        ctcx.ctc_loss(torch.zeros((2, 5, 4), device="meta"), LABELS, backend="dtype")
+
+
+@pytest.mark.usefixtures("garbage")
+def test_results_of_jax_while_it_traces_too():
+    jax = pytest.importorskip("jax")
+    logits = jax.numpy.asarray(LOGITS)
+
+    def loss(backend):
+        return lambda x: ctcx.ctc_loss(x, LABELS, backend=backend, reduction="sum")
+
+    for transformed in (lambda f: f, jax.jit, jax.grad, jax.vmap):
+        x = logits[None] if transformed is jax.vmap else logits
+        with pytest.raises(ctcx.KernelError, match=r"expected one of jax\.numpy"):
+            transformed(loss("grad-library" if transformed is jax.grad else "library"))(x)
+    with pytest.raises(ctcx.KernelError, match="an array of int32 as loss, expected float32"):
+        jax.jit(loss("dtype"))(logits)
+    with pytest.raises(ctcx.KernelError, match=VALUES["nan"]):
+        loss("nan")(logits)
+    assert np.isnan(jax.jit(loss("nan"))(logits))  # a tracer's values can't be read
+
+
+@pytest.mark.parametrize("way", ENDS)
+@pytest.mark.usefixtures("garbage")
+def test_a_kernel_can_not_end_the_process(way):
+    with pytest.raises(ctcx.KernelError, match=ENDS[way]) as caught:
+        ctcx.ctc_loss(LOGITS, LABELS, backend=way)
+    assert caught.value.backend == way
+    assert not isinstance(caught.value.__cause__, Exception)
+
+
+def test_a_result_is_not_replaced_by_another_backends(plugins):
+    code = (
+        "from ctcx.plugin import Backend, hookimpl\n"
+        "@hookimpl\n"
+        "def ctcx_backends():\n"
+        "    yield Backend(name='first', kernels={'loss': 'ctcx_first:loss'},\n"
+        "        namespaces={'numpy'}, priority=9, opt_in=False)\n"
+        "def loss(logits, labels, logit_lengths, label_lengths, *, blank):\n"
+        "    return logits\n"
+    )
+    plugins.write("first", code)
+    plugins.load()
+    with pytest.raises(ctcx.KernelError, match="backend 'first' of ctcx-first"):
+        ctcx.ctc_loss(LOGITS, LABELS)
