@@ -23,6 +23,7 @@ __all__ = [
     "free",
     "function_named",
     "half_words",
+    "integers_at",
     "keep",
     "like",
     "numbers_at",
@@ -146,3 +147,19 @@ def like(kind):
 def numbers_at(address, shape, kind):
     """Array of that shape and dtype at an address."""
     return carray(pointer_to(address, like(kind)), shape)
+
+
+@part
+def integers_at(address, size, shape, steps):
+    """Copy, as int64, of integers of ``size`` bytes, 4 or 8, at an address.
+
+    ``shape`` is of two axes, and ``steps`` the elements from one to the next along each. Each is
+    read once.
+    """
+    narrow, wide = half_words(address), words(address)
+    array = np.empty(shape, np.int64)
+    for n in range(shape[0]):
+        for i in range(shape[1]):
+            at = n * steps[0] + i * steps[1]
+            array[n, i] = narrow[at] if size == 4 else wide[at]
+    return array

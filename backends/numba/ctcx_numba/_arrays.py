@@ -39,14 +39,11 @@ def readable(logits: Any) -> Any:
 
 
 def integers(array: Any) -> Any:
-    """Labels or lengths as the compiled functions take them: int64, contiguous, writeable.
+    """Copy of labels or lengths as the compiled functions take them: int64, contiguous.
 
-    They never write to them; but arrays that are read only would be another type to compile for.
+    Always a copy: another thread may change them during the call.
     """
-    host = _on_host(array)
-    if host.dtype != np.int64 or not host.flags.c_contiguous:
-        host = np.ascontiguousarray(host, dtype=np.int64)
-    return host if host.flags.writeable else host.copy()
+    return np.array(_on_host(array), dtype=np.int64, order="C")
 
 
 def _cast(result: Any, dtype: Any) -> Any:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ctcx_numba._addresses import numbers_at
-from ctcx_numba._entries import Batch, sequences
+from ctcx_numba._addresses import free, integers_at, numbers_at
+from ctcx_numba._entries import Batch, room_of, sequences, spoil
 from ctcx_numba._jit import entry
-from ctcx_numba._shared import scratch_for
+from ctcx_numba._shared import allocated, bytes_of, room_at
+from ctcx_numba._simd import lanes, pointer
 
 __all__ = ["defined"]
 
@@ -17,8 +18,10 @@ __all__ = ["defined"]
 def defined(real: Any, whole: Any) -> Any:
     """Define the function for mantissas and exponents of these dtypes.
 
-    Logits, gradient (0 for none), losses, and labels and lengths as int64: their addresses. Of the
-    first two, how many elements it is to the next sequence and the next frame.
+    Logits, gradient (0 for none), losses, and labels and lengths: their addresses. Of logits and
+    gradient, how many elements it is to the next sequence and the next frame. Of labels and
+    lengths, the bytes of an integer, 4 or 8, and how many elements it is to the next along each
+    axis.
     """
 
     def at_once(
@@ -30,14 +33,22 @@ def defined(real: Any, whole: Any) -> Any:
         g_row,
         losses,
         labels,
+        labels_size,
+        labels_sequence,
+        labels_step,
         frames,
+        frames_size,
+        frames_step,
         counts,
+        counts_size,
+        counts_step,
         count,
         most_frames,
         classes,
         most_labels,
         blank,
     ):
+        steps = (labels_sequence, labels_step)
         batch = Batch(
             x,
             x_sequence,
@@ -46,16 +57,23 @@ def defined(real: Any, whole: Any) -> Any:
             g_sequence,
             g_row,
             g != 0,
-            numbers_at(labels, (count, most_labels), np.int64),
-            numbers_at(frames, (count,), np.int64),
-            numbers_at(counts, (count,), np.int64),
+            integers_at(labels, labels_size, (count, most_labels), steps),
+            integers_at(frames, frames_size, (1, count), (0, frames_step))[0],
+            integers_at(counts, counts_size, (1, count), (0, counts_step))[0],
             most_frames,
             classes,
             blank,
         )
-        scratch = scratch_for(batch, 2, real, whole)
         written = numbers_at(losses, (count,), real)
-        sequences(batch, np.arange(count), np.zeros(1, np.int64), written, *scratch)
+        sizes = room_of(batch, lanes(pointer(written)))
+        each = bytes_of(sizes, real)
+        begin, first = allocated(2 * each)
+        if begin == 0:
+            spoil(batch, written)
+            return
+        rooms = room_at(first, sizes, real, whole), room_at(first + each, sizes, real, whole)
+        sequences(batch, np.arange(count), np.zeros(1, np.int64), written, *rooms)
+        free(begin)
 
     at_once.__qualname__ = f"at_once_{real.__name__}"
     return entry(at_once)

@@ -12,7 +12,7 @@ from ctcx_numba._arrays import integers, readable
 from ctcx_numba._compiled import announce
 from ctcx_numba._halves import share_halves
 from ctcx_numba._memory import empty_like
-from ctcx_numba._scratch import give_back, name_of, take
+from ctcx_numba._scratch import give_back, name_of, sizes_of, take
 from ctcx_numba._threads import number_of_threads, run_all
 from ctcx_numba._work import WORTH_A_THREAD, by_halves, cost_of, work_of
 
@@ -87,10 +87,9 @@ class Job:
 
     def compute(self) -> None:
         """Write :attr:`losses`, and the gradient to :attr:`grad` if there is one."""
-        count, frames, classes = self._logits.shape
+        count = self._logits.shape[0]
         if by_halves.py_func(self._work(), count, self._threads):
-            sizes = (name_of(self._logits), frames, classes, self._labels.shape[1])
-            share_halves(self._batch, self.losses, sizes, self._threads)
+            share_halves(self._batch, self.losses, self._threads)
         else:
             self._share_sequences(_entries.sequences)
 
@@ -108,7 +107,8 @@ class Job:
         """Let each thread take one sequence after the other, the longest first."""
         count = self._logits.shape[0]
         order = _counting(count)
-        work = partial(self._take_part, entry, np.zeros(1, dtype=np.int64))
+        sizes = sizes_of(self._batch, self.losses)
+        work = partial(self._take_part, entry, sizes, np.zeros(1, dtype=np.int64))
         if self._threads < 2 or count < 2 or self._work() < WORTH_A_THREAD:
             work(order)
             return
@@ -120,14 +120,15 @@ class Job:
     def _take_part(
         self,
         entry: Callable[..., None],
+        sizes: tuple[int, ...],
         begun: NDArray[np.int64],
         order: NDArray[np.int64],
     ) -> None:
-        _, frames, classes = self._logits.shape
-        labels = self._labels.shape[1]
-        scratch = take(name_of(self._logits), frames, classes, labels, halves=2)
-        entry(self._batch, order, begun, self.losses, *scratch)
-        give_back(scratch)
+        dtype = name_of(self.losses)
+        rooms = take(dtype, sizes), take(dtype, sizes)
+        entry(self._batch, order, begun, self.losses, *rooms)
+        for room in rooms:
+            give_back(room)
 
 
 def _address(array: NDArray[Any]) -> int:

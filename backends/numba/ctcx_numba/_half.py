@@ -15,7 +15,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from ctcx_numba._jit import entry, inlined, part
+from ctcx_numba._jit import inlined, part
 from ctcx_numba._lattice import (
     backward_frame,
     clear,
@@ -33,8 +33,8 @@ __all__ = [
     "go_back",
     "half_of",
     "meet",
+    "room_of_half",
     "rows_together",
-    "scratch_sizes",
     "softmax_of",
     "walk",
 ]
@@ -72,11 +72,22 @@ Half = namedtuple(
         "e",
         "ids",
         "sums",
+        # As in Shape.
+        "width",
+        "span",
+        "spans",
+    ],
+)
+
+Shape = namedtuple(
+    "Shape",
+    [
         "width",  # blanks or labels of a row, padded
         "span",
         "spans",
     ],
 )
+"""What the places below follow from; of a half, it is part of the half."""
 
 
 @inlined
@@ -87,14 +98,17 @@ def rows_together(classes):
 
 
 @inlined
-def span_of(frames, width):
-    """Frames whose alphas are kept together."""
-    if frames * 2 * width <= _SPAN_ALWAYS:
-        return max(frames, 1)
-    return max(int(np.sqrt(frames)), 1)
+def _shape_of(frames, labels, step):
+    """Shape of a half of so many frames and labels, with so many numbers in a vector."""
+    width = (labels // step + 1) * step
+    # How much room this takes is not monotonic: just above the limit it is much less.
+    span = frames if frames * 2 * width <= _SPAN_ALWAYS else int(np.sqrt(frames))
+    span = max(span, 1)
+    return Shape(width, span, max(-(-frames // span), 1))
 
 
-# Where things stand in m and e. Everything is a multiple of a vector.
+# Where things stand in m and e. All rows begin at a multiple of a vector. The room that they need
+# follows from the same functions, see room_of_half: so the two can't disagree.
 
 
 @inlined
@@ -119,7 +133,7 @@ def _table(h):
 
 @inlined
 def _rows(h):
-    return 4 * h.width + lanes(h.m)
+    return 4 * h.width
 
 
 @inlined
@@ -159,21 +173,34 @@ def _apart(h, within_span):
     return _blank(h, h.span) + within_span
 
 
+# And in ids.
+
+
 @inlined
-def numbers_in(width, span, spans, step):
-    """Elements of m and of e that a half needs."""
-    numbers = 4 * width + step + (5 + span + spans) * 2 * width + span * width + 2 * span
-    return (numbers + step) // step * step
+def _slots(h):
+    return h.width
 
 
-@entry
-def scratch_sizes(frames, classes, labels, step):
-    """Elements of m (and e), ids, sums and rows that a half of so many frames needs."""
-    width = (labels // step + 1) * step
-    span = span_of(frames, width)
-    spans = max(-(-frames // span), 1)
+@inlined
+def _listed(h):
+    return 2 * h.width
+
+
+@inlined
+def _known(h):
+    return 3 * h.width
+
+
+@inlined
+def room_of_half(frames, labels, classes, step):
+    """Elements of m (and of e), ids, sums and rows that a half needs.
+
+    A longer half, or one with more labels, may need less: of several, the room for all is the
+    largest that one of them needs, not that for the most frames and the most labels.
+    """
+    shape = _shape_of(frames, labels, step)
     rows = rows_together(classes) * classes
-    return numbers_in(width, span, spans, step), 3 * width + step + classes, 2 * frames + 2, rows
+    return _apart(shape, shape.span), _known(shape) + classes, 2 * max(frames, 1), rows
 
 
 @inlined
@@ -181,9 +208,7 @@ def half_of(x, x_row, g, g_row, g_rows, frames, classes, blank, labels, count, t
     """Lay out a half. ``turned``: the labels are read from the end."""
     m, e, ids, sums = scratch
     step = lanes(m)
-    width = (count // step + 1) * step
-    span = span_of(frames, width)
-    spans = max(-(-frames // span), 1)
+    width, span, spans = _shape_of(frames, count, step)
     for i in range(count):
         ids[i] = labels[count - 1 - i if turned else i]
     for i in range(count, width):
@@ -249,9 +274,9 @@ def _look_up(h, frame, within_span, begin, end):
 @inlined
 def _index_classes(h):
     """List the classes that occur, the blank last, and where in that list each label is."""
-    slots = above(h.ids, h.width)
-    listed = above(h.ids, 2 * h.width)
-    known = above(h.ids, 3 * h.width + lanes(h.m))
+    slots = above(h.ids, _slots(h))
+    listed = above(h.ids, _listed(h))
+    known = above(h.ids, _known(h))
     for i in range(h.count):
         known[h.ids[i]] = -1
     distinct = 0
@@ -275,9 +300,11 @@ def _take_apart(h, frame, within_span, begin, end, distinct):
     """
     row, softmax = above(h.x, frame * h.x_row), _row_of(h, frame)
     m, inverse = h.sums[2 * frame], h.sums[2 * frame + 1]
+    far = inverse < 0
+    inverse = abs(inverse)
     table = _table(h)
     off = most_never(h.e)
-    listed = above(h.ids, 2 * h.width)
+    listed = above(h.ids, _listed(h))
     small = False
     for i in range(distinct + 1):
         p = softmax[listed[i]]
@@ -286,7 +313,8 @@ def _take_apart(h, frame, within_span, begin, end, distinct):
             h.e[table + i] = 0
             continue
         small = True
-        y = np.float64(row[listed[i]]) * LOG2_E - m
+        x = np.float64(row[listed[i]])
+        y = (x - m) * LOG2_E if far else x * LOG2_E - m
         if y > off and inverse > 0:
             whole = np.rint(y)
             h.m[table + i] = np.exp2(y - whole) * inverse
@@ -297,7 +325,7 @@ def _take_apart(h, frame, within_span, begin, end, distinct):
     blank = _blank(h, within_span)
     h.m[blank] = h.m[table + distinct]
     h.e[blank] = h.e[table + distinct]
-    slots = above(h.ids, h.width)
+    slots = above(h.ids, _slots(h))
     at = _emission(h, within_span)
     step = lanes(h.m)
     for k in range(begin * step, end * step, step):

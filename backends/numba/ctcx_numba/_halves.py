@@ -6,12 +6,11 @@ last bit. The ends wait for each other in the middle.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ctcx_numba import _entries
-from ctcx_numba._scratch import give_back, take
+from ctcx_numba._scratch import give_back, name_of, sizes_of, take
 from ctcx_numba._threads import run_all
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ _ELEMENTS_A_TASK = 2**17
 def share_halves(
     batch: _entries.Batch,
     losses: NDArray[np.floating],
-    sizes: tuple[str, int, int, int],
     threads: int,
 ) -> None:
     """Compute a batch of few sequences on up to so many threads.
@@ -39,11 +37,10 @@ def share_halves(
     ----------
     batch, losses
         As for :func:`ctcx_numba._entries.sequences`.
-    sizes
-        Name of the dtype, and the most frames, classes and labels; for :func:`take`.
     threads
         At least 2.
     """
+    sizes = sizes_of(batch, losses)
     possible = [
         _Ends(batch, n, losses, sizes)
         for n in range(len(losses))
@@ -60,8 +57,7 @@ def share_halves(
         ]
         run_all(tasks, threads)
     _for_each_end(possible, "forth", threads, not softmax_first)
-    fine = [ends for ends in possible if math.isfinite(ends.excess)]
-    _for_each_end([ends for ends in fine if ends.meet()], "back", threads)
+    _for_each_end([ends for ends in possible if ends.meet()], "back", threads)
     for ends in possible:
         ends.release()
 
@@ -80,35 +76,29 @@ class _Ends:
         batch: _entries.Batch,
         n: int,
         losses: NDArray[np.floating],
-        sizes: tuple[str, int, int, int],
+        sizes: tuple[int, ...],
     ) -> None:
         self.n = n
         self._where = (batch, n)
         self._losses = losses
-        self._scratch = (take(*sizes, halves=1), take(*sizes, halves=1))
+        self._rooms = (take(name_of(losses), sizes), take(name_of(losses), sizes))
+        # Of parts of both halves: they add up to the same in whatever order, see softmax_rows.
         self._excesses: list[float] = []
 
-    @property
-    def excess(self) -> float:
-        """That of both halves: the same in whatever order; not finite for NaN or +inf."""
-        return sum(self._excesses)
-
     def softmax(self, which: int, first: int, last: int) -> None:
-        excess = _entries.softmax_part(*self._where, which, first, last, *self._scratch[which])
+        excess = _entries.softmax_part(*self._where, which, first, last, self._rooms[which])
         self._excesses.append(excess)
 
     def forth(self, which: int, softmax: bool) -> None:  # noqa: FBT001 - positional in partial()
-        room = self._scratch[which]
-        excess = _entries.forth(*self._where, which, softmax, *room)
-        self._excesses.append(excess)
+        self._excesses.append(_entries.forth(*self._where, which, softmax, self._rooms[which]))
 
     def meet(self) -> bool:
-        first, second = self._scratch
-        return bool(_entries.middle(*self._where, self._losses, self.excess, first, second))
+        excess = float(sum(self._excesses))
+        return bool(_entries.middle(*self._where, self._losses, excess, *self._rooms))
 
     def back(self, which: int) -> None:
-        _entries.back(*self._where, which, *self._scratch[which])
+        _entries.back(*self._where, which, self._rooms[which])
 
     def release(self) -> None:
-        for scratch in self._scratch:
-            give_back(scratch)
+        for room in self._rooms:
+            give_back(room)

@@ -70,6 +70,10 @@ def _call(
 ) -> Any:
     import jax
 
+    labels, logit_lengths, label_lengths = (
+        each if each.dtype in (np.int32, np.int64) else each.astype(np.int32)
+        for each in (labels, logit_lengths, label_lengths)
+    )
     dtype = "float64" if logits.dtype == np.float64 else "float32"
     shapes = [logits.shape[:1], logits.shape] if gradient else [logits.shape[:1]]
     results = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]

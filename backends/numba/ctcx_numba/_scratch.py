@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from operator import lt
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ctcx_numba._half import scratch_sizes
+from ctcx_numba._entries import room_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Scratch", "forget", "give_back", "name_of", "take"]
+    from ctcx_numba._entries import Batch
+
+__all__ = ["Scratch", "forget", "give_back", "name_of", "sizes_of", "take"]
 
 _Sizes: TypeAlias = "tuple[int, ...]"
 
 _ALIGNMENT = 64
-_MULTIPLE = 2 * _ALIGNMENT  # elements, so that a half of them is aligned too
-_MOST_KEPT = 2**25
+_MOST_KEPT = 2**24
 """Bytes of a scratch that is kept. Larger ones are for rare, very long sequences."""
 
 _EXPONENTS = {"float32": np.int32, "float64": np.int64}
 
 
 Scratch: TypeAlias = "tuple[NDArray[Any], ...]"
-"""Mantissas, exponents, classes, sums, rows of softmax: of one half of a sequence, or of two."""
+"""Mantissas, exponents, classes, sums, rows of softmax: of one half of a sequence."""
 
 # What is on a shelf, by dtype, with the sizes of its parts. Threads need no lock for these: lists
 # append and pop in one step.
@@ -38,9 +38,14 @@ def name_of(reals: NDArray[Any]) -> str:
     return "float64" if reals.itemsize == 8 else "float32"
 
 
-def take(dtype: str, frames: int, classes: int, labels: int, halves: int) -> Scratch:
-    """Scratch for so many halves of sequences of up to so many frames, classes and labels."""
-    needed = _sizes(dtype, frames, classes, labels, halves)
+def sizes_of(batch: Batch, losses: NDArray[Any]) -> _Sizes:
+    """Elements of each of the arrays, so that each half of a batch has room."""
+    m, *others = room_of(batch, _ALIGNMENT // losses.itemsize)
+    return (m, m, *others)
+
+
+def take(dtype: str, needed: _Sizes) -> Scratch:
+    """Scratch of at least such sizes."""
     try:
         sizes, scratch = _shelves[dtype].pop()
     except IndexError:
@@ -62,13 +67,6 @@ def forget() -> None:
     """Free what is kept."""
     for shelf in _shelves.values():
         shelf.clear()
-
-
-@lru_cache(maxsize=256)
-def _sizes(dtype: str, frames: int, classes: int, labels: int, halves: int) -> _Sizes:
-    lanes = _ALIGNMENT // np.dtype(dtype).itemsize
-    m, ids, sums, rows = scratch_sizes(-(-frames // 2), classes, labels, lanes)
-    return tuple(-(-halves * size // _MULTIPLE) * _MULTIPLE for size in (m, m, ids, sums, rows))
 
 
 def _new(dtype: str, sizes: _Sizes) -> Scratch:

@@ -9,8 +9,6 @@ too late still read, is freed by the last who may.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import carray
 
@@ -25,14 +23,23 @@ from ctcx_numba._addresses import (
     words,
     yield_processor,
 )
-from ctcx_numba._entries import POSSIBLE, Batch, back, begin, forth, middle, sequences
-from ctcx_numba._half import scratch_sizes
+from ctcx_numba._entries import (
+    POSSIBLE,
+    Batch,
+    back,
+    begin,
+    forth,
+    middle,
+    room_of,
+    sequences,
+    spoil,
+)
 from ctcx_numba._jit import part
 from ctcx_numba._simd import above, lanes
 from ctcx_numba._work import WORTH_A_THREAD, by_halves, cost_of, work_of
 from ctcx_numba._xla import ask
 
-__all__ = ["compute", "scratch_for", "taking", "visit"]
+__all__ = ["allocated", "bytes_of", "compute", "room_at", "taking", "visit"]
 
 _SEQUENCES, _FORTH, _BACK = range(3)
 
@@ -44,15 +51,16 @@ _SEQUENCES, _FORTH, _BACK = range(3)
     _STEP,
     _TAKE,  # the function that does tasks
     _NUMBER,  # of tasks
-    _TASKS,  # sequences; or of each half: its sequence, which half, which part of the scratch
+    _TASKS,  # sequences; or of each half: its sequence, which half, which room
     _COUNT,  # of sequences in the batch
     _LOSSES,
     _EXCESSES,  # of the halves
-    _SIZE,  # elements of m, e, ids, sums and rows that a half has, and below, where they are
-    _ROOM,
+    _ROOMS,  # where they are, one after the other; each has scratch for a half
+    _TAKEN,  # rooms that somebody has taken
+    _SIZES,  # of a room: see room_of
     _BATCH,
     _WORDS,
-) = (*range(11), 15, 20, 34)
+) = (*range(13), 16, 30)
 
 _CLOSED = 1 << 40
 
@@ -60,69 +68,47 @@ _MOST_SORTED = 256
 """Sequences up to which the costliest go first. Of more, each is a small part of the whole."""
 
 
-# Arrays
+# Scratch
 
 
 @part
-def _aligned(size, kind):
-    """Uninitialised array that begins at a multiple of a vector."""
-    item = np.empty(1, kind).itemsize
-    room = np.empty(size + 64 // item, kind)
-    first = -room.ctypes.data % 64 // item
-    return room[first : first + size]
+def _vectors(size, item):
+    """Bytes of so many numbers of ``item`` bytes, in whole vectors."""
+    return (size * item + 63) // 64 * 64
 
 
 @part
-def _rounded_up(size):
-    """To two vectors, so that half of them are a multiple of one."""
-    return (size + 127) // 128 * 128
+def bytes_of(sizes, real):
+    """Bytes of a room of such sizes."""
+    m, ids, sums, rows = sizes
+    item = 64 // lanes(like(real))
+    numbers = 2 * _vectors(m, item) + _vectors(rows, item)
+    return numbers + _vectors(ids, 4) + _vectors(sums, 8)
 
 
 @part
-def _sizes(batch, halves, kind):
-    """Elements of the scratch of so many halves."""
-    frames, labels = (batch.most_frames + 1) // 2, batch.labels.shape[1]
-    m, ids, sums, rows = scratch_sizes(frames, batch.classes, labels, lanes(like(kind)))
+def room_at(address, sizes, real, whole):
+    """Scratch arrays of a half, of the sizes of :func:`ctcx_numba._entries.room_of`."""
+    m, ids, sums, rows = sizes
+    item = 64 // lanes(like(real))
+    e_at = address + _vectors(m, item)
+    ids_at = e_at + _vectors(m, item)
+    sums_at = ids_at + _vectors(ids, 4)
+    rows_at = sums_at + _vectors(sums, 8)
     return (
-        _rounded_up(halves * m),
-        _rounded_up(halves * m),
-        _rounded_up(halves * ids),
-        _rounded_up(halves * sums),
-        _rounded_up(halves * rows),
+        numbers_at(address, (m,), real),
+        numbers_at(e_at, (m,), whole),
+        numbers_at(ids_at, (ids,), np.int32),
+        numbers_at(sums_at, (sums,), np.float64),
+        numbers_at(rows_at, (rows,), real),
     )
 
 
 @part
-def _scratch(sizes, times, real, whole):
-    return (
-        _aligned(times * sizes[0], real),
-        _aligned(times * sizes[1], whole),
-        _aligned(times * sizes[2], np.int32),
-        _aligned(times * sizes[3], np.float64),
-        _aligned(times * sizes[4], real),
-    )
-
-
-@part
-def scratch_for(batch, halves, real, whole):
-    """Scratch arrays for so many halves of sequences, as :func:`ctcx_numba._entries.sequences`."""
-    return _scratch(_sizes(batch, halves, real), 1, real, whole)
-
-
-@part
-def _slice(array, size, which):
-    return array[which * size : (which + 1) * size]
-
-
-@part
-def _slices(scratch, sizes, which):
-    return (
-        _slice(scratch[0], sizes[0], which),
-        _slice(scratch[1], sizes[1], which),
-        _slice(scratch[2], sizes[2], which),
-        _slice(scratch[3], sizes[3], which),
-        _slice(scratch[4], sizes[4], which),
-    )
+def allocated(size):
+    """Address of memory that has to be freed, or 0, and of where vectors in it begin."""
+    address = allocate(size + 63)
+    return address, (address + 63) // 64 * 64
 
 
 # The record
@@ -147,15 +133,11 @@ def _write(step, batch, losses, number, tasks):
 
 
 @part
-def _write_room(address, scratch, sizes, excesses):
+def _write_rooms(address, rooms, sizes):
     r = words(address)
-    r[_EXCESSES] = excesses.ctypes.data
-    for i in range(5):
-        r[_SIZE + i] = sizes[i]
-    room = above(r, _ROOM)
-    room[0], room[1] = scratch[0].ctypes.data, scratch[1].ctypes.data
-    room[2], room[3] = scratch[2].ctypes.data, scratch[3].ctypes.data
-    room[4] = scratch[4].ctypes.data
+    r[_ROOMS], r[_TAKEN] = rooms, 0
+    size = above(r, _SIZES)
+    size[0], size[1], size[2], size[3] = sizes
 
 
 @part
@@ -180,14 +162,9 @@ def _batch_of(r):
 
 @part
 def _room_of(r, which, real, whole):
-    size, room = above(r, _SIZE), above(r, _ROOM)
-    return (
-        _slice(numbers_at(room[0], ((which + 1) * size[0],), real), size[0], which),
-        _slice(numbers_at(room[1], ((which + 1) * size[1],), whole), size[1], which),
-        _slice(numbers_at(room[2], ((which + 1) * size[2],), np.int32), size[2], which),
-        _slice(numbers_at(room[3], ((which + 1) * size[3],), np.float64), size[3], which),
-        _slice(numbers_at(room[4], ((which + 1) * size[4],), real), size[4], which),
-    )
+    size = above(r, _SIZES)
+    sizes = size[0], size[1], size[2], size[3]
+    return room_at(r[_ROOMS] + which * bytes_of(sizes, real), sizes, real, whole)
 
 
 # The work
@@ -207,8 +184,9 @@ def taking(real, whole):
             order = carray(words(r[_TASKS]), (r[_NUMBER],))
             begun = carray(above(r, _BEGUN), (1,))
             losses = numbers_at(r[_LOSSES], (r[_COUNT],), real)
-            scratch = scratch_for(batch, 2, real, whole)
-            sequences(batch, order, begun, losses, *scratch)
+            own = add(above(r, _TAKEN), 2)
+            room, other_room = _room_of(r, own, real, whole), _room_of(r, own + 1, real, whole)
+            sequences(batch, order, begun, losses, room, other_room)
             return 0
         excesses = numbers_at(r[_EXCESSES], (r[_NUMBER],), np.float64)
         i = add(above(r, _BEGUN), 1)
@@ -216,9 +194,9 @@ def taking(real, whole):
             task = above(words(r[_TASKS]), 3 * i)
             room = _room_of(r, task[2], real, whole)
             if r[_STEP] == _FORTH:
-                excesses[i] = forth(batch, task[0], task[1], True, *room)
+                excesses[i] = forth(batch, task[0], task[1], True, room)
             else:
-                back(batch, task[0], task[1], *room)
+                back(batch, task[0], task[1], room)
             i = add(above(r, _BEGUN), 1)
         return 0
 
@@ -277,46 +255,67 @@ def _costliest_first(batch, count):
 
 
 @part
-def _compute_sequences(batch, losses, helpers, frame, functions):
+def _compute_sequences(batch, losses, helpers, frame, functions, real):
     count = losses.size
     order = _costliest_first(batch, count) if helpers else np.arange(count)
-    _do(_write(_SEQUENCES, batch, losses, count, order), helpers, frame, functions)
+    sizes = room_of(batch, lanes(like(real)))
+    memory, rooms = allocated(2 * (1 + helpers) * bytes_of(sizes, real))
+    if memory == 0:
+        spoil(batch, losses)
+        return
+    address = _write(_SEQUENCES, batch, losses, count, order)
+    _write_rooms(address, rooms, sizes)
+    _do(address, helpers, frame, functions)
+    free(memory)
     keep(order)
 
 
 @part
-def _compute_halves(batch, losses, most, frame, functions, real, whole):
-    count = losses.size
-    tasks = np.empty((2 * count, 3), np.int64)
+def _list_halves(batch, losses, tasks):
+    """List the halves of sequences that paths can emit; returns how many sequences that are."""
     possible = 0
-    for n in range(count):
+    for n in range(losses.size):
         if begin(batch, n, losses) == POSSIBLE:
             for which in range(2):
                 half = 2 * possible + which
                 tasks[half, 0], tasks[half, 1], tasks[half, 2] = n, which, half
             possible += 1
+    return possible
+
+
+@part
+def _compute_halves(batch, losses, most, frame, functions, real, whole):
+    tasks = np.empty((2 * losses.size, 3), np.int64)
+    possible = _list_halves(batch, losses, tasks)
     if possible == 0:
         return
-    sizes = _sizes(batch, 1, real)
-    scratch = _scratch(sizes, 2 * possible, real, whole)
+    sizes = room_of(batch, lanes(like(real)))
+    each = bytes_of(sizes, real)
+    memory, rooms = allocated(2 * possible * each)
+    if memory == 0:
+        spoil(batch, losses)
+        return
     excesses = np.empty(2 * possible, np.float64)
     address = _write(_FORTH, batch, losses, 2 * possible, tasks)
-    _write_room(address, scratch, sizes, excesses)
+    _write_rooms(address, rooms, sizes)
+    words(address)[_EXCESSES] = excesses.ctypes.data
     _do(address, min(most, 2 * possible) - 1, frame, functions)
     left = 0
     for i in range(0, 2 * possible, 2):
-        excess = excesses[i] + excesses[i + 1]
-        room, other = _slices(scratch, sizes, i), _slices(scratch, sizes, i + 1)
-        if math.isfinite(excess) and middle(batch, tasks[i, 0], losses, excess, room, other):
+        room = room_at(rooms + i * each, sizes, real, whole)
+        other = room_at(rooms + (i + 1) * each, sizes, real, whole)
+        if middle(batch, tasks[i, 0], losses, excesses[i] + excesses[i + 1], room, other):
             for half in range(2):  # assigning slices takes Numba seconds to compile
                 for k in range(3):
                     tasks[left + half, k] = tasks[i + half, k]
             left += 2
     if left:
         address = _write(_BACK, batch, losses, left, tasks)
-        _write_room(address, scratch, sizes, excesses)
+        _write_rooms(address, rooms, sizes)
+        words(address)[_EXCESSES] = excesses.ctypes.data
         _do(address, min(most, left) - 1, frame, functions)
-    keep((tasks, excesses, scratch))
+    free(memory)
+    keep((tasks, excesses))
 
 
 @part
@@ -342,4 +341,4 @@ def compute(batch, losses, most, frame, functions, real, whole):
         _compute_halves(batch, losses, most, frame, functions, real, whole)
     else:
         helpers = min(most, count) - 1 if work >= WORTH_A_THREAD else 0
-        _compute_sequences(batch, losses, max(helpers, 0), frame, functions)
+        _compute_sequences(batch, losses, max(helpers, 0), frame, functions, real)

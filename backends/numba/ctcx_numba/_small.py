@@ -24,6 +24,7 @@ _FUNCTIONS = {
     "float64": defined(np.float64, np.int64),
 }
 _OF_NUMPY = {np.dtype(name): name for name in _FUNCTIONS}  # dtype.name takes microseconds
+_INTEGERS = {np.dtype(name): np.dtype(name).itemsize for name in ("int32", "int64")}
 
 
 def compute(
@@ -59,9 +60,12 @@ def _of_numpy(logits: Any, integers: tuple[Any, ...], *, gradient: bool) -> Any:
     dtype = _OF_NUMPY.get(logits.dtype)
     if dtype is None or not logits.flags.carray:
         return None
+    places: list[int] = []
     for each in integers:
-        if each.dtype != np.int64 or not each.flags.carray:
+        size = _INTEGERS.get(each.dtype)
+        if size is None or not each.flags.aligned or any(step % size for step in each.strides):
             return None
+        places += (_address(each), size, *(step // size for step in each.strides))
     losses = np.empty(logits.shape[0], dtype=logits.dtype)
     _, frames, classes = logits.shape
     steps = (frames * classes, classes)
@@ -69,7 +73,7 @@ def _of_numpy(logits: Any, integers: tuple[Any, ...], *, gradient: bool) -> Any:
     if gradient:
         grad = np.empty(logits.shape, dtype=logits.dtype)
         g = (_address(grad), *steps)
-    numbers = (_address(logits), *steps, *g, _address(losses), *map(_address, integers))
+    numbers = (_address(logits), *steps, *g, _address(losses), *places)
     return dtype, numbers, (losses, grad)
 
 
@@ -84,16 +88,18 @@ def _of_torch(torch: Any, logits: Any, integers: tuple[Any, ...], *, gradient: b
     x_sequence, x_row, x_class = logits.stride()
     if dtype is None or x_class != 1 or logits.is_neg():
         return None
+    places: list[int] = []
     for each in integers:
-        if each.dtype is not torch.int64 or not each.is_contiguous():
+        if each.dtype is not torch.int64 and each.dtype is not torch.int32:
             return None
-    losses = torch.empty(logits.shape[0], dtype=kind)
+        places += (each.data_ptr(), each.itemsize, *each.stride())
+    losses = torch.empty(logits.shape[0], dtype=kind, device="cpu")
     grad, g = None, (0, 0, 0)
     if gradient:
-        grad = torch.empty_like(logits, requires_grad=False)
+        grad = torch.empty_like(logits, device="cpu", requires_grad=False)
         g_sequence, g_row, g_class = grad.stride()
         if g_class != 1:
             return None
         g = (grad.data_ptr(), g_sequence, g_row)
-    addresses = (losses.data_ptr(), *(each.data_ptr() for each in integers))
-    return dtype, (logits.data_ptr(), x_sequence, x_row, *g, *addresses), (losses, grad)
+    addresses = (logits.data_ptr(), x_sequence, x_row, *g, losses.data_ptr(), *places)
+    return dtype, addresses, (losses, grad)

@@ -56,7 +56,8 @@ def softmax_rows(x, x_row, g, g_row, rows, classes, sums, sums_row):
 
     ``x_row``, ``g_row`` and ``sums_row`` are the numbers of elements from a row to the next. Of
     each row, ``sums[0]`` is m and ``sums[1]`` is 1 / s as the row was multiplied with it, or 0 for
-    a row with all classes masked. Returns the excess of the rows together: log(s (1 / s)), which is
+    a row with all classes masked. Of a row that is very far from 0, they are its largest logit and
+    -1 / s. Returns the excess of the rows together: log(s (1 / s)), which is
     not 0 only as 1 / s is rounded, and which is not finite if a row has a NaN or +inf.
 
     It is a multiple of half the last digit of 1.0, and small, so that such numbers add up to the
@@ -127,7 +128,9 @@ def _unusual_row(x, xi, g, gi, classes, sums, at):
     s = _powers_of_row(g, gi, g, gi, classes, 0.0)
     inverse = rounded(x, 1 / s)
     _scale_row(g, gi, classes, inverse)
-    return _note(sums, at, largest * LOG2_E, s, inverse)
+    excess = _note(sums, at, largest, s, inverse)
+    sums[at + 1] = -inverse
+    return excess
 
 
 @inlined

@@ -11,8 +11,9 @@ waiting for each other.
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ __all__ = ["VARIABLE", "available_cores", "number_of_threads", "run_all"]
 
 VARIABLE = "CTCX_NUM_THREADS"
 _CGROUP = Path("/sys/fs/cgroup")
+_MOST_THREADS = 2**15
+"""More than this are as good as this many: no call has so much to share."""
 
 _pool: ThreadPoolExecutor | None = None
 _workers = 0
@@ -45,14 +48,14 @@ def number_of_threads(asked: int | None = None) -> int:
         if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
             msg = f"num_threads must be a positive int or None, got {asked!r}"
             raise ValueError(msg)
-        return asked
+        return min(asked, _MOST_THREADS)
     text = os.environ.get(VARIABLE, "").strip()
     if not text:
         return available_cores()
     if not text.isdecimal() or int(text) < 1:
         msg = f"the environment variable {VARIABLE} must be a positive whole number, got {text!r}"
         raise ValueError(msg)
-    return int(text)
+    return min(int(text), _MOST_THREADS)
 
 
 _cores = 0
@@ -117,28 +120,79 @@ def run_all(tasks: Sequence[Callable[[], object]], threads: int) -> None:
                 return
             task()
 
-    helpers = _helpers(drain, min(threads, len(tasks)) - 1)
+    helpers = _Helpers(drain)
     try:
+        helpers.ask(min(threads, len(tasks)) - 1)
         drain()
     except BaseException:
         waiting.clear()
         raise
     finally:
-        # Who hasn't begun isn't needed any more. Who has is still at work on the caller's arrays.
-        begun = [helper for helper in helpers if not helper.cancel()]
-        wait(begun)
-    for helper in begun:
-        helper.result()
+        helpers.close()
+    if helpers.errors:
+        raise helpers.errors[0]
 
 
-def _helpers(work: Callable[[], None], count: int) -> list[Future[None]]:
-    if count < 1:
-        return []
-    pool = _pool_of(count)
-    try:
-        return [pool.submit(work) for _ in range(count)]
-    except RuntimeError:  # the interpreter is shutting down: then the caller works alone
-        return []
+class _Helpers:
+    """Threads of the pool that take part in some work, each if and when it comes to that.
+
+    They are counted as they begin and end, not by what the pool returns when it is asked: it may
+    raise an error because it can't start a thread, and hand the work to another one all the same.
+    """
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.errors: list[BaseException] = []
+        self._work = work
+        self._change = threading.Condition()
+        self._at_work = 0
+        self._closed = False
+
+    def ask(self, count: int) -> None:
+        if count < 1:
+            return
+        pool = _pool_of(count)
+        try:
+            for _ in range(count):
+                pool.submit(self._help)
+        except RuntimeError:
+            # The system starts no more threads, or the interpreter is shutting down. Those that
+            # were asked may come; the caller does the rest.
+            _give_up(pool)
+
+    def close(self) -> None:
+        """Turn away those that haven't begun, and wait for the others.
+
+        They work on the caller's arrays.
+        """
+        with self._change:
+            self._closed = True
+            self._change.wait_for(lambda: self._at_work == 0)
+
+    def _help(self) -> None:
+        with self._change:
+            if self._closed:
+                return
+            self._at_work += 1
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller's thread
+            self.errors.append(error)
+        finally:
+            with self._change:
+                self._at_work -= 1
+                self._change.notify_all()
+
+
+def _give_up(pool: ThreadPoolExecutor) -> None:
+    """Let the next call begin with a new pool; this one holds work that it has no thread for.
+
+    Other calls that have asked it are not helped any more by threads that haven't begun. They do
+    their work themselves.
+    """
+    global _pool, _workers
+    if _pool is pool:
+        _pool, _workers = None, 0
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _pool_of(workers: int) -> ThreadPoolExecutor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ctcx_numba._addresses import call_at, half_words, keep, words
+from ctcx_numba._addresses import call_at, half_words, integers_at, keep, words
 from ctcx_numba._jit import part
 
 __all__ = [
@@ -101,19 +101,10 @@ def shape_of(buffer, own):
 
 @part
 def integers(buffer, shape):
-    """Labels or lengths as int64, which XLA may have as int32."""
+    """Copy of labels or lengths, of two axes, as int64; XLA has them as int32 or int64."""
     b = words(buffer)
-    array = np.empty(shape, np.int64)
-    flat = array.reshape(array.size)
-    if b[_DTYPE] & _LOW_HALF == _INT32:
-        narrow = half_words(b[_DATA])
-        for i in range(flat.size):
-            flat[i] = narrow[i]
-    else:
-        wide = words(b[_DATA])
-        for i in range(flat.size):
-            flat[i] = wide[i]
-    return array
+    size = 4 if b[_DTYPE] & _LOW_HALF == _INT32 else 8
+    return integers_at(b[_DATA], size, shape, (shape[1], 1))
 
 
 @part

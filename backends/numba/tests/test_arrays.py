@@ -112,3 +112,39 @@ def test_it_is_chosen_for_host_arrays(batch, library):
         ctcx.ctc_loss_and_grad(as_array(library, logits), labels, *lengths)
         ctcx.ctc_loss(as_array(library, logits), labels, *lengths)
     assert [run.backend for run in runs] == ["numba", "numba"]
+
+
+ARRANGED = {
+    "as they are": lambda a: a,
+    "turned round": lambda a: a[..., ::-1].copy()[..., ::-1],
+    "every other": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "of an outer axis": lambda a: np.moveaxis(np.moveaxis(a, -1, 0).copy(), 0, -1),
+    "read only": lambda a: np.broadcast_to(a, a.shape),
+}
+
+
+@pytest.mark.parametrize("arranged", ARRANGED)
+@pytest.mark.parametrize("kinds", [("i4", "i8", "i8"), ("i8", "i4", "i8"), ("i4", "i4", "i4")])
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("sizes", [(3, 20, 10, 5), (30, 90, 64, 5), (2, 3000, 40, 100)], ids=str)
+def test_integers_of_both_sizes_in_any_strides(batch, sizes, library, kinds, arranged):
+    x, *rest = batch(*sizes, ragged=True)
+    expected = kernels.loss_and_grad(x, *rest, blank=0, num_threads=1)
+    given = [ARRANGED[arranged](a).astype(k, copy=False) for a, k in zip(rest, kinds, strict=True)]
+    given = [ARRANGED[arranged](a) for a in given]
+    if library == "torch" and arranged in {"turned round", "read only"}:
+        given = [a.copy() for a in given]  # it has no negative strides, and warns of the others
+    arrays = [as_array(library, a) for a in (x, *given)]
+    got = kernels.loss_and_grad(*arrays, blank=0, num_threads=2)
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_array_equal(got[1], expected[1])
+
+
+@pytest.mark.parametrize("value", [2**32 + 1, -(2**32) + 1, 2**62])
+@pytest.mark.parametrize("which", [1, 2, 3])
+def test_a_large_integer_is_not_cut_to_a_small_one(batch, which, value):
+    arrays = list(batch(3, 20, 10, 5))
+    arrays[which].reshape(-1)[0] = value
+    losses = kernels.loss(*arrays, blank=0)
+    assert np.isnan(losses[0])
+    assert np.isfinite(losses[1:]).all()

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from ctcx_numba import _memory, _scratch
+from ctcx_numba import _batch, _memory, _scratch
 from ctcx_numba.kernels import loss, loss_and_grad
 
 
@@ -110,11 +110,27 @@ def test_scratch_of_other_shapes_changes_nothing(batch):
             np.testing.assert_array_equal(loss(*each, blank=0, num_threads=1), losses)
 
 
+def scratch_of(t, s, frames=None, counts=None):
+    """Bytes of scratch for two halves."""
+    frames, counts = frames or [t], counts or [s]
+    n = len(frames)
+    x, labels = np.zeros((n, t, 32), np.float32), np.ones((n, s), int)
+    job = _batch.Job(x, labels, np.array(frames), np.array(counts), 0, 1, gradient=False)
+    room = _scratch.take("float32", _scratch.sizes_of(job._batch, job.losses))
+    return 2 * sum(part.nbytes for part in room)
+
+
 def test_long_sequences_need_little_memory():
     """Beyond the gradient: the square root of the frames, not the frames, times the labels."""
-    short, long = (
-        sum(part.nbytes for part in _scratch.take("float32", frames, 32, 2_000, halves=2))
-        for frames in (5_000, 20_000)
-    )
+    short, long = scratch_of(5_000, 2_000), scratch_of(20_000, 2_000)
     assert long < 50e6
     assert long < 2.5 * short
+
+
+def test_a_batch_needs_what_the_hungriest_of_its_sequences_does():
+    """Neither more frames nor more labels always take more."""
+    frames, counts = [20_000, 700, 18_000, 900], [3, 310, 60, 2]
+    alone = [scratch_of(t, s) for t, s in zip(frames, counts, strict=True)]
+    assert alone[0] < alone[1]
+    together = scratch_of(max(frames), max(counts), frames, counts)
+    assert max(alone) <= together <= 1.5 * max(alone)

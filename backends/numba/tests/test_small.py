@@ -71,20 +71,19 @@ OTHERS = {
     "swapped bytes": lambda x, *rest: (x.astype(x.dtype.newbyteorder()), *rest),
     "every other frame": lambda x, *rest: (x[:, ::2], *rest),
     "every other class": lambda x, *rest: (x[:, :, ::2], *rest),
-    "int32": lambda x, labels, *rest: (x, labels.astype(np.int32), *rest),
-    "turned labels": lambda x, labels, *rest: (x, np.asfortranarray(labels), *rest),
-    "every other length": lambda x, labels, t, s: (x, labels, np.repeat(t, 2)[::2], s),
+    "int16": lambda x, labels, *rest: (x, labels.astype(np.int16), *rest),
+    "swapped bytes of labels": lambda x, labels, *rest: (x, labels.astype(">i8"), *rest),
+    "unaligned labels": lambda x, labels, *rest: (
+        x,
+        np.frombuffer(b"x" + labels.tobytes(), dtype=np.uint8)[1:].view(int).reshape(labels.shape),
+        *rest,
+    ),
     "unaligned": lambda x, *rest: (
         np.frombuffer(b"x" + x.tobytes(), dtype=np.uint8)[1:].view(x.dtype).reshape(x.shape),
         *rest,
     ),
     "torch, classes outside": lambda x, *rest: (
         torch.from_numpy(x).transpose(1, 2).contiguous().transpose(1, 2),
-        *map(torch.from_numpy, rest),
-    ),
-    "torch, int32": lambda x, labels, *rest: (
-        torch.from_numpy(x),
-        torch.from_numpy(labels).int(),
         *map(torch.from_numpy, rest),
     ),
     "torch, bfloat16": lambda x, *rest: (

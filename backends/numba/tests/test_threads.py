@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import ProcessPoolExecutor
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -151,6 +153,85 @@ def test_an_error_of_a_task_is_raised_and_nothing_runs_on():
             run_all(tasks, 3)
     run_all([lambda: finished.append(2)] * 5, 3)
     assert finished.count(2) == 5
+
+
+class Stingy(ThreadPoolExecutor):
+    """Starts so many threads; a later one fails, after it was asked, as the system's does."""
+
+    can_start = 1
+
+    def _adjust_thread_count(self):
+        if len(self._threads) >= self.can_start:
+            raise RuntimeError("can't start new thread")
+        super()._adjust_thread_count()
+
+
+@pytest.mark.parametrize("can_start", [0, 1, 2])
+@pytest.mark.parametrize("name", ["ragged, wide", "two long"])
+def test_threads_that_cannot_be_started(batch, monkeypatch, name, can_start):
+    """What others have begun is waited for, and the caller does the rest."""
+    inputs = batch(*SHAPES[name])
+    expected = loss_and_grad(*inputs, blank=0, num_threads=1)
+    monkeypatch.setattr(_threads, "ThreadPoolExecutor", Stingy)
+    monkeypatch.setattr(Stingy, "can_start", can_start)
+    monkeypatch.setattr(_threads, "_pool", None)
+    monkeypatch.setattr(_threads, "_workers", 0)
+    for _ in range(20):
+        losses, grad = loss_and_grad(*inputs, blank=0, num_threads=6)
+        np.testing.assert_array_equal(losses, expected[0])
+        np.testing.assert_array_equal(grad, expected[1])
+
+
+def test_a_thread_that_came_although_asking_for_it_failed_is_waited_for(monkeypatch):
+    class Comes:
+        def __init__(self, *_, **__):
+            pass
+
+        def submit(self, work):
+            threading.Thread(target=work).start()
+            raise RuntimeError("can't start new thread")
+
+        def shutdown(self, **_):
+            pass
+
+    monkeypatch.setattr(_threads, "ThreadPoolExecutor", Comes)
+    monkeypatch.setattr(_threads, "_pool", None)
+    monkeypatch.setattr(_threads, "_workers", 0)
+    taken, done = threading.Event(), []
+
+    def slow():
+        if threading.current_thread() is threading.main_thread():
+            assert taken.wait(10)
+        else:
+            taken.set()
+            time.sleep(0.2)
+        done.append(1)
+
+    run_all([slow, slow], 2)
+    assert len(done) == 2
+
+
+def test_no_work_is_left_in_a_pool_that_has_no_threads(monkeypatch):
+    monkeypatch.setattr(_threads, "ThreadPoolExecutor", Stingy)
+    monkeypatch.setattr(Stingy, "can_start", 0)
+    monkeypatch.setattr(_threads, "_pool", None)
+    monkeypatch.setattr(_threads, "_workers", 0)
+    held = set()
+    run_all([partial(held.add, 1)] * 2, 2)
+    assert held == {1}
+    assert _threads._pool is None
+
+
+def test_more_threads_than_an_int32_holds(batch, monkeypatch):
+    pytest.importorskip("jax")
+    import jax.numpy as jnp
+
+    inputs = batch(3, 20, 10, 5)
+    expected = loss(*inputs, blank=0)
+    monkeypatch.setenv("CTCX_NUM_THREADS", str(2**32))
+    for array in (np.asarray, jnp.asarray):
+        np.testing.assert_array_equal(loss(*map(array, inputs), blank=0), expected)
+    assert number_of_threads(2**70) == number_of_threads()
 
 
 def test_number_of_threads(monkeypatch):
