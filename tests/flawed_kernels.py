@@ -17,6 +17,7 @@ import ctcx
 from ctcx.plugin import Backend, Decline, Feature, Namespace, hookimpl
 
 COMPLETE = frozenset({Feature.GRAD, Feature.DETERMINISTIC, Feature.NONCONTIGUOUS})
+LARGEST_LOSS = 1.8e8
 SCRATCH = {"alpha": np.zeros((0, 0))}
 
 
@@ -36,8 +37,8 @@ class Kernel:
     blank_in_grad: bool = True
     every_state: bool = True
 
-    def __call__(self, logits, labels, blank):
-        """Return loss and gradient of one sequence."""
+    def __call__(self, logits, labels, blank, *, grad=True):
+        """Return loss and gradient of one sequence; without ``grad`` that is 0."""
         frames = len(logits)
         states = np.full(2 * len(labels) + 1, blank)
         states[1::2] = labels
@@ -49,27 +50,30 @@ class Kernel:
             log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
             emitted = log_probs[:, states].astype(self.real)
             alpha, offsets = self.recurse(emitted, states)
+            end = np.logaddexp.reduce(alpha[-1, -2:])
+            loss = -float(end + offsets)
+            if not loss <= LARGEST_LOSS:
+                return hopeless
+            clamped = max(0.0, loss) if self.clamp else loss
+            if not grad:
+                return clamped, 0.0
             # The reverse recursion is the same one on everything reversed.
             beta, _ = self.recurse(emitted[::-1, ::-1], states[::-1])
             beta = beta[::-1, ::-1]
-            end = np.logaddexp.reduce(alpha[-1, -2:])
-            loss = -float(end + offsets)
-            if not loss < np.inf:
-                return hopeless
             joint = alpha + beta - emitted
             joint = np.where(np.isneginf(emitted), -np.inf, joint)
             best = joint.max(axis=1, keepdims=True) if self.normalised else end
             weights = np.exp(joint - best)
             if self.normalised:
                 weights /= weights.sum(axis=1, keepdims=True)
-        grad = self.softmax_in_grad * np.exp(log_probs)
+        slope = self.softmax_in_grad * np.exp(log_probs)
         for s, k in enumerate(states):
             left_out = (k == blank and not self.blank_in_grad) or (
                 s != list(states).index(k) and not self.every_state
             )
             if not left_out:
-                grad[:, k] -= weights[:, s]
-        return (max(0.0, loss) if self.clamp else loss), grad
+                slope[:, k] -= weights[:, s]
+        return clamped, slope
 
     def recurse(self, emitted, states):
         """Return log-alpha, shifted in each frame, and the sum of the shifts."""
@@ -126,7 +130,7 @@ def run(
     grads = np.zeros_like(logits)
     for n in range(len(logits)):
         frames, count = int(logit_lengths[n]), int(label_lengths[n])
-        loss, row = kernel(logits[n, :frames].astype(float), labels[n, :count], blank)
+        loss, row = kernel(logits[n, :frames].astype(float), labels[n, :count], blank, grad=grad)
         losses[n] = loss
         grads[n, :frames] = row
     result = (losses, grads) if grad else losses

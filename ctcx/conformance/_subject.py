@@ -18,6 +18,7 @@ from ctcx._descriptors import Feature, Problem, resolve
 from ctcx._errors import BackendRejectedError
 from ctcx._registry import registry
 from ctcx.conformance._compare import TOLERANCES, Tolerance
+from ctcx.conformance._drawing import Drawing
 from ctcx.conformance._failures import CheckFailure, NotApplicable
 from ctcx.conformance.oracle import round_to_dtype
 
@@ -77,6 +78,8 @@ class Subject:
         The backend's name.
     namespace, device, dtype : str
         Of the logits, by the names that :class:`ctcx.plugin.Namespace` uses.
+    drawing : Drawing
+        Which problems are drawn.
     notes : list of str
         What a check could not do; shown with its result.
     """
@@ -85,6 +88,7 @@ class Subject:
     namespace: str
     device: str
     dtype: str
+    drawing: Drawing = field(default_factory=Drawing)
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -165,6 +169,7 @@ class Subject:
         grad: bool,
         inputs: Inputs | None = None,
         grad_shape: tuple[int, ...] | None = None,
+        blank: int | None = None,
         **options: Any,
     ) -> Outcome:
         """Compute a batch, and check all that is not about the numbers.
@@ -179,6 +184,8 @@ class Subject:
             The batch as arrays, if not as :meth:`inputs` makes them.
         grad_shape : tuple of int, optional
             Shape of the gradient, if not (N, T, C).
+        blank : int, optional
+            How the blank class is called, if not by the batch's number.
         **options
             More arguments of ``ctc_loss``.
 
@@ -190,9 +197,10 @@ class Subject:
             The backend's own ``accepts`` says that it doesn't take such a problem.
         """
         inputs = inputs or self.inputs(batch)
+        blank = batch.blank if blank is None else blank
         before = [self.numpy(array).tobytes() for array in inputs]
         try:
-            result = self.call(inputs, grad=grad, blank=batch.blank, **options)
+            result = self.call(inputs, grad=grad, blank=blank, **options)
             self.check_form(batch, inputs, result, grad_shape)
             for name, array, old in zip(Inputs._fields, inputs, before, strict=True):
                 if self.numpy(array).tobytes() != old:

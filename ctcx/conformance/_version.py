@@ -4,5 +4,5 @@ from __future__ import annotations
 
 __all__ = ["KIT_VERSION"]
 
-KIT_VERSION = "1.1"
+KIT_VERSION = "2.0"
 """Major: a check got stricter or went. Minor: checks came, provisional for one minor version."""

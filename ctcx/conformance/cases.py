@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ctcx._inputs import notebook_fixture, ocr_lines
-from ctcx.conformance.oracle import Truth, enumerate_paths, reference, round_to_dtype
+from ctcx.conformance.oracle import (
+    Truth,
+    enumerate_paths,
+    reference,
+    round_to_dtype,
+    within_limit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -178,9 +184,10 @@ def truth(problem: Batch, dtype: str) -> Truth:
     """Return the right answer to ``problem`` with its logits rounded to ``dtype``."""
     logits = round_to_dtype(problem.logits, dtype)
     solve = enumerate_paths if "enumerable" in problem.groups else reference
-    return solve(
+    answer = solve(
         logits, problem.labels, problem.logit_lengths, problem.label_lengths, problem.blank
     )
+    return within_limit(answer)
 
 
 def _noise(seed: int, *shape: int, scale: float = 2.0) -> NDArray[np.float64]:

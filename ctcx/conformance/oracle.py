@@ -4,8 +4,8 @@ Two independent ways to the same numbers:
 
 * :func:`enumerate_paths` adds up the probability of every one of the ``C**T`` paths, straight from
   the definition of CTC (Graves et al. 2006, equations 2 and 3). For tiny problems only.
-* :func:`reference` runs the forward-backward recursion (the same paper, section 4.1) one sequence
-  at a time in a log domain that is normalised in every frame, for problems of any length.
+* :func:`reference` runs the forward-backward recursion (the same paper, section 4.1) in a log
+  domain that is normalised in every frame, for problems of any length.
 
 Both differentiate with respect to unnormalised logits: a row of the gradient is
 ``softmax(logits[t])`` minus the probability that a path spelling the labels is in each class at
@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,10 +26,23 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Truth", "enumerate_paths", "reference", "round_to_dtype"]
+__all__ = [
+    "LARGEST_LOSS",
+    "Truth",
+    "enumerate_paths",
+    "reference",
+    "round_to_dtype",
+    "within_limit",
+]
+
+LARGEST_LOSS = 1.8e8
+"""In nats; a larger loss counts as infinite, on every backend (docs/mathematics.md)."""
 
 MAX_PATHS = 100_000
 """More paths than this in one sequence are refused by :func:`enumerate_paths`."""
+
+_CELLS = 1 << 21
+"""Frames times states of the sequences that are computed together."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -113,11 +126,55 @@ def reference(
     of a frame are divided by their own sum. An error that all states of a frame share, which is
     what accumulates over thousands of frames, therefore never reaches the gradient.
     """
+    batch = np.asarray(logits, dtype=np.float64)
+    spellings = np.asarray(labels, dtype=np.int64)
+    frames = np.asarray(logit_lengths, dtype=np.int64)
+    counts = np.asarray(label_lengths, dtype=np.int64)
+    loss, grad = np.zeros(len(batch)), np.zeros(batch.shape)
+    for rows in _together(frames, counts):
+        longest, most = frames[rows].max(), counts[rows].max()
+        some = batch[rows, :longest].astype(real)
+        loss[rows], grad[rows, :longest] = _recurse(
+            some, spellings[rows, :most], frames[rows], counts[rows], blank
+        )
+    return Truth(loss=loss, grad=grad, feasible=np.isfinite(loss))
 
-    def sequence(frames: NDArray[Any], spelled: NDArray[np.int64]) -> tuple[float, NDArray[Any]]:
-        return _recurse(frames.astype(real), spelled, blank)
 
-    return _by_sequence(sequence, logits, labels, logit_lengths, label_lengths)
+def _together(frames: NDArray[np.int64], counts: NDArray[np.int64]) -> Iterator[NDArray[np.intp]]:
+    """Yield the sequences in groups of about the same length, each small enough for the memory."""
+    waiting: list[int] = []
+    width = 1
+    for n in np.argsort(frames, kind="stable").tolist():
+        width = max(width, 2 * int(counts[n]) + 1)
+        if waiting and (len(waiting) + 1) * int(frames[n]) * width > _CELLS:
+            yield np.array(waiting)
+            waiting, width = [], 2 * int(counts[n]) + 1
+        waiting.append(n)
+    if waiting:
+        yield np.array(waiting)
+
+
+def within_limit(answer: Truth) -> Truth:
+    """Return the answer that a backend gives: losses above the limit are +inf, without gradient.
+
+    Parameters
+    ----------
+    answer : Truth
+        Of an oracle.
+
+    Returns
+    -------
+    Truth
+        The same if no finite loss is above :data:`LARGEST_LOSS`.
+    """
+    over = np.isfinite(answer.loss) & (answer.loss > LARGEST_LOSS)
+    if not over.any():
+        return answer
+    return Truth(
+        loss=np.where(over, np.inf, answer.loss),
+        grad=np.where(over[:, None, None], 0.0, answer.grad),
+        feasible=answer.feasible & ~over,
+    )
 
 
 def round_to_dtype(values: NDArray[np.float64], dtype: str) -> NDArray[np.float64]:
@@ -221,54 +278,112 @@ def _collapse(path: list[int], blank: int) -> list[int]:
     return [k for t, k in enumerate(path) if k != blank and (t == 0 or path[t - 1] != k)]
 
 
+class _Spelling(NamedTuple):
+    """What n label sequences look like as states: blank, first label, blank, ..., last, blank."""
+
+    states: NDArray[np.int64]
+    """The class of each state, shape (n, S)."""
+    skips: NDArray[np.bool_]
+    """Whether a state can be entered from the one before the last, shape (n, S)."""
+    widths: NDArray[np.int64]
+    """How many states each sequence has, shape (n,)."""
+
+
+def _spell(labels: NDArray[np.int64], counts: NDArray[np.int64], blank: int) -> _Spelling:
+    inside = np.arange(labels.shape[1]) < counts[:, None]
+    states = np.full((len(labels), 2 * labels.shape[1] + 1), blank)
+    states[:, 1::2] = np.where(inside, labels, blank)
+    skips = np.zeros(states.shape, dtype=np.bool_)
+    skips[:, 3::2] = states[:, 3::2] != states[:, 1:-2:2]
+    return _Spelling(states, skips, 2 * counts + 1)
+
+
 def _recurse(
-    logits: NDArray[Any], labels: NDArray[np.int64], blank: int
-) -> tuple[float, NDArray[Any]]:
-    """Return loss and gradient (T, C) of one sequence, by forward-backward."""
+    logits: NDArray[Any],
+    labels: NDArray[np.int64],
+    frames: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    blank: int,
+) -> tuple[list[float], NDArray[Any]]:
+    """Return losses (n,) and gradients (n, T, C) of sequences, by forward-backward."""
     grad = np.zeros_like(logits)
-    if not len(logits):
-        return (math.inf if len(labels) else 0.0), grad
-    states = np.full(2 * len(labels) + 1, blank)
-    states[1::2] = labels
-    skips = np.zeros(len(states), dtype=np.bool_)
-    skips[3::2] = labels[1:] != labels[:-1]
+    past = np.arange(logits.shape[1]) >= frames[:, None]
+    spelling = _spell(labels, counts, blank)
     # finfo.min as a mask may overflow to -inf, which is as right as the mask.
     with np.errstate(over="ignore", divide="ignore"):
-        log_probs = _log_softmax(logits)
-        loss, occupancies = _forward_backward(log_probs, states, skips)
-        if loss == math.inf:
-            return loss, grad
-        grad += np.exp(log_probs)
-        for t, occupancy in occupancies:
-            np.subtract.at(grad[t], states, occupancy)
-    return loss, grad
+        log_probs = _log_softmax(np.where(past[:, :, None], 0.0, logits).astype(logits.dtype))
+        alpha, beta, offsets = _both_ways(log_probs, spelling, frames)
+        losses = []
+        for n, (length, width) in enumerate(zip(frames, spelling.widths, strict=True)):
+            if not length:
+                losses.append(0.0 if width == 1 else math.inf)
+                continue
+            last = np.logaddexp.reduce(alpha[length - 1, n, max(0, width - 2) : width])
+            terms = [*offsets[:length, n], last]
+            losses.append(math.inf if min(terms) == -np.inf else max(0.0, -_exact_sum(terms)))
+            if losses[-1] < math.inf:
+                # Both directions run from their own start; beta is read from its end.
+                joint = alpha[:length, n, :width] + beta[:length, n, :width][::-1, ::-1]
+                weights = np.exp(joint - joint.max(axis=1, keepdims=True))
+                weights /= weights.sum(axis=1, keepdims=True)
+                grad[n, :length] = np.exp(log_probs[n, :length])
+                grad[n, :length, blank] -= weights[:, ::2].sum(axis=1)
+                for s in range(1, width, 2):
+                    grad[n, :length, spelling.states[n, s]] -= weights[:, s]
+    return losses, grad
 
 
-def _forward_backward(
-    log_probs: NDArray[Any], states: NDArray[np.int64], skips: NDArray[np.bool_]
-) -> tuple[float, Iterator[tuple[int, NDArray[Any]]]]:
-    """Return the loss, and the frames from last to first with the occupancy of each state."""
-    # Only every `stride`-th row of alpha is kept; the others are computed again going back.
-    stride = max(1, math.isqrt(len(log_probs)))
-    alpha = np.full(len(states), -np.inf, dtype=log_probs.dtype)
-    alpha[:2] = log_probs[0, states[:2]]
-    kept = []
-    offsets = []
-    for t in range(len(log_probs)):
-        if t:
-            alpha = _step(alpha, skips) + log_probs[t, states]
-        offset = alpha.max()
-        if offset == -np.inf:
-            return math.inf, iter(())
-        offsets.append(offset)
-        alpha = alpha - offset
-        if t % stride == 0:
-            kept.append(alpha)
-    last = np.logaddexp.reduce(alpha[-2:])
-    if last == -np.inf:
-        return math.inf, iter(())
-    loss = max(0.0, -_exact_sum([*offsets, last]))
-    return loss, _occupancies(log_probs, states, skips, kept)
+def _both_ways(
+    log_probs: NDArray[Any], spelling: _Spelling, frames: NDArray[np.int64]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return alpha with the frame's emission, beta without, each (T, n, S), and alpha's shifts.
+
+    Beta is computed as the alpha of everything read backwards, in the same steps: frame `t` of it
+    is the `t`-th from a sequence's end, and so are the states.
+    """
+    states, skips, widths = spelling
+    inside = np.arange(states.shape[1]) < widths[:, None]
+    emitted = np.take_along_axis(log_probs, states[:, None, :], axis=2)
+    emitted = np.where(inside[:, None, :], emitted, -np.inf).astype(log_probs.dtype)
+    rows = np.arange(len(states))[:, None]
+    t = np.maximum(frames[:, None] - 1 - np.arange(emitted.shape[1]), 0)
+    s = np.maximum(widths[:, None] - 1 - np.arange(states.shape[1]), 0)
+    backwards = emitted[rows[:, :, None], t[:, :, None], s[:, None, :]]
+    backwards[np.broadcast_to(~inside[:, None, :], backwards.shape)] = -np.inf
+    # A skip into state `s` leaves state `s - 2`; read from the end, it enters that one.
+    left = np.zeros_like(skips)
+    left[:, :-2] = skips[:, 2:]
+    every = np.concatenate([emitted, backwards]).swapaxes(0, 1)
+    allowed = np.where(np.concatenate([skips, left[rows, s] & inside]), 0.0, -np.inf)
+    allowed = allowed.astype(log_probs.dtype)
+    alpha, beta = (np.empty_like(every[:, : len(states)]) for _ in range(2))
+    offsets = np.empty((len(every), len(states)), dtype=log_probs.dtype)
+    now = np.full(every.shape[1:], -np.inf, dtype=log_probs.dtype)
+    now[:, :2] = 0.0
+    for step in range(len(every)):
+        before = _step(now, allowed) if step else now
+        now = before + every[step]
+        shift = now.max(axis=1, keepdims=True)
+        now = now - np.where(np.isneginf(shift), 0.0, shift)
+        alpha[step], beta[step] = now[: len(states)], before[len(states) :]
+        offsets[step] = shift[: len(states), 0]
+    return alpha, beta, offsets
+
+
+def _step(values: NDArray[Any], allowed: NDArray[Any]) -> NDArray[Any]:
+    """Return the log of what flows into each state: from itself, the one before, and by a skip.
+
+    ``allowed`` is 0 where a skip is, else -inf; all have the shape (n, S).
+    """
+    one, two = np.full_like(values, -np.inf), np.full_like(values, -np.inf)
+    one[:, 1:] = values[:, :-1]
+    two[:, 2:] = values[:, :-2]
+    two += allowed
+    top = np.maximum(np.maximum(values, one), two)
+    top[np.isneginf(top)] = 0.0
+    total = np.exp(values - top) + np.exp(one - top) + np.exp(two - top)
+    result: NDArray[Any] = np.log(total) + top
+    return result
 
 
 def _exact_sum(terms: list[np.floating[Any]]) -> float:
@@ -276,47 +391,3 @@ def _exact_sum(terms: list[np.floating[Any]]) -> float:
     heads = [float(term) for term in terms]
     tails = [float(term - type(term)(head)) for term, head in zip(terms, heads, strict=True)]
     return math.fsum(heads + tails)
-
-
-def _occupancies(
-    log_probs: NDArray[Any],
-    states: NDArray[np.int64],
-    skips: NDArray[np.bool_],
-    kept: list[NDArray[Any]],
-) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield the frames from last to first, each with the occupancy of each state."""
-    num_frames = len(log_probs)
-    stride = max(1, math.isqrt(num_frames))
-    back = _mirrored(skips)
-    beta = np.full(len(states), -np.inf, dtype=log_probs.dtype)
-    beta[-2:] = 0
-    for start in range((num_frames - 1) // stride * stride, -1, -stride):
-        rows = [kept[start // stride]]
-        for t in range(start + 1, min(start + stride, num_frames)):
-            row = _step(rows[-1], skips) + log_probs[t, states]
-            rows.append(row - row.max())
-        for t in range(start + len(rows) - 1, start - 1, -1):
-            if t + 1 < num_frames:
-                beta = _step((beta + log_probs[t + 1, states])[::-1], back)[::-1]
-                beta = beta - beta.max()
-            joint = rows[t - start] + beta
-            weights = np.exp(joint - joint.max())
-            yield t, weights / weights.sum()
-
-
-def _step(values: NDArray[Any], skips: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return the log of what flows into each state: from itself, the one before, and by a skip."""
-    total = values.copy()
-    total[1:] = np.logaddexp(values[1:], values[:-1])
-    total[2:] = np.where(skips[2:], np.logaddexp(total[2:], values[:-2]), total[2:])
-    return total
-
-
-def _mirrored(skips: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the skips as the reversed chain of states sees them.
-
-    A skip into state ``s`` leaves state ``s - 2``; read from the end, it enters that one.
-    """
-    mirrored = np.zeros_like(skips)
-    mirrored[2:] = skips[2:][::-1]
-    return mirrored

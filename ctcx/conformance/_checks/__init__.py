@@ -20,9 +20,10 @@ from ctcx.conformance._checks import (
     _arrays,
     _calls,
     _scale,
+    _drawn,
 )
 # isort: on
 
 __all__: list[str] = []
 
-_MODULES = (_declared, _numbers, _edges, _batching, _arrays, _calls, _scale)
+_MODULES = (_declared, _numbers, _edges, _batching, _arrays, _calls, _scale, _drawn)

@@ -1,0 +1,39 @@
+"""How many problems are drawn, from which seed, and where failures are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["FAILURES", "Drawing"]
+
+FAILURES = "ctcx-failures"
+"""Folder, in the current directory, that problems which a backend gets wrong are written to."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawing:
+    """What the check of drawn problems is asked for.
+
+    Attributes
+    ----------
+    count : int or None
+        How many problems; None: what a run draws by default, for which fewer are drawn where a call
+        takes longer.
+    seed : int
+        Other seeds give other problems.
+    thorough : bool
+        Draw thousands, the largest among them: for a night.
+    folder : str
+        Where a problem that comes out wrong is written to.
+    """
+
+    count: int | None = None
+    seed: int = 0
+    thorough: bool = False
+    folder: str = FAILURES
+
+    def __post_init__(self) -> None:
+        for name, value in (("count", self.count), ("seed", self.seed)):
+            if value is not None and value < 0:
+                msg = f"{name} of drawn problems is {value!r}: expected at least 0"
+                raise ValueError(msg)
