@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from reprlib import repr as short_repr
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+import numpy as np
 
 from ctcx._arrays import is_numpy
 from ctcx._autodiff.adapters import adapter_for, is_torch_compiling
@@ -86,9 +89,11 @@ def ctc_loss(
         library of the array API standard, which decides where it is computed. -inf masks a class.
     labels : array of int (N, S) or list of lists
         Classes, without blanks. What stands past a sequence's length never matters. (S,) for one
-        sequence. Lists and NumPy arrays go along with logits of any library.
+        sequence. Lists (also tuples and ranges; the rows may be arrays) and NumPy arrays go along
+        with logits of any library.
     logit_lengths : array of int (N,), optional
-        Frames of each sequence; default T. What stands in later frames never matters.
+        Frames of each sequence; default T. What stands in later frames never matters. A list, or
+        an int for one sequence.
     label_lengths : array of int (N,), optional
         Labels of each sequence; default S, or the lengths of the lists.
     blank : int
@@ -118,8 +123,8 @@ def ctc_loss(
     ------
     CTCInputError
         Wrong shapes, dtypes, libraries or devices; a label out of range or equal to the blank, a
-        length out of range, NaN or +inf inside a sequence. Names argument, sequence, position and
-        value.
+        length out of range, NaN or +inf inside a sequence; masked arrays, and sets, dicts and
+        generators for labels. Names argument, sequence, position and value.
     InfeasibleError
         Under ``infeasible="raise"``.
     BackendError
@@ -230,10 +235,10 @@ def explain(
     *,
     blank: int = 0,
     time_major: bool = False,
-    reduction: ReductionName = "none",  # noqa: ARG001 - takes a call's arguments as they are
-    infeasible: Infeasible = "inf",  # noqa: ARG001
+    reduction: ReductionName = "none",
+    infeasible: Infeasible = "inf",
     backend: str | None = None,
-    validate: bool = True,  # noqa: ARG001
+    validate: bool = True,
     operation: Operation = "loss_and_grad",
 ) -> Decision:
     """Say which backend a call with these arguments would use, and why not the others.
@@ -257,8 +262,10 @@ def explain(
     Raises
     ------
     CTCInputError
-        As for :func:`ctcx.ctc_loss`, for static facts.
+        As for :func:`ctcx.ctc_loss`, for static facts; an ``operation`` that there isn't.
     """
+    check_options(Options(time_major, reduction, infeasible, backend, validate))
+    _check_choice("operation", operation, get_args(Operation))
     prepared = prepare(logits, labels, logit_lengths, label_lengths, blank, time_major=time_major)
     return explain_problem(_problem(operation, prepared), backend)
 
@@ -370,14 +377,22 @@ def _problem(operation: Operation, prepared: Prepared) -> Problem:
 
 
 def check_options(options: Options) -> None:
-    """Refuse words that are not among the choices."""
+    """Refuse options that are not among the choices."""
     _check_choice("reduction", options.reduction, _REDUCTIONS)
     _check_choice("infeasible", options.infeasible, _POLICIES)
+    _check_flag("time_major", options.time_major)
+    _check_flag("validate", options.validate)
 
 
-def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        msg = f"{argument} must be one of {', '.join(map(repr, choices))}; got {value!r}"
+def _check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        msg = f"{argument} must be one of {', '.join(map(repr, choices))}; got {short_repr(value)}"
+        raise CTCInputError(msg, argument=argument, value=value)
+
+
+def _check_flag(argument: str, value: object) -> None:
+    if value is not True and value is not False and not isinstance(value, np.bool_):
+        msg = f"{argument} must be True or False, got {short_repr(value)}"
         raise CTCInputError(msg, argument=argument, value=value)
 
 

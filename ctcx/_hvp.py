@@ -18,6 +18,7 @@ from ctcx._arrays import (
 from ctcx._autodiff.adapters import adapter_for, is_torch_func
 from ctcx._autodiff.unit import hessian_times
 from ctcx._errors import CTCInputError
+from ctcx._host import plain
 from ctcx._prepare import FLOATING
 from ctcx._reduction import Reduction
 
@@ -94,6 +95,7 @@ def ctc_hvp(
     True
     """
     options = Options(time_major, reduction, infeasible, backend, validate)
+    logits, vector = plain("logits", logits), plain("vector", vector)
     _check_form(vector, logits)
     prepared, (_, grad) = run(
         "loss_and_grad", logits, labels, logit_lengths, label_lengths, blank, options
@@ -118,7 +120,7 @@ def ctc_hvp(
 
 
 def _check_form(vector: Any, logits: Any) -> None:
-    if not is_array(logits):
+    if not is_array(logits) or logits.ndim not in {2, 3}:
         return  # which is said where logits are checked
     if not is_array(vector) or library_name(vector) != library_name(logits):
         kind = library_name(vector) if is_array(vector) else type(vector).__name__

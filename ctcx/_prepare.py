@@ -23,9 +23,16 @@ from ctcx._arrays import (
     is_known_of,
     is_numpy,
     library_name,
-    namespace_of,
 )
 from ctcx._errors import CTCInputError
+from ctcx._host import (
+    check_integer_dtype,
+    host_lengths,
+    is_list,
+    plain,
+    type_name,
+    what_to_pass,
+)
 from ctcx._labels import from_lists, resolve_blank
 
 if TYPE_CHECKING:
@@ -86,6 +93,7 @@ def prepare(
     CTCInputError
         A wrong type, dtype or shape, another library or device than that of the logits.
     """
+    logits = plain("logits", logits)
     facts = _check_logits(logits)
     xp = facts.xp
     single = logits.ndim == 2
@@ -102,7 +110,7 @@ def prepare(
     device = device_of(logits)
     dtype = index_dtype(xp, device)
 
-    labels, own_lengths = _labels_as_array(labels, single=single)
+    labels, own_lengths = _labels_as_array(plain("labels", labels), single=single)
     labels = _check_labels(labels, logits, facts, dtype, single=single)
     if label_lengths is None:
         label_lengths = own_lengths
@@ -110,6 +118,7 @@ def prepare(
     def lengths(argument: str, given: Any, limit: int) -> tuple[Array, Any]:
         if given is None:
             return _upload(np.full((count,), limit), facts, dtype, device), None
+        given = plain(argument, given)
         given = _check_lengths(argument, given, logits, facts, dtype, single=single)
         return _upload(given, facts, dtype, device), _host(given)
 
@@ -159,7 +168,8 @@ def _check_logits(logits: Any) -> Facts:
     if not is_array(logits):
         msg = (
             f"logits must be an array of NumPy, CuPy, PyTorch, JAX or another library of the array "
-            f"API standard, got {_type_name(logits)}; it decides where ctcx computes"
+            f"API standard, got {type_name(logits)}{what_to_pass(logits)}; it decides where ctcx "
+            f"computes"
         )
         raise CTCInputError(msg, argument="logits")
     if logits.ndim not in (2, 3):
@@ -171,6 +181,8 @@ def _check_logits(logits: Any) -> Facts:
     facts = describe(logits)
     if facts.dtype not in FLOATING:
         msg = f"logits must have one of the dtypes {', '.join(FLOATING)}; got {facts.dtype}"
+        if is_numpy(logits) and not logits.dtype.isnative:
+            msg += ", of another byte order: pass logits.astype(logits.dtype.newbyteorder('='))"
         raise CTCInputError(msg, argument="logits")
     return facts
 
@@ -179,8 +191,11 @@ def _labels_as_array(labels: Any, *, single: bool) -> tuple[Any, Any]:
     """Turn lists into NumPy arrays: labels, and the lengths of the lists (None for an array)."""
     if is_array(labels):
         return labels, None
-    if not isinstance(labels, (list, tuple)):
-        msg = f"labels must be an array of ints or a list of lists, got {_type_name(labels)}"
+    if not is_list(labels):
+        msg = (
+            f"labels must be an array of integers or a list of lists, got {type_name(labels)}"
+            f"{what_to_pass(labels)}"
+        )
         raise CTCInputError(msg, argument="labels")
     padded, lengths = from_lists([labels] if single else labels)
     return (padded[0], int(lengths[0])) if single else (padded, lengths)
@@ -188,7 +203,7 @@ def _labels_as_array(labels: Any, *, single: bool) -> tuple[Any, Any]:
 
 def _check_labels(labels: Any, logits: Array, facts: Facts, dtype: Any, *, single: bool) -> Any:
     if not _is_at_home(labels, facts, dtype):
-        _check_integers("labels", labels)
+        check_integer_dtype("labels", labels)
         _check_home("labels", labels, facts)
     if labels.ndim != (1 if single else 2) or (not single and labels.shape[0] != logits.shape[0]):
         expected = "(S,) for one sequence" if single else f"({logits.shape[0]}, S)"
@@ -210,16 +225,8 @@ def _check_lengths(
     if _is_at_home(given, facts, dtype) and given.shape == logits.shape[:1]:
         return given
     if not is_array(given):
-        try:
-            given = np.asarray(given)
-        except (TypeError, ValueError):
-            given = np.asarray(None)
-        if given.dtype == object or given.dtype.kind not in "iuf":
-            msg = f"{argument} must be integers, got {_type_name(given)} of dtype {given.dtype}"
-            raise CTCInputError(msg, argument=argument)
-        if given.size == 0:
-            given = given.astype(np.int64)  # an empty list has no ints to tell its dtype
-    _check_integers(argument, given)
+        given = host_lengths(argument, given)
+    check_integer_dtype(argument, given)
     _check_home(argument, given, facts)
     if single and given.ndim == 0:
         given = given[None] if not is_numpy(given) else given.reshape(1)
@@ -240,16 +247,6 @@ def _is_at_home(array: Any, facts: Facts, dtype: Any) -> bool:
         and array.dtype == dtype
         and (is_numpy(array) or not is_elsewhere(device_name(array), facts.device))
     )
-
-
-def _check_integers(argument: str, array: Any) -> None:
-    if is_numpy(array):
-        integral = array.dtype.kind in "iu"
-    else:
-        integral = namespace_of(array).isdtype(array.dtype, "integral")
-    if not integral:
-        msg = f"{argument} must have an integer dtype, got {array.dtype}"
-        raise CTCInputError(msg, argument=argument)
 
 
 def _check_home(argument: str, array: Any, facts: Facts) -> None:
@@ -303,7 +300,3 @@ def _narrowed(array: Any, dtype: Any) -> Any:
         limits = np.iinfo(np.int32)
         return np.clip(array, limits.min, limits.max).astype(np.int32)
     return array
-
-
-def _type_name(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")

@@ -13,6 +13,7 @@ import numpy as np
 
 from ctcx._arrays import device_of, is_numpy
 from ctcx._errors import CTCInputError
+from ctcx._host import to_lists
 
 if TYPE_CHECKING:
     from ctcx._prepare import Prepared
@@ -119,7 +120,7 @@ def locate(call: Prepared, *, time_major: bool) -> None:
         As :func:`check_values`.
     """
     labels, logit_lengths, label_lengths = (
-        _to_lists(array) for array in (call.labels, call.logit_lengths, call.label_lengths)
+        to_lists(array) for array in (call.labels, call.logit_lengths, call.label_lengths)
     )
     if call.host_labels is not None:  # as the caller wrote them, before any narrowing
         labels = call.host_labels.tolist()
@@ -183,10 +184,3 @@ def _report_logits(call: Prepared, logit_lengths: list[int], *, time_major: bool
                 position=(frame, label_class),
                 value=value,
             )
-
-
-def _to_lists(array: Array) -> Any:
-    """Values of a small integer array, one by one, by the standard's own means."""
-    if array.ndim == 0:
-        return int(array)
-    return [_to_lists(array[i, ...]) for i in range(array.shape[0])]

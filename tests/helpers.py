@@ -1,9 +1,34 @@
 """What several test files need."""
 
+import os
+from importlib import import_module
+from importlib.util import find_spec
+
 import array_api_strict
 import numpy as np
+import pytest
 
 STRICT_DEVICES = ("CPU_DEVICE", "device1", "device2", "no_float64", "no_x64")
+
+
+class _Missing:
+    """Stands in for a library that isn't installed: a test that uses it is skipped."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def __getattr__(self, attribute):
+        pytest.skip(f"{self._name} is not installed")
+
+
+def optional(name):
+    """A library, or what skips each test that uses it, so that the others of a module run.
+
+    One that ``CTCX_TEST_NAMESPACES`` names must be there.
+    """
+    top = name.partition(".")[0]
+    required = top in os.environ.get("CTCX_TEST_NAMESPACES", "").replace(".", ",").split(",")
+    return import_module(name) if required or find_spec(top) else _Missing(name)
 
 
 def random_problem(seed, n, t, c, s, *, scale=2.0, blank=0, dtype=np.float32, ragged=True):

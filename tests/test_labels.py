@@ -90,7 +90,7 @@ def test_the_loss_of_one_hot_labels_is_that_of_indices():
         (lambda: ctcx.labels_from_one_hot(np.eye(3), blank=3), "blank=3 is out of range"),
         (
             lambda: ctcx.labels_to_one_hot([[1, 5]], num_classes=4, num_frames=4, blank=0),
-            r"labels\[0, 1\] is 5: expected 0 to 3",
+            r"labels\[0, 1\] is 5 .*: expected 0 to 3",
         ),
         (
             lambda: ctcx.labels_to_one_hot([[1, 2, 3]], num_classes=4, num_frames=2, blank=0),

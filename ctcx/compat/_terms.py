@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from ctcx._errors import CTCInputError
+from ctcx._host import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -56,13 +57,19 @@ def shape_of(value: Any) -> str:
     return f"shape {tuple(shape)}"
 
 
-def to_host(value: Any) -> Any:
-    """Small integers of any library, or lists, as a NumPy array."""
+def to_host(argument: str, value: Any) -> Any:
+    """Small integers of any library, or lists, as a NumPy array.
+
+    Raises
+    ------
+    CTCInputError
+        A masked array.
+    """
     if hasattr(value, "get") and hasattr(value, "dtype"):  # CuPy
         value = value.get()
     elif hasattr(value, "detach"):  # PyTorch
         value = value.detach().cpu()
-    return np.asarray(value)
+    return np.asarray(plain(argument, value))
 
 
 def required(module: str, extra: str, what: str) -> Any:

@@ -37,6 +37,7 @@ _TERMS = {
     "logit_lengths": "logit_length",
     "label_lengths": "label_length",
     "blank": "blank_index",
+    "time_major": "logits_time_major",
 }
 _TERMS_V1 = {"logits": "inputs", "logit_lengths": "sequence_length"}
 
@@ -114,7 +115,7 @@ def ctc_loss(
         logit_length,
         form=_as_given if sparse is None else _as_dense,
         solve=_LEAKY if strict_compat and sparse is None else _CTC,
-        blank=blank_index or 0,
+        blank=0 if blank_index is None else blank_index,
         time_major=logits_time_major,
         name=name,
         terms=_TERMS,
@@ -268,7 +269,7 @@ def collapse_repeated(
         lengths.set_shape(seq_length.shape)
         return merged, lengths
     host = _host_labels(labels)
-    lengths = to_host(seq_length)
+    lengths = to_host("seq_length", seq_length)
     if lengths.shape != host.shape[:1]:
         refuse("seq_length", f"have shape {host.shape[:1]}", shape_of(lengths))
     return _beside(labels, collapsed(host, lengths))
@@ -327,7 +328,7 @@ def _as_given(parts: Sequence[Any], lengths: Any) -> tuple[Any, Any]:
 def _as_dense(parts: Sequence[Any], lengths: Any, *, collapse: bool = False) -> tuple[Any, Any]:
     if lengths is not None:
         refuse("label_lengths", "be None for sparse labels", shape_of(lengths))
-    return dense(Sparse(*map(to_host, parts)), collapse=collapse)
+    return dense(Sparse(*(to_host("labels", part) for part in parts)), collapse=collapse)
 
 
 def _check_rank(argument: str, logits: Any, *, time_major: bool) -> None:
@@ -340,7 +341,7 @@ def _check_rank(argument: str, logits: Any, *, time_major: bool) -> None:
 
 
 def _host_labels(labels: Any) -> Any:
-    host = to_host(labels)
+    host = to_host("labels", labels)
     if host.ndim != 2 or host.dtype.kind not in "iu":
         refuse("labels", "be integers (N, S)", f"{shape_of(host)} of {host.dtype}")
     return host

@@ -16,6 +16,7 @@ import numpy as np
 
 from ctcx._api import ctc_loss as _ctc_loss
 from ctcx._arrays import is_array
+from ctcx._host import plain
 from ctcx.compat._concatenated import padded
 from ctcx.compat._terms import in_terms, refuse, required, shape_of
 
@@ -137,6 +138,7 @@ def _lengths(argument: str, lengths: Any, log_probs: Array, count: int) -> Any:
 
 def _beside(argument: str, array: Any, log_probs: Array) -> Any:
     """The array; as a NumPy one if it is a torch tensor on the CPU beside another device's."""
+    array = plain(argument, array)
     if not is_array(array):
         refuse(argument, "be an array of ints", f"a {type(array).__name__}")
     torch = sys.modules.get("torch")

@@ -148,3 +148,49 @@ def test_a_large_integer_is_not_cut_to_a_small_one(batch, which, value):
     losses = kernels.loss(*arrays, blank=0)
     assert np.isnan(losses[0])
     assert np.isfinite(losses[1:]).all()
+
+
+def unaligned(array):
+    memory = np.zeros(array.nbytes + 1, dtype=np.uint8)
+    view = memory[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    assert not view.flags.aligned
+    return view
+
+
+def read_only(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        unaligned,
+        read_only,
+        np.asfortranarray,
+        lambda a: np.repeat(a[::-1], 2, axis=0)[::-2],
+        lambda a: a.view(np.recarray),
+        lambda a: a.astype(a.dtype.newbyteorder()) if a.dtype.kind == "i" else a,
+    ],
+    ids=["unaligned", "read-only", "Fortran order", "strides", "subclass", "byte order"],
+)
+@pytest.mark.parametrize("size", [(2, 9, 5, 3), (3, 200, 40, 30)])
+def test_the_same_values_in_another_kind_of_array(batch, change, size):
+    arrays = batch(*size)
+    expected = ctcx.ctc_loss_and_grad(*arrays, backend="numba")
+    result = ctcx.ctc_loss_and_grad(*map(change, arrays), backend="numba")
+    np.testing.assert_array_equal(result.loss, expected.loss)
+    np.testing.assert_array_equal(result.grad, expected.grad)
+
+
+def test_an_array_of_one_number_that_is_spread_is_read_as_such():
+    spread_out = np.broadcast_to(np.float32(2), (2, 7, 4))
+    whole = np.full((2, 7, 4), 2, dtype=np.float32)
+    result = ctcx.ctc_loss_and_grad(
+        spread_out, np.broadcast_to(1, (2, 3)), np.broadcast_to(6, 2), backend="numba"
+    )
+    expected = ctcx.ctc_loss_and_grad(whole, np.ones((2, 3), int), [6, 6], backend="numba")
+    np.testing.assert_array_equal(result.loss, expected.loss)
+    np.testing.assert_array_equal(result.grad, expected.grad)
