@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
+    from ctcx_numba._cache import reasons_not_kept
     from ctcx_numba._compiled import cache_folder, compile_all
 
     begin = time.perf_counter()
@@ -32,6 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             "compiled, but there is no folder to keep the result in: set NUMBA_CACHE_DIR to one "
             "that can be written to",
+            file=sys.stderr,
+        )
+        return 1
+    if reasons := reasons_not_kept():
+        print(
+            f"compiled, but {len(reasons)} of the results can't be kept in {folder}: {reasons[0]}; "
+            "make room there, or set NUMBA_CACHE_DIR to another folder",
             file=sys.stderr,
         )
         return 1

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctcx_numba import _entries
+from ctcx_numba._cache import Cache, damaged_files
+from ctcx_numba._jit import SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["announce", "cache_folder", "compile_all", "variants_on_disk"]
+__all__ = ["announce", "cache_folder", "compile_all", "damaged", "variants_on_disk"]
 
 logger = logging.getLogger("ctcx_numba")
 
@@ -30,9 +32,14 @@ def cache_folder() -> Path | None:
 
 def variants_on_disk() -> int:
     """Count the dtypes (float32, float64) that the kernels of these sources are on disk for."""
+    cache = _entries.sequences._cache  # noqa: SLF001 - see _jit
+    return cache.variants() if isinstance(cache, Cache) else 0
+
+
+def damaged() -> list[Path]:
+    """Files of these sources on disk that are damaged."""
     folder = cache_folder()
-    name = f"_entries.{_entries.sequences.py_func.__qualname__}-"
-    return len(list(folder.glob(f"{name}*.nbc"))) if folder else 0
+    return list(damaged_files(folder, SOURCES)) if folder else []
 
 
 def announce(dtype: str) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import binding
-from numba import cfunc, njit
+from numba import njit
+from numba.core import sigutils
+from numba.core.ccallback import CFunc
+
+from ctcx_numba._cache import Cache, say_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["callback", "entry", "inlined", "part"]
-
-logger = logging.getLogger("ctcx_numba")
+__all__ = ["SOURCES", "callback", "entry", "inlined", "part"]
 
 _COMMON: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
@@ -28,12 +28,17 @@ def _digest_of_sources() -> str:
     return digest.hexdigest()[:12]
 
 
-_SOURCES = _digest_of_sources()
+SOURCES = _digest_of_sources()
+"""Part of the names of files of compiled code."""
 
 
 def entry(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls, and keep the result on disk where that is possible."""
-    return _kept(njit, function)
+    cache = _cache_of(function)
+    result = njit(**_COMMON)(function)
+    if cache is not None:
+        result._cache = cache  # noqa: SLF001 - as Numba's cache=True does, with a class of ours
+    return result
 
 
 def callback(signature: str, *, symbol: str | None = None) -> Callable[[Callable[..., Any]], Any]:
@@ -48,7 +53,11 @@ def callback(signature: str, *, symbol: str | None = None) -> Callable[[Callable
     """
 
     def compiled(function: Callable[..., Any]) -> Any:
-        result = _kept(partial(cfunc, signature), function)
+        cache = _cache_of(function)
+        result = CFunc(function, sigutils.normalize_signature(signature), {}, _COMMON)
+        if cache is not None:
+            result._cache = cache  # noqa: SLF001 - as above
+        result.compile()
         if symbol is not None:
             binding.add_symbol(symbol, result.address)
         return result
@@ -56,19 +65,23 @@ def callback(signature: str, *, symbol: str | None = None) -> Callable[[Callable
     return compiled
 
 
-def _kept(compiler: Callable[..., Any], function: Callable[..., Any]) -> Any:
-    """Compile and keep.
+def _cache_of(function: Callable[..., Any]) -> Cache | None:
+    """Where to keep what is compiled; None if there is no folder for it.
 
     Numba's cache notices changes of the file that a function is in, but not of those whose
     functions it calls. It names its files after the function; so the name gets a digest of all
     sources.
     """
-    function.__qualname__ += f"_{_SOURCES}"
+    function.__qualname__ += f"_{SOURCES}"
     try:
-        return compiler(cache=True, **_COMMON)(function)
-    except RuntimeError as error:  # there is no folder that Numba could write to
-        logger.info("compiled kernels can't be kept on disk: %s", error)
-        return compiler(**_COMMON)(function)
+        return Cache(function)
+    except (RuntimeError, OSError) as error:  # there is no folder that Numba could write to
+        say_once(
+            "not kept",
+            f"compiled kernels can't be kept on disk ({error}): each process compiles them anew; "
+            "set NUMBA_CACHE_DIR to a folder that can be written to",
+        )
+        return None
 
 
 def inlined(function: Callable[..., Any]) -> Any:

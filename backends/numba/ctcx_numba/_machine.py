@@ -37,10 +37,15 @@ def _threads() -> str:
 
 
 def _kernels() -> str:
-    from ctcx_numba._compiled import cache_folder, variants_on_disk
+    from ctcx_numba._compiled import cache_folder, damaged, variants_on_disk
 
     if cache_folder() is None:
         return "compiled anew in each process: no folder to keep them in (set NUMBA_CACHE_DIR)"
+    if files := damaged():
+        return (
+            f"{len(files)} damaged files, such as {files[0]}: compiled anew when they are needed; "
+            "`python -m ctcx_numba warmup` does it now"
+        )
     count = variants_on_disk()
     if count == 2:
         return "compiled"

@@ -6,9 +6,10 @@ import platform
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from ctcx_numba import _compiled, _jit
+from ctcx_numba import _cache, _compiled, _jit, _machine
 from ctcx_numba.__main__ import main
 
 CALL = """
@@ -80,24 +81,138 @@ def test_two_processes_compile_at_once_and_a_third_finds_it_done(environment):
     assert "hits 1" in finish(start(CALL, environment))
 
 
-def test_no_folder_to_keep_them_in(monkeypatch, caplog, capsys):
-    real = _jit.njit
+KEPT = """
+import logging, sys
+logging.basicConfig(level="WARNING", format="%(levelname)s %(message)s", stream=sys.stdout)
+from ctcx_numba import _jit
 
-    def refuse(*, cache=False, **options):
-        if cache:
-            raise RuntimeError("no locator available")
-        return real(**options)
+def double(x):
+    return 2 * x
 
-    monkeypatch.setattr(_jit, "njit", refuse)
-    with caplog.at_level("INFO", logger="ctcx_numba"):
-        double = _jit.entry(lambda x: 2 * x)
-    assert "can't be kept on disk: no locator available" in caplog.text
-    assert double(3) == 6
+def triple(x):
+    return 3 * x
+
+double = _jit.entry(double)
+print("results", double(3), double(1.5))
+print("hits", sum(double.stats.cache_hits.values()))
+triple = _jit.callback("float64(float64)")(triple)
+print("triple", triple.ctypes(2.0), "hits", triple.cache_hits)
+"""
+
+
+@pytest.fixture
+def run_kept(tmp_path, environment):
+    """Return a function that runs the program above and returns what it prints."""
+    script = tmp_path / "kept.py"
+    script.write_text(KEPT)
+
+    def run(before=""):
+        script.write_text(before + KEPT)
+        return finish(
+            subprocess.Popen(
+                [sys.executable, str(script)],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+
+    return run
+
+
+def kept_files(environment, suffix):
+    return sorted(Path(environment["NUMBA_CACHE_DIR"]).rglob(f"*{suffix}"))
+
+
+def flipped(data, where):
+    at = int(where * (len(data) - 1))
+    return data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
+
+
+DAMAGE = {
+    "cut": lambda data: data[: len(data) // 2],
+    "emptied": lambda _: b"",
+    "zeroed": lambda data: bytes(len(data)),
+    "a bit at the front": lambda data: flipped(data, 0),
+    "a bit in the middle": lambda data: flipped(data, 0.5),
+    "a bit at the end": lambda data: flipped(data, 1),
+}
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_files_that_are_damaged_are_replaced(run_kept, environment, suffix):
+    first = run_kept()
+    assert "results 6 3.0\nhits 0\ntriple 6.0 hits 0" in first
+    assert "results 6 3.0\nhits 2\ntriple 6.0 hits 1" in run_kept()
+    files = kept_files(environment, suffix)
+    assert len(files) == (2 if suffix == ".nbi" else 3)
+    for damage in DAMAGE.values():
+        for path in files:
+            path.write_bytes(damage(path.read_bytes()))
+        out = run_kept()
+        assert "results 6 3.0\nhits 0\ntriple 6.0 hits 0" in out
+        assert out.count("WARNING") == 1
+        assert any(str(path) in out for path in files)
+        assert "python -m ctcx_numba warmup" in out
+    assert run_kept() == "results 6 3.0\nhits 2\ntriple 6.0 hits 1\n"
+
+
+def test_a_file_that_holds_another_variant_is_not_used(run_kept, environment):
+    """Two processes that write at once may give one name to two variants."""
+    run_kept()
+    one, other, _ = kept_files(environment, ".nbc")
+    one.write_bytes(other.read_bytes())
+    assert "results 6 3.0\nhits 1\n" in run_kept()
+    assert "results 6 3.0\nhits 2\n" in run_kept()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits are set as on Unix")
+@pytest.mark.parametrize("size", [0, 3000])
+def test_a_full_disk(run_kept, environment, size):
+    full = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+    out = run_kept(full)
+    assert "results 6 3.0" in out
+    assert "triple 6.0" in out
+    assert out.count("WARNING") == 1
+    assert environment["NUMBA_CACHE_DIR"] in out
+    assert "NUMBA_CACHE_DIR to another folder" in out
+    assert not [path for path in kept_files(environment, "") if ".tmp" in path.name]
+    assert "results 6 3.0\nhits 0" in run_kept()
+    assert "results 6 3.0\nhits 2" in run_kept()
+
+
+def test_no_folder_to_keep_them_in(monkeypatch, run_kept, environment, capsys):
+    Path(environment["NUMBA_CACHE_DIR"]).write_text("not a folder")
+    nowhere = "import os; os.environ['NUMBA_CACHE_LOCATOR_CLASSES'] = 'UserProvidedCacheLocator'\n"
+    out = run_kept(nowhere)
+    assert "results 6 3.0\nhits 0" in out
+    assert out.count("WARNING") == 1
+    assert "set NUMBA_CACHE_DIR to a folder that can be written to" in out
 
     monkeypatch.setattr(_compiled, "cache_folder", lambda: None)
     monkeypatch.setattr(_compiled, "compile_all", lambda dtypes: iter(dtypes))
     assert main(["warmup"]) == 1
     assert "set NUMBA_CACHE_DIR" in capsys.readouterr().err
+
+
+def test_warmup_says_what_it_could_not_keep(monkeypatch, capsys):
+    monkeypatch.setattr(_compiled, "compile_all", lambda dtypes: iter(dtypes))
+    monkeypatch.setattr(_cache, "_not_kept", ["OSError: no space left"])
+    assert main(["warmup"]) == 1
+    assert "can't be kept" in (said := capsys.readouterr().err)
+    assert "no space left" in said
+
+
+def test_doctor_names_damaged_files(monkeypatch, tmp_path):
+    path = tmp_path / f"_entries.back_{_jit.SOURCES}-1.py311.1.nbc"
+    path.write_bytes(b"x" * 100)
+    monkeypatch.setattr(_compiled, "cache_folder", lambda: tmp_path)
+    lines = _machine.runtime_info()
+    assert str(path) in lines["ctcx-numba kernels"]
+    assert "warmup" in lines["ctcx-numba kernels"]
+    path.unlink()
+    assert "damaged" not in _machine.runtime_info()["ctcx-numba kernels"]
 
 
 @pytest.mark.slow
