@@ -119,6 +119,21 @@ def test_half_precision(kind):
     np.testing.assert_array_equal(got, values + np.minimum(values + 1, 31))
 
 
+def test_subnormal_numbers_are_flushed_where_asked_for():
+    code = """extern "C" __global__ void scale(const float* x, float* y) {
+      y[threadIdx.x] = x[threadIdx.x] * 0x1p20f;
+    }"""
+    kernel = cupy.RawModule(code=code).get_function("scale")
+    x = cupy.asarray([2.0**-130, -(2.0**-149), 1.0], np.float32)
+    y = cupy.empty(3, np.float32)
+    kernel((1,), (3,), (x, y))
+    np.testing.assert_array_equal(y.get(), [2.0**-110, -(2.0**-129), 2.0**20])
+    with cuda_on_cpu.flushing_subnormals():
+        kernel((1,), (3,), (x, y))
+    np.testing.assert_array_equal(y.get(), [0.0, 0.0, 2.0**20])
+    assert np.float32(2.0**-130) * np.float32(2.0**20) == np.float32(2.0**-110)
+
+
 def test_more_shared_memory_than_48_kilobytes_is_asked_for():
     code = r"""extern "C" __global__ void fill(float* y, int n) {
       extern __shared__ __align__(16) float part[];

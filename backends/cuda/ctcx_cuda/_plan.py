@@ -25,6 +25,11 @@ _LARGEST_GRID: Final = (1 << 20, 65535)
 """Blocks over frames and over sequences; kernels loop over what is beyond."""
 _MOST_WORKERS: Final = 264
 """Blocks that recompute segments at a time: two for each multiprocessor of an H100."""
+_MOST_SLICES: Final = 8
+"""Slices in a row that take no longer than any_length.cuh does: its frames take about ten times as
+long as those of the states in registers, by its instructions and barriers."""
+_FULL: Final = 64
+"""Sequences that give each multiprocessor of an H100 a block: more slices of so many cost nothing."""
 _SHARED_MEMORY: Final = 47 * 1024
 """Bytes that any GPU gives a block unasked, less what the kernels take statically."""
 _SHIFTS: Final = (5, 6, 7, 8, 9)
@@ -115,12 +120,9 @@ def make_plan(N: int, T: int, C: int, S: int, *, real: int, grad: bool, limit: i
         Bytes of scratch memory that the plan is to stay within. A single sequence that needs
         more gets it.
     """
-    for variant in IN_REGISTERS:
-        if variant.slots > S:
-            plan = _in_registers(variant, N, T, C, S, real=real, grad=grad)
-            if plan.scratch <= limit:
-                return plan
-            break
+    fitting = [variant for variant in IN_REGISTERS if variant.slots > S]
+    if fitting and (plan := _in_slices(fitting[0], N, T, C, S, real=real, grad=grad, limit=limit)):
+        return plan
     sequences = N
     while True:
         for shift in _SHIFTS:
@@ -137,6 +139,21 @@ def _common(N: int, T: int, C: int, S: int, *, real: int, grad: bool) -> dict[st
     if grad:
         sizes |= {"next": N * S * 4, "first": N * C * 4}
     return sizes
+
+
+def _in_slices(
+    variant: Variant, N: int, T: int, C: int, S: int, *, real: int, grad: bool, limit: int
+) -> Plan | None:
+    """Return the plan with the fewest slices of equal size; None if they would be too many."""
+    slices, sequences = 1, N
+    while True:
+        plan = _in_registers(variant, sequences, T, C, S, real=real, grad=grad)
+        if plan.scratch <= limit:
+            return plan
+        # What scratch memory there is is nearly proportional to the sequences.
+        slices = max(slices + 1, -(-N * plan.scratch // (sequences * limit)))
+        if slices > N or (sequences := -(-N // slices)) < _FULL and slices > _MOST_SLICES:
+            return None
 
 
 def _in_registers(

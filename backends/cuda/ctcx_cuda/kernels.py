@@ -9,10 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import array_api_compat
 import numpy as np
 
-from ctcx_cuda._device_arrays import dtype_name, empty, empty_like_layout, on_stream_of, view
-from ctcx_cuda._launch import PROBLEM, launch
+from ctcx_cuda._device_arrays import (
+    dtype_name,
+    empty,
+    empty_like_layout,
+    keeping,
+    on_stream_of,
+    require_memory,
+    view,
+)
+from ctcx_cuda._launch import PROBLEM, capturing, launch
 from ctcx_cuda._plan import grid, make_plan, scratch_limit
 from ctcx_cuda._variants import ANY_LENGTH
 
@@ -41,6 +50,7 @@ def loss_and_grad(
 def _run(
     logits: Any, labels: Any, frames: Any, counts: Any, blank: int, *, grad: bool
 ) -> tuple[Any, Any]:
+    require_memory(logits, labels, frames, counts)
     N, T, C = logits.shape
     S = labels.shape[1]
     dtype = dtype_name(logits)
@@ -59,13 +69,22 @@ def _run(
             part = slice(start, stop)
             problem["N"] = stop - start
             _point(problem, "logits", logits[part, ...], "ntc")
-            _point(problem, "labels", labels[part, ...], "ns")
-            _point(problem, "frames", frames[part], "n")
-            _point(problem, "counts", counts[part], "n")
+            for name, integers, axes in (
+                ("labels", labels, "ns"),
+                ("frames", frames, "n"),
+                ("counts", counts, "n"),
+            ):
+                _point(problem, name, integers[part, ...], axes)
+                problem[f"{name}_wide"] = integers.dtype.itemsize == 8
             problem["loss"] = view(losses[part]).address
             if gradient is not None:
                 _point(problem, "grad", gradient[part, ...], "ntc")
             _launch_all(plan, dtype, problem, size=size, grad=grad)
+        if not array_api_compat.is_torch_array(logits) and capturing():
+            # The graph keeps addresses only; PyTorch's allocator sees to it itself.
+            everything = (losses, gradient, scratch)
+            losses = keeping(losses, *everything)
+            gradient = None if gradient is None else keeping(gradient, *everything)
     return losses, gradient
 
 

@@ -24,10 +24,22 @@ from typing import Any
 
 from ctcx_cuda._variants import DTYPES, VARIANTS, Variant, options, source
 
-__all__ = ["ARCHITECTURES", "BASELINE", "analyse", "compile_cubin", "complaints", "survey", "tool"]
+__all__ = [
+    "ADDED_BY_CUPY",
+    "ARCHITECTURES",
+    "BASELINE",
+    "analyse",
+    "compile_cubin",
+    "complaints",
+    "disassembled",
+    "survey",
+    "tool",
+]
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
 BASELINE = Path(__file__).with_name("baseline.json")
+ADDED_BY_CUPY = ("-ftz=true",)
+"""Flushes float32's subnormal numbers to 0. It comes last, so nothing before it can undo it."""
 TOLERANCE = 1.05
 """A compiler's choice moves instructions a frame by a few in a hundred; the rest is exact."""
 
@@ -62,20 +74,20 @@ def compiler_version() -> str:
 
 
 def compile_cubin(variant: Variant, dtype: str, architecture: str) -> bytes:
-    """Compile a variant as CuPy would; a compiler error is raised with the compiler's words."""
+    """Compile a variant as CuPy would; a compiler's error or warning is raised in its words."""
     nvrtc = _nvrtc()
     program = ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(
         ctypes.byref(program), source(variant).encode(), b"ctcx.cu", 0, None, None
     )
-    flags = [f"--gpu-architecture={architecture}", *options(variant, dtype)]
+    flags = [f"--gpu-architecture={architecture}", *options(variant, dtype), *ADDED_BY_CUPY]
     encoded = (ctypes.c_char_p * len(flags))(*[flag.encode() for flag in flags])
     failed = nvrtc.nvrtcCompileProgram(program, len(flags), encoded)
     size = ctypes.c_size_t()
-    if failed:
-        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-        log = ctypes.create_string_buffer(size.value)
-        nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    if failed or log.value.strip():
         msg = f"{variant.name}, {dtype}, {architecture}: {log.value.decode()}"
         raise RuntimeError(msg)
     nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
@@ -85,20 +97,25 @@ def compile_cubin(variant: Variant, dtype: str, architecture: str) -> bytes:
     return cubin.raw
 
 
-def analyse(cubin: bytes) -> dict[str, dict[str, Any]]:
-    """Return each kernel's resources, and instructions a frame where its loop can be told."""
+def _shown(cubin: bytes, program: str, option: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        resources, assembly = (
-            subprocess.run(
-                [tool(program), *how, file.name], capture_output=True, text=True, check=True
-            )
-            for program, *how in (("cuobjdump", "--dump-resource-usage"), ("nvdisasm", "-c"))
-        )
-    code, labels = _parse(assembly.stdout)
+        command = [tool(program), option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def disassembled(cubin: bytes) -> str:
+    """Return a binary's instructions, as text."""
+    return _shown(cubin, "nvdisasm", "-c")
+
+
+def analyse(cubin: bytes) -> dict[str, dict[str, Any]]:
+    """Return each kernel's resources, and instructions a frame where its loop can be told."""
+    resources = _shown(cubin, "cuobjdump", "--dump-resource-usage")
+    code, labels = _parse(disassembled(cubin))
     found = {}
-    for kernel, line in _RESOURCES.findall(resources.stdout):
+    for kernel, line in _RESOURCES.findall(resources):
         used = {key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED):(\d+)", line)}
         spills = sum(name.startswith(("LDL", "STL")) for name, _ in code[kernel])
         found[kernel] = {
@@ -109,6 +126,8 @@ def analyse(cubin: bytes) -> dict[str, dict[str, Any]]:
         }
         if a_frame := _instructions_a_frame(code[kernel], labels[kernel]):
             found[kernel]["instructions a frame"] = a_frame
+        if in_flight := _loads_in_flight(code[kernel], labels[kernel]):
+            found[kernel]["loads in flight"] = in_flight
     return found
 
 
@@ -128,6 +147,16 @@ def _parse(text: str) -> tuple[dict[str, list[tuple[str, str]]], dict[str, dict[
     return code, labels
 
 
+def _loops(code: list[tuple[str, str]], labels: dict[str, int]) -> list[tuple[int, int]]:
+    """Return the first and last instruction of each loop: what a branch leads back to."""
+    loops = []
+    for end, (name, argument) in enumerate(code):
+        target = re.search(r"`\((\.L_x_\d+)\)", argument)
+        if name.startswith("BRA") and target and labels.get(target[1], end) < end:
+            loops.append((labels[target[1]], end))
+    return loops
+
+
 def _instructions_a_frame(code: list[tuple[str, str]], labels: dict[str, int]) -> list[float]:
     """Return it for each loop over frames, the longest first.
 
@@ -135,15 +164,28 @@ def _instructions_a_frame(code: list[tuple[str, str]], labels: dict[str, int]) -
     reads global memory. To divide by them makes the number independent of unrolling.
     """
     loops = []
-    for end, (name, argument) in enumerate(code):
-        target = re.search(r"`\((\.L_x_\d+)\)", argument)
-        if not name.startswith("BRA") or not target or labels.get(target[1], end) >= end:
-            continue
-        body = code[labels[target[1]] : end + 1]
+    for begin, end in _loops(code, labels):
+        body = code[begin : end + 1]
         shuffles = sum(n.startswith("SHFL") and ".UP" in n for n, _ in body)
         if shuffles:
             loops.append(round(2 * len(body) / shuffles, 1))
     return sorted(loops, reverse=True)
+
+
+def _loads_in_flight(code: list[tuple[str, str]], labels: dict[str, int]) -> int:
+    """Return how many loads a thread has under way before it stores, in its best innermost loop.
+
+    The instructions are counted from the head of the loop to its first store to global memory.
+    """
+    loops, most = _loops(code, labels), 0
+    for begin, end in loops:
+        if any((b, e) != (begin, end) and begin <= b and e <= end for b, e in loops):
+            continue
+        names = [name for name, _ in code[begin : end + 1]]
+        stores = [i for i, name in enumerate(names) if name.startswith("STG")]
+        if stores:
+            most = max(most, sum(name.startswith("LDG") for name in names[: stores[0]]))
+    return most
 
 
 def _one(job: tuple[Variant, str, str, str]) -> tuple[str, dict[str, Any]]:
@@ -193,6 +235,9 @@ def _compare(where: str, numbers: dict[str, Any], old: dict[str, Any]) -> list[s
         for key in ("registers", "shared")
         if numbers[key] > old.get(key, 0)
     ]
+    if numbers.get("loads in flight", 0) < old.get("loads in flight", 0):
+        now, before = (n.get("loads in flight", 0) for n in (numbers, old))
+        worse.append(f"{where}: loads in flight {now}, in the baseline {before}")
     before, now = (n.get("instructions a frame", []) for n in (old, numbers))
     if len(before) != len(now) or any(b > TOLERANCE * a for a, b in zip(before, now, strict=True)):
         worse.append(f"{where}: instructions a frame {now}, in the baseline {before}")

@@ -6,7 +6,14 @@ import json
 import pytest
 from ctcx_cuda._variants import DTYPES, IN_REGISTERS, VARIANTS
 
-from backends.cuda.static.static_analysis import ARCHITECTURES, BASELINE, complaints, survey
+from backends.cuda.static.static_analysis import (
+    ARCHITECTURES,
+    BASELINE,
+    compile_cubin,
+    complaints,
+    disassembled,
+    survey,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +42,32 @@ def test_the_loops_over_frames_are_found(found, variant, architecture):
     assert len(numbers["instructions a frame"]) == 4
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_gradient_loads_four_logits_before_it_stores(found, dtype, architecture):
+    """And the first position of four labels: eight loads in all."""
+    for variant in IN_REGISTERS:
+        numbers = found["kernels"][f"{variant.name} {dtype} {architecture}"]
+        assert numbers["ctc_gradient"]["loads in flight"] >= 8
+    numbers = found["kernels"][f"any-length {dtype} {architecture}"]
+    assert numbers["ctc_segments"]["loads in flight"] >= 8
+
+
+def test_a_warning_of_the_compiler_is_an_error(monkeypatch):
+    careless = 'extern "C" __global__ void f(int* x) { int unused; x[0] = 1; }'
+    monkeypatch.setattr("backends.cuda.static.static_analysis.source", lambda _: careless)
+    with pytest.raises(RuntimeError, match="warning #"):
+        compile_cubin(VARIANTS[0], "float32", "sm_90")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_compiled_as_cupy_does_which_flushes_float32(dtype):
+    """float16 must not become a float32 that is flushed: nothing is multiplied by 2^112 after."""
+    text = disassembled(compile_cubin(VARIANTS[0], dtype, "sm_90"))
+    assert ".FTZ" in text
+    assert "5.1922968585" not in text
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
@@ -42,6 +75,7 @@ def test_the_loops_over_frames_are_found(found, variant, architecture):
         ("shared", 50_000, "shared 50000"),
         ("spills", 1, "1 spills"),
         ("stack", 8, "8 bytes of stack"),
+        ("loads in flight", -1, "loads in flight"),
         ("instructions a frame", [99.0, 40.0, 30.0, 30.0], "instructions a frame"),
         ("instructions a frame", [], "instructions a frame"),
     ],

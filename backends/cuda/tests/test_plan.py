@@ -55,6 +55,33 @@ def test_a_batch_is_sliced_only_where_checkpoints_do_not_fit():
     assert plan(N=1000, T=20_000, S=3000).sequences < 1000
 
 
+@pytest.mark.parametrize("C", [10, 5000])
+@pytest.mark.parametrize(
+    ("N", "T", "S", "sequences"),
+    [
+        (64, 1000, 100, 32),
+        (256, 1000, 30, 128),
+        (512, 500, 31, 256),
+        (32, 2000, 143, 16),
+        (8, 20_000, 143, 2),  # four slices
+        (64, 500, 539, 22),
+        (2000, 500, 100, 91),  # 22 slices, each of which fills an H100
+    ],
+)
+def test_a_batch_goes_in_slices_rather_than_without_registers(N, T, C, S, sequences):
+    chosen = plan(N, T, C, S)
+    assert chosen.variant in IN_REGISTERS
+    assert chosen.variant.slots > S
+    assert chosen.sequences == sequences
+    assert chosen.scratch <= 256 * MIB
+    assert plan(N, T, C, S, limit=1 << 40).sequences == N
+
+
+@pytest.mark.parametrize(("N", "T", "S"), [(64, 20_000, 143), (3, 20_000, 539), (1000, 20_000, 31)])
+def test_many_slices_of_few_sequences_are_worse_than_checkpoints(N, T, S):
+    assert plan(N, T, 30, S).variant == ANY_LENGTH
+
+
 def test_a_single_sequence_may_exceed_the_limit():
     chosen = plan(N=3, T=20_000, S=2000, limit=MIB)
     assert chosen.sequences == 1

@@ -30,6 +30,7 @@ struct Device {
   size_t memory_limit = size_t{8} << 30;
   int architecture = 90;
   std::string last_failure;
+  bool flush_subnormals = false;  // as kernels do that are compiled with -ftz=true
   std::string failing_kernel;  // launches of it are refused, as for want of resources
 };
 

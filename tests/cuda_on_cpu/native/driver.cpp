@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 #include <link.h>
 #include <unistd.h>
+#include <xmmintrin.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -121,7 +122,11 @@ CUresult execute(const Function& function, Arguments& arguments, dim3 grid, dim3
     if (CUresult error = check_pointers(function, arguments, &blocks)) return error;
   ++device().counters.launches;
   Launch launch{function.kernel, arguments.pointers.data(), grid, block, function.module->static_shared, dynamic};
-  if (std::string failure = run(launch, device().schedule); !failure.empty())
+  const unsigned host = _mm_getcsr();
+  if (device().flush_subnormals) _mm_setcsr(host | 0x8040);  // what is read, and what is written
+  std::string failure = run(launch, device().schedule);
+  _mm_setcsr(host);
+  if (!failure.empty())
     return refused(CUDA_ERROR_LAUNCH_FAILED, "kernel " + function.name + ": " + failure);
   for (const auto& [index, memory] : blocks)
     if (overrun(memory))

@@ -307,6 +307,7 @@ void coc_counters(long* values) { memcpy(values, &device().counters, sizeof(Coun
 void coc_set_order(int order, unsigned seed) { device().schedule = {static_cast<Order>(order), seed}; }
 void coc_set_memory_limit(size_t size) { device().memory_limit = size; }
 size_t coc_allocated() { return allocated(); }
+void coc_flush_subnormals(int flush) { device().flush_subnormals = flush; }
 void coc_fail_kernel(const char* name) { device().failing_kernel = name; }
 const char* coc_last_failure() { return device().last_failure.c_str(); }
 void coc_clear_failure() { device().last_failure.clear(); }

@@ -48,8 +48,12 @@ extern "C" __global__ void __launch_bounds__(512, 1) ctc_checkpoints(Problem p) 
     Pair* to = from + width;
     Pair* kept = p.paths + ((backward ? p.N : 0) + n) * p.segments * width;
     const Walker walker{p, n, L, backward};
-    for (int i = threadIdx.x; i <= L; i += blockDim.x) from[i] = start(i);
-    __syncthreads();
+    bool sound = lengths_in_range(p, n);
+    for (int i = threadIdx.x; i <= L; i += blockDim.x) {
+        from[i] = start(i);
+        sound = sound && (i == L || label(p, n, i) >= 0);
+    }
+    sound = __syncthreads_and(sound);
     for (i64 step = 0; step < T; step++) {
         const i64 t = backward ? T - 1 - step : step;
         // The state with which the walk enters a segment.
@@ -66,8 +70,9 @@ extern "C" __global__ void __launch_bounds__(512, 1) ctc_checkpoints(Problem p) 
         from = to;
         to = swap;
     }
-    if (!backward && threadIdx.x == 0)
-        p.loss[n] = negative_log(L > 0 ? plus(from[L].blank, from[L - 1].label) : from[0].blank);
+    if (backward || threadIdx.x > 0) return;
+    const Number likelihood = L > 0 ? plus(from[L].blank, from[L - 1].label) : from[0].blank;
+    p.loss[n] = sound ? negative_log(likelihood) : real(NAN);
 }
 
 // Third launch: blocks take segments in turn. Each block's `work` is `segment` rows of alpha, two
@@ -87,12 +92,14 @@ extern "C" __global__ void __launch_bounds__(256, 1) ctc_segments(Problem p) {
         const i64 task = n * p.segments + part, begin = part << p.shift;
         const i64 full = begin + segment < p.T ? begin + segment : p.T;
         const int L = num_labels(p, n);
-        i64 T = num_frames(p, n);
-        if (p.loss[n] == INFINITY) T = 0;
-        const i64 end = T < full ? T : full;
-        for (i64 t = T < begin ? begin : end; t < full; t++)
-            for (i64 c = thread; c < p.C; c += threads) grad_row(p, n, t)[c * p.grad_c] = narrow(0);
-        if (end <= begin) continue;
+        const i64 T = num_frames(p, n), end = T < begin ? begin : T < full ? T : full;
+        for (i64 t = end; t < full; t++) fill_row(p, n, t, real(0), thread, threads);
+        if (!isfinite(p.loss[n])) {
+            const real value = p.loss[n] == INFINITY ? real(0) : p.loss[n];
+            for (i64 t = begin; t < end; t++) fill_row(p, n, t, value, thread, threads);
+            continue;
+        }
+        if (end == begin) continue;
 
         const Walker forward{p, n, L, false}, backward{p, n, L, true};
         const Pair* from = p.paths + task * width;

@@ -4,9 +4,9 @@
 __device__ __forceinline__ void gradient_row(const Problem& p, i64 n, i64 t, int lane,
                                              real* visits) {
     const i64 row = n * p.T + t;
-    if (t >= num_frames(p, n) || p.loss[n] == INFINITY) {
-        stored* grad = grad_row(p, n, t);
-        for (i64 c = lane; c < p.C; c += WARP) grad[c * p.grad_c] = narrow(0);
+    const bool past = t >= num_frames(p, n);
+    if (past || !isfinite(p.loss[n])) {
+        fill_row(p, n, t, past || p.loss[n] == INFINITY ? real(0) : p.loss[n], lane, WARP);
         return;
     }
     const int L = num_labels(p, n);

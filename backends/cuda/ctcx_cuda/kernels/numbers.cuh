@@ -9,14 +9,18 @@
 #ifndef INFINITY
 #define INFINITY __int_as_float(0x7f800000)
 #endif
+#ifndef NAN
+#define NAN __int_as_float(0x7fffffff)
+#endif
 
 typedef long long i64;
 typedef unsigned long long u64;
 
-// Exponent of 0. The lowest, or it would win the maximum and erase a state that can be reached.
+// A loss above this is infinite, in every dtype; the contract of ctcx's backends.
+constexpr float LARGEST_LOSS = 1.8e8f;
+// Exponent of 0, and the lowest: 2^ZERO is e^-1.86e8, so that exponents which are cut off here are
+// those of infinite losses. Any higher, it would win a maximum and erase a state within reach.
 constexpr int ZERO = -(1 << 28);
-// Logarithms of a probability below this count as 0: an exponent must not overflow.
-constexpr float IMPOSSIBLE = -1.0e7f;
 
 #if LOGITS == 64
 typedef double real;
@@ -24,7 +28,7 @@ constexpr double LOG2E = 1.4426950408889634, LN2_HIGH = 0x1.62e42fee00000p-1,
                  LN2_LOW = 0x1.a39ef35793c76p-33, LN2 = 0.6931471805599453;
 #else
 typedef float real;
-constexpr float LOG2E = 1.44269504f, LN2_HIGH = 0x1.62e4p-1f, LN2_LOW = 0x1.7f7d1cp-20f,
+constexpr float LOG2E = 1.44269504f, LN2_HIGH = 0x1.62e43p-1f, LN2_LOW = -0x1.05c61p-29f,
                 LN2 = 0.693147181f;
 #endif
 
@@ -33,10 +37,13 @@ struct __align__(2 * sizeof(real)) Number { real m; int e; };
 // One label and the blank before it; the last pair has a blank only.
 struct __align__(4 * sizeof(real)) Pair { Number blank, label; };
 
-// Maximum of a frame's logits, and 1 / sum of exp(logit - maximum).
+// Maximum of a frame's logits, and 1 / sum of exp(logit - maximum). The maximum of a frame that has
+// a NaN or +inf is +inf.
 struct __align__(2 * sizeof(real)) Row { real top, inverse; };
 
 #define NOTHING Number{real(0), ZERO}
+// Makes NaN of every state that it is multiplied by, also of one with the mantissa 0.
+#define NOT_A_NUMBER Number{real(NAN), 0}
 
 __device__ __forceinline__ int larger(int a, int b) { return a > b ? a : b; }
 
@@ -88,9 +95,10 @@ __device__ __forceinline__ real reciprocal(real x) {
 // exp(x - row.top) * row.inverse. The difference is taken exactly (Knuth's TwoSum), as its
 // rounding error would be a relative error of the probability, in every frame of the product.
 __device__ __forceinline__ Number probability(real x, Row row) {
+    if (row.top == INFINITY) return NOT_A_NUMBER;
     real d = x - row.top, back = d - x;
     real low = (x - (d - back)) + (-row.top - back);
-    if (!(d >= real(IMPOSSIBLE))) return NOTHING;
+    if (!(d >= real(-LARGEST_LOSS))) return NOTHING;
     real k = rint(d * LOG2E);
     real rest = fma(-k, LN2_HIGH, d);
     rest = fma(-k, LN2_LOW, rest) + low;

@@ -40,7 +40,7 @@ typedef Pair Edge[PAIRS][LEFT > 0 ? LEFT : 1];
 typedef Edge Edges[2][WARPS];
 
 __device__ __forceinline__ void exchange(Lane& a, Edge* edges, int lane, int warp) {
-    if (WARPS == 1) return;
+#if WARPS > 1
     if (lane >= WARP - LEFT)
 #pragma unroll
         for (int k = 0; k < PAIRS; k++) edges[warp][k][lane - (WARP - LEFT)] = a.state[k];
@@ -48,6 +48,7 @@ __device__ __forceinline__ void exchange(Lane& a, Edge* edges, int lane, int war
     if (warp > 0 && lane < LEFT)
 #pragma unroll
         for (int k = 0; k < PAIRS; k++) a.state[k] = edges[warp - 1][k][lane];
+#endif
 }
 
 template <int WAY>
@@ -59,6 +60,7 @@ __device__ __forceinline__ void walk(const Problem& p, i64 n, Edges& edges, Numb
     const i64 T = num_frames(p, n);
     const i64 row = n * p.T + (WAY == FORWARD ? 0 : T - 1);
     const Number* emitted = p.emitted + (row + GROUP) * WIDTH;
+    bool sound = lengths_in_range(p, n);
     Lane a;
     a.blank = emitted + SLOTS;
     a.out = p.paths + ((WAY == FORWARD ? 0 : p.N * p.T) + row) * SLOTS + (own ? owner : 0);
@@ -70,6 +72,7 @@ __device__ __forceinline__ void walk(const Problem& p, i64 n, Edges& edges, Numb
         a.state[k] = start(i);
         a.kept[k] = p.paths && own && i <= L;
         a.label[k] = emitted + slot(labelled ? at : L);  // slot L: probability 0
+        sound = sound && (!labelled || label(p, n, at) >= 0);
         a.skip[k] = labelled && i > 0 && label(p, n, at) != label(p, n, at - WAY) ? 0 : NO_WAY;
     }
     Number labels[GROUP][PAIRS], blanks[GROUP];
@@ -116,15 +119,17 @@ __device__ __forceinline__ void walk(const Problem& p, i64 n, Edges& edges, Numb
         a.blank += WAY * WIDTH;
         a.out += WAY * SLOTS;
     }
-    if (WAY == BACKWARD) return;
+    if constexpr (WAY == FORWARD) {
 #pragma unroll
-    for (int k = 0; k < PAIRS; k++) {
-        int i = owner * PAIRS + k;
-        if (own && i == L) last[0] = a.state[k].blank;
-        if (own && i == L - 1) last[1] = a.state[k].label;
+        for (int k = 0; k < PAIRS; k++) {
+            int i = owner * PAIRS + k;
+            if (own && i == L) last[0] = a.state[k].blank;
+            if (own && i == L - 1) last[1] = a.state[k].label;
+        }
+        sound = __syncthreads_and(sound);
+        if (threadIdx.x > 0) return;
+        p.loss[n] = sound ? negative_log(L > 0 ? plus(last[0], last[1]) : last[0]) : real(NAN);
     }
-    __syncthreads();
-    if (threadIdx.x == 0) p.loss[n] = negative_log(L > 0 ? plus(last[0], last[1]) : last[0]);
 }
 
 // Two blocks a sequence; one, and nothing is kept, where there are no `paths`: the loss alone.

@@ -4,9 +4,9 @@
 struct Problem {
     const void* logits; i64 logits_n, logits_t, logits_c;
     void* grad;         i64 grad_n, grad_t, grad_c;
-    const i64* labels;  i64 labels_n, labels_s;
-    const i64* frames;  i64 frames_n;  // logit lengths
-    const i64* counts;  i64 counts_n;  // label lengths
+    const void* labels; i64 labels_n, labels_s, labels_wide;  // wide: int64, else int32
+    const void* frames; i64 frames_n, frames_wide;            // logit lengths
+    const void* counts; i64 counts_n, counts_wide;            // label lengths
     real* loss;
     Row* rows;        // (N, T)
     int* next;        // (N, S): the next position with the same label, or -1
@@ -34,8 +34,10 @@ typedef unsigned short stored;
 __device__ __forceinline__ real widen(stored x) {
     unsigned sign = (unsigned)(x & 0x8000) << 16, magnitude = x & 0x7fff;
     if (magnitude >= 0x7c00) return __int_as_float((int)(sign | 0x7f800000 | (magnitude << 13)));
-    // As a float32 with the exponent off by 112; the product is exact, for subnormals too.
-    real value = __int_as_float((int)(magnitude << 13)) * 0x1p112f;
+    // Subnormal ones as the last bits of a number in [1/2, 1), whose last place is 2^-24 as well: as
+    // float32 subnormals they would be flushed to 0, since CuPy compiles with -ftz=true.
+    real value = magnitude < 0x400 ? __int_as_float((int)(0x3f000000 | magnitude)) - 0.5f
+                                   : __int_as_float((int)((magnitude << 13) + 0x38000000));
     return sign ? -value : value;
 }
 __device__ __forceinline__ stored narrow(real x) {  // to nearest even; |x| <= 1 or NaN
@@ -48,20 +50,35 @@ __device__ __forceinline__ stored narrow(real x) {  // to nearest even; |x| <= 1
 }
 #endif
 
+// Loads of a thread before it stores: for all that the compiler knows, stores change what is read.
+constexpr int IN_FLIGHT = 4;
+
 __device__ __forceinline__ i64 clamped(i64 value, i64 most) {
     return value < 0 ? 0 : value > most ? most : value;
 }
-// Lengths and labels that nobody checked (validate=False) must not lead outside of an array.
+__device__ __forceinline__ i64 integer(const void* array, i64 at, i64 wide) {
+    return wide ? ((const i64*)array)[at] : ((const int*)array)[at];
+}
+__device__ __forceinline__ i64 logit_length(const Problem& p, i64 n) {
+    return integer(p.frames, n * p.frames_n, p.frames_wide);
+}
+__device__ __forceinline__ i64 label_length(const Problem& p, i64 n) {
+    return integer(p.counts, n * p.counts_n, p.counts_wide);
+}
+// Unchecked lengths and labels (validate=False) must not lead outside of an array.
 __device__ __forceinline__ i64 num_frames(const Problem& p, i64 n) {
-    return clamped(p.frames[n * p.frames_n], p.T);
+    return clamped(logit_length(p, n), p.T);
 }
 __device__ __forceinline__ int num_labels(const Problem& p, i64 n) {
-    return (int)clamped(p.counts[n * p.counts_n], p.S);
+    return (int)clamped(label_length(p, n), p.S);
 }
 // The class of label i, or -1 where it is none.
 __device__ __forceinline__ i64 label(const Problem& p, i64 n, int i) {
-    i64 c = p.labels[n * p.labels_n + i * p.labels_s];
+    i64 c = integer(p.labels, n * p.labels_n + i * p.labels_s, p.labels_wide);
     return c >= 0 && c < p.C ? c : -1;
+}
+__device__ __forceinline__ bool lengths_in_range(const Problem& p, i64 n) {
+    return logit_length(p, n) == num_frames(p, n) && label_length(p, n) == num_labels(p, n);
 }
 __device__ __forceinline__ const stored* logits_row(const Problem& p, i64 n, i64 t) {
     return (const stored*)p.logits + n * p.logits_n + t * p.logits_t;
@@ -72,5 +89,6 @@ __device__ __forceinline__ stored* grad_row(const Problem& p, i64 n, i64 t) {
 __device__ __forceinline__ real negative_log(Number likelihood) {
     if (likelihood.m == real(0)) return INFINITY;
     real loss = -(log(likelihood.m) + (real)likelihood.e * LN2);
-    return loss < real(0) ? real(0) : loss;  // rounding must not make a probability exceed 1
+    if (loss > real(LARGEST_LOSS)) return INFINITY;
+    return loss <= real(0) ? real(0) : loss;  // no probability exceeds 1, by rounding; and no -0
 }

@@ -10,20 +10,24 @@ __device__ __forceinline__ int slot(int i) { return (i % PAIRS) * OWNERS + i / P
 #endif
 
 // Group equal labels once a sequence, so that sums over them need no atomics and have one order.
+// One warp goes from the last labels to the first, 32 at a time; `first` is what it has seen so far.
 __device__ __forceinline__ void group_labels(const Problem& p, i64 n) {
-    int L = num_labels(p, n);
+    const int L = num_labels(p, n), lane = threadIdx.x % WARP;
     int* first = p.first + n * p.C;
     int* next = p.next + n * p.S;
     for (i64 c = threadIdx.x; c < p.C; c += blockDim.x) first[c] = -1;
     __syncthreads();
-    for (int i = threadIdx.x; i < L; i += blockDim.x) {
-        i64 c = label(p, n, i);
-        int following = i + 1;
-        while (following < L && label(p, n, following) != c) following++;
-        next[i] = following < L ? following : -1;
-        int before = i - 1;
-        while (before >= 0 && label(p, n, before) != c) before--;
-        if (before < 0 && c >= 0) first[c] = i;
+    if (threadIdx.x >= WARP) return;
+#pragma unroll 1
+    for (int begin = (L - 1) / WARP * WARP; begin >= 0; begin -= WARP) {
+        const int i = begin + lane;
+        const i64 c = i < L ? label(p, n, i) : -1;
+        const unsigned equal = __match_any_sync(ALL_LANES, c);
+        const unsigned after = equal & ~(ALL_LANES >> (WARP - 1 - lane));
+        if (c >= 0) next[i] = after ? begin + __ffs(after) - 1 : first[c];
+        __syncwarp();
+        if (c >= 0 && lane == __ffs(equal) - 1) first[c] = i;
+        __syncwarp();
     }
 }
 
@@ -39,7 +43,7 @@ __device__ __forceinline__ Sum scaled(Sum a, real by) { return Sum{a.high * by, 
 // One pass over the logits with a running maximum (Milakov & Gimelshein 2018, algorithm 3).
 __device__ __forceinline__ Row softmax_row(const Problem& p, const stored* x, int lane) {
     real top = -INFINITY;
-    Sum sum{0, 0};
+    Sum sum{0, 0};  // NaN as soon as a logit is NaN or +inf
 #pragma unroll 4
     for (i64 c = lane; c < p.C; c += WARP) {
         real v = widen(x[c * p.logits_c]);
@@ -48,6 +52,7 @@ __device__ __forceinline__ Row softmax_row(const Problem& p, const stored* x, in
         sum = add(scaled(sum, exp(top - higher)), Sum{exp(v - higher), 0});
         top = higher;
     }
+    if (sum.high != sum.high) top = INFINITY;
 #pragma unroll
     for (int o = WARP / 2; o; o >>= 1) {
         real other = __shfl_xor_sync(ALL_LANES, top, o);
@@ -79,10 +84,24 @@ extern "C" __global__ void __launch_bounds__(128, 1) ctc_rows(Problem p, int lis
             // GROUP spare rows before and after: ctc_paths prefetches without a guard.
             Number* emitted = p.emitted + (n * p.T + t + GROUP) * WIDTH;
             int L = num_labels(p, n);
-            for (int i = lane; i <= SLOTS; i += WARP) {
-                i64 c = i == SLOTS ? p.blank : i < L ? label(p, n, i) : -1;
-                emitted[i == SLOTS ? SLOTS : slot(i)] =
-                    c < 0 ? NOTHING : probability(widen(x[c * p.logits_c]), row);
+            constexpr int FEW = 2;  // loads before a store; more take registers from other warps
+#pragma unroll 1
+            for (int begin = lane; begin <= SLOTS; begin += FEW * WARP) {
+                i64 c[FEW];
+                stored logits[FEW];
+#pragma unroll
+                for (int k = 0; k < FEW; k++) {
+                    int i = begin + k * WARP;
+                    c[k] = i == SLOTS ? p.blank : i < L ? label(p, n, i) : -1;
+                }
+#pragma unroll
+                for (int k = 0; k < FEW; k++) logits[k] = x[(c[k] < 0 ? 0 : c[k]) * p.logits_c];
+#pragma unroll
+                for (int k = 0; k < FEW; k++) {
+                    int i = begin + k * WARP;
+                    Number p_c = c[k] < 0 ? NOTHING : probability(widen(logits[k]), row);
+                    if (i <= SLOTS) emitted[i == SLOTS ? SLOTS : slot(i)] = p_c;
+                }
             }
 #endif
         }

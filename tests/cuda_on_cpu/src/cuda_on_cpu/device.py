@@ -19,6 +19,7 @@ __all__ = [
     "DeviceState",
     "counting",
     "failing_kernel",
+    "flushing_subnormals",
     "last_failure",
     "memory_limit",
     "state",
@@ -101,6 +102,19 @@ def memory_limit(size: int) -> Iterator[None]:
         yield
     finally:
         library().coc_set_memory_limit(_DEFAULT_LIMIT)
+
+
+@contextmanager
+def flushing_subnormals() -> Iterator[None]:
+    """Read and write subnormal numbers as 0 in kernels, as CuPy's option ``-ftz=true`` does.
+
+    A GPU flushes float32 only; here float64 is flushed too. Not nested.
+    """
+    library().coc_flush_subnormals(1)
+    try:
+        yield
+    finally:
+        library().coc_flush_subnormals(0)
 
 
 @contextmanager
