@@ -29,7 +29,7 @@ _MOST_SLICES: Final = 8
 """Slices in a row that take no longer than any_length.cuh does: its frames take about ten times as
 long as those of the states in registers, by its instructions and barriers."""
 _FULL: Final = 64
-"""Sequences that give each multiprocessor of an H100 a block: more slices of so many cost nothing."""
+"""Sequences that give each multiprocessor of an H100 a block: more slices of these cost nothing."""
 _SHARED_MEMORY: Final = 47 * 1024
 """Bytes that any GPU gives a block unasked, less what the kernels take statically."""
 _SHIFTS: Final = (5, 6, 7, 8, 9)
@@ -152,7 +152,8 @@ def _in_slices(
             return plan
         # What scratch memory there is is nearly proportional to the sequences.
         slices = max(slices + 1, -(-N * plan.scratch // (sequences * limit)))
-        if slices > N or (sequences := -(-N // slices)) < _FULL and slices > _MOST_SLICES:
+        sequences = -(-N // slices)
+        if slices > N or (slices > _MOST_SLICES and sequences < _FULL):
             return None
 
 
