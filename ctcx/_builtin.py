@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from functools import partial
@@ -118,10 +119,9 @@ def ctcx_runtime_info() -> dict[str, str]:
         "usable cores": str(_usable_cores()),
     }
     for distribution in _WORTH_KNOWING:
-        try:
-            lines[distribution] = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
+        # Metadata may be missing, damaged, or of a package that is half uninstalled.
+        with contextlib.suppress(Exception):
+            lines[distribution] = str(metadata.version(distribution))
     return lines | cupy_runtime_info()
 
 

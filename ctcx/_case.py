@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from ctcx._trouble import shown
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
@@ -79,5 +81,8 @@ class Case:
         for attribute in ("name", "provenance"):
             value = getattr(self, attribute)
             if not isinstance(value, str) or not value:
-                msg = f"Case {self.name!r}: {attribute} must be a non-empty string, got {value!r}"
+                msg = (
+                    f"Case {shown(self.name)}: {attribute} must be a non-empty string, "
+                    f"got {shown(value)}"
+                )
                 raise TypeError(msg)

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from ctcx._isolation import attempt
+from ctcx._trouble import one_line, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 __all__ = [
     "API_VERSION",
@@ -33,9 +38,12 @@ API_VERSION: tuple[int, int] = (1, 1)
 Operation = Literal["loss", "loss_and_grad"]
 """What a kernel computes; the keys of :attr:`Backend.kernels`."""
 
+OPERATIONS: tuple[str, ...] = get_args(Operation)
+
 HALF_DTYPES = frozenset({"float16", "bfloat16"})
 KNOWN_DTYPES = frozenset({"float32", "float64"}) | HALF_DTYPES
 _NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
+_NAMESPACE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 
 
@@ -183,40 +191,20 @@ class Backend:
     summary: str = ""
     url: str = ""
 
-    def __post_init__(self) -> None:  # noqa: C901 - one check after another
+    def __post_init__(self) -> None:
         _check_name("Backend", self.name)
         where = f"Backend {self.name!r}"
-        object.__setattr__(self, "kernels", dict(self.kernels))
-        for attribute in ("namespaces", "devices", "dtypes", "features"):
-            value = getattr(self, attribute)
-            if isinstance(value, str):
-                msg = f"{where}: {attribute} must be a set of names, got the string {value!r}"
-                raise TypeError(msg)
-            object.__setattr__(self, attribute, frozenset(value))
-            if attribute != "features" and not getattr(self, attribute):
-                msg = f"{where}: {attribute} is empty, so it could never be chosen"
-                raise ValueError(msg)
-        if unknown := set(self.kernels) - {"loss", "loss_and_grad"}:
-            msg = f"{where}: unknown operations {sorted(unknown)}; known: loss, loss_and_grad"
-            raise ValueError(msg)
-        if not self.kernels:
-            msg = f"{where}: kernels is empty; give at least {{'loss': 'package.module:function'}}"
-            raise ValueError(msg)
-        for operation, target in self.kernels.items():
-            _check_target(f"{where}: kernels[{operation!r}]", target)
-        if strange := self.dtypes - KNOWN_DTYPES:
-            msg = f"{where}: unknown dtypes {sorted(strange)}; known: {sorted(KNOWN_DTYPES)}"
-            raise ValueError(msg)
-        features: frozenset[object] = self.features
-        if bad := [f for f in features if not isinstance(f, Feature)]:
-            msg = f"{where}: features must be members of ctcx.plugin.Feature, got {bad!r}"
-            raise TypeError(msg)
-        if bool(self.dtypes & HALF_DTYPES) != (Feature.HALF in self.features):
-            msg = f"{where}: Feature.HALF and the dtypes {sorted(HALF_DTYPES)} go together"
-            raise ValueError(msg)
-        if ("loss_and_grad" in self.kernels) != (Feature.GRAD in self.features):
-            msg = f"{where}: Feature.GRAD and a loss_and_grad kernel go together"
-            raise ValueError(msg)
+        _check_kernels(where, self)
+        for attribute in ("namespaces", "devices", "dtypes"):
+            _check_names(where, self, attribute)
+        _check_features(where, self)
+        for attribute in ("priority", "opt_in"):
+            _check_type(where, self, attribute, int if attribute == "priority" else bool)
+        for attribute in ("probe", "accepts"):
+            _check_callable(where, self, attribute)
+        _check_api(where, self.api)
+        for attribute in ("summary", "url"):
+            _check_line(where, self, attribute)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,14 +257,19 @@ class Namespace:
 
     def __post_init__(self) -> None:
         name: object = self.name
-        if not isinstance(name, str) or not name:
-            msg = f"Namespace: name must be a non-empty string, got {name!r}"
+        if not isinstance(name, str) or not _NAMESPACE.match(name):
+            msg = f"Namespace: name must be the import name of a module, got {shown(name)}"
             raise TypeError(msg)
+        where = f"Namespace {name!r}"
+        _check_line(where, self, "distribution")
         for attribute in ("from_numpy", "to_numpy", "devices"):
-            _check_target(f"Namespace {self.name!r}: {attribute}", getattr(self, attribute))
+            _check_target(f"{where}: {attribute}", getattr(self, attribute))
         for attribute in ("synchronize", "jit", "loop"):
             if getattr(self, attribute) is not None:
-                _check_target(f"Namespace {self.name!r}: {attribute}", getattr(self, attribute))
+                _check_target(f"{where}: {attribute}", getattr(self, attribute))
+        _check_callable(where, self, "probe")
+        _check_names(where, self, "dtypes")
+        _check_api(where, self.api)
 
 
 @lru_cache(maxsize=256)
@@ -286,8 +279,21 @@ def resolve(target: str) -> Any:
     Raises
     ------
     ImportError
-        The module can't be imported, or has no such attribute; the message names ``target``.
+        The module can't be imported, has no such attribute, or tried to end the process; the
+        message names ``target``.
+    Exception
+        Whatever else the import raises.
     """
+    found, error = attempt(_imported, target)
+    if error is None:
+        return found
+    if isinstance(error, Exception):
+        raise error
+    msg = f"{target!r}: its import raised {one_line(error)}"
+    raise ImportError(msg) from error
+
+
+def _imported(target: str) -> Any:
     module_name, _, attribute = target.partition(":")
     module = import_module(module_name)
     try:
@@ -300,7 +306,7 @@ def resolve(target: str) -> Any:
 def _check_name(kind: str, name: object) -> None:
     if not isinstance(name, str) or not _NAME.match(name):
         msg = (
-            f"{kind} name {name!r} is not valid: use lower-case letters, digits, '-' and '_', "
+            f"{kind} name {shown(name)} is not valid: use lower-case letters, digits, '-' and '_', "
             f"starting with a letter"
         )
         raise ValueError(msg)
@@ -308,5 +314,98 @@ def _check_name(kind: str, name: object) -> None:
 
 def _check_target(where: str, target: object) -> None:
     if not isinstance(target, str) or not _TARGET.match(target):
-        msg = f"{where} must look like 'package.module:function', got {target!r}"
+        msg = f"{where} must look like 'package.module:function', got {shown(target)}"
         raise ValueError(msg)
+
+
+def _check_kernels(where: str, backend: Backend) -> None:
+    given: object = backend.kernels
+    if not isinstance(given, Mapping):
+        msg = f"{where}: kernels must map operations to functions, got {shown(given)}"
+        raise TypeError(msg)
+    kernels = dict(given)
+    if unknown := [key for key in kernels if key not in OPERATIONS]:
+        known = ", ".join(OPERATIONS)
+        msg = f"{where}: kernels has unknown operations {shown(unknown)}; known: {known}"
+        raise ValueError(msg)
+    if not kernels:
+        msg = f"{where}: kernels is empty; give at least {{'loss': 'package.module:function'}}"
+        raise ValueError(msg)
+    for operation, target in kernels.items():
+        _check_target(f"{where}: kernels[{operation!r}]", target)
+    object.__setattr__(backend, "kernels", kernels)
+
+
+def _check_names(where: str, descriptor: object, attribute: str) -> None:
+    """Make a frozen set of one of names, which must not be empty."""
+    names = _frozen(where, descriptor, attribute)
+    if not names:
+        msg = f"{where}: {attribute} is empty, so it could never be used"
+        raise ValueError(msg)
+    if bad := [name for name in names if not isinstance(name, str)]:
+        msg = f"{where}: {attribute} must be names, got {shown(bad[0])}"
+        raise TypeError(msg)
+    if attribute == "dtypes" and (strange := names - KNOWN_DTYPES):
+        msg = f"{where}: unknown dtypes {sorted(strange)}; known: {sorted(KNOWN_DTYPES)}"
+        raise ValueError(msg)
+
+
+def _check_features(where: str, backend: Backend) -> None:
+    features = _frozen(where, backend, "features")
+    if bad := [feature for feature in features if not isinstance(feature, Feature)]:
+        msg = f"{where}: features must be members of ctcx.plugin.Feature, got {shown(bad)}"
+        raise TypeError(msg)
+    if bool(backend.dtypes & HALF_DTYPES) != (Feature.HALF in features):
+        msg = f"{where}: Feature.HALF and the dtypes {sorted(HALF_DTYPES)} go together"
+        raise ValueError(msg)
+    if ("loss_and_grad" in backend.kernels) != (Feature.GRAD in features):
+        msg = f"{where}: Feature.GRAD and a loss_and_grad kernel go together"
+        raise ValueError(msg)
+
+
+def _frozen(where: str, descriptor: object, attribute: str) -> frozenset[Any]:
+    """Make a frozen set of the value of a field; of sets, lists and tuples, which are finite."""
+    given: object = getattr(descriptor, attribute)
+    if isinstance(given, str):
+        msg = f"{where}: {attribute} must be a set of names, got the string {shown(given)}"
+        raise TypeError(msg)
+    if not isinstance(given, (AbstractSet, list, tuple)):
+        msg = f"{where}: {attribute} must be a set, got {shown(given)}"
+        raise TypeError(msg)
+    try:
+        frozen = frozenset(given)
+    except Exception as error:  # noqa: BLE001 - something in it can't be hashed
+        msg = f"{where}: {attribute} can't be made a set: {one_line(error)}"
+        raise TypeError(msg) from None
+    object.__setattr__(descriptor, attribute, frozen)
+    return frozen
+
+
+def _check_type(where: str, descriptor: object, attribute: str, kind: type) -> None:
+    value: object = getattr(descriptor, attribute)
+    if type(value) is not kind:  # True is an int, and no priority
+        msg = f"{where}: {attribute} must be of type {kind.__name__}, got {shown(value)}"
+        raise TypeError(msg)
+
+
+def _check_callable(where: str, descriptor: object, attribute: str) -> None:
+    value: object = getattr(descriptor, attribute)
+    if not callable(value):
+        msg = f"{where}: {attribute} must be a function, got {shown(value)}"
+        raise TypeError(msg)
+
+
+def _check_line(where: str, descriptor: object, attribute: str) -> None:
+    value: object = getattr(descriptor, attribute)
+    if not isinstance(value, str) or not value.isprintable():
+        msg = f"{where}: {attribute} must be one line of text, got {shown(value)}"
+        raise TypeError(msg)
+
+
+def _check_api(where: str, api: object) -> None:
+    match api:
+        case (int(major), int(minor)) if isinstance(api, tuple):
+            if not isinstance(major, bool) and not isinstance(minor, bool):
+                return
+    msg = f"{where}: api must be two integers (major, minor), got {shown(api)}"
+    raise TypeError(msg)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ctcx._descriptors import _check_name, _check_target, _nothing
+from ctcx._descriptors import (
+    _check_callable,
+    _check_line,
+    _check_name,
+    _check_names,
+    _check_target,
+    _frozen,
+    _nothing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,12 +75,7 @@ class Floor:
         _check_name("Floor", self.name)
         where = f"Floor {self.name!r}"
         _check_target(f"{where}: function", self.function)
-        for attribute in ("backends", "namespaces"):
-            value = getattr(self, attribute)
-            if isinstance(value, str):
-                msg = f"{where}: {attribute} must be a set of names, got the string {value!r}"
-                raise TypeError(msg)
-            object.__setattr__(self, attribute, frozenset(value))
-        if not self.namespaces:
-            msg = f"{where}: namespaces is empty, so it could never be measured"
-            raise ValueError(msg)
+        _frozen(where, self, "backends")
+        _check_names(where, self, "namespaces")
+        _check_callable(where, self, "probe")
+        _check_line(where, self, "summary")

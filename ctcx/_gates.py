@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ctcx._descriptors import Feature
-from ctcx._registry import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +25,7 @@ def rejection(entry: RegisteredBackend, problem: Problem, registry: Registry) ->
     return (
         declared(entry.backend, problem)
         or registry.unusable(entry.backend.name)
-        or guarded(entry, "accepts", problem)
+        or registry.ask(entry, "accepts", problem)
     )
 
 

@@ -50,7 +50,8 @@ def attempt(function: Callable[..., Any], /, *args: Any) -> tuple[Any, BaseExcep
     finally:
         listener.remove()
     if listener.heard:
-        raise error if isinstance(error, KeyboardInterrupt) else KeyboardInterrupt from error
+        own = issubclass(type(error), KeyboardInterrupt)
+        raise error if own else KeyboardInterrupt from error  # type: ignore[misc]
     if error is not None and _is_of_a_handler(error):
         raise error
     return result, error
@@ -80,7 +81,7 @@ def is_the_users(error: BaseException) -> bool:
     if _is_of_a_handler(error):
         return True
     return (
-        isinstance(error, KeyboardInterrupt)
+        issubclass(type(error), KeyboardInterrupt)  # isinstance() may run code of the plugin's
         and threading.current_thread() is threading.main_thread()
         and _is_pythons_own(signal.getsignal(signal.SIGINT))
         and not all(map(_starts_at_a_raise, _interrupts(error)))
@@ -147,7 +148,7 @@ def _interrupts(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, KeyboardInterrupt):
+        if issubclass(type(error), KeyboardInterrupt):
             yield error
         error = error.__context__
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from itertools import islice
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +18,20 @@ import pluggy
 
 from ctcx import _hookspecs
 from ctcx._descriptors import API_VERSION, Backend, Namespace
+from ctcx._isolation import attempt
 from ctcx._records import LeftOut
-from ctcx._trouble import one_line
+from ctcx._trouble import one_line, printable, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from ctcx._records import PluginStatus
 
-__all__ = ["Draft", "Source", "ask", "load", "new_manager", "settle"]
+__all__ = ["Draft", "Source", "ask", "at_most", "load", "settle"]
 
 HOOKS: tuple[str, ...] = tuple(_hookspecs.__all__)
+LIMIT = 1000
+"""So many things a hook may return: a generator that never ends is found out."""
 _UNKNOWN_FIELD = re.compile(r"(Backend|Namespace)\.__init__\(\) got an unexpected keyword argument")
 
 
@@ -39,11 +43,6 @@ class Source:
     distribution: str
     version: str
     load: Callable[[], object]
-
-    @property
-    def key(self) -> str:
-        """Unique name for pluggy: two distributions may name their entry points alike."""
-        return f"{self.distribution}:{self.name}"
 
     @property
     def provenance(self) -> str:
@@ -58,8 +57,9 @@ class Draft:
     source: Source
     status: PluginStatus = "active"
     reason: str = ""
-    error: Exception | None = None
+    error: BaseException | None = None
     plugin: object = None
+    manager: pluggy.PluginManager | None = None
     backends: list[Backend] = field(default_factory=list)
     namespaces: list[Namespace] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
@@ -81,60 +81,85 @@ class Draft:
     @property
     def traceback(self) -> str:
         """Traceback of what went wrong; empty if nothing raised."""
-        return "".join(traceback.format_exception(self.error)) if self.error else ""
+        if self.error is None:
+            return ""
+        lines, failed = attempt(traceback.format_exception, self.error)
+        return one_line(self.error) if failed else "".join(lines)
 
 
 class _RuleError(Exception):
     """The plugin breaks a rule; the message says which."""
 
 
-def new_manager() -> pluggy.PluginManager:
-    """Plugin manager that knows the hooks of ctcx and has no plugins."""
-    manager = pluggy.PluginManager("ctcx")
-    manager.add_hookspecs(_hookspecs)
-    return manager
+def load(source: Source, loaded: Sequence[Draft]) -> Draft:
+    """Import and register one plugin and collect its descriptors; it raises nothing of a plugin's.
 
-
-def load(manager: pluggy.PluginManager, source: Source) -> Draft:
-    """Import and register one plugin and collect its descriptors; never raises an `Exception`."""
+    ``loaded`` are those that came before.
+    """
     draft = Draft(source)
-    try:
-        draft.plugin = source.load()
-        manager.register(draft.plugin, name=source.key)
-        _check_hooks(manager, draft.plugin)
-        draft.backends = _collect(manager, draft, "ctcx_backends", Backend)
-        draft.namespaces = _collect(manager, draft, "ctcx_namespaces", Namespace)
-    except _RuleError as refused:
-        _fail(manager, draft, "invalid", str(refused))
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; it is recorded
-        draft.error = error
-        status, reason = _judge(error)
-        _fail(manager, draft, status, reason)
+    _, error = attempt(_register, draft, loaded)
+    if error is not None:
+        draft.error = None if isinstance(error, _RuleError) else error
+        verdict, failed = attempt(_judge, error)
+        draft.status, draft.reason = ("failed", one_line(error)) if failed else verdict
+        draft.backends, draft.namespaces = [], []
     return draft
 
 
-def settle(manager: pluggy.PluginManager, draft: Draft) -> None:
+def settle(draft: Draft) -> None:
     """Decide the status of a plugin some of whose descriptors had to be left out."""
     if not draft.left_out:
         return
-    reason = "; ".join(dict.fromkeys(part.reason for part in draft.left_out))
+    draft.reason = "; ".join(dict.fromkeys(part.reason for part in draft.left_out))
     if draft.backends or draft.namespaces:
-        draft.reason = f"left out in part: {reason}"
+        draft.reason = f"left out in part: {draft.reason}"
     else:
-        _fail(manager, draft, draft.left_out[0].status, reason)
+        draft.status = draft.left_out[0].status
 
 
-def ask(manager: pluggy.PluginManager, plugin: object, hook: str) -> Any:
-    """Call one hook of one plugin alone; None if it doesn't implement it.
+def ask(draft: Draft, hook: str) -> Any:
+    """Call one hook of a plugin; None if it doesn't implement it.
 
     Raises
     ------
-    Exception
+    BaseException
         Whatever the plugin raises.
     """
-    others = [other for _, other in manager.list_name_plugin() if other is not plugin]
-    results = manager.subset_hook_caller(hook, remove_plugins=others)()
+    assert draft.manager is not None  # noqa: S101 - it has been loaded
+    results = getattr(draft.manager.hook, hook)()
     return results[0] if results else None
+
+
+def at_most(things: Iterable[Any]) -> list[Any]:
+    """What a hook returned, as a list.
+
+    Raises
+    ------
+    ValueError
+        There are more than a thousand.
+    """
+    found = list(islice(things, LIMIT + 1))
+    if len(found) > LIMIT:
+        msg = f"it gave more than {LIMIT:,} things"
+        raise ValueError(msg)
+    return found
+
+
+def _register(draft: Draft, loaded: Sequence[Draft]) -> None:
+    draft.plugin = draft.source.load()
+    for other in loaded:
+        if other.plugin is draft.plugin and other.manager is not None:
+            msg = f"its {_form(draft.plugin)} is already registered by {other.source.provenance}"
+            raise _RuleError(msg)
+    # One manager a plugin: with a shared one, an object of one plugin that can't be compared, for
+    # example, breaks the registration of the next.
+    manager = pluggy.PluginManager("ctcx")
+    manager.add_hookspecs(_hookspecs)
+    manager.register(draft.plugin, name=draft.source.name)
+    _check_hooks(manager, draft.plugin)
+    draft.manager = manager
+    draft.backends = _collect(draft, "ctcx_backends", Backend)
+    draft.namespaces = _collect(draft, "ctcx_namespaces", Namespace)
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
@@ -153,26 +178,34 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
             msg = f"its function {hook!r} is not marked with @ctcx.plugin.hookimpl"
             raise _RuleError(msg)
     if not callers:
-        what = "module" if isinstance(plugin, ModuleType) else "object"
-        msg = f"its {what} implements no hook of ctcx; the hooks are {', '.join(HOOKS)}"
+        msg = f"its {_form(plugin)} implements no hook of ctcx; the hooks are {', '.join(HOOKS)}"
         raise _RuleError(msg)
 
 
-def _collect(manager: pluggy.PluginManager, draft: Draft, hook: str, kind: type) -> list[Any]:
+def _form(plugin: object) -> str:
+    return "module" if isinstance(plugin, ModuleType) else "object"
+
+
+def _collect(draft: Draft, hook: str, kind: type) -> list[Any]:
     """Descriptors that one hook returns, those for another plugin API left out."""
-    callers = manager.get_hookcallers(draft.plugin) or []
+    assert draft.manager is not None  # noqa: S101 - it has been registered
+    callers = draft.manager.get_hookcallers(draft.plugin) or []
     if hook not in {caller.name for caller in callers}:
         return []
-    returned = ask(manager, draft.plugin, hook)
+    returned = ask(draft, hook)
     if returned is None or isinstance(returned, (str, kind)):
-        msg = f"{hook}() returned {returned!r}; it must return or yield {kind.__name__} descriptors"
+        msg = (
+            f"{hook}() returned {shown(returned)}; it must return or yield {kind.__name__} "
+            f"descriptors"
+        )
         raise _RuleError(msg)
     kept = []
-    for item in returned:
+    for item in at_most(returned):
         if not isinstance(item, kind):
-            msg = f"{hook}() gave {item!r}, which is no ctcx.plugin.{kind.__name__}"
+            msg = f"{hook}() gave {shown(item)}, which is no ctcx.plugin.{kind.__name__}"
             raise _RuleError(msg)
-        found: Any = item
+        # A copy, checked again: the plugin may have changed its own, or may do so later.
+        found: Any = kind(**{f.name: getattr(item, f.name) for f in fields(kind)})
         if why := _incompatible(found.api, draft.source):
             draft.leave_out(found, "incompatible", f"{kind.__name__} {found.name!r}: {why}")
         else:
@@ -180,50 +213,31 @@ def _collect(manager: pluggy.PluginManager, draft: Draft, hook: str, kind: type)
     return kept
 
 
-def _incompatible(api: object, source: Source) -> str | None:
+def _incompatible(api: tuple[int, int], source: Source) -> str | None:
     """Why a descriptor of this plugin API version can't be used; None if it can."""
-    match api:
-        case (int(major), int(minor)):
-            pass
-        case _:
-            return f"api must be two integers (major, minor), got {api!r}"
-    host = ".".join(map(str, API_VERSION))
-    if (major, minor) > API_VERSION:
-        return (
-            f"it is written for plugin API {major}.{minor} and this ctcx has {host}: upgrade ctcx"
-        )
-    if major < API_VERSION[0]:
-        return (
-            f"it is written for plugin API {major}.{minor} and this ctcx has {host}: "
-            f"the plugin needs an update, upgrade {source.distribution}"
-        )
+    theirs, host = (".".join(map(str, version)) for version in (api, API_VERSION))
+    written = f"it is written for plugin API {theirs} and this ctcx has {host}: "
+    if api > API_VERSION:
+        return f"{written}upgrade ctcx"
+    if api[0] < API_VERSION[0]:
+        return f"{written}the plugin needs an update, upgrade {source.distribution}"
     return None
 
 
-def _judge(error: Exception) -> tuple[PluginStatus, str]:
+def _judge(error: BaseException) -> tuple[PluginStatus, str]:
     """Tell broken plugin code from a descriptor, or a hook's signature, that breaks a rule."""
+    if isinstance(error, (_RuleError, pluggy.PluginValidationError)):
+        return "invalid", printable(str(error))
     reason = one_line(error)
-    if isinstance(error, pluggy.PluginValidationError):
-        return "invalid", " ".join(str(error).split())
     if isinstance(error, TypeError) and _UNKNOWN_FIELD.search(reason):
         host = ".".join(map(str, API_VERSION))
         return "invalid", f"{reason}; if a later plugin API than {host} has it, upgrade ctcx"
-    if _raised_in(error) in {"ctcx._descriptors", "pluggy._manager"}:
-        return "invalid", reason
-    return "failed", reason
+    return "invalid" if _raised_in(error) == "ctcx._descriptors" else "failed", reason
 
 
-def _raised_in(error: Exception) -> str:
+def _raised_in(error: BaseException) -> object:
     """Name of the module whose code raised the error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
-
-
-def _fail(manager: pluggy.PluginManager, draft: Draft, status: PluginStatus, reason: str) -> None:
-    """Take a plugin out again."""
-    draft.status, draft.reason = status, reason
-    draft.backends, draft.namespaces = [], []
-    if manager.get_plugin(draft.source.key) is not None:
-        manager.unregister(name=draft.source.key)
+    return None if trace is None else trace.tb_frame.f_globals.get("__name__")

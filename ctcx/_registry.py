@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from ctcx._case import Case
-from ctcx._discover import DISABLE, load_plugins
+from ctcx._discover import DISABLE, Found, load_plugins
 from ctcx._errors import PluginError
 from ctcx._floor import Floor
-from ctcx._loader import Draft, Source, ask
+from ctcx._isolation import attempt, attempt_at_once
+from ctcx._loader import Draft, Source, ask, at_most
 from ctcx._records import (
     LeftOut,
     PluginRecord,
@@ -26,12 +27,10 @@ from ctcx._records import (
     RegisteredBackend,
     RegisteredNamespace,
 )
-from ctcx._trouble import one_line, report, strict
+from ctcx._trouble import one_line, printable, report, shown, strict, warn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import pluggy
+    from collections.abc import Iterator
 
 __all__ = [
     "DISABLE",
@@ -41,10 +40,8 @@ __all__ = [
     "RegisteredBackend",
     "RegisteredNamespace",
     "Registry",
-    "guarded",
     "registry",
     "reload",
-    "report_backend",
 ]
 
 
@@ -63,13 +60,16 @@ class Registry:
         Every entry point, the built-in one first, with what became of it.
     left_out : tuple of LeftOut
         Backends and namespaces that were registered and can't be used.
+    unreadable : mapping of str to str
+        Why the metadata of other distributions could not be read: if they have plugins, they aren't
+        known.
     """
 
-    def __init__(
-        self, generation: int, manager: pluggy.PluginManager, drafts: Sequence[Draft]
-    ) -> None:
+    def __init__(self, generation: int, found: Found) -> None:
+        drafts = found.drafts
         self.generation = generation
-        self._manager = manager
+        self.unreadable: Mapping[str, str] = MappingProxyType(found.unreadable)
+        self._told: set[tuple[str, ...]] = set()
         self._active = tuple(draft for draft in drafts if draft.status == "active")
         self._lock = threading.RLock()
         self._probed: dict[tuple[type, str], str | None] = {}
@@ -103,7 +103,7 @@ class Registry:
         key = (type(entry), entry.descriptor.name)
         with self._lock:
             if key not in self._probed:
-                self._probed[key] = guarded(entry, "probe")
+                self._probed[key] = self.ask(entry, "probe")
             return self._probed[key]
 
     def broken(self, name: str, operation: str) -> str | None:
@@ -117,12 +117,48 @@ class Registry:
             self._broken[name, operation] = reason
             return not known
 
+    def ask(
+        self,
+        entry: RegisteredBackend | RegisteredNamespace,
+        attribute: Literal["probe", "accepts"],
+        *args: Any,
+    ) -> str | None:
+        """Call a plugin's ``probe`` or ``accepts``; the answer is always None or a reason.
+
+        An exception, or an answer of another type, is a reason too, and is reported once.
+        """
+        # A probe may import a heavy library; accepts is asked about each new shape.
+        call = attempt if attribute == "probe" else attempt_at_once
+        answer, error = call(getattr(entry.descriptor, attribute), *args)
+        if error is not None:
+            reason = f"its {attribute}() raised {one_line(error)}"
+        elif answer is None:
+            return None
+        elif issubclass(type(answer), str) and (words := printable(answer)):
+            return words
+        else:
+            given = shown(answer)
+            reason = f"its {attribute}() returned {given}, which is neither None nor a reason"
+        self.report_backend(entry, attribute, reason, error)
+        return reason
+
+    def report_backend(
+        self,
+        entry: RegisteredBackend | RegisteredNamespace,
+        about: str,
+        reason: str,
+        error: BaseException | None,
+    ) -> None:
+        """Report trouble with one thing that a plugin registered, once for what it is about."""
+        message = f"{entry.title} of {entry.provenance}: {reason}.{_silence(entry.plugin)}"
+        self._report((entry.title, about), message, error)
+
     @cached_property
     def cases(self) -> tuple[Case, ...]:
         """Worked examples of all plugins; a plugin whose hook fails is reported and left out."""
         found: list[Case] = []
-        for draft, returned in self._ask_all("ctcx_conformance_cases"):
-            if all(isinstance(case, Case) for case in returned):
+        for draft, returned in self._ask_all("ctcx_conformance_cases", at_most):
+            if all(issubclass(type(case), Case) for case in returned):
                 found.extend(returned)
             else:
                 self._report_hook(draft, "ctcx_conformance_cases", "gave something that is no Case")
@@ -132,8 +168,8 @@ class Registry:
     def floors(self) -> tuple[Floor, ...]:
         """Lower bounds of all plugins; a hook that fails, or a name taken, is reported."""
         found: dict[str, Floor] = {}
-        for draft, returned in self._ask_all("ctcx_benchmark_floors"):
-            if not all(isinstance(floor, Floor) for floor in returned):
+        for draft, returned in self._ask_all("ctcx_benchmark_floors", at_most):
+            if not all(issubclass(type(floor), Floor) for floor in returned):
                 self._report_hook(draft, "ctcx_benchmark_floors", "gave something that is no Floor")
                 continue
             for floor in returned:
@@ -146,34 +182,46 @@ class Registry:
     def runtime_info(self) -> dict[str, str]:
         """Lines for a bug report from all plugins; where keys clash, the later names its source."""
         lines: dict[str, str] = {}
-        for draft, returned in self._ask_all("ctcx_runtime_info"):
-            if not isinstance(returned, Mapping):
-                self._report_hook(draft, "ctcx_runtime_info", f"gave {returned!r}, not a mapping")
-                continue
-            for key, value in returned.items():
-                taken = str(key) in lines
-                unique = f"{key} ({draft.source.distribution})" if taken else str(key)
-                lines[unique] = str(value)
+        for draft, returned in self._ask_all("ctcx_runtime_info", _lines):
+            for key, value in returned:
+                unique = f"{key} ({draft.source.distribution})" if key in lines else key
+                lines[unique] = value
         return lines
 
-    def _ask_all(self, hook: str) -> Iterator[tuple[Draft, Any]]:
-        """Answers of those plugins that implement a hook, each asked alone."""
+    def _ask_all(
+        self, hook: str, read: Callable[[Any], list[Any]]
+    ) -> Iterator[tuple[Draft, list[Any]]]:
+        """What ``read`` makes of the answers of those plugins that implement a hook."""
         for draft in self._active:
-            try:
-                returned = ask(self._manager, draft.plugin, hook)
-                # A generator runs, and may raise, only when it is read.
-                if returned is not None and not isinstance(returned, Mapping):
-                    returned = list(returned)
-            except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+            answer, error = attempt(_answer, draft, hook, read)
+            if error is not None:
                 self._report_hook(draft, hook, f"raised {one_line(error)}", error)
-            else:
-                if returned is not None:
-                    yield draft, returned
+            elif answer is not None:
+                yield draft, answer
 
     def _report_hook(
-        self, draft: Draft, hook: str, what: str, error: Exception | None = None
+        self, draft: Draft, hook: str, what: str, error: BaseException | None = None
     ) -> None:
-        report(f"{_title(draft.source)}: its {hook}() {what}.{_silence(draft.source)}", error)
+        message = f"{_title(draft.source)}: its {hook}() {what}.{_silence(draft.source)}"
+        self._report((draft.source.provenance, draft.source.name, hook), message, error)
+
+    def _report(self, key: tuple[str, ...], message: str, error: BaseException | None) -> None:
+        if key not in self._told or strict():
+            self._told.add(key)
+            report(message, error)
+
+
+def _answer(draft: Draft, hook: str, read: Callable[[Any], list[Any]]) -> list[Any] | None:
+    answer = ask(draft, hook)
+    return None if answer is None else read(answer)
+
+
+def _lines(answer: Any) -> list[tuple[str, str]]:
+    """Lines for a bug report, as they can be printed."""
+    if not isinstance(answer, Mapping):
+        msg = f"it gave {shown(answer)}, not a mapping"
+        raise TypeError(msg)
+    return [(printable(str(key)), printable(str(value))) for key, value in at_most(answer.items())]
 
 
 _current: Registry | None = None
@@ -200,36 +248,6 @@ def reload() -> Registry:
     return _load(fresh=True)
 
 
-def guarded(
-    entry: RegisteredBackend | RegisteredNamespace,
-    attribute: Literal["probe", "accepts"],
-    *args: Any,
-) -> str | None:
-    """Call a plugin's ``probe`` or ``accepts``; whatever it does, the answer is None or a reason.
-
-    An exception, or an answer of another type, is a reason too, and is reported.
-    """
-    error = None
-    try:
-        answer = getattr(entry.descriptor, attribute)(*args)
-    except Exception as raised:  # noqa: BLE001 - a plugin may raise anything
-        error = raised
-        reason = f"its {attribute}() raised {one_line(raised)}"
-    else:
-        if answer is None or (isinstance(answer, str) and answer):
-            return answer
-        reason = f"its {attribute}() returned {answer!r}, which is neither None nor a reason"
-    report_backend(entry, reason, error)
-    return reason
-
-
-def report_backend(
-    entry: RegisteredBackend | RegisteredNamespace, reason: str, error: Exception | None
-) -> None:
-    """Report trouble with one thing that a plugin registered."""
-    report(f"{entry.title} of {entry.provenance}: {reason}.{_silence(entry.plugin)}", error)
-
-
 def _load(*, fresh: bool) -> Registry:
     global _current, _loading_thread  # noqa: PLW0603 - the one process-wide registry
     if _loading_thread == threading.get_ident():
@@ -240,17 +258,22 @@ def _load(*, fresh: bool) -> Registry:
             return _current
         _loading_thread = threading.get_ident()
         try:
-            manager, drafts = load_plugins()
+            found = load_plugins()
         finally:
             _loading_thread = None
-        troubled = [draft for draft in drafts if draft.reason and draft.status != "blocked"]
+        troubled = [draft for draft in found.drafts if draft.reason and draft.status != "blocked"]
         if troubled and strict():
             report("\n".join(map(_complaint, troubled)), troubled[0].error)
-        loaded = Registry(next(_generations), manager, drafts)
+        loaded = Registry(next(_generations), found)
         _current = loaded
     # Only now: under -W error a warning raises, and the registry must be whole by then.
     for draft in troubled:
         report(_complaint(draft), draft.error)
+    for distribution, reason in loaded.unreadable.items():  # no plugin's fault, as far as is known
+        warn(
+            f"the metadata of {distribution} can't be read ({reason}): if it has plugins of ctcx, "
+            f"they are left out. Install it anew or remove it.{_silence(distribution)}"
+        )
     return loaded
 
 

@@ -115,7 +115,11 @@ def versions() -> str:
         Candidate(name=b.name, provenance=b.provenance, status=b.status, reason=b.reason)
         for b in backends()
     ]
-    return f"{facts}\n\n{table(rows)}"
+    unreadable = "".join(
+        f"\nThe metadata of {distribution} can't be read: {reason}"
+        for distribution, reason in registry().unreadable.items()
+    )
+    return f"{facts}\n\n{table(rows)}{unreadable}"
 
 
 def show_versions() -> None:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ctcx._asked import VARIABLE, asked_for, check_known, check_type, preferred, use_backend
 from ctcx._choose import choose
@@ -18,10 +18,10 @@ from ctcx._decision import Candidate, Decision
 from ctcx._descriptors import Decline, resolve
 from ctcx._errors import BackendError, BackendRejectedError
 from ctcx._isolation import attempt_at_once, is_the_users
-from ctcx._registry import registry, report_backend
+from ctcx._registry import registry
 from ctcx._results import check_form, fault
 from ctcx._trace import Run, record, trace
-from ctcx._trouble import one_line, printable
+from ctcx._trouble import one_line, printable, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -214,18 +214,22 @@ def _kernel(entry: RegisteredBackend, decision: Decision) -> Callable[..., Any] 
     operation = decision.problem.operation
     target = entry.backend.kernels[operation]
     try:
-        kernel: Callable[..., Any] = resolve(target)
-    except Exception as error:
-        reason = f"its kernel {target!r} can't be imported: {one_line(error)}"
-        if decision.source != "auto":
-            refusal = _refusal(decision, entry, ("unusable", reason))
-            raise BackendError(refusal) from error
-        if registry().mark_broken(entry.backend.name, operation, reason):
-            with _cache_lock:
-                _cache.clear()
-            report_backend(entry, reason, error)
-        return None
-    return kernel
+        kernel = resolve(target)
+        if callable(kernel):
+            return cast("Callable[..., Any]", kernel)
+        error: Exception = TypeError(f"{shown(kernel)} can't be called")
+    except Exception as raised:  # noqa: BLE001 - a plugin may raise anything
+        error = raised
+    reason = f"its kernel {target!r} can't be imported: {one_line(error)}"
+    if decision.source != "auto":
+        refusal = _refusal(decision, entry, ("unusable", reason))
+        raise BackendError(refusal) from error
+    plugins = registry()
+    if plugins.mark_broken(entry.backend.name, operation, reason):
+        with _cache_lock:
+            _cache.clear()
+        plugins.report_backend(entry, operation, reason, error)
+    return None
 
 
 def _refusal(decision: Decision, entry: RegisteredBackend, verdict: tuple[Status, str]) -> str:

@@ -12,7 +12,7 @@ from ctcx._env import env_flag
 from ctcx._errors import PluginError, PluginWarning
 from ctcx._isolation import attempt
 
-__all__ = ["STRICT", "one_line", "printable", "report", "shown", "strict"]
+__all__ = ["STRICT", "one_line", "printable", "report", "shown", "strict", "warn"]
 
 STRICT = "CTCX_STRICT_PLUGINS"
 # Frames that no user wrote: of this package, and of the `with` of its context managers.
@@ -34,6 +34,11 @@ def report(message: str, error: BaseException | None = None) -> None:
     """
     if strict():
         raise PluginError(message) from error
+    warn(message)
+
+
+def warn(message: str) -> None:
+    """Warn, at the line of the caller of ctcx."""
     warnings.warn(message, PluginWarning, stacklevel=_levels_to_the_caller())
 
 

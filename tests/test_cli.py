@@ -48,6 +48,10 @@ def nan(*arrays, blank):
     loss, grad = right(*arrays, blank=blank)
     return loss * np.nan, grad
 
+def infinite(*arrays, blank):
+    loss, grad = right(*arrays, blank=blank)
+    return loss * np.inf, grad
+
 def misshapen(*arrays, blank):
     loss, grad = right(*arrays, blank=blank)
     return loss, grad[:, :, :-1]
@@ -74,7 +78,8 @@ def backend(name, **more):
 
 @hookimpl
 def ctcx_backends():
-    for name in ("right", "wrong_loss", "wrong_grad", "nan", "misshapen", "raising", "declining"):
+    for name in ("right", "wrong_loss", "wrong_grad", "nan", "infinite", "misshapen",
+                 "raising", "declining"):
         yield backend(name)
     yield backend(
         "loss_only", kernels={"loss": "ctcx_planted:loss_only"}, features=frozenset()
@@ -295,8 +300,9 @@ def test_compare_uses_the_pretended_devices_only_if_asked_to():
     [
         ("wrong-loss", "differs", "1 of 1 losses"),
         ("wrong-grad", "differs", "1 of 20 entries of the gradient"),
-        ("nan", "differs", "1 of 1 losses"),
-        ("misshapen", "differs", "the gradient has shape (1, 5, 3), expected (1, 5, 4)"),
+        ("infinite", "differs", "1 of 1 losses"),
+        ("nan", "failed", "returned a loss of nan for sequence 0"),
+        ("misshapen", "failed", "an array of shape (1, 5, 3) as grad, expected (1, 5, 4)"),
         ("raising", "failed", "RuntimeError: out of [red]paint[/red]"),
     ],
 )
@@ -367,15 +373,15 @@ def test_distributions_and_top_modules_are_names_of_libraries_too(cli):
 
 
 def test_json_has_no_bare_infinities(planted):
-    ended = planted("compare", "--backend", "nan", "--library", "numpy", "--json", "-")
+    ended = planted("compare", "--backend", "infinite", "--library", "numpy", "--json", "-")
 
     def refuse(token: str) -> None:
         raise AssertionError(token)
 
     found = json.loads(ended.out, parse_constant=refuse)
     (row,) = [row for row in found["rows"] if row["input"] == "notebook"]
-    assert row["loss"] == ["nan"]
-    assert row["loss_error"] == "nan"
+    assert row["loss"] == ["inf"]
+    assert row["loss_error"] == "inf"
     plain = {"a": (math.inf, [-math.inf, 1.5]), "b": None}
     assert for_json(plain) == {"a": ["inf", ["-inf", 1.5]], "b": None}
 

@@ -196,7 +196,7 @@ def test_a_plugin_for_an_older_api_needs_an_update(plugins):
 def test_an_api_version_that_is_none(plugins):
     plugins.write("odd", backend_code("odd", ", api='1.0'"))
     _, (message,) = plugins.load()
-    assert plugins.record("odd").status == "incompatible"
+    assert plugins.record("odd").status == "invalid"
     assert "api must be two integers (major, minor), got '1.0'" in message
 
 
@@ -218,15 +218,6 @@ def test_a_hook_that_raises_half_way_takes_its_plugin_out(plugins):
     assert plugins.record("half").status == "failed"
     assert "RuntimeError: disk full" in message
     assert "half" not in registry.backends
-
-
-def test_what_is_no_exception_is_not_caught(plugins):
-    plugins.write("stop", "raise KeyboardInterrupt")
-    with pytest.raises(KeyboardInterrupt):
-        _registry.reload()
-    plugins.block("stop")
-    registry, _ = plugins.load()
-    assert "array-api" in registry.backends
 
 
 def test_two_plugins_that_claim_a_name_both_lose_it_and_keep_their_others(plugins):
@@ -451,7 +442,7 @@ def test_a_floor_whose_name_is_taken_is_left_out(plugins):
         ),
         ("backends", "mine", "Floor 'low': backends must be a set of names, got the string 'mine'"),
         ("namespaces", "numpy", "namespaces must be a set of names"),
-        ("namespaces", (), "namespaces is empty, so it could never be measured"),
+        ("namespaces", (), "namespaces is empty, so it could never be used"),
     ],
 )
 def test_a_floor_says_what_is_wrong_with_it(field, value, error):

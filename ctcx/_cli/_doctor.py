@@ -27,8 +27,10 @@ from ctcx._cli._output import (
     unwarned,
 )
 from ctcx._descriptors import resolve
+from ctcx._isolation import attempt
+from ctcx._loader import at_most
 from ctcx._registry import DISABLE, registry
-from ctcx._trouble import STRICT, one_line, strict
+from ctcx._trouble import STRICT, one_line, printable, strict
 from ctcx.conformance._plan import REQUIRED, SLOW
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class _Diagnosis:
     left_out: tuple[LeftOut, ...]
     backends: tuple[BackendInfo, ...]
     libraries: tuple[_Library, ...]
+    unreadable: dict[str, str]
     environment: dict[str, str]
 
     @property
@@ -78,11 +81,22 @@ class _Diagnosis:
         )
         # The parts of a plugin that is left out as a whole say nothing new.
         active = {(p.name, p.distribution) for p in self.plugins if p.status == "active"}
-        return broken + tuple(
+        parts = tuple(
             (str(part.status), f"{part.kind} {part.name}, {part.provenance}", part.reason)
             for part in self.left_out
             if (part.plugin, part.distribution) in active
         )
+        return broken + parts
+
+    @property
+    def warnings(self) -> tuple[tuple[str, str, str], ...]:
+        """What need not be a fault of a plugin: status, what, why."""
+        metadata = tuple(
+            ("unreadable", f"metadata of {distribution}", reason)
+            for distribution, reason in self.unreadable.items()
+        )
+        variables = tuple(("unknown", name, _note(name)) for name in self.unknown_variables)
+        return metadata + variables
 
     @property
     def unknown_variables(self) -> list[str]:
@@ -118,6 +132,7 @@ def doctor_command(
             left_out=plugins.left_out,
             backends=ctcx.backends(),
             libraries=tuple(libraries),
+            unreadable=dict(plugins.unreadable),
             environment=environment,
         )
     if json:
@@ -142,25 +157,25 @@ def _examine(library: Namespace, reason: str | None) -> _Library:
     version = _version(library, importable=reason is None)
     if reason:
         return _Library(name=library.name, version=version, reason=reason)
-    try:
-        devices = tuple(resolve(library.devices)())
-    except Exception as error:  # noqa: BLE001 - a library may raise anything
+    devices, error = attempt(_devices, library)
+    if error is not None:
         return _Library(name=library.name, version=version, reason=one_line(error))
     return _Library(name=library.name, version=version, devices=devices)
+
+
+def _devices(library: Namespace) -> tuple[str, ...]:
+    return tuple(printable(str(device)) for device in at_most(resolve(library.devices)()))
 
 
 def _version(library: Namespace, *, importable: bool) -> str:
     """Return a library's version: what it says itself, which a build under another name has too."""
     top = library.name.partition(".")[0]
     if importable or top in sys.modules:
-        try:
-            return str(import_module(top).__version__)
-        except (ImportError, AttributeError):
-            pass
-    try:
-        return metadata.version(library.distribution)
-    except metadata.PackageNotFoundError:
-        return "-"
+        version, error = attempt(lambda: printable(str(import_module(top).__version__)))
+        if error is None:
+            return str(version)
+    version, error = attempt(metadata.version, library.distribution)
+    return "-" if error is not None else printable(str(version))
 
 
 def _as_dict(found: _Diagnosis) -> dict[str, Any]:
@@ -171,6 +186,7 @@ def _as_dict(found: _Diagnosis) -> dict[str, Any]:
         "left_out": [asdict(part) for part in found.left_out],
         "backends": [as_dict(info) for info in found.backends],
         "libraries": [asdict(library) for library in found.libraries],
+        "unreadable": found.unreadable,
         "environment": found.environment,
         "failures": [
             {"status": status, "what": what, "reason": why} for status, what, why in found.failures
@@ -223,8 +239,7 @@ def _print(found: _Diagnosis) -> None:
 
 
 def _verdict(found: _Diagnosis) -> RenderableType:
-    problems = list(found.failures)
-    problems += [("unknown", name, _note(name)) for name in found.unknown_variables]
+    problems = [*found.failures, *found.warnings]
     usable = sum(not library.reason for library in found.libraries)
     ready = sum(info.status != "unusable" for info in found.backends)
     counted = (
