@@ -18,6 +18,8 @@ class _Missing:
         self._name = name
 
     def __getattr__(self, attribute):
+        if attribute.startswith(("_", "pytest")):  # pytest looks for these while it collects
+            raise AttributeError(attribute)
         pytest.skip(f"{self._name} is not installed")
 
 
@@ -29,6 +31,14 @@ def optional(name):
     top = name.partition(".")[0]
     required = top in os.environ.get("CTCX_TEST_NAMESPACES", "").replace(".", ",").split(",")
     return import_module(name) if required or find_spec(top) else _Missing(name)
+
+
+def needed(name):
+    """A library without which a test module has no tests: it is skipped as a whole."""
+    library = optional(name)
+    if isinstance(library, _Missing):
+        pytest.skip(f"{name} is not installed", allow_module_level=True)
+    return library
 
 
 def random_problem(seed, n, t, c, s, *, scale=2.0, blank=0, dtype=np.float32, ragged=True):

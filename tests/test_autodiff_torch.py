@@ -4,13 +4,14 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import ctcx
 from ctcx._descriptors import resolve
 from tests.autodiff_plugin import PLUGIN
-from tests.helpers import random_problem
+from tests.helpers import needed, random_problem
+
+torch = needed("torch")
+TorchDispatchMode = needed("torch.utils._python_dispatch").TorchDispatchMode
 
 # PyTorch warns of what it does itself in forward mode and when its compiler is imported.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")

@@ -4,6 +4,10 @@ import os
 import subprocess
 import sys
 
+from tests.helpers import needed
+
+needed("jax")
+
 PROGRAM = """
 import jax, numpy as np, ctcx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
