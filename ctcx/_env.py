@@ -6,7 +6,7 @@ import os
 
 from ctcx._errors import CTCError
 
-__all__ = ["env_flag", "split_names"]
+__all__ = ["env_count", "env_flag", "split_names"]
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
@@ -30,6 +30,23 @@ def env_flag(variable: str) -> bool:
         f"(1, true, yes, on) nor no (0, false, no, off, empty)"
     )
     raise CTCError(msg)
+
+
+def env_count(variable: str, default: int | None) -> int | None:
+    """Return the number in an environment variable; unset or empty is the default.
+
+    Raises
+    ------
+    CTCError
+        The value is no whole number, or a negative one.
+    """
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit()):
+        msg = f"the environment variable {variable}={text!r} is no whole number of 0 or more"
+        raise CTCError(msg)
+    return int(text)
 
 
 def split_names(text: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from ctcx.plugin import Backend, Decline, Feature, Namespace, hookimpl
 
 COMPLETE = frozenset({Feature.GRAD, Feature.DETERMINISTIC, Feature.NONCONTIGUOUS})
 LARGEST_LOSS = 1.8e8
+CALLS = {"count": 0}
 SCRATCH = {"alpha": np.zeros((0, 0))}
 
 
@@ -119,6 +120,7 @@ def run(
     grad,
     before=None,
     after=None,
+    with_lengths=None,
 ):
     """Apply ``kernel`` to each sequence, with what a flaw does to the batch before and after."""
     if before is not None:
@@ -134,6 +136,8 @@ def run(
         losses[n] = loss
         grads[n, :frames] = row
     result = (losses, grads) if grad else losses
+    if with_lengths is not None:
+        return with_lengths(result, logits, labels, logit_lengths, label_lengths)
     return result if after is None else after(result, logits)
 
 
@@ -272,6 +276,59 @@ def on_default_device(*args, blank, grad):
     return on_both(run(*host, blank=blank, kernel=Kernel(), grad=grad), xp.asarray)
 
 
+def off_where(chosen):
+    """Return a change that makes losses and gradients wrong where ``chosen(logits)`` says so."""
+
+    def change(result, logits):
+        return on_both(result, lambda a: a * a.dtype.type(1.001)) if chosen(logits) else result
+
+    return change
+
+
+def last_frame_of_odd_lengths(result, logits):
+    """Leave out the last frame, where a loop over pairs of frames forgets the rest."""
+
+    def change(grad):
+        grad = grad.copy()
+        if logits.shape[1] % 2 and logits.shape[1] > 40:
+            grad[:, -1] = 0
+        return grad
+
+    return on_grad(result, change)
+
+
+def now_and_then(result, _):
+    """Change the last bits in 2 of 1,000 calls, as a race would."""
+    CALLS["count"] += 1
+    late = CALLS["count"] % 500 == 0
+    return on_both(result, lambda a: a * a.dtype.type(1 + 1e-6)) if late else result
+
+
+def shared_scratch_of_long_batches(result, logits, labels, logit_lengths, label_lengths):
+    """Give sequences that are much shorter or narrower than the batch what a longer one left."""
+    num_frames, width = logits.shape[1], labels.shape[1]
+    if num_frames * width <= 131_000:
+        return result
+    small = (logit_lengths * 2 < num_frames) | (label_lengths * 2 < width)
+
+    def change(a):
+        return np.where(small.reshape((-1,) + (1,) * (a.ndim - 1)), a * a.dtype.type(1.01), a)
+
+    return on_both(result, change)
+
+
+def underflows_with_grad(*args, blank, grad):
+    """Keep plain probabilities in loss_and_grad, and what has underflowed counts as impossible."""
+    return run(*args, blank=blank, kernel=Kernel(linear=grad), grad=grad)
+
+
+def private(logits, *args, blank, grad):
+    """Compute with the core's kernels, past ctcx."""
+    from ctcx._arrayapi import kernels
+
+    return (kernels.loss_and_grad if grad else kernels.loss)(logits, *args, blank=blank)
+
+
 def half_throughout(logits, *args, blank, grad):
     """Compute in the precision of the logits."""
     kernel = Kernel(real=logits.dtype.type)
@@ -298,6 +355,7 @@ class Flaw:
     kernel: Kernel = field(default_factory=Kernel)
     before: object = None
     after: object = None
+    with_lengths: object = None
     namespaces: frozenset[str] = frozenset({"numpy"})
     dtypes: frozenset[str] = frozenset({"float32", "float64"})
     features: frozenset[Feature] = COMPLETE
@@ -311,12 +369,14 @@ class Flaw:
                 "loss_and_grad": partial(self.function, grad=True),
             }
         options = {"kernel": self.kernel, "before": self.before, "after": self.after}
+        options["with_lengths"] = self.with_lengths
         return {
             "loss": partial(run, grad=False, **options),
             "loss_and_grad": partial(run, grad=True, **options),
         }
 
 
+DRAWN = ("check_drawn_problems",)
 BY_ENUMERATION = ("check_loss_by_enumeration", "check_gradient_by_enumeration")
 FLAWS = {
     "repeats-skip": Flaw(
@@ -402,6 +462,24 @@ FLAWS = {
         namespaces=frozenset({"array_api_strict"}),
         on=("device1", "float32"),
     ),
+    "wrong-above-8192-classes": Flaw(
+        after=off_where(lambda logits: logits.shape[2] > 8192), caught_by=DRAWN
+    ),
+    "wrong-from-100-to-200-classes": Flaw(
+        after=off_where(lambda logits: 100 < logits.shape[2] < 200), caught_by=DRAWN
+    ),
+    "wrong-above-256-sequences": Flaw(
+        after=off_where(lambda logits: logits.shape[0] > 256), caught_by=DRAWN
+    ),
+    "wrong-between-520-and-1900-frames": Flaw(
+        after=off_where(lambda logits: 520 < logits.shape[1] < 1900), caught_by=DRAWN
+    ),
+    "wrong-at-257-frames": Flaw(
+        after=off_where(lambda logits: logits.shape[1] == 257), caught_by=DRAWN
+    ),
+    "odd-last-frame": Flaw(after=last_frame_of_odd_lengths, caught_by=DRAWN),
+    "short-beside-long": Flaw(with_lengths=shared_scratch_of_long_batches, caught_by=DRAWN),
+    "underflow-with-grad": Flaw(function=underflows_with_grad, caught_by=DRAWN),
     "numpy-for-torch": Flaw(
         function=as_numpy_from_torch,
         caught_by=("check_takes_what_it_declares",),

@@ -22,6 +22,7 @@ from ctcx._cli._output import (
     styled,
     write_json,
 )
+from ctcx.conformance._drawing import DRAWN, FAILURES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -58,6 +59,29 @@ def conformance_command(
     slow: Annotated[
         bool, typer.Option("--slow", help="Run also the checks that take a minute.")
     ] = False,
+    draw: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Draw so many problems; default: some seconds' worth."
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="S", help="Draw other problems with another seed.")
+    ] = 0,
+    thorough: Annotated[
+        bool,
+        typer.Option("--thorough", help="Draw thousands, run the slow checks too: for a night."),
+    ] = False,
+    replay: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Run one drawn problem again: a file of --failures, or its name."
+        ),
+    ] = None,
+    failures: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="Where to write drawn problems that come out wrong."),
+    ] = FAILURES,
     command: Annotated[
         str | None,
         typer.Option(metavar="COMMAND", help="Test a program in any language, asked in JSON."),
@@ -103,6 +127,11 @@ def conformance_command(
             dtypes=dtype or None,
             checks=checks or None,
             slow=slow,
+            draw=draw,
+            seed=seed,
+            thorough=thorough,
+            failures=failures,
+            replay=replay,
         )
     if json_file != "-":
         _print(report)
@@ -149,11 +178,20 @@ def _run(
     dtypes: list[str] | None,
     checks: list[str] | None,
     slow: bool,
+    draw: int | None,
+    seed: int,
+    thorough: bool,
+    failures: str,
+    replay: str | None,
 ) -> Report:
     from ctcx.conformance import run_conformance
+    from ctcx.conformance._draws import read_problem
     from ctcx.conformance._plan import make_plan
 
+    checks = checks if replay is None else [DRAWN]
     try:
+        if replay is not None:
+            read_problem(replay)
         total = len(
             make_plan(
                 name, namespaces=libraries, devices=devices, dtypes=dtypes, checks=checks, slow=slow
@@ -169,6 +207,11 @@ def _run(
             dtypes=dtypes,
             checks=checks,
             slow=slow,
+            draw=draw,
+            seed=seed,
+            thorough=thorough,
+            failures=failures,
+            replay=replay,
             progress=progress,
         )
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["FAILURES", "Drawing"]
+__all__ = ["DRAW", "DRAWN", "FAILURES", "SEED", "THOROUGH", "Drawing"]
+
+DRAW = "CTCX_TEST_DRAW"
+SEED = "CTCX_TEST_SEED"
+THOROUGH = "CTCX_TEST_THOROUGH"
+
+DRAWN = "check_drawn_problems"
+"""The check that draws."""
 
 FAILURES = "ctcx-failures"
 """Folder, in the current directory, that problems which a backend gets wrong are written to."""
@@ -25,12 +32,15 @@ class Drawing:
         Draw thousands, the largest among them: for a night.
     folder : str
         Where a problem that comes out wrong is written to.
+    replay : str or None
+        Only this one: a file that the kit has written, or the name of a drawn problem.
     """
 
     count: int | None = None
     seed: int = 0
     thorough: bool = False
     folder: str = FAILURES
+    replay: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("count", self.count), ("seed", self.seed)):

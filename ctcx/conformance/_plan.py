@@ -16,6 +16,7 @@ from ctcx._env import split_names
 from ctcx._errors import CTCError, UnknownBackendError
 from ctcx._registry import registry
 from ctcx.conformance import _checks  # noqa: F401 - registers the checks
+from ctcx.conformance._drawing import Drawing
 from ctcx.conformance._registered import Check, registered_checks
 from ctcx.conformance._subject import Subject
 
@@ -122,6 +123,7 @@ def make_plan(
     dtypes: Collection[str] | None = None,
     checks: Collection[str] | None = None,
     slow: bool = False,
+    drawing: Drawing | None = None,
 ) -> Plan:
     """Decide what is run on a backend.
 
@@ -133,6 +135,8 @@ def make_plan(
         Only these, out of what the backend declares and is there.
     slow : bool
         Whether to include the checks that take a minute.
+    drawing : Drawing, optional
+        Which problems are drawn.
 
     Raises
     ------
@@ -164,7 +168,11 @@ def make_plan(
             for dtype in _dtypes(described, library, device, dtypes, plan):
                 for one in chosen:
                     subject = Subject(
-                        backend=backend, namespace=library.name, device=device, dtype=dtype
+                        backend=backend,
+                        namespace=library.name,
+                        device=device,
+                        dtype=dtype,
+                        drawing=drawing or Drawing(),
                     )
                     excuse = one.excuse(described, library, dtype, slow=slow)
                     plan.items.append(Planned(check=one, subject=subject, excuse=excuse))

@@ -10,11 +10,13 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from ctcx._registry import registry
+from ctcx.conformance._drawing import DRAWN, FAILURES, Drawing
 from ctcx.conformance._execute import Result, execute
 from ctcx.conformance._plan import Expectations, make_plan
 from ctcx.conformance._version import KIT_VERSION
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Collection, Mapping
 
 __all__ = ["Report", "Result", "run_conformance", "versions_of"]
@@ -138,6 +140,11 @@ def run_conformance(
     dtypes: Collection[str] | None = None,
     checks: Collection[str] | None = None,
     slow: bool = False,
+    draw: int | None = None,
+    seed: int = 0,
+    thorough: bool = False,
+    failures: str | os.PathLike[str] = FAILURES,
+    replay: str | os.PathLike[str] | None = None,
     expected_failures: Mapping[str, str] | None = None,
     progress: Callable[[Result], None] | None = None,
 ) -> Report:
@@ -151,6 +158,17 @@ def run_conformance(
         Only these; default: everything that the backend declares and that is there.
     slow : bool
         Whether to include the checks that take a minute.
+    draw : int, optional
+        How many problems ``check_drawn_problems`` draws for each library, device and dtype (a
+        quarter in half precision); default: as many as take some seconds.
+    seed : int
+        Other seeds draw other problems; the same one draws the same ones everywhere.
+    thorough : bool
+        For a night: thousands of drawn problems, large ones among them, and the slow checks.
+    failures : path
+        Folder for fixture files of drawn problems that come out wrong; made when there is one.
+    replay : path or str, optional
+        Run only this problem: such a file, or the name of a drawn problem.
     expected_failures : mapping of str to str, optional
         ``{"check_x": reason}``; strict, see :class:`ctcx.conformance.BackendConformance`.
     progress : callable, optional
@@ -175,8 +193,21 @@ def run_conformance(
     >>> report.passed
     True
     """
+    drawing = Drawing(
+        count=draw,
+        seed=seed,
+        thorough=thorough,
+        folder=str(failures),
+        replay=None if replay is None else str(replay),
+    )
     plan = make_plan(
-        name, namespaces=namespaces, devices=devices, dtypes=dtypes, checks=checks, slow=slow
+        name,
+        namespaces=namespaces,
+        devices=devices,
+        dtypes=dtypes,
+        checks=checks if replay is None else [DRAWN],
+        slow=slow or thorough,
+        drawing=drawing,
     )
     expectations = Expectations(expected_failures or {})
     results = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ctcx._env import env_flag
+from ctcx._env import env_count, env_flag
+from ctcx.conformance._drawing import DRAW, FAILURES, SEED, THOROUGH, Drawing
 from ctcx.conformance._execute import execute
 from ctcx.conformance._failures import CheckFailure
 from ctcx.conformance._plan import SLOW, Expectations, Plan, make_plan
@@ -23,7 +24,8 @@ class BackendConformance:
     Each check becomes a test for each library, device and dtype that the backend declares and that
     is there. Libraries that it declares and that are missing are skipped by name, or fail if
     ``CTCX_TEST_NAMESPACES`` (names separated by commas) requires them. ``CTCX_TEST_SLOW=1`` adds
-    the slow checks.
+    the slow checks. ``CTCX_TEST_DRAW=200`` and ``CTCX_TEST_SEED=7`` go before `draw` and `seed`;
+    ``CTCX_TEST_THOROUGH=1`` is for a night.
 
     Attributes
     ----------
@@ -31,6 +33,13 @@ class BackendConformance:
         Name of the backend.
     namespaces, devices, dtypes : collection of str or None
         Only these, if given.
+    draw : int or None
+        How many problems ``check_drawn_problems`` draws for each library, device and dtype (a
+        quarter in half precision); None: as many as take some seconds.
+    seed : int
+        Other seeds draw other problems.
+    failures : str
+        Folder for fixture files of drawn problems that come out wrong, below the current directory.
     expected_failures : dict of str to str
         Failures that are known, ``{"check_x": reason}``: the check fails wherever it is run; or
         ``{"check_x[torch-*-float32]": reason}``: where library, device and dtype match the pattern.
@@ -49,6 +58,9 @@ class BackendConformance:
     namespaces: ClassVar[Collection[str] | None] = None
     devices: ClassVar[Collection[str] | None] = None
     dtypes: ClassVar[Collection[str] | None] = None
+    draw: ClassVar[int | None] = None
+    seed: ClassVar[int] = 0
+    failures: ClassVar[str] = FAILURES
     expected_failures: ClassVar[dict[str, str]] = {}
 
     _made: ClassVar[Plan]
@@ -72,7 +84,13 @@ class BackendConformance:
                 namespaces=cls.namespaces,
                 devices=cls.devices,
                 dtypes=cls.dtypes,
-                slow=env_flag(SLOW),
+                slow=env_flag(SLOW) or env_flag(THOROUGH),
+                drawing=Drawing(
+                    count=env_count(DRAW, cls.draw),
+                    seed=env_count(SEED, cls.seed) or 0,
+                    thorough=env_flag(THOROUGH),
+                    folder=cls.failures,
+                ),
             )
         return cls._made
 

@@ -78,14 +78,28 @@ VARIABLES = {
         "yes or no",
         "A plugin that can't be used is a {py:exc}`ctcx.PluginError` instead of a warning.",
     ),
+    "CTCX_TEST_DRAW": (
+        "a number",
+        """How many problems {py:class}`ctcx.conformance.BackendConformance` draws for each library,
+        device and dtype.""",
+    ),
     "CTCX_TEST_NAMESPACES": (
         "names, separated by commas",
         """Array libraries that must be there when the conformance kit runs. One that is missing
         fails the run instead of being left out.""",
     ),
+    "CTCX_TEST_SEED": (
+        "a number",
+        "{py:class}`ctcx.conformance.BackendConformance` draws other problems.",
+    ),
     "CTCX_TEST_SLOW": (
         "yes or no",
         "{py:class}`ctcx.conformance.BackendConformance` runs the slow checks too.",
+    ),
+    "CTCX_TEST_THOROUGH": (
+        "yes or no",
+        """{py:class}`ctcx.conformance.BackendConformance` draws thousands of problems, large ones
+        among them, and runs the slow checks: for a night.""",
     ),
 }
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from ctcx.conformance._drawing import Drawing
 from ctcx.conformance._draws._judge import faults_of
 from ctcx.conformance._draws._problem import Problem, draw
+from ctcx.conformance._draws._replay import command_for, read_problem, write_problem
+from ctcx.conformance._draws._shrink import shrink
 from ctcx.conformance._draws._sizes import Sizes, cycle_length, sizes
 
 if TYPE_CHECKING:
@@ -17,7 +19,18 @@ if TYPE_CHECKING:
 
     from ctcx.conformance._subject import Subject
 
-__all__ = ["Drawing", "Problem", "draw", "faults_of", "problems_for"]
+__all__ = [
+    "Drawing",
+    "Problem",
+    "command_for",
+    "draw",
+    "faults_of",
+    "how_many",
+    "problems_for",
+    "read_problem",
+    "shrink",
+    "write_problem",
+]
 
 _THOROUGH = 4000
 
@@ -34,6 +47,9 @@ _SERVES = 12
 
 def problems_for(subject: Subject) -> Iterator[Problem]:
     """Yield the drawn problems that a subject is put to."""
+    if subject.drawing.replay is not None:
+        yield read_problem(subject.drawing.replay)
+        return
     seed = subject.drawing.seed
     count = how_many(subject)
     if subject.library.jit is None:
