@@ -24,7 +24,13 @@ def ctcx_backends() -> list[Backend]:
             devices=frozenset({"cuda"}),
             dtypes=frozenset({"float16", "bfloat16", "float32", "float64"}),
             features=frozenset(
-                {Feature.GRAD, Feature.DETERMINISTIC, Feature.HALF, Feature.NONCONTIGUOUS}
+                {
+                    Feature.GRAD,
+                    Feature.DETERMINISTIC,
+                    Feature.HALF,
+                    Feature.NONCONTIGUOUS,
+                    Feature.CHECKS_VALUES,
+                }
             ),
             priority=100,
             opt_in=False,

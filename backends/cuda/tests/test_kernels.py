@@ -81,6 +81,19 @@ def test_three_launches_and_nothing_comes_back(variant, gpu_counters):
 
 
 @VARIANTS
+def test_checked_values_take_one_copy_and_one_wait(variant, gpu_counters):
+    arrays = on_device(short_problem(variant))
+    ctcx.ctc_loss_and_grad(*arrays, backend="cuda")
+    with gpu_counters() as counted:
+        ctcx.ctc_loss_and_grad(*arrays, backend="cuda")
+    assert counted.device_to_host == 1
+    assert counted.synchronisations <= 1
+    arrays[1][1, 0] = 0
+    with pytest.raises(ctcx.CTCInputError, match=r"labels\[1, 0\] is 0"):
+        ctcx.ctc_loss_and_grad(*arrays, backend="cuda")
+
+
+@VARIANTS
 def test_the_public_call_adds_no_copy_and_no_wait(variant, gpu_counters):
     arrays = on_device(problem(variant))
     ctcx.ctc_loss_and_grad(*arrays, validate=False, backend="cuda")
@@ -175,19 +188,21 @@ def test_labels_that_fill_no_shared_memory():
 @VARIANTS
 def test_unchecked_values_stay_inside_the_arrays(variant):
     """What is out of range gives NaN, and the sequence beside it stays right."""
-    logits, labels, logit_lengths, label_lengths = short_problem(variant, sequences=5)
+    logits, labels, logit_lengths, label_lengths = short_problem(variant, sequences=6)
     right, right_grad = kernels.loss_and_grad(
         *on_device((logits, labels, logit_lengths, label_lengths)), blank=0
     )
     labels[1, 0], labels[2, 1] = 10**9, -(10**9)
-    logit_lengths[3], label_lengths[4] = 10**9, -5
-    label_lengths[1:4] = 4
+    logit_lengths[3] = 10**9
+    label_lengths[1:6] = 4
+    labels[5, 3] = 0  # the blank
+    label_lengths[4] = -5
     arrays = on_device((logits, labels, logit_lengths, label_lengths))
     loss, grad = map(cupy.asnumpy, kernels.loss_and_grad(*arrays, blank=0))
-    assert np.isnan(loss).tolist() == [False, True, True, True, True]
+    assert np.isnan(loss).tolist() == [False, True, True, True, True, True]
     assert np.isnan(cupy.asnumpy(kernels.loss(*arrays, blank=0))[1:]).all()
     assert bits(loss[0], grad[0]) == bits(right[0], right_grad[0])
-    for n in range(1, 5):
+    for n in range(1, 6):
         assert np.isnan(grad[n, : logit_lengths[n]]).all()
         assert (grad[n, logit_lengths[n] :] == 0).all()
 

@@ -51,7 +51,7 @@ extern "C" __global__ void __launch_bounds__(512, 1) ctc_checkpoints(Problem p) 
     bool sound = lengths_in_range(p, n);
     for (int i = threadIdx.x; i <= L; i += blockDim.x) {
         from[i] = start(i);
-        sound = sound && (i == L || label(p, n, i) >= 0);
+        sound = sound && (i == L || is_a_label(p, label(p, n, i)));
     }
     sound = __syncthreads_and(sound);
     for (i64 step = 0; step < T; step++) {

@@ -72,7 +72,7 @@ __device__ __forceinline__ void walk(const Problem& p, i64 n, Edges& edges, Numb
         a.state[k] = start(i);
         a.kept[k] = p.paths && own && i <= L;
         a.label[k] = emitted + slot(labelled ? at : L);  // slot L: probability 0
-        sound = sound && (!labelled || label(p, n, at) >= 0);
+        sound = sound && (!labelled || is_a_label(p, label(p, n, at)));
         a.skip[k] = labelled && i > 0 && label(p, n, at) != label(p, n, at - WAY) ? 0 : NO_WAY;
     }
     Number labels[GROUP][PAIRS], blanks[GROUP];

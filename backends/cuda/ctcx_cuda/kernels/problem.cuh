@@ -77,6 +77,8 @@ __device__ __forceinline__ i64 label(const Problem& p, i64 n, int i) {
     i64 c = integer(p.labels, n * p.labels_n + i * p.labels_s, p.labels_wide);
     return c >= 0 && c < p.C ? c : -1;
 }
+// What CHECKS_VALUES of the plugin API asks for: NaN marks what is out of range.
+__device__ __forceinline__ bool is_a_label(const Problem& p, i64 c) { return c >= 0 && c != p.blank; }
 __device__ __forceinline__ bool lengths_in_range(const Problem& p, i64 n) {
     return logit_length(p, n) == num_frames(p, n) && label_length(p, n) == num_labels(p, n);
 }
