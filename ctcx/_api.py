@@ -13,6 +13,7 @@ from ctcx._autodiff.adapters import adapter_for, is_torch_compiling
 from ctcx._autodiff.unit import Unit
 from ctcx._descriptors import Feature, Operation, Problem
 from ctcx._errors import CTCInputError, InfeasibleError
+from ctcx._graphs import in_graph, is_captured
 from ctcx._prepare import Prepared, prepare
 from ctcx._reduction import PLAIN, Reduction
 from ctcx._results import are_losses, losses_fault
@@ -147,6 +148,10 @@ def ctc_loss(
         from ctcx._autodiff import torch_op
 
         return torch_op.traced_loss(logits, labels, logit_lengths, label_lengths, blank, options)
+    if is_captured(logits):
+        arrays = {"logits": logits, "labels": labels}
+        arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
+        return in_graph(ctc_loss, arrays, blank=blank, **options._asdict())
     return run("loss", logits, labels, logit_lengths, label_lengths, blank, options)[1]
 
 
@@ -212,6 +217,10 @@ def ctc_loss_and_grad(
                 logits, labels, logit_lengths, label_lengths, blank, options
             )
         )
+    if is_captured(logits):
+        arrays = {"logits": logits, "labels": labels}
+        arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
+        return LossAndGrad(*in_graph(ctc_loss_and_grad, arrays, blank=blank, **options._asdict()))
     prepared, (loss, grad) = run(
         "loss_and_grad", logits, labels, logit_lengths, label_lengths, blank, options
     )

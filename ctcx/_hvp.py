@@ -18,6 +18,7 @@ from ctcx._arrays import (
 from ctcx._autodiff.adapters import adapter_for, is_torch_func
 from ctcx._autodiff.unit import hessian_times
 from ctcx._errors import CTCInputError
+from ctcx._graphs import in_graph, is_captured
 from ctcx._host import plain
 from ctcx._prepare import FLOATING
 from ctcx._reduction import Reduction
@@ -95,6 +96,10 @@ def ctc_hvp(
     True
     """
     options = Options(time_major, reduction, infeasible, backend, validate)
+    if is_captured(logits):
+        given = {"logits": logits, "labels": labels, "vector": vector}
+        given |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
+        return in_graph(ctc_hvp, given, blank=blank, **options._asdict())
     logits, vector = plain("logits", logits), plain("vector", vector)
     _check_form(vector, logits)
     prepared, (_, grad) = run(

@@ -116,6 +116,8 @@ def prepare(
         label_lengths = own_lengths
 
     def lengths(argument: str, given: Any, limit: int) -> tuple[Array, Any]:
+        if given is None and facts.namespace == "cupy":  # no copy from the host: see _graphs.py
+            return xp.full((count,), limit, dtype=dtype, device=device), None
         if given is None:
             return _upload(np.full((count,), limit), facts, dtype, device), None
         given = plain(argument, given)

@@ -405,6 +405,24 @@ def test_a_graph_writes_to_nobody_elses_memory(variant, pool):
         assert pool.used_bytes() < used
 
 
+def test_a_graph_of_the_public_call_keeps_what_it_took_on_the_way(pool):
+    arrays = on_device(short_problem("labels-31"))
+
+    def call(*arrays, blank):
+        return ctcx.ctc_loss(*arrays, blank=blank, reduction="mean", backend="cuda")
+
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        call(*arrays, blank=0)
+        graph, loss = captured(stream, arrays, call)
+        later = [cupy.full(2**k, 7, np.float32) for k in range(3, 18) for _ in range(6)]
+        arrays[0][...] *= 2
+        graph.launch(stream)
+        stream.synchronize()
+        assert all((array == 7).all() for array in later)
+        assert bits(loss) == bits(call(*arrays, blank=0))
+
+
 def test_a_kernel_is_not_loaded_into_a_graph(monkeypatch):
     monkeypatch.setattr(_launch, "_functions", {})
     arrays = on_device(problem("labels-31"))
