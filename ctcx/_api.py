@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import fields
+from functools import lru_cache, partial
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -17,7 +18,7 @@ from ctcx._graphs import in_graph, is_captured
 from ctcx._prepare import Prepared, prepare
 from ctcx._reduction import PLAIN, Reduction
 from ctcx._results import are_losses, losses_fault
-from ctcx._select import Decision, call, explain_problem, select
+from ctcx._select import CACHE_SIZE, Decision, call, explain_problem, select
 from ctcx._validate import check_values, locate
 
 if TYPE_CHECKING:
@@ -369,20 +370,26 @@ def _checks_values(decision: Decision) -> bool:
 
 def _problem(operation: Operation, prepared: Prepared) -> Problem:
     facts: Facts = prepared.facts
-    count, frames, classes = prepared.logits.shape
-    return Problem(
-        operation=operation,
-        namespace=facts.namespace,
-        device=facts.device,
-        dtype=facts.dtype,
-        N=count,
-        T=frames,
-        C=classes,
-        S=prepared.labels.shape[1],
-        blank=prepared.blank,
-        traced=facts.traced,
-        contiguous=facts.contiguous,
+    sizes = (*prepared.logits.shape, prepared.labels.shape[1])
+    return _problem_of(
+        operation,
+        facts.namespace,
+        facts.device,
+        facts.dtype,
+        *sizes,
+        prepared.blank,
+        facts.traced,
+        facts.contiguous,
     )
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _problem_of(*values: Any) -> Problem:
+    """Make a problem of its fields; looking one up takes a fifth of the time of making it."""
+    return Problem(**dict(zip(_PROBLEM_FIELDS, values, strict=True)))
+
+
+_PROBLEM_FIELDS = tuple(field.name for field in fields(Problem))
 
 
 def check_options(options: Options) -> None:

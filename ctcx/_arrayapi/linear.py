@@ -70,7 +70,7 @@ class _Emissions(NamedTuple):
     blank: Array
 
 
-def occupancies(
+def occupancies(  # noqa: PLR0915 - one pass there and one back
     source: EmissionSource,
     may_skip: Array,
     start: Array,

@@ -24,7 +24,7 @@ _FUNCTIONS = {
     "float64": defined(np.float64, np.int64),
 }
 _OF_NUMPY = {np.dtype(name): name for name in _FUNCTIONS}  # dtype.name takes microseconds
-_INTEGERS = {np.dtype(name): np.dtype(name).itemsize for name in ("int32", "int64")}
+_INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 
 
 def compute(
@@ -62,8 +62,12 @@ def _of_numpy(logits: Any, integers: tuple[Any, ...], *, gradient: bool) -> Any:
         return None
     places: list[int] = []
     for each in integers:
-        size = _INTEGERS.get(each.dtype)
-        if size is None or not each.flags.aligned or any(step % size for step in each.strides):
+        kind, flags = each.dtype, each.flags
+        if kind is _INT64 and flags.carray:  # the usual case, without a look at the strides
+            places += (_address(each), 8, *((1,) if each.ndim == 1 else (each.shape[1], 1)))
+            continue
+        size = 8 if kind is _INT64 else 4 if kind is _INT32 else 0
+        if not size or not flags.aligned:
             return None
         places += (_address(each), size, *(step // size for step in each.strides))
     losses = np.empty(logits.shape[0], dtype=logits.dtype)
