@@ -91,16 +91,15 @@ def room_at(address, sizes, real, whole):
     """Scratch arrays of a half, of the sizes of :func:`ctcx_numba._entries.room_of`."""
     m, ids, sums, rows = sizes
     item = 64 // lanes(like(real))
-    e_at = address + _vectors(m, item)
-    ids_at = e_at + _vectors(m, item)
-    sums_at = ids_at + _vectors(ids, 4)
-    rows_at = sums_at + _vectors(sums, 8)
+    sums_at = address + _vectors(rows, item)
+    ids_at = sums_at + _vectors(sums, 8)
+    m_at = ids_at + _vectors(ids, 4)
     return (
-        numbers_at(address, (m,), real),
-        numbers_at(e_at, (m,), whole),
+        numbers_at(m_at, (m,), real),
+        numbers_at(m_at + _vectors(m, item), (m,), whole),
         numbers_at(ids_at, (ids,), np.int32),
         numbers_at(sums_at, (sums,), np.float64),
-        numbers_at(rows_at, (rows,), real),
+        numbers_at(address, (rows,), real),
     )
 
 
