@@ -301,11 +301,17 @@ WRONG = {
         {},
         "blank_index must be given for sparse labels",
     ),
-    "tensorflow: sparse lengths": (
+    "tensorflow: time major": (
         TF,
-        (SPARSE, LOGITS, LENGTHS, FRAMES),
-        {"blank_index": 0},
-        "label_length must be None for sparse labels",
+        (LABELS, LOGITS, LENGTHS, FRAMES, "yes"),
+        {},
+        "logits_time_major must be True or False",
+    ),
+    "tensorflow: blank a float": (
+        TF,
+        (LABELS, LOGITS, LENGTHS, FRAMES),
+        {"blank_index": 0.0},
+        "blank_index must be an int",
     ),
     "tensorflow: sparse parts": (
         TF,

@@ -15,7 +15,7 @@ from ctcx._host import plain
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["in_terms", "refuse", "required", "shape_of", "to_host"]
+__all__ = ["in_terms", "is_ragged", "refuse", "required", "shape_of", "to_host"]
 
 
 @contextmanager
@@ -47,6 +47,11 @@ def refuse(argument: str, expected: str, got: object) -> NoReturn:
     """
     msg = f"{argument} must {expected}; got {got}"
     raise CTCInputError(msg, argument=argument)
+
+
+def is_ragged(value: Any) -> bool:
+    """Whether it is a RaggedTensor of TensorFlow."""
+    return hasattr(value, "row_lengths") and hasattr(value, "to_tensor")
 
 
 def shape_of(value: Any) -> str:

@@ -8,16 +8,34 @@ tensor of it is seen.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["differentiable", "holds_tensors", "on_host"]
+__all__ = ["differentiable", "holds_tensors", "on_host", "without_autograph"]
 
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
 _HALVES = ("float16", "bfloat16")
+
+
+def without_autograph(function: _Function) -> _Function:
+    """Keep AutoGraph, with which ``tf.function`` rewrites what it calls, out of a function of ctcx.
+
+    There is nothing in it to rewrite, and AutoGraph warns of what it can't.
+    """
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        tf = sys.modules.get("tensorflow")
+        if tf is None or tf.executing_eagerly():
+            return function(*args, **options)
+        return tf.autograph.experimental.do_not_convert(function)(*args, **options)
+
+    return cast("_Function", call)
 
 
 def holds_tensors(*values: Any) -> bool:

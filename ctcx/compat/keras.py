@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ctcx._api import ctc_loss as _ctc_loss
 from ctcx._arrays import is_array
-from ctcx.compat._terms import in_terms, refuse, required, shape_of
-from ctcx.compat._through_tensorflow import holds_tensors
+from ctcx.compat._terms import in_terms, is_ragged, refuse, required, shape_of
+from ctcx.compat._through_tensorflow import holds_tensors, without_autograph
 
 if TYPE_CHECKING:
     from ctcx._typing import Array
@@ -37,6 +37,7 @@ _TERMS = {
 }
 
 
+@without_autograph
 def ctc_loss(
     target: Any, output: Array, target_length: Any, output_length: Any, mask_index: int = 0
 ) -> Array:
@@ -64,6 +65,12 @@ def ctc_loss(
         Wrong ranks, shapes, dtypes, libraries or devices; a target out of range or equal to
         ``mask_index``, a length out of range.
     """
+    if is_ragged(target):
+        refuse(
+            "target",
+            "be padded: pass target.to_tensor(), and target.row_lengths() as target_length",
+            "a RaggedTensor",
+        )
     keras = sys.modules.get("keras")
     arguments = (target, output, target_length, output_length)
     if keras is not None and any(isinstance(value, keras.KerasTensor) for value in arguments):

@@ -22,8 +22,13 @@ from ctcx._api import ctc_loss as _ctc_loss
 from ctcx._api import ctc_loss_and_grad as _ctc_loss_and_grad
 from ctcx._arrays import is_array, is_numpy
 from ctcx.compat._sparse import Sparse, as_sparse, collapsed, dense, unique_labels
-from ctcx.compat._terms import in_terms, refuse, required, shape_of, to_host
-from ctcx.compat._through_tensorflow import differentiable, holds_tensors, on_host
+from ctcx.compat._terms import in_terms, is_ragged, refuse, required, shape_of, to_host
+from ctcx.compat._through_tensorflow import (
+    differentiable,
+    holds_tensors,
+    on_host,
+    without_autograph,
+)
 from ctcx.compat._variants import leaky, unmerged
 
 if TYPE_CHECKING:
@@ -42,6 +47,7 @@ _TERMS = {
 _TERMS_V1 = {"logits": "inputs", "logit_lengths": "sequence_length"}
 
 
+@without_autograph
 def ctc_loss(
     labels: Any,
     logits: Array,
@@ -62,9 +68,9 @@ def ctc_loss(
         Padded or sparse. What stands past ``label_length`` never matters.
     logits : array (T, N, C)
         Before the softmax. (N, T, C) with ``logits_time_major=False``. A TensorFlow tensor or
-        variable, or an array of any array library.
+        variable, or an array of any array library; a list becomes a tensor.
     label_length : array of int (N,) or None
-        Labels of each sequence; None for sparse labels, or to use all.
+        Labels of each sequence; None to use all. Ignored for sparse labels, which know theirs.
     logit_length : array of int (N,) or None
         Frames of each sequence; None for all.
     logits_time_major : bool
@@ -105,13 +111,14 @@ def ctc_loss(
     array([708...], dtype=float32)
     """
     del unique
+    _refuse_ragged(labels)
     sparse = as_sparse(labels)
     if sparse is not None and blank_index is None:
         refuse("blank_index", "be given for sparse labels", "None")
     return _loss(
         logits,
         (labels,) if sparse is None else sparse,
-        label_length,
+        label_length if sparse is None else None,
         logit_length,
         form=_as_given if sparse is None else _as_dense,
         solve=_LEAKY if strict_compat and sparse is None else _CTC,
@@ -122,6 +129,7 @@ def ctc_loss(
     )
 
 
+@without_autograph
 def ctc_loss_v1(
     labels: Any,
     inputs: Array | None = None,
@@ -168,6 +176,7 @@ def ctc_loss_v1(
     if (inputs is None) == (logits is None):
         refuse("inputs", "be given, by this name or as logits", "both or none of them")
     given = logits if inputs is None else inputs
+    _refuse_ragged(labels)
     sparse = as_sparse(labels)
     if sparse is None:
         refuse(
@@ -188,6 +197,7 @@ def ctc_loss_v1(
     )
 
 
+@without_autograph
 def ctc_unique_labels(labels: Any, name: str | None = None) -> tuple[Any, Any]:
     """Each row's labels once, as ``tf.nn.ctc_unique_labels``; :func:`ctc_loss` has no use for it.
 
@@ -226,6 +236,7 @@ def ctc_unique_labels(labels: Any, name: str | None = None) -> tuple[Any, Any]:
     return _beside(labels, unique_labels(_host_labels(labels)))
 
 
+@without_autograph
 def collapse_repeated(
     labels: Any, seq_length: Array | Sequence[int], name: str | None = None
 ) -> tuple[Any, Any]:
@@ -308,7 +319,11 @@ def _loss(
             labels, lengths = form(parts, label_length)
             return function(logits, labels, logit_length, lengths, time_major=time_major, **options)
 
-    _check_rank(terms.get("logits", "logits"), logits, time_major=time_major)
+    name_of_logits = terms.get("logits", "logits")
+    if isinstance(logits, (list, tuple)):  # which have no library, and are tensors to TensorFlow
+        tf = required("tensorflow", "tensorflow", f"a list for {name_of_logits}")
+        logits = tf.convert_to_tensor(logits)
+    _check_rank(name_of_logits, logits, time_major=time_major)
     others = (label_length, logit_length, *parts)
     if holds_tensors(logits, *others):
         return differentiable(
@@ -325,10 +340,18 @@ def _as_given(parts: Sequence[Any], lengths: Any) -> tuple[Any, Any]:
     return parts[0], lengths
 
 
-def _as_dense(parts: Sequence[Any], lengths: Any, *, collapse: bool = False) -> tuple[Any, Any]:
-    if lengths is not None:
-        refuse("label_lengths", "be None for sparse labels", shape_of(lengths))
+def _as_dense(parts: Sequence[Any], _: None, *, collapse: bool = False) -> tuple[Any, Any]:
     return dense(Sparse(*(to_host("labels", part) for part in parts)), collapse=collapse)
+
+
+def _refuse_ragged(labels: Any) -> None:
+    if is_ragged(labels):
+        refuse(
+            "labels",
+            "be dense or sparse: pass labels.to_sparse(), or labels.to_tensor() with "
+            "label_length=labels.row_lengths()",
+            "a RaggedTensor",
+        )
 
 
 def _check_rank(argument: str, logits: Any, *, time_major: bool) -> None:

@@ -32,6 +32,48 @@ def train(loss):
     return model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0).history["loss"]
 
 
+def strict():
+    """Losses of labels with zeros among them and after them, of ctcx and of Keras."""
+    rng = np.random.default_rng(4)
+    labels = np.asarray([[1, 2, 1, 0], [1, 2, 0, 2], [0, 1, 0, 1], [0, 0, 2, 0], [1, 1, 0, 0]])
+    logits = rng.standard_normal((5, 7, 3)).astype("float32")
+    loss = compat.CTC(reduction=None, strict_compat=True)
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    theirs = keras.losses.CTC(reduction=None)
+    return [values(each(labels, logits)) for each in (loss, again, theirs)]
+
+
+def half():
+    """Losses, and their dtypes, of classes that float16 can't tell apart, for each dtype."""
+    logits = np.random.default_rng(0).standard_normal((1, 6, 4200)).astype("float32")
+    answers = {}
+    for dtype in (None, "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"):
+        loss = compat.CTC(dtype=dtype)(np.asarray([[4097, 4099]]), logits)
+        answers[str(dtype)] = [values(loss), keras.backend.standardize_dtype(loss.dtype)]
+    before = keras.config.floatx()
+    keras.config.set_floatx("float16")
+    try:
+        loss = compat.CTC()(np.asarray([[4097, 4099]]), logits)
+    finally:
+        keras.config.set_floatx(before)
+    return answers | {"floatx": [values(loss), keras.backend.standardize_dtype(loss.dtype)]}
+
+
+def ragged():
+    """What becomes of a RaggedTensor, on TensorFlow alone."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    labels, logits = tf.ragged.constant([[1, 2], [1]]), np.zeros((2, 4, 3), dtype="float32")
+    padded = np.asarray([[1, 2], [1, 0]])
+    return [
+        attempt(compat.CTC(reduction=None), labels, logits),
+        attempt(compat.CTC(reduction=None), padded, logits),
+        attempt(compat.ctc_loss, labels, logits, [2, 1], [4, 4]),
+    ]
+
+
 def main():
     answers = []
     for problem in json.load(sys.stdin):
@@ -67,6 +109,16 @@ def main():
             attempt(loss(reduction=None), np.asarray([[1, 0, 2]]), y_pred[:1])
             for loss in (compat.CTC, keras.losses.CTC)
         ],
+        "strict": strict(),
+        "half": half(),
+        "ragged": ragged(),
+        "ranks": [
+            attempt(compat.CTC(), np.zeros(label_shape), np.zeros(shape, dtype="float32"))
+            for label_shape, shape in (((4,), (2, 4, 3)), ((2, 4), (2, 3)), ((2, 4, 1), (2, 4, 3)))
+        ],
+        "static": compat.ctc_loss(
+            *(keras.KerasTensor(shape) for shape in ((7, 5), (7, 3, 4), (7,), (7,)))
+        ).shape,
         "config": keras.losses.deserialize(keras.losses.serialize(compat.CTC(name="x"))).name,
         "symbolic": list(
             compat.ctc_loss(

@@ -88,6 +88,27 @@ def test_the_loss_class_can_be_saved_and_takes_symbolic_tensors(said):
     assert said["symbolic"] == [None]
 
 
+def test_zeros_among_labels_count_as_for_keras_where_that_is_asked_for(said):
+    ours, again, theirs = map(numbers, said["strict"])
+    assert_same(ours, theirs)
+    np.testing.assert_array_equal(again, ours)
+
+
+def test_sizes_are_checked_and_known(said):
+    for answer, argument in zip(said["ranks"], ("y_true", "y_pred", "y_true"), strict=True):
+        assert answer.startswith(f"CTCInputError: {argument} must have shape")
+    assert said["static"] == [7]
+
+
+def test_a_ragged_tensor_of_labels(said):
+    if said["backend"] != "tensorflow":
+        assert said["ragged"] is None
+        return
+    ours, padded, function = said["ragged"]
+    np.testing.assert_array_equal(numbers(ours), numbers(padded))
+    assert "pass target.to_tensor(), and target.row_lengths()" in function
+
+
 # Each of these is a row of the table on the page "Coming from Keras":
 # what is passed | what Keras does | what ctcx does.
 
@@ -111,9 +132,19 @@ def test_difference_infeasible(said):
 
 def test_difference_interior_zero(said):
     """A 0 between labels, in `losses.CTC` | the last label is left out, silently | an error that
-    names it, where values can be read"""
+    names it, where values can be read; with `strict_compat=True` as Keras"""
     ours, theirs = said["interior"]
     assert ours.startswith("CTCInputError: target[0, 1] is 0")
     # The blank that is left in counts as one more blank.
     kept = reference(np.zeros((1, 4, 3)), np.asarray([[1, 0]]), [4], [2], 0)
     assert_same(numbers(theirs), kept.loss)
+
+
+def test_difference_half(said):
+    """`dtype="float16"`, also by `set_floatx` | labels are rounded to half: 4097 is 4096; the loss
+    too | computed in float32, and a float32 loss"""
+    logits = np.random.default_rng(0).standard_normal((1, 6, 4200)).astype(np.float32)
+    right = reference(logits, np.asarray([[4097, 4099]]), [6], [2], 0).loss
+    for dtype, (loss, kind) in said["half"].items():
+        np.testing.assert_allclose(numbers(loss), right, rtol=2e-6, err_msg=dtype)
+        assert kind == "float32"

@@ -244,6 +244,178 @@ def test_a_label_that_is_wrong_is_named_in_a_function_too():
         call(LOGITS[:, :1])
 
 
+# What TensorFlow's own tests of its CTC functions state, in other words and numbers.
+
+
+def test_as_many_frames_as_labels_leave_one_path():
+    """Its loss is that of the frames' classes; the gradient, softmax less one; NaN past the end."""
+    probabilities = np.asarray(
+        [[[0.6, 0.2, 0.1, 0.1], [0.3, 0.3, 0.2, 0.2]], [[0.1, 0.5, 0.2, 0.2], [0.2, 0.1, 0.5, 0.2]]]
+    ).transpose(1, 0, 2)
+    x = np.concatenate([np.log(probabilities), np.full((2, 2, 4), np.nan)]).astype(np.float32)
+    labels = tf.sparse.from_dense(tf.constant([[0, 1], [1, 2]]) + 1)
+    labels = tf.SparseTensor(labels.indices, labels.values - 1, labels.dense_shape)
+    loss, grad = answer(
+        lambda x: compat.ctc_loss(labels, x, None, [2, 2], blank_index=-1), x, graph=True
+    )
+    np.testing.assert_allclose(loss, -np.log([0.6 * 0.3, 0.5 * 0.5]), rtol=1e-5)
+    expected = probabilities - np.eye(4)[[[0, 1], [1, 2]]]
+    np.testing.assert_allclose(grad[:2], expected, atol=1e-6)
+    assert (grad[2:] == 0).all()
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_sparse_labels_know_their_lengths_and_any_others_are_ignored(graph):
+    labels = tf.sparse.from_dense(LABELS.astype(np.int32))
+    call = {"logit_length": FRAMES, "blank_index": 0}
+    plain = compat.ctc_loss(LABELS, LOGITS, LENGTHS, FRAMES)
+    for length in (None, LENGTHS, tf.constant(LENGTHS), [1, 1], [0]):
+        for function in (compat.ctc_loss, tf.nn.ctc_loss):
+            run = lambda x, f=function, n=length: f(labels, x, n, **call)
+            loss, _ = answer(run, LOGITS, graph=graph)
+            assert_same(loss, plain)
+    triple = (labels.indices.numpy(), labels.values.numpy(), labels.dense_shape.numpy())
+    np.testing.assert_array_equal(compat.ctc_loss(triple, LOGITS, LENGTHS, **call), plain)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_lists_of_logits_are_tensors(graph):
+    x = np.random.default_rng(0).standard_normal(LOGITS.shape).astype(np.float32)
+    expected, _ = answer(lambda x: compat.ctc_loss(LABELS, x, LENGTHS, FRAMES), x)
+    wrap = tf.function if graph else lambda function: function
+    for labels in (LABELS, LABELS.tolist(), tf.constant(LABELS)):
+        for logits in (x.tolist(), list(x), tuple(map(tf.constant, x))):
+            run = wrap(lambda y=labels, x=logits: compat.ctc_loss(y, x, LENGTHS, FRAMES))
+            assert isinstance(run(), tf.Tensor)
+            np.testing.assert_allclose(run(), expected, rtol=1e-6)
+    wider = np.concatenate([x, x[..., :1]], axis=2)  # whose last class is the blank
+    sparse_labels = tf.sparse.from_dense(LABELS)
+    ours = compat.ctc_loss_v1(sparse_labels, wider.tolist(), [4, 4])
+    np.testing.assert_array_equal(ours, compat.ctc_loss_v1(sparse_labels, wider, [4, 4]))
+    assert isinstance(ours, tf.Tensor)
+
+
+def test_gradients_reach_the_tensors_of_a_list():
+    frames = [tf.Variable(frame) for frame in LOGITS]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(compat.ctc_loss(LABELS.tolist(), frames, LENGTHS, FRAMES))
+    grads = tape.gradient(loss, frames)
+    _, expected = answer(lambda x: compat.ctc_loss(LABELS, x, LENGTHS, FRAMES), LOGITS)
+    np.testing.assert_allclose(np.stack(grads), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("blank", [0, 2, -1, 3])
+def test_the_blank_may_be_any_class_and_the_others_keep_their_order(blank):
+    x = np.random.default_rng(1).standard_normal((6, 2, 4)).astype(np.float32)
+    plain = answer(lambda x: compat.ctc_loss(LABELS, x, LENGTHS, [6, 5]), x)
+    place = np.insert(np.arange(1, 4), blank % 4, 0)  # of each class in the order with blank 0
+    labels = np.argsort(place)[LABELS]
+    for form in (labels, tf.sparse.from_dense(labels + 1)):
+        if form is not labels:
+            form = tf.SparseTensor(form.indices, form.values - 1, form.dense_shape)  # noqa: PLW2901
+        loss, grad = answer(
+            lambda x, y=form: compat.ctc_loss(y, x, LENGTHS, [6, 5], blank_index=blank),
+            x[:, :, place],
+        )
+        np.testing.assert_allclose(loss, plain[0], rtol=1e-6)
+        np.testing.assert_allclose(grad, plain[1][:, :, place], atol=1e-6)
+
+
+@pytest.mark.parametrize("unique", [False, True])
+@pytest.mark.parametrize("blank", [0, -1])
+def test_sizes_that_are_unknown_while_a_function_is_traced(unique, blank):
+    integers = tf.TensorSpec([None], tf.int64)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 2], tf.int64),
+            tf.TensorSpec([None, None, 3], tf.float32),
+            integers,
+            integers,
+        ]
+    )
+    def run(labels, logits, lengths, frames):
+        help_ = compat.ctc_unique_labels(labels) if unique else None
+        return compat.ctc_loss(labels, logits, lengths, frames, unique=help_, blank_index=blank)
+
+    labels = LABELS - (blank == -1)
+    arguments = (LOGITS, tf.constant(LENGTHS, tf.int64), tf.constant(FRAMES, tf.int64))
+    expected = compat.ctc_loss(labels, *arguments, blank_index=blank)
+    np.testing.assert_allclose(run(labels, *arguments), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_merged_labels_are_as_wide_as_the_longest(lists):
+    """Padding, and what stands past a length, is 0; the lengths keep their dtype."""
+    labels = [[7, 7, 3, 3, 7], [5, 5, 5, 5, 5], [1, 2, 2, 8, 8]]
+    cases = [
+        ([5, 5, 5], [[7, 3, 7], [5, 0, 0], [1, 2, 8]], [3, 1, 3]),
+        ([4, 1, 3], [[7, 3], [5, 0], [1, 2]], [2, 1, 2]),
+        ([0, 0, 0], [[], [], []], [0, 0, 0]),
+    ]
+    for lengths, merged, counts in cases:
+        given = (labels, lengths) if lists else (tf.constant(labels), tf.constant(lengths))
+        ours = compat.collapse_repeated(*given)
+        np.testing.assert_array_equal(ours[0], merged)
+        np.testing.assert_array_equal(ours[1], counts)
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_same_bits_each_time(time_major, dense):
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((100, 8, 10) if time_major else (8, 100, 10)).astype(np.float32)
+    labels, lengths = rng.integers(1, 10, (8, 50)), rng.integers(1, 50, 8)
+    labels *= np.arange(50) < lengths[:, None]
+    given = labels if dense else tf.sparse.from_dense(labels)
+    call = {"logits_time_major": time_major, "blank_index": 0}
+    run = lambda x: compat.ctc_loss(given, x, lengths, [100] * 8, **call)
+    for one, other in zip(answer(run, x), answer(run, x), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_logits_of_another_rank_or_without_classes_are_refused():
+    for x in (np.zeros((2, 3)), np.zeros((1, 1, 1, 3)), np.zeros((4, 2, 0))):
+        for convert in (np.asarray, tf.constant):
+            with pytest.raises(ValueError, match="logits"):  # as TensorFlow's errors
+                compat.ctc_loss(LABELS, convert(x.astype(np.float32)), LENGTHS, FRAMES)
+
+
+def test_autograph_is_kept_out(caplog):
+    """It rewrites what a function calls, and warns of what it can't."""
+    calls = {
+        "dense": lambda x: compat.ctc_loss(LABELS, x, LENGTHS, FRAMES),
+        "sparse": lambda x: compat.ctc_loss_v1(tf.sparse.from_dense([[1], [1]]), x, FRAMES),
+        "unique": lambda _: compat.ctc_unique_labels(tf.constant(LABELS))[0],
+        "merged": lambda _: compat.collapse_repeated(tf.constant(LABELS), tf.constant(LENGTHS))[0],
+    }
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with caplog.at_level("WARNING", logger="tensorflow"):
+        tf.get_logger().addHandler(caplog.handler)
+        try:
+            for call in calls.values():
+                once = tf.function(lambda x, f=call: strategy.run(f, args=(x,)))
+                tf.function(call)(tf.constant(LOGITS))
+                once(tf.constant(LOGITS))
+        finally:
+            tf.get_logger().removeHandler(caplog.handler)
+    assert "AutoGraph" not in caplog.text
+
+
+def test_labels_that_are_ragged_are_refused_with_what_to_pass():
+    ragged = tf.ragged.constant([[1, 2], [1]])
+    for function, arguments in (
+        (compat.ctc_loss, (ragged, LOGITS, None, FRAMES)),
+        (compat.ctc_loss_v1, (ragged, LOGITS, FRAMES)),
+    ):
+        with pytest.raises(ctcx.CTCInputError, match=r"labels must.*to_sparse\(\).*RaggedTensor"):
+            function(*arguments)
+    ours = compat.ctc_loss(ragged.to_tensor(), LOGITS, ragged.row_lengths(), FRAMES)
+    np.testing.assert_allclose(
+        ours, compat.ctc_loss(ragged.to_sparse(), LOGITS, None, FRAMES, blank_index=0), rtol=1e-6
+    )
+
+
 # Each of these is a row of the table on the page "Coming from TensorFlow":
 # what is passed | what TensorFlow does | what ctcx does.
 
@@ -413,6 +585,15 @@ def test_difference_ignore_longer():
         loss, grad = answer(lambda x, o=options: compat.ctc_loss_v1(labels, x, **o), logits)
         assert loss[1] == 0
         assert (grad[:, 1] == 0).all()
+
+
+def test_difference_no_sequences():
+    """A batch of 0 sequences, sparse | an error | no losses"""
+    labels = tf.SparseTensor(np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.int32), [0, 5])
+    x, frames = tf.zeros((1, 0, 3)), tf.zeros(0, tf.int32)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="batch_size"):
+        tf.nn.ctc_loss(labels, x, None, frames, blank_index=-1)
+    assert compat.ctc_loss(labels, x, None, frames, blank_index=-1).shape == (0,)
 
 
 def test_difference_sparse_empty():
