@@ -8,6 +8,7 @@ import pytest
 from backends.cuda.tests.problems import WIDTHS
 
 PROGRAM = str(Path(__file__).with_name("run_kernels.py"))
+DRAWN = str(Path(__file__).with_name("run_drawn.py"))
 
 
 # labels-539 has more threads than ThreadSanitizer can tell apart; its code is that of labels-143.
@@ -39,6 +40,21 @@ def test_no_overrun(variant):
     assert run.reports == (), run.stderr
     assert run.returncode == 0, run.stderr
     assert f"ran {variant}" in run.stdout
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_overrun_at_sizes_around_the_thresholds(seed):
+    """Each part of the scratch memory is an allocation of the size that the plan gives it."""
+    run = cuda_on_cpu.run_sanitized("address", [DRAWN, str(seed), "45"], timeout=600)
+    assert run.reports == (), run.stderr
+    assert run.returncode == 0, run.stderr
+    assert "ran 45" in run.stdout
+
+
+@pytest.mark.parametrize("part", ["rows", "next", "first", "emitted", "paths", "work", "sums"])
+def test_a_part_of_the_scratch_memory_that_is_too_small_is_found(part):
+    run = cuda_on_cpu.run_sanitized("address", [DRAWN, "0", "15", part], timeout=600)
+    assert "heap-buffer-overflow" in run.reports, run.stderr
 
 
 def test_a_planted_overrun_is_found():

@@ -11,9 +11,11 @@ import pytest
 import torch
 from ctcx_cuda import kernels
 from ctcx_cuda._device_arrays import on_stream_of
+from torch._subclasses import FakeTensorMode
 
 import ctcx
 from backends.cuda.tests.problems import problem
+from ctcx.plugin import Decline
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +71,79 @@ def test_on_the_stream_of_the_tensor(null_stream):
     with on_stream_of(tensor):
         pass
     assert null_stream == [tensor.device.index]
+
+
+def declined(tensor):
+    """Return why the kernels decline a tensor, in the place of the logits or of the labels."""
+    arrays = [torch.tensor(array) for array in problem("labels-31")]
+    arrays[tensor.ndim == 2] = tensor
+    with pytest.raises(Decline) as reason:
+        kernels.loss_and_grad(*arrays, blank=0)
+    return str(reason.value)
+
+
+def fake():
+    return FakeTensorMode().from_tensor(torch.zeros(2, 29, 9))
+
+
+def zeros_without_memory():
+    return torch._efficientzerotensor((2, 29, 9))
+
+
+def negated_lazily():
+    return torch.zeros(2, 29, 9, dtype=torch.complex64).conj().imag
+
+
+def functional():
+    return torch._to_functional_tensor(torch.zeros(2, 29, 9))
+
+
+def freed():
+    tensor = torch.zeros(2, 29, 9)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+def cut():
+    tensor = torch.zeros(2, 29, 9)
+    tensor.untyped_storage().resize_(2 * 29 * 9 * 4 - 4)
+    return tensor
+
+
+def cut_labels():
+    tensor = torch.zeros(2, 12, dtype=torch.int32)
+    tensor.untyped_storage().resize_(4)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (fake, "Python"),
+        (lambda: torch.zeros(2, 29, 9, device="meta"), "Meta"),
+        (zeros_without_memory, "ZeroTensor"),
+        (negated_lazily, "Negative"),
+        (functional, "Functionalize"),
+        (lambda: torch.zeros(2, 29, 9).to_sparse(), "Sparse"),
+        (freed, "storage"),
+        (cut, "storage"),
+        (cut_labels, "storage"),
+    ],
+)
+def test_tensors_without_memory_of_their_own_are_declined(make, words):
+    assert words in declined(make())
+
+
+def test_tensors_under_a_dispatch_mode_are_declined():
+    arrays = [torch.tensor(array) for array in problem("labels-31")]
+    with FakeTensorMode(), pytest.raises(Decline, match="dispatch mode"):
+        kernels.loss(*arrays, blank=0)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+def test_views_and_parameters_are_read_where_they_lie(kind):
+    logits, *rest = (torch.tensor(array) for array in problem("labels-31"))
+    plain = kernels.loss(logits, *rest, blank=0)
+    rest = [torch.stack([array.to(kind)] * 2, dim=-1)[..., 1] for array in rest]
+    wide = torch.nn.Parameter(torch.stack([logits, logits + 1], dim=-1))
+    assert torch.equal(kernels.loss(wide.detach()[..., 0], *rest, blank=0), plain)
