@@ -25,6 +25,7 @@ __all__ = [
     "is_elsewhere",
     "is_known_of",
     "is_numpy",
+    "kernel_integers",
     "library_name",
     "namespace_of",
 ]
@@ -200,6 +201,14 @@ def is_contiguous(array: Array) -> bool:
         return bool(flags.c_contiguous)
     is_contiguous = getattr(array, "is_contiguous", None)
     return bool(is_contiguous()) if callable(is_contiguous) else True  # torch
+
+
+@lru_cache(maxsize=64)
+def kernel_integers(xp: ArrayModule) -> tuple[Any, ...]:
+    """Dtypes in which kernels take labels and lengths, as the library's arrays have them."""
+    kinds = (xp.int32, xp.int64)
+    # NumPy, CuPy and JAX name a dtype by a class, and comparing with one takes longer.
+    return tuple(np.dtype(kind) if isinstance(kind, type) else kind for kind in kinds)
 
 
 def index_dtype(xp: ArrayModule, device: Any) -> Any:

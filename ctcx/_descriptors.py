@@ -32,7 +32,7 @@ __all__ = [
     "resolve",
 ]
 
-API_VERSION: tuple[int, int] = (1, 1)
+API_VERSION: tuple[int, int] = (2, 0)
 """Version of the plugin API, ``(major, minor)``; see :class:`Backend` for what is compatible."""
 
 Operation = Literal["loss", "loss_and_grad"]
@@ -131,16 +131,32 @@ class Backend:
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> loss
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> (loss, grad)
 
-    It gets validated arrays (with :attr:`Feature.CHECKS_VALUES`, arrays whose values nobody has
-    looked at), all of one library and on one device: logits (N, T, C), unnormalised
-    and possibly not contiguous (see :attr:`Feature.NONCONTIGUOUS`); labels (N, S), lengths (N,),
-    integers of the library's default index dtype. ``blank`` is an ``int`` in ``range(C)``. What
-    stands past a length may be anything: NaN in logits, any integer in labels. It returns, in the
-    same library and on the same device, ``loss`` (N,): the negative log likelihood in nats, +inf
-    where the labels can't be emitted, in float32 (float64 for float64 logits); and ``grad``
-    (N, T, C), d loss[n] / d logits, in the dtype of the logits, exactly 0 past a sequence's length
-    and for a sequence whose loss is +inf. It never writes to its inputs. Reductions, the policy for
-    infeasible sequences, layouts and checks of the input belong to ctcx, so that backends agree.
+    It gets arrays of one library, on one device:
+
+    * ``logits`` (N, T, C), unnormalised, in one of the backend's ``dtypes``; contiguous unless it
+      declares :attr:`Feature.NONCONTIGUOUS`;
+    * ``labels`` (N, S), ``logit_lengths`` (N,) and ``label_lengths`` (N,), each in int32 or int64,
+      not necessarily the same, and in any strides: as the caller passed them;
+    * ``blank``, an ``int`` in ``range(C)``.
+
+    Entries past a length may be anything: NaN in logits, any integer in labels. All other values
+    have been checked, except with :attr:`Feature.CHECKS_VALUES`, and where the caller passes
+    ``validate=False`` or the library traces. For unchecked values a kernel neither reads nor writes
+    out of bounds; a sequence with a NaN or +inf logit in its frames gets a loss of NaN and a
+    gradient of NaN in its frames, whether or not it is feasible, and other sequences are right.
+
+    It returns, in the same library and on the same device,
+
+    * ``loss`` (N,): the negative log likelihood in nats, never negative, in float32 (float64 for
+      float64 logits); +inf where no path emits the labels, and where it is above 1.8e8, in every
+      dtype;
+    * ``grad`` (N, T, C), in a tuple after the loss: d loss[n] / d logits, in their dtype, exactly 0
+      past a sequence's length and for a sequence whose loss is +inf.
+
+    Both are looked at: a wrong library, device, shape or dtype, and a loss of NaN or below 0 where
+    values are checked, is a :class:`ctcx.KernelError`. A kernel never writes to its inputs.
+    Reductions, the policy for infeasible sequences, layouts and checks of the input belong to ctcx,
+    so that backends agree.
 
     Attributes
     ----------
@@ -187,7 +203,7 @@ class Backend:
     opt_in: bool = True
     probe: Callable[[], str | None] = _nothing
     accepts: Callable[[Problem], str | None] = _accept_all
-    api: tuple[int, int] = (1, 0)
+    api: tuple[int, int] = (2, 0)
     summary: str = ""
     url: str = ""
 
@@ -253,7 +269,7 @@ class Namespace:
     jit: str | None = None
     loop: str | None = None
     dtypes: frozenset[str] = frozenset({"float32", "float64"})
-    api: tuple[int, int] = (1, 0)
+    api: tuple[int, int] = (2, 0)
 
     def __post_init__(self) -> None:
         name: object = self.name

@@ -22,6 +22,7 @@ from ctcx._arrays import (
     is_elsewhere,
     is_known_of,
     is_numpy,
+    kernel_integers,
     library_name,
 )
 from ctcx._errors import CTCInputError
@@ -49,7 +50,7 @@ class Prepared(NamedTuple):
     Attributes
     ----------
     logits, labels, logit_lengths, label_lengths
-        (N, T, C), (N, S), (N,), (N,): one library, one device; integers of its index dtype.
+        (N, T, C), (N, S), (N,), (N,): one library, one device; integers in int32 or int64 each.
     blank
         In ``range(C)``.
     facts
@@ -111,7 +112,7 @@ def prepare(
     dtype = index_dtype(xp, device)
 
     labels, own_lengths = _labels_as_array(plain("labels", labels), single=single)
-    labels = _check_labels(labels, logits, facts, dtype, single=single)
+    labels = _check_labels(labels, logits, facts, single=single)
     if label_lengths is None:
         label_lengths = own_lengths
 
@@ -121,7 +122,7 @@ def prepare(
         if given is None:
             return _upload(np.full((count,), limit), facts, dtype, device), None
         given = plain(argument, given)
-        given = _check_lengths(argument, given, logits, facts, dtype, single=single)
+        given = _check_lengths(argument, given, logits, facts, single=single)
         return _upload(given, facts, dtype, device), _host(given)
 
     uploaded_labels = _upload(labels, facts, dtype, device)
@@ -203,8 +204,8 @@ def _labels_as_array(labels: Any, *, single: bool) -> tuple[Any, Any]:
     return (padded[0], int(lengths[0])) if single else (padded, lengths)
 
 
-def _check_labels(labels: Any, logits: Array, facts: Facts, dtype: Any, *, single: bool) -> Any:
-    if not _is_at_home(labels, facts, dtype):
+def _check_labels(labels: Any, logits: Array, facts: Facts, *, single: bool) -> Any:
+    if not _is_at_home(labels, facts):
         check_integer_dtype("labels", labels)
         _check_home("labels", labels, facts)
     if labels.ndim != (1 if single else 2) or (not single and labels.shape[0] != logits.shape[0]):
@@ -221,10 +222,8 @@ def _check_labels(labels: Any, logits: Array, facts: Facts, dtype: Any, *, singl
     return labels[None, :] if single else labels
 
 
-def _check_lengths(
-    argument: str, given: Any, logits: Array, facts: Facts, dtype: Any, *, single: bool
-) -> Any:
-    if _is_at_home(given, facts, dtype) and given.shape == logits.shape[:1]:
+def _check_lengths(argument: str, given: Any, logits: Array, facts: Facts, *, single: bool) -> Any:
+    if _is_at_home(given, facts) and given.shape == logits.shape[:1]:
         return given
     if not is_array(given):
         given = host_lengths(argument, given)
@@ -239,14 +238,14 @@ def _check_lengths(
     return given
 
 
-def _is_at_home(array: Any, facts: Facts, dtype: Any) -> bool:
-    """Whether it is of the dtype and where the kernels get it, so that no check is needed.
+def _is_at_home(array: Any, facts: Facts) -> bool:
+    """Whether it is of a dtype and where the kernels get it, so that no check is needed.
 
     Asked first, since in a training loop it is so each time, and each check costs microseconds.
     """
     return (
         is_known_of(array, facts.xp)
-        and array.dtype == dtype
+        and array.dtype in kernel_integers(facts.xp)
         and (is_numpy(array) or not is_elsewhere(device_name(array), facts.device))
     )
 
@@ -276,11 +275,14 @@ def _host(array: Any) -> Any:
 
 
 def _upload(array: Any, facts: Facts, dtype: Any, device: Any) -> Array:
-    """To the library and device of the logits, in its index dtype; one transfer at most."""
+    """To the library and device of the logits; one transfer at most.
+
+    int32 and int64 of the library stay as they are; all else becomes its index dtype.
+    """
     xp = facts.xp
     if is_numpy(array):
         if array_api_compat.is_numpy_namespace(xp):
-            return array.astype(dtype, copy=False)
+            return array if array.dtype in kernel_integers(xp) else array.astype(dtype)
         if (
             array.dtype.byteorder == ">"
             or array.dtype.kind == "u"
@@ -293,7 +295,7 @@ def _upload(array: Any, facts: Facts, dtype: Any, device: Any) -> Array:
 
             return uploaded(array, device)
         return xp.asarray(array, dtype=dtype, device=device)
-    return array if array.dtype == dtype else xp.astype(array, dtype)
+    return array if array.dtype in kernel_integers(xp) else xp.astype(array, dtype)
 
 
 def _narrowed(array: Any, dtype: Any) -> Any:

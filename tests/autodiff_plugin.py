@@ -14,7 +14,7 @@ def ctcx_backends():
         kernels={"loss_and_grad": "ctcx_remembering:loss_and_grad"},
         namespaces={"torch", "jax.numpy"},
         features={Feature.GRAD, Feature.NONCONTIGUOUS, Feature.CHECKS_VALUES},
-        api=(1, 1),
+        api=(2, 0),
     )
 
 

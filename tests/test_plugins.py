@@ -72,7 +72,7 @@ UNUSABLE = {
     "later_api": (
         "incompatible",
         "ctcx-later-api 2.0",
-        "Backend 'later': it is written for plugin API 1.99 and this ctcx has 1.1: upgrade ctcx",
+        "Backend 'later': it is written for plugin API 2.99 and this ctcx has 2.0: upgrade ctcx",
     ),
     "misspelt_hook": (
         "invalid",
@@ -169,7 +169,7 @@ INVALID = {
     ),
     "knows a later field": (
         backend_code("x", ", memory=3"),
-        "unexpected keyword argument 'memory'; if a later plugin API than 1.1 has it, upgrade ctcx",
+        "unexpected keyword argument 'memory'; if a later plugin API than 2.0 has it, upgrade ctcx",
     ),
 }
 
@@ -186,10 +186,10 @@ def test_a_plugin_that_breaks_a_rule_is_invalid(plugins, what):
 
 
 def test_a_plugin_for_an_older_api_needs_an_update(plugins):
-    plugins.write("old", backend_code("old", ", api=(0, 9)"))
+    plugins.write("old", backend_code("old", ", api=(1, 1)"))
     _, (message,) = plugins.load()
     assert plugins.record("old").status == "incompatible"
-    assert "written for plugin API 0.9 and this ctcx has 1.1" in message
+    assert "written for plugin API 1.1 and this ctcx has 2.0" in message
     assert "the plugin needs an update, upgrade ctcx-old" in message
 
 
@@ -201,7 +201,7 @@ def test_an_api_version_that_is_none(plugins):
 
 
 def test_one_incompatible_backend_leaves_the_others_of_its_plugin(plugins):
-    code = backend_code("new", ", api=(2, 0)") + backend_code("fine").splitlines()[-1]
+    code = backend_code("new", ", api=(3, 0)") + backend_code("fine").splitlines()[-1]
     plugins.write("mixed", code)
     registry, (message,) = plugins.load()
     assert "fine" in registry.backends
@@ -527,7 +527,7 @@ def test_every_hook_has_an_example_that_runs():
 
 def test_the_plugin_api_is_complete():
     assert all(hasattr(ctcx.plugin, name) for name in ctcx.plugin.__all__)
-    assert re.fullmatch(r"\(1, \d+\)", str(ctcx.plugin.API_VERSION))
+    assert re.fullmatch(r"\(2, \d+\)", str(ctcx.plugin.API_VERSION))
 
 
 @pytest.mark.parametrize("field", ["name", "provenance"])

@@ -43,7 +43,6 @@ def ctcx_backends() -> list[Backend]:
             priority=100,
             opt_in=False,
             probe=_probe,
-            api=(1, 1),
             summary="compiled for the CPU, on all cores",
         )
     ]
