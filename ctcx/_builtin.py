@@ -40,7 +40,7 @@ def ctcx_backends() -> list[Backend]:
             namespaces=frozenset({"*"}),
             devices=frozenset({"*"}),
             dtypes=KNOWN_DTYPES,
-            features=frozenset(Feature) - {Feature.CHECKS_VALUES},
+            features=frozenset(Feature) - {Feature.CHECKS_VALUES, Feature.DELEGATES},
             priority=-1000,
             opt_in=False,
             summary="the core, for any library that implements the array API standard",

@@ -63,6 +63,7 @@ class Feature(enum.Enum):
         "checks the values it gets: a loss of NaN marks each sequence that has a length or label "
         "out of range, a label equal to the blank, or a logit of NaN or +inf in its frames"
     )
+    DELEGATES = "lets another backend's kernels compute, so that its numbers prove nothing new"
 
 
 class Decline(Exception):  # noqa: N818 - not an error: a kernel bows out

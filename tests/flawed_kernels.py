@@ -44,6 +44,8 @@ class Kernel:
         states = np.full(2 * len(labels) + 1, blank)
         states[1::2] = labels
         hopeless = self.hopeless_loss, np.full(logits.shape, self.hopeless_grad)
+        if not (logits < np.inf).all():
+            return np.nan, np.full(logits.shape, np.nan)
         if frames == 0:
             return (0.0, logits) if not len(labels) else hopeless
         with np.errstate(all="ignore"):
@@ -480,6 +482,8 @@ FLAWS = {
     "odd-last-frame": Flaw(after=last_frame_of_odd_lengths, caught_by=DRAWN),
     "short-beside-long": Flaw(with_lengths=shared_scratch_of_long_batches, caught_by=DRAWN),
     "underflow-with-grad": Flaw(function=underflows_with_grad, caught_by=DRAWN),
+    "nondeterministic-now-and-then": Flaw(after=now_and_then, caught_by=("check_repeats",)),
+    "private-delegation": Flaw(function=private, caught_by=("check_computes_by_itself",)),
     "numpy-for-torch": Flaw(
         function=as_numpy_from_torch,
         caught_by=("check_takes_what_it_declares",),
@@ -488,6 +492,8 @@ FLAWS = {
 }
 
 RIGHT = Flaw(caught_by=())
+delegating_loss = partial(private, grad=False)
+delegating_loss_and_grad = partial(private, grad=True)
 loss, loss_and_grad = RIGHT.kernels().values()
 
 
@@ -519,6 +525,14 @@ def ctcx_backends():
     both = {"loss": "flawed_kernels:loss", "loss_and_grad": "flawed_kernels:loss_and_grad"}
     here = frozenset({"numpy"})
     yield Backend(name="right", kernels=both, namespaces=here, features=COMPLETE)
+    delegating = {key: f"flawed_kernels:delegating_{key}" for key in both}
+    for name, kernels in (("delegating", delegating), ("delegates-nothing", both)):
+        yield Backend(
+            name=name,
+            kernels=kernels,
+            namespaces=here,
+            features=COMPLETE | {Feature.DELEGATES},
+        )
     yield Backend(
         name="modest",
         kernels={"loss": "flawed_kernels:loss"},

@@ -51,14 +51,14 @@ SUMS = {
         "repeats",
         "confident",
         "masked-class",
-    ): "3883b47bc19b52ebc5b732849e3cdd7c8f80f82c992b62707b9d9e1cfa133a8a",
-    RANDOM: "b6feb4de5374ebd6d15e342221056c789c7090e342909e4719695b0426b9246c",
+    ): "47d9afc821ca41dd851f48978ffb32cd2a0e6ca22a8d3bcc9c5dcc7db320e11c",
+    RANDOM: "0321a1bc87317fcefed80244663df7f838776923c7be7cc699ebdc347418af5b",
     (
         *RANDOM,
         "--distribution",
         "confident",
         "--time-major",
-    ): "85b1a61a30206ed69328a1b9fcccbbd6c07894b5f9fe2b84803f18acb356cf13",
+    ): "7411131e2e486410ec74e1735236594a1fa6ee39b0dc80662998a2923e8082de",
     (
         *RANDOM,
         "--distribution",
@@ -67,13 +67,13 @@ SUMS = {
         "float16",
         "--format",
         "npz",
-    ): "bde438f690c81694cefb01f7b698a5c1cdb7a2a8254193df038d6667fd029e87",
+    ): "b50907804d063d9f7396ae5e9d800ac8bb25b611bb98bde563877c4ec853e9d9",
     (
         *RANDOM,
         "--format",
         "typescript",
-    ): "f7f8b020e6ac2e4055c37ffb47c4363f98f22c52013ebe69a637fcd0f013aca3",
-    (*RANDOM, "--format", "c"): "d9cb6a6ffd3a2eba98ad3b602a9ec04449352e4520570c27731b3b5fad225dc8",
+    ): "ad0cc760e9c212fc644373458922318d7cca4e7cdb66b22c2166dfce5593a41d",
+    (*RANDOM, "--format", "c"): "78bdf9c3308d6b471f7b50b292b45198fe2dfdeb5e07b8cb6ec4519f7dce9736",
 }
 
 

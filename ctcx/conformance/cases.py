@@ -139,7 +139,8 @@ def cases() -> tuple[Batch, ...]:
     tuple of Batch
         Their groups are ``published`` and ``closed-form`` (carry expected numbers),
         ``enumerable`` (few enough paths), ``oracle`` (the everyday ones), ``infeasible`` (some
-        sequence can't emit its labels), ``masked``, ``confident``, ``degenerate`` (an axis of size
+        sequence can't emit its labels), ``limit`` (losses that are too large), ``masked``,
+        ``confident``, ``degenerate`` (an axis of size
         0 or 1), ``real``, ``long`` and ``very-long``.
     """
     return tuple(make() for make in _MAKERS)
@@ -511,6 +512,35 @@ def _masked_by_number() -> Batch:
     )
 
 
+def _largest() -> Batch:
+    """Losses just below the largest that counts as a number, just above it, and far above."""
+    logits = np.zeros((8, 8, 5))
+    labels: list[list[int]] = [[], [], [], [], [1, 2, 3], [1, 2, 3], [4], [4, 4]]
+    frames = (8, 8, 1, 1, 3, 3, 8, 8)
+    for n, nats in enumerate((1.7998e8, 1.8002e8, 1.799e8, 1.801e8, 1.7998e8, 1.8002e8, 1e30)):
+        logits[n, : frames[n], [0, *labels[n]]] = -nats / frames[n]
+    logits[7] = 1e30
+    names = (
+        "just below, no labels",
+        "just above, no labels",
+        "just below, one frame",
+        "just above, one frame",
+        "just below, a label in each frame",
+        "just above, a label in each frame",
+        "far above",
+        "equal logits of 1e30",
+    )
+    return _batch(
+        "largest losses",
+        "A loss above 1.8e8 is +inf, with gradient 0 and feasible False; up to there it is right.",
+        [
+            _Sequence(name, rows[:count], spelled)
+            for name, rows, count, spelled in zip(names, logits, frames, labels, strict=True)
+        ],
+        groups="limit",
+    )
+
+
 def _confident() -> Batch:
     """Logits of a trained model: nearly one-hot, for the right answer and for a wrong one."""
     spelled = [1, 0, 2, 2, 0, 3, 0, 3]
@@ -666,6 +696,7 @@ _MAKERS: tuple[Callable[[], Batch], ...] = (
     _ragged,
     _masked,
     _masked_by_number,
+    _largest,
     _confident,
     _confident_long,
     _wide,

@@ -14,6 +14,7 @@ from __future__ import annotations
 # isort: off
 from ctcx.conformance._checks import (
     _declared,
+    _delegation,
     _numbers,
     _edges,
     _batching,
@@ -26,4 +27,4 @@ from ctcx.conformance._checks import (
 
 __all__: list[str] = []
 
-_MODULES = (_declared, _numbers, _edges, _batching, _arrays, _calls, _scale, _drawn)
+_MODULES = (_declared, _delegation, _numbers, _edges, _batching, _arrays, _calls, _scale, _drawn)

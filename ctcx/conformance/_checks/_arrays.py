@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import array_api_compat
@@ -13,6 +14,7 @@ import ctcx
 from ctcx._descriptors import Feature, resolve
 from ctcx._errors import BackendRejectedError
 from ctcx.conformance._checks._judging import judge_all, raise_if, right, same
+from ctcx.conformance._draws import spread
 from ctcx.conformance._failures import NotApplicable
 from ctcx.conformance._registered import check
 from ctcx.conformance._subject import Inputs, Outcome, Subject
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_half_precision",
+    "check_integer_inputs",
     "check_noncontiguous_inputs",
     "check_read_only_inputs",
     "check_time_major",
@@ -58,6 +61,26 @@ def check_noncontiguous_inputs(subject: Subject) -> None:
             outcome = subject.run(scattered, grad=grad, inputs=inputs)
             wanted = Outcome(*_truth_parts(batch, subject, grad=grad))
             raise_if(same(subject, scattered, outcome, wanted, "expected"))
+
+
+@check(provisional=True)
+def check_integer_inputs(subject: Subject) -> None:
+    """Labels and lengths may be int32 or int64, each on its own, and in any strides."""
+    batch = case("ragged")
+    logits = subject.logits(batch.logits)
+    for kinds in product(("int32", "int64"), repeat=3):
+        for step in (1, 3):
+            whole = [
+                spread(subject, values.astype(kind), step)
+                for values, kind in zip(
+                    (batch.labels, batch.logit_lengths, batch.label_lengths), kinds, strict=True
+                )
+            ]
+            named = replace(batch, name=f"ragged, {', '.join(kinds)}, every {step}. element")
+            for grad in (False, True) if subject.can_grad else (False,):
+                outcome = subject.run(named, grad=grad, inputs=Inputs(logits, *whole))
+                wanted = Outcome(*_truth_parts(batch, subject, grad=grad))
+                raise_if(same(subject, named, outcome, wanted, "expected"))
 
 
 def _truth_parts(

@@ -25,6 +25,7 @@ from ctcx.conformance.cases import Batch, case, truth
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ctcx.conformance._checks._judging import Judge
     from ctcx.conformance._subject import Outcome, Subject
 
 __all__ = [
@@ -32,15 +33,76 @@ __all__ = [
     "check_degenerate_shapes",
     "check_infeasible",
     "check_infeasible_policies",
+    "check_largest_losses",
     "check_masked_logits",
     "check_never_nan",
     "check_never_negative",
+    "check_unchecked_logits",
 ]
 
 
 @check()
 def check_infeasible(subject: Subject) -> None:
     """Labels that can't be emitted: loss exactly +inf, gradient exactly 0, feasible False."""
+    judge_all(subject, in_group("infeasible"), _infeasible_exactly(subject), grad=subject.can_grad)
+
+
+@check(provisional=True)
+def check_largest_losses(subject: Subject) -> None:
+    """Losses up to 1.8e8 nats are right; above: +inf, gradient 0, feasible False, as infeasible."""
+    judges = right(subject), _infeasible_exactly(subject)
+
+    def judge(batch: Batch, outcome: Outcome) -> list[str]:
+        return [fault for each in judges for fault in each(batch, outcome)]
+
+    judge_all(subject, in_group("limit"), judge, grad=False)
+    if subject.can_grad:
+        judge_all(subject, in_group("limit"), judge, grad=True)
+
+
+@check(provisional=True)
+def check_unchecked_logits(subject: Subject) -> None:
+    """Without validation NaN or +inf among a sequence's logits gives it NaN, and no other one.
+
+    Loss and gradient are NaN inside its length, also where its labels can't be emitted, whatever
+    ``infeasible`` says.
+    """
+    batch = case("too few frames")
+    spoiled = {0: (np.nan, 0), 1: (np.inf, 1), 3: (np.nan, -1), 7: (np.inf, -1)}
+    logits = batch.logits.copy()
+    for n, (value, frame) in spoiled.items():
+        logits[n, frame % batch.logit_lengths[n], n % batch.shape[2]] = value
+    # Past a length nothing matters.
+    wrong = with_padding(replace(batch, logits=logits), np.nan, 0)
+    rows = list(spoiled)
+    expected = truth(batch, subject.dtype)
+    faults: list[str] = []
+    for policy in ("inf", "zero"):
+        loss = expected.loss if policy == "inf" else np.where(expected.feasible, expected.loss, 0.0)
+        loss, grad = loss.copy(), expected.grad.copy()
+        loss[rows] = np.nan
+        grad[rows] = np.where(batch.padded_frames()[rows][:, :, None], 0.0, np.nan)
+        for with_grad in (False, True) if subject.can_grad else (False,):
+            got = subject.run(wrong, grad=with_grad, validate=False, infeasible=policy)
+            allowed = subject.tolerance.loss(np.nan_to_num(loss), batch.logit_lengths)
+            shown = replace(batch, name=f"{batch.name}, with NaN and inf, infeasible={policy!r}")
+            faults += loss_faults(shown, _no_nan(got.loss), _no_nan(loss), allowed)
+            if got.grad is not None:
+                allowed_grad = subject.tolerance.grad
+                faults += grad_faults(shown, _no_nan(got.grad), _no_nan(grad), allowed_grad)
+    raise_if(faults)
+
+
+_NAN = -7.0
+"""Stands for NaN where numbers are compared; no loss and no entry of a gradient is that."""
+
+
+def _no_nan(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.isnan(array), _NAN, array)
+
+
+def _infeasible_exactly(subject: Subject) -> Judge:
+    """Return a judge of what has to be exact for labels that can't be emitted."""
 
     def judge(batch: Batch, outcome: Outcome) -> list[str]:
         expected = truth(batch, subject.dtype)
@@ -61,7 +123,7 @@ def check_infeasible(subject: Subject) -> None:
             )
         return faults
 
-    judge_all(subject, in_group("infeasible"), judge, grad=subject.can_grad)
+    return judge
 
 
 @check()

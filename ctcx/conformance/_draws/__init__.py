@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ctcx.conformance._drawing import Drawing
-from ctcx.conformance._draws._judge import faults_of
+from ctcx.conformance._draws._judge import faults_of, spread
 from ctcx.conformance._draws._problem import Problem, draw
 from ctcx.conformance._draws._replay import command_for, read_problem, write_problem
 from ctcx.conformance._draws._shrink import shrink
@@ -29,6 +29,7 @@ __all__ = [
     "problems_for",
     "read_problem",
     "shrink",
+    "spread",
     "write_problem",
 ]
 

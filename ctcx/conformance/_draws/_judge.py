@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctcx._typing import Array
-    from ctcx.conformance._draws._problem import Form, Problem
+    from ctcx.conformance._draws._problem import Problem
     from ctcx.conformance._subject import Subject
     from ctcx.conformance.cases import Batch
 
-__all__ = ["faults_of"]
+__all__ = ["faults_of", "spread"]
 
 _VERY_LONG = 3000
 
@@ -90,7 +90,13 @@ def _run(subject: Subject, problem: Problem, *, grad: bool) -> Outcome:
     # A layout that the backend doesn't declare would only be turned down.
     layout = form.layout if subject.has(Feature.NONCONTIGUOUS) else LAYOUTS[0]
     logits, options = _laid_out(subject, batch.logits, layout)
-    inputs = Inputs(logits, *(_whole(subject, *each) for each in _whole_parts(batch, form)))
+    step = 2 if form.strided else 1
+    inputs = Inputs(
+        logits,
+        spread(subject, batch.labels.astype(form.labels), step),
+        spread(subject, batch.logit_lengths.astype(form.lengths), step),
+        spread(subject, batch.label_lengths.astype(form.lengths), step),
+    )
     num_sequences, num_frames, num_classes, _ = batch.shape
     turned = layout == "time-major"
     blank = batch.blank - num_classes if form.negative_blank else batch.blank
@@ -130,18 +136,10 @@ def _laid_out(
     return subject.logits(logits), {}
 
 
-def _whole_parts(batch: Batch, form: Form) -> list[tuple[NDArray[np.int64], str, bool]]:
-    return [
-        (batch.labels, form.labels, form.strided),
-        (batch.logit_lengths, form.lengths, form.strided),
-        (batch.label_lengths, form.lengths, form.strided),
-    ]
-
-
-def _whole(subject: Subject, values: NDArray[np.int64], dtype: str, strided: bool) -> Array:  # noqa: FBT001
-    values = values.astype(dtype)
-    if not strided:
+def spread(subject: Subject, values: NDArray[Any], step: int) -> Array:
+    """Return an array of the library that is every ``step``-th element of a larger one."""
+    if step == 1:
         return subject.array(values)
     for axis in range(values.ndim):
-        values = np.repeat(values, 2, axis=axis)
-    return subject.array(values)[(slice(None, None, 2),) * values.ndim]
+        values = np.repeat(values, step, axis=axis)
+    return subject.array(values)[(slice(None, None, step),) * values.ndim]
