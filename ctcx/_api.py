@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from ctcx._arrays import is_numpy
-from ctcx._autodiff.adapters import adapter_for, is_torch_compiling
+from ctcx._autodiff.adapters import adapter_for, is_torch_recording
 from ctcx._autodiff.unit import Unit
 from ctcx._descriptors import Feature, Operation, Problem
 from ctcx._errors import CTCInputError, InfeasibleError
@@ -19,6 +19,7 @@ from ctcx._prepare import Prepared, prepare
 from ctcx._reduction import PLAIN, Reduction
 from ctcx._results import are_losses, losses_fault
 from ctcx._select import CACHE_SIZE, Decision, call, explain_problem, select
+from ctcx._tensors import FUNCTIONAL, OPAQUE, SUBCLASS
 from ctcx._validate import check_values, locate
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def ctc_loss(
     array([2.5...], dtype=float32)
     """
     options = Options(time_major, reduction, infeasible, backend, validate)
-    if is_torch_compiling():
+    if is_torch_recording():
         from ctcx._autodiff import torch_op
 
         return torch_op.traced_loss(logits, labels, logit_lengths, label_lengths, blank, options)
@@ -210,7 +211,7 @@ def ctc_loss_and_grad(
     array([ True])
     """
     options = Options(time_major, reduction, infeasible, backend, validate)
-    if is_torch_compiling():
+    if is_torch_recording():
         from ctcx._autodiff import torch_op
 
         return LossAndGrad(
@@ -304,19 +305,35 @@ def run(
     prepared = prepare(
         logits, labels, logit_lengths, label_lengths, blank, time_major=options.time_major
     )
+    result = _computed(operation, prepared, options)
+    if prepared.facts.form & SUBCLASS:  # as PyTorch's own operations return it
+        result = _of_class(type(logits), result)
+    return prepared, result
+
+
+def _computed(operation: Operation, prepared: Prepared, options: Options) -> Any:
+    """Compute as the library has to see it: the reduced loss; or losses and gradient."""
     reduction = _reduction(prepared, options)
     compute = partial(_compute, options)
     arrays = prepared[:4]
-    adapter = adapter_for(prepared.facts.namespace, *arrays, differentiate=operation == "loss")
+    facts = prepared.facts
+    adapter = adapter_for(facts.namespace, facts.form, *arrays, differentiate=operation == "loss")
     if adapter is not None:
         unit = Unit.of(prepared, compute)
         if operation == "loss":
-            return prepared, adapter.loss(unit, reduction, *arrays)
-        return prepared, adapter.loss_and_grad(unit, *arrays)
-    if prepared.facts.namespace == "torch":  # whose tensors may require a gradient nonetheless
+            return adapter.loss(unit, reduction, *arrays)
+        return adapter.loss_and_grad(unit, *arrays)
+    if facts.namespace == "torch" and not (operation == "loss" and facts.form & FUNCTIONAL):
+        # Its tensors may require a gradient nonetheless.
         prepared = prepared._replace(logits=prepared.logits.detach())
     result = compute(operation, prepared)
-    return prepared, _finished(prepared, reduction, result) if operation == "loss" else result
+    return _finished(prepared, reduction, result) if operation == "loss" else result
+
+
+def _of_class(kind: type, result: Any) -> Any:
+    if isinstance(result, tuple):
+        return tuple(part.as_subclass(kind) for part in result)
+    return result.as_subclass(kind)
 
 
 def _reduction(prepared: Prepared, options: Options) -> Reduction:
@@ -336,6 +353,10 @@ def _finished(prepared: Prepared, reduction: Reduction, loss: Array) -> Array:
 
 def _compute(options: Options, operation: Operation, prepared: Prepared) -> Any:
     """Check values and call a kernel; the adapters call this, with what tracers stand for."""
+    if prepared.facts.form & OPAQUE:
+        from ctcx._autodiff import torch_op
+
+        return torch_op.dispatched(operation, options, prepared)
     problem = _problem(operation, prepared)
     validate = options.validate and not prepared.facts.traced
     decision = select(problem, options.backend)

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import array_api_compat
 import numpy as np
 
+from ctcx._tensors import META, form_of, form_of_modes, forms_of, is_plain
+
 if TYPE_CHECKING:
+    from ctcx._tensors import Form
     from ctcx._typing import Array, ArrayModule
 
 __all__ = [
@@ -19,6 +22,7 @@ __all__ = [
     "describe",
     "device_name",
     "device_of",
+    "has_host_memory",
     "index_dtype",
     "is_array",
     "is_contiguous",
@@ -34,7 +38,10 @@ _DEVICE_WRAPPER = re.compile(r".*\('(.*)'\)\Z")
 
 
 class Facts(NamedTuple):
-    """Static facts about an array; the fields are as in :class:`ctcx.plugin.Problem`."""
+    """Static facts about an array; the fields are as in :class:`ctcx.plugin.Problem`.
+
+    ``form`` is about tensors of PyTorch, see :mod:`ctcx._tensors`, and 0 for other arrays.
+    """
 
     xp: ArrayModule
     namespace: str
@@ -42,6 +49,7 @@ class Facts(NamedTuple):
     dtype: str
     traced: bool
     contiguous: bool
+    form: Form = 0
 
 
 def is_array(value: object) -> bool:
@@ -59,17 +67,23 @@ def is_numpy(value: object) -> bool:
     return isinstance(value, np.ndarray)
 
 
-def describe(array: Array) -> Facts:
-    """Read off the facts."""
+def describe(array: Array, argument: str | None = None) -> Facts:
+    """Read off the facts.
+
+    Raises
+    ------
+    CTCInputError
+        It is the ``argument`` of a call, and a tensor of PyTorch that :func:`form_of` refuses.
+    """
     xp = namespace_of(array)
-    return Facts(
-        xp,
-        _namespace_name(xp),
-        device_name(array),
-        _dtype_name(array.dtype),
-        any_traced(array),
-        is_contiguous(array),
-    )
+    namespace = _namespace_name(xp)
+    dtype = _dtype_name(array.dtype)
+    if namespace == "torch":  # whose answers are at hand, without the detours of other libraries
+        form = (form_of(argument, array) if argument else forms_of(array)) | form_of_modes()
+        device = _device_label(array.device)
+        traced, contiguous = bool(form & META), bool(array.is_contiguous())
+        return Facts(xp, namespace, device, dtype, traced, contiguous, form)
+    return Facts(xp, namespace, device_name(array), dtype, any_traced(array), is_contiguous(array))
 
 
 def namespace_of(array: Array) -> ArrayModule:
@@ -125,6 +139,8 @@ def device_name(array: Array) -> str:
 
     Where there isn't one, it is ``"cpu"`` if JAX has no other kind, else ``"unknown"``.
     """
+    if library_name(array) == "torch":
+        return _device_label(array.device)
     device = device_of(array)
     if device is None:
         known = library_name(array) == "jax.numpy" and _has_only_cpus()
@@ -175,6 +191,36 @@ def _last_word(dtype: Any) -> str:
 
 
 _numpy_dtype_name = lru_cache(maxsize=256)(_last_word)  # which NumPy takes microseconds to write
+
+
+def has_host_memory(array: Array) -> bool:
+    """Whether an array's elements lie in the host's memory, where its address and strides say.
+
+    For kernels that take addresses. Those that ctcx calls through a backend need not ask of
+    tensors of PyTorch, since ctcx calls kernels with no others.
+
+    Parameters
+    ----------
+    array
+        Of any library.
+
+    Returns
+    -------
+    bool
+        True for NumPy's arrays; for tensors of PyTorch on the CPU that are dense, own their memory
+        and lie inside of it; and for concrete arrays of JAX on one CPU device. False for all else:
+        other devices, tracers, fake, functional and sparse tensors, subclasses that wrap tensors,
+        tensors with a lazy negative bit, tensors of zeros without memory, and other libraries.
+    """
+    if is_numpy(array):
+        return True
+    jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        return bool(array.is_cpu) and is_plain(array)
+    if jax is not None and isinstance(array, jax.Array) and not any_traced(array):
+        device = _only_device(array.sharding)
+        return device is not None and device.platform == "cpu" and not array.is_deleted()
+    return False
 
 
 def any_traced(*arrays: Array) -> bool:

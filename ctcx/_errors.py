@@ -48,14 +48,15 @@ class CTCInputError(CTCError, ValueError):
 
     def __init__(
         self,
-        message: str,
+        message: str,  # noqa: ARG002 - see below
         *,
         argument: str,
         sequence: int | None = None,
         position: int | tuple[int, ...] | None = None,
         value: object = None,
     ) -> None:
-        super().__init__(message)
+        # The message is kept by BaseException.__new__. A call of __init__ of the base classes would
+        # add nothing, and is more than torch.compile can trace, which then shows no message.
         self.argument = argument
         self.sequence = sequence
         self.position = position

@@ -15,13 +15,14 @@ from ctcx._arrays import (
     is_elsewhere,
     library_name,
 )
-from ctcx._autodiff.adapters import adapter_for, is_torch_func
+from ctcx._autodiff.adapters import adapter_for
 from ctcx._autodiff.unit import hessian_times
 from ctcx._errors import CTCInputError
 from ctcx._graphs import in_graph, is_captured
 from ctcx._host import plain
 from ctcx._prepare import FLOATING
 from ctcx._reduction import Reduction
+from ctcx._tensors import UNREADABLE, forms_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,10 +111,10 @@ def ctc_hvp(
     vector = xp.permute_dims(vector, (1, 0, 2)) if swap else vector[None, ...] if single else vector
     arrays = (vector, grad, *prepared[:4])
     namespace = prepared.facts.namespace
-    readable = not any_traced(*arrays) and not (namespace == "torch" and is_torch_func(*arrays))
-    if validate and readable:
+    form = forms_of(*arrays) if namespace == "torch" else 0
+    if validate and not form & UNREADABLE and not any_traced(*arrays):
         _check_values(vector, prepared, time_major=swap)
-    adapter = adapter_for(namespace, *arrays, differentiate=True)
+    adapter = adapter_for(namespace, form, *arrays, differentiate=True)
     second = hessian_times if adapter is None else adapter.second
     product = second(prepared.blank, *arrays)
     if reduction in {"mean", "mean_per_label"}:
@@ -131,7 +132,8 @@ def _check_form(vector: Any, logits: Any) -> None:
         kind = library_name(vector) if is_array(vector) else type(vector).__name__
         msg = f"vector must be an array of {library_name(logits)}, as the logits are; got {kind}"
         raise CTCInputError(msg, argument="vector")
-    facts = describe(vector)
+    describe(logits, "logits")  # raises for layouts that have no shape to compare
+    facts = describe(vector, "vector")
     if facts.dtype not in FLOATING:
         msg = f"vector must have one of the dtypes {', '.join(FLOATING)}; got {facts.dtype}"
         raise CTCInputError(msg, argument="vector")

@@ -19,7 +19,7 @@ from ctcx._arrays import (
     library_name,
     namespace_of,
 )
-from ctcx._autodiff.adapters import is_torch_compiling, is_torch_func
+from ctcx._autodiff.adapters import is_torch_recording
 from ctcx._errors import CTCInputError
 from ctcx._host import (
     as_integer,
@@ -32,6 +32,7 @@ from ctcx._host import (
     type_name,
     what_to_pass,
 )
+from ctcx._tensors import UNREADABLE, forms_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,7 +163,7 @@ def _is_readable(*arrays: Array) -> bool:
     if any_traced(*arrays):
         return False
     tensors = [array for array in arrays if library_name(array) == "torch"]
-    return not (tensors and (is_torch_compiling() or is_torch_func(*tensors)))
+    return not (tensors and (is_torch_recording() or forms_of(*tensors) & UNREADABLE))
 
 
 def _is_row(value: Any) -> bool:

@@ -5,6 +5,7 @@ Everything here looks at static facts only, so it works under jit and costs no s
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat
@@ -35,6 +36,7 @@ from ctcx._host import (
     what_to_pass,
 )
 from ctcx._labels import from_lists, resolve_blank
+from ctcx._tensors import META, OPAQUE, SUBCLASS, form_of, forms_of
 
 if TYPE_CHECKING:
     from ctcx._typing import Array
@@ -111,13 +113,18 @@ def prepare(
     device = device_of(logits)
     dtype = index_dtype(xp, device)
 
+    if facts.namespace == "torch":
+        facts, logits, labels, logit_lengths, label_lengths = _plain_tensors(
+            facts, logits, labels, logit_lengths, label_lengths
+        )
     labels, own_lengths = _labels_as_array(plain("labels", labels), single=single)
     labels = _check_labels(labels, logits, facts, single=single)
     if label_lengths is None:
         label_lengths = own_lengths
 
     def lengths(argument: str, given: Any, limit: int) -> tuple[Array, Any]:
-        if given is None and facts.namespace == "cupy":  # no copy from the host: see _graphs.py
+        # On CuPy no copy from the host: see _graphs.py. Of opaque tensors, sizes may be symbols.
+        if given is None and (facts.namespace == "cupy" or facts.form & OPAQUE):
             return xp.full((count,), limit, dtype=dtype, device=device), None
         if given is None:
             return _upload(np.full((count,), limit), facts, dtype, device), None
@@ -130,7 +137,8 @@ def prepare(
     uploaded_label_lengths, host_label_lengths = lengths(
         "label_lengths", label_lengths, labels.shape[1]
     )
-    if any_traced(uploaded_labels, uploaded_logit_lengths, uploaded_label_lengths):
+    integers = (uploaded_labels, uploaded_logit_lengths, uploaded_label_lengths)
+    if facts.namespace != "torch" and any_traced(*integers):
         facts = facts._replace(traced=True)
     return Prepared(
         logits,
@@ -155,16 +163,39 @@ def rebind(
 
     The dtypes and all sizes but the number of sequences must be the same.
     """
+    arrays = (logits, labels, logit_lengths, label_lengths)
+    form = forms_of(*arrays) if prepared.facts.namespace == "torch" else 0
     facts = prepared.facts._replace(
-        traced=any_traced(logits, labels, logit_lengths, label_lengths),
+        traced=any_traced(*arrays),
         device=device_name(logits),
         contiguous=is_contiguous(logits),
+        form=form,
     )
-    arrays = (logits, labels, logit_lengths, label_lengths)
     host = (prepared.host_labels, prepared.host_logit_lengths, prepared.host_label_lengths)
     if any(h is not None and h.shape[0] != logits.shape[0] for h in host):
         host = (None, None, None)
     return Prepared(*arrays, *prepared[4:5], facts, *prepared[6:9], *host)
+
+
+def _plain_tensors(facts: Facts, *arrays: Any) -> tuple[Any, ...]:
+    """Add the forms of labels and lengths to the facts of logits of PyTorch.
+
+    Where tensors are of a subclass, operations would give results of that class; they are replaced.
+    """
+    tensor = sys.modules["torch"].Tensor
+    form = facts.form
+    for argument, array in zip(
+        ("labels", "logit_lengths", "label_lengths"), arrays[1:], strict=True
+    ):
+        if isinstance(array, tensor):
+            form |= form_of(argument, array)
+    if form != facts.form:
+        facts = facts._replace(form=form, traced=bool(form & META))
+    if form & SUBCLASS:
+        arrays = tuple(
+            array.as_subclass(tensor) if isinstance(array, tensor) else array for array in arrays
+        )
+    return facts, *arrays
 
 
 def _check_logits(logits: Any) -> Facts:
@@ -175,13 +206,13 @@ def _check_logits(logits: Any) -> Facts:
             f"computes"
         )
         raise CTCInputError(msg, argument="logits")
+    facts = describe(logits, "logits")
     if logits.ndim not in (2, 3):
         msg = (
             f"logits must have shape (N, T, C), (T, N, C) with time_major=True, or (T, C) for one "
             f"sequence; got {tuple(logits.shape)}"
         )
         raise CTCInputError(msg, argument="logits")
-    facts = describe(logits)
     if facts.dtype not in FLOATING:
         msg = f"logits must have one of the dtypes {', '.join(FLOATING)}; got {facts.dtype}"
         if is_numpy(logits) and not logits.dtype.isnative:

@@ -13,6 +13,7 @@ import numpy as np
 from ctcx._arrays import describe, device_name, is_array, is_elsewhere, library_name
 from ctcx._descriptors import HALF_DTYPES
 from ctcx._errors import KernelError
+from ctcx._tensors import UNREADABLE
 from ctcx._trouble import printable
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def are_losses(loss: Array, facts: Facts) -> bool:
 
 def on_host(loss: Array, facts: Facts) -> Any:
     """Losses that lie in the host's memory as a NumPy array; None for others."""
-    if facts.device.startswith("cpu") and facts.namespace in ("numpy", "torch", "jax.numpy"):
+    known = facts.namespace in ("numpy", "torch", "jax.numpy")
+    if known and facts.device.startswith("cpu") and not facts.form & UNREADABLE:
         return np.asarray(loss)
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pluggy
 
+from ctcx._arrays import has_host_memory
 from ctcx._case import Case
 from ctcx._descriptors import API_VERSION, Backend, Decline, Feature, Namespace, Problem
 from ctcx._floor import Floor
@@ -22,6 +23,7 @@ __all__ = [
     "Floor",
     "Namespace",
     "Problem",
+    "has_host_memory",
     "hookimpl",
 ]
 

@@ -7,13 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ctcx._arrays import any_traced
+from ctcx._tensors import FUNCTIONAL, TRANSFORMED
 
 if TYPE_CHECKING:
     from ctcx._autodiff.unit import Unit
     from ctcx._reduction import Reduction
+    from ctcx._tensors import Form
     from ctcx._typing import Array
 
-__all__ = ["Adapter", "adapter_for", "is_torch_compiling", "is_torch_func"]
+__all__ = ["Adapter", "adapter_for", "is_torch_recording"]
 
 
 class Adapter(Protocol):
@@ -32,40 +34,41 @@ class Adapter(Protocol):
         ...
 
 
-def adapter_for(namespace: str, *arrays: Array, differentiate: bool) -> Adapter | None:
+def adapter_for(namespace: str, form: Form, *arrays: Array, differentiate: bool) -> Adapter | None:
     """Give the adapter of the library, or None where it need not know.
 
-    ``arrays`` are all of the call. ``differentiate`` says that the caller may expect the result to
-    be differentiable with respect to the first.
+    ``arrays`` are all of the call, ``form`` what :mod:`ctcx._tensors` says of them.
+    ``differentiate`` says that the caller may expect the result to be differentiable with respect
+    to the first.
     """
-    if namespace == "torch" and _torch_asks(*arrays, differentiate=differentiate):
+    if namespace == "torch" and _torch_asks(form, arrays[0], differentiate=differentiate):
         return _adapter("torch_function")
     if namespace == "jax.numpy" and any_traced(*arrays):
         return _adapter("jax_rules")
     return None
 
 
-def is_torch_compiling() -> bool:
-    """Whether ``torch.compile`` or ``torch.export`` is tracing this code."""
+def is_torch_recording() -> bool:
+    """Whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` traces this code."""
     torch: Any = sys.modules.get("torch")
-    return torch is not None and torch.compiler.is_compiling()
+    return torch is not None and (
+        torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # noqa: SLF001
+    )
 
 
 def _adapter(module: str) -> Adapter:
     return cast("Adapter", import_module(f"ctcx._autodiff.{module}"))
 
 
-def _torch_asks(first: Array, *others: Array, differentiate: bool) -> bool:
+def _torch_asks(form: Form, logits: Array, *, differentiate: bool) -> bool:
     """Whether autograd would record this call, or a torch.func transformation sees it."""
-    torch: Any = sys.modules["torch"]
-    if differentiate and first.requires_grad and torch.is_grad_enabled():
+    if form & FUNCTIONAL:  # the operators tell PyTorch; it can't functionalize a Function
+        return False
+    if form & TRANSFORMED:
         return True
-    if differentiate and torch.autograd.forward_ad.unpack_dual(first).tangent is not None:
-        return True
-    return is_torch_func(first, *others)
-
-
-def is_torch_func(*arrays: Array) -> bool:
-    """Whether a torch.func transformation, as vmap, sees one of these tensors."""
     torch: Any = sys.modules["torch"]
-    return any(map(torch._C._functorch.is_functorch_wrapped_tensor, arrays))  # noqa: SLF001
+    if not differentiate:
+        return False
+    if logits.requires_grad and torch.is_grad_enabled():
+        return True
+    return torch.autograd.forward_ad.unpack_dual(logits).tangent is not None

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctcx._autodiff.adapters import is_torch_func
 from ctcx._autodiff.unit import hessian_times
 from ctcx._reduction import PLAIN
 from ctcx._results import on_host
+from ctcx._tensors import TRANSFORMED
 
 if TYPE_CHECKING:
     from ctcx._autodiff.unit import Unit
@@ -26,7 +26,7 @@ __all__ = ["from_above", "loss", "loss_and_grad", "merge", "second"]
 
 def loss(unit: Unit, reduction: Reduction, logits: Array, *rest: Array) -> Array:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
-    if is_torch_func(logits, *rest):
+    if unit.facts_only.facts.form & TRANSFORMED:
         losses, _ = _LossAndGrad.apply(unit, logits, *rest)
         divisor = reduction.divisor(unit.xp, rest[2], losses.dtype)
         return reduction.value(unit.xp, losses, divisor)

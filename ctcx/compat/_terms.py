@@ -19,16 +19,21 @@ __all__ = ["in_terms", "is_ragged", "refuse", "required", "shape_of", "to_host"]
 
 
 @contextmanager
-def in_terms(terms: Mapping[str, str]) -> Iterator[None]:
-    """Rename ctcx's arguments in the errors of a block: ``{"logits": "log_probs", ...}``."""
+def in_terms(terms: Mapping[str, str], kind: type[CTCInputError] = CTCInputError) -> Iterator[None]:
+    """Rename ctcx's arguments in the errors of a block: ``{"logits": "log_probs", ...}``.
+
+    They are raised as errors of the class ``kind``, but for those that have a more special one.
+    """
     try:
         yield
     except CTCInputError as error:
+        if isinstance(error, (RuntimeError, TypeError)):
+            raise
         # "the blank" is a word too: the argument stands first, or before its value.
         names = "|".join(name for name in terms if name != "blank")
         words = re.compile(rf"\b({names})\b|\b(blank)(?==)|\A(blank)\b")
         message = words.sub(lambda word: terms.get(word[0], word[0]), str(error))
-        raise CTCInputError(
+        raise kind(
             message,
             argument=terms.get(error.argument, error.argument),
             sequence=error.sequence,
@@ -37,16 +42,18 @@ def in_terms(terms: Mapping[str, str]) -> Iterator[None]:
         ) from None
 
 
-def refuse(argument: str, expected: str, got: object) -> NoReturn:
+def refuse(
+    argument: str, expected: str, got: object, kind: type[CTCInputError] = CTCInputError
+) -> NoReturn:
     """Raise the error that says what an argument must be and what it is.
 
     Raises
     ------
     CTCInputError
-        Always.
+        Always; of the class ``kind``.
     """
     msg = f"{argument} must {expected}; got {got}"
-    raise CTCInputError(msg, argument=argument)
+    raise kind(msg, argument=argument)
 
 
 def is_ragged(value: Any) -> bool:

@@ -1,20 +1,14 @@
 """The ``torch.nn.Module``; importing this imports torch."""
 
-from __future__ import annotations
+from torch import Tensor, jit, nn, ops
 
-from typing import TYPE_CHECKING, Any, Literal
-
-from torch import nn
-
+from ctcx.compat import _torch_op  # noqa: F401 - which defines the operator
 from ctcx.compat.torch import ctc_loss
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["CTCLoss"]
 
 
-class CTCLoss(nn.Module):  # type: ignore[misc] # torch is skipped by mypy
+class CTCLoss(nn.CTCLoss):  # type: ignore[misc] # torch is skipped by mypy
     """``torch.nn.CTCLoss``, computed by :func:`ctcx.compat.torch.ctc_loss`.
 
     Parameters
@@ -27,25 +21,24 @@ class CTCLoss(nn.Module):  # type: ignore[misc] # torch is skipped by mypy
         Whether sequences whose labels no path emits count as 0 instead of +inf.
     """
 
-    def __init__(
-        self,
-        blank: int = 0,
-        reduction: Literal["none", "mean", "sum"] = "mean",
-        zero_infinity: bool = False,  # noqa: FBT001, FBT002 - torch's signature
-    ) -> None:
-        super().__init__()
-        self.blank = blank
-        self.reduction = reduction
-        self.zero_infinity = zero_infinity
-
     def forward(
         self,
-        log_probs: Any,
-        targets: Any,
-        input_lengths: Any | Sequence[int],
-        target_lengths: Any | Sequence[int],
-    ) -> Any:
+        log_probs: Tensor,
+        targets: Tensor,
+        input_lengths: Tensor,
+        target_lengths: Tensor,
+    ) -> Tensor:
         """Compute the loss; arguments as for :func:`ctcx.compat.torch.ctc_loss`."""
+        if jit.is_scripting():  # TorchScript compiles this branch only, and knows operators alone
+            return ops.ctcx.torch_ctc_loss(
+                log_probs,
+                targets,
+                input_lengths,
+                target_lengths,
+                self.blank,
+                self.reduction,
+                self.zero_infinity,
+            )
         return ctc_loss(
             log_probs,
             targets,

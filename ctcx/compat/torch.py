@@ -9,21 +9,26 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
 from ctcx._api import ctc_loss as _ctc_loss
 from ctcx._arrays import is_array
+from ctcx._autodiff.adapters import is_torch_recording
+from ctcx._concatenated import padded
 from ctcx._host import plain
-from ctcx.compat._concatenated import padded
+from ctcx._tensors import OPAQUE, form_of, form_of_modes
 from ctcx.compat._terms import in_terms, refuse, required, shape_of
+from ctcx.compat._torch_errors import CTCInputRuntimeError, CTCInputTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ctcx._api import ReductionName
+    from ctcx._tensors import Form
     from ctcx._typing import Array
     from ctcx.compat._torch_module import CTCLoss
 
@@ -35,7 +40,7 @@ _TERMS = {
     "logit_lengths": "input_lengths",
     "label_lengths": "target_lengths",
 }
-_REDUCTIONS: dict[str, ReductionName] = {"none": "none", "sum": "sum", "mean": "mean_per_label"}
+REDUCTIONS: dict[str, ReductionName] = {"none": "none", "sum": "sum", "mean": "mean_per_label"}
 
 
 def ctc_loss(
@@ -88,10 +93,44 @@ def ctc_loss(
     >>> ctc_loss(log_probs, np.asarray([1, 2, 1]), (4, 3), (2, 1), reduction="none").round(4)
     array([1.6864, 1.5041])
     """
-    if not is_array(log_probs) or log_probs.ndim not in {2, 3}:
-        refuse("log_probs", "have shape (T, N, C), or (T, C) for one sequence", shape_of(log_probs))
-    if reduction not in _REDUCTIONS:
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        given = (log_probs, targets, input_lengths, target_lengths)
+        if torch.overrides.has_torch_function(given):  # a subclass, a mode, or a Proxy of torch.fx
+            words = {"blank": blank, "reduction": reduction, "zero_infinity": zero_infinity}
+            return torch.overrides.handle_torch_function(ctc_loss, given, *given, **words)
+    if not is_array(log_probs):
+        _refuse_type("log_probs", "have shape (T, N, C), or (T, C) for one sequence", log_probs)
+    if not is_array(targets):
+        _refuse_type("targets", "be an array of ints", targets)
+    if not hasattr(blank, "__index__"):
+        _refuse_type("blank", "be an int", blank)
+    if reduction not in REDUCTIONS:
         refuse("reduction", 'be "none", "mean" or "sum"', repr(reduction))
+    if not isinstance(zero_infinity, (bool, np.bool_)):
+        _refuse_type("zero_infinity", "be True or False", zero_infinity)
+    options = (blank, reduction, zero_infinity)
+    if torch is not None and isinstance(log_probs, torch.Tensor) and is_torch_recording():
+        from ctcx.compat import _torch_op
+
+        return _torch_op.recorded(*given, *options)
+    with in_terms(_TERMS, CTCInputRuntimeError):
+        return _computed(log_probs, targets, input_lengths, target_lengths, *options)
+
+
+def _computed(
+    log_probs: Array,
+    targets: Array,
+    input_lengths: Any,
+    target_lengths: Any,
+    blank: int,
+    reduction: str,
+    zero_infinity: bool,  # noqa: FBT001 - torch's signature
+) -> Array:
+    if getattr(log_probs, "is_nested", False):  # and has no shape
+        form_of("log_probs", log_probs)
+    if log_probs.ndim not in {2, 3}:
+        _refuse("log_probs", "have shape (T, N, C), or (T, C) for one sequence", log_probs)
     single = log_probs.ndim == 2
     count = 1 if single else log_probs.shape[1]
     input_lengths = _lengths("input_lengths", input_lengths, log_probs, count)
@@ -100,47 +139,62 @@ def ctc_loss(
     ranks = {1} if single else {1, 2}
     if targets.ndim not in ranks or (targets.ndim == 2 and targets.shape[0] != count):
         shapes = "(S,)" if single else f"({count}, S), or one axis with all targets in a row,"
-        refuse(
+        _refuse(
             "targets",
             f"have shape {shapes} to go with log_probs {tuple(log_probs.shape)}",
-            shape_of(targets),
+            targets,
         )
-    concatenated = targets.ndim == 1 and not single
-    with in_terms(_TERMS):
-        return _ctc_loss(
-            log_probs,
-            padded(targets, target_lengths) if concatenated else targets,
-            input_lengths,
-            target_lengths,
-            blank=blank,
-            time_major=not single,
-            reduction=_REDUCTIONS[reduction],
-            infeasible="zero" if zero_infinity else "inf",
-        )
+    if targets.ndim == 1 and not single:
+        arrays = (log_probs, targets, input_lengths, target_lengths)
+        if _form(*arrays) & OPAQUE:  # no length can be read
+            from ctcx.compat import _torch_op
+
+            return _torch_op.assembled(*arrays, blank, reduction, zero_infinity)
+        targets = padded(targets, target_lengths)
+    return _ctc_loss(
+        log_probs,
+        targets,
+        input_lengths,
+        target_lengths,
+        blank=blank,
+        time_major=not single,
+        reduction=REDUCTIONS[reduction],
+        infeasible="zero" if zero_infinity else "inf",
+    )
+
+
+def _form(*arrays: Any) -> Form:
+    """Forms of the tensors of PyTorch among the arguments, which must be dense."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return 0
+    form = form_of_modes()
+    for argument, array in zip(_TERMS.values(), arrays, strict=True):
+        if isinstance(array, torch.Tensor):
+            form |= form_of(argument, array)
+    return form
 
 
 def _lengths(argument: str, lengths: Any, log_probs: Array, count: int) -> Any:
     """Lengths as an array (N,) of the host or of the library of ``log_probs``."""
     if not is_array(lengths):
         try:
-            lengths = np.asarray(lengths, dtype=None if np.size(lengths) else np.int64)
+            array = np.asarray(lengths, dtype=None if np.size(lengths) else np.int64)
         except (TypeError, ValueError):
-            refuse(argument, "be integers", repr(lengths))
-        if lengths.dtype.kind not in "iu":
-            refuse(argument, "have an integer dtype", lengths.dtype)
+            _refuse_type(argument, "be integers", lengths)
+        if array.dtype.kind not in "iu":
+            _refuse_type(argument, "have an integer dtype", lengths)
+        lengths = array
     lengths = _beside(argument, lengths, log_probs)
-    if lengths.ndim == 0 and log_probs.ndim == 2:
-        lengths = lengths[None]
-    if tuple(lengths.shape) != (count,):
-        refuse(argument, f"have shape ({count},), one for each sequence", shape_of(lengths))
-    return lengths
+    # PyTorch looks at the number of elements alone.
+    if math.prod(lengths.shape) != count:
+        _refuse(argument, f"have shape ({count},), one for each sequence", lengths)
+    return lengths if lengths.ndim == 1 else lengths.reshape((count,))
 
 
 def _beside(argument: str, array: Any, log_probs: Array) -> Any:
     """The array; as a NumPy one if it is a torch tensor on the CPU beside another device's."""
     array = plain(argument, array)
-    if not is_array(array):
-        refuse(argument, "be an array of ints", f"a {type(array).__name__}")
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(log_probs, torch.Tensor):
         return array
@@ -148,6 +202,15 @@ def _beside(argument: str, array: Any, log_probs: Array) -> Any:
         return array
     on_host = array.device.type == "cpu" and log_probs.device.type != "cpu"
     return array.numpy() if on_host else array
+
+
+def _refuse(argument: str, expected: str, array: Array) -> NoReturn:
+    refuse(argument, expected, shape_of(array), CTCInputRuntimeError)
+
+
+def _refuse_type(argument: str, expected: str, value: object) -> NoReturn:
+    got = f"{value!r:.60} of type {type(value).__name__}"
+    refuse(argument, expected, got, CTCInputTypeError)
 
 
 def __getattr__(name: str) -> Any:

@@ -216,6 +216,9 @@ def plugin_api() -> str:
             members = ["   :members:", "   :undoc-members:"] * issubclass(value, Enum)
             entries.append(rst(f".. autoclass:: ctcx.plugin.{name}", *members))
             continue
+        if inspect.isfunction(value):
+            entries.append(rst(f".. autofunction:: ctcx.plugin.{name}"))
+            continue
         home = "ctcx._descriptors" if name == "API_VERSION" else "ctcx.plugin"
         shown = f":value: {value}\n" if name == "API_VERSION" else ""
         about = attribute_doc(home, name)
