@@ -175,14 +175,14 @@ def type_name(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
-def what_to_pass(value: Any) -> str:
-    """End of a message: how to make an array of something that is none."""
-    if is_array(value) or isinstance(value, (str, bytes)):
+def what_to_pass(value: Any, *, or_list: bool = True) -> str:
+    """End of a message: how to make an array, or a list, of something that is none."""
+    if is_array(value) or is_list(value) or isinstance(value, (str, bytes)):
         return ""
     if hasattr(value, "to_numpy"):  # data frames and series
         return "; pass its values, x.to_numpy()"
     if hasattr(value, "__array__") or isinstance(value, memoryview):
         return "; pass numpy.asarray(x)"
-    if hasattr(value, "__iter__"):
+    if or_list and hasattr(value, "__iter__"):
         return "; pass a list, in the order that counts"
     return ""

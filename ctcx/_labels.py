@@ -317,7 +317,7 @@ def labels_from_one_hot(one_hot: Array, *, blank: int) -> tuple[Array, Array]:
     """
     one_hot = plain("one_hot", one_hot)
     if not is_array(one_hot) or one_hot.ndim not in (2, 3) or one_hot.shape[-1] == 0:
-        kind = type_name(one_hot) + what_to_pass(one_hot)
+        kind = type_name(one_hot) + what_to_pass(one_hot, or_list=False)
         shape = f"shape {tuple(one_hot.shape)}" if is_array(one_hot) else kind
         msg = f"one_hot must be an array (N, R, C) or (R, C) with C >= 1, got {shape}"
         raise CTCInputError(msg, argument="one_hot")

@@ -202,8 +202,8 @@ def _check_logits(logits: Any) -> Facts:
     if not is_array(logits):
         msg = (
             f"logits must be an array of NumPy, CuPy, PyTorch, JAX or another library of the array "
-            f"API standard, got {type_name(logits)}{what_to_pass(logits)}; it decides where ctcx "
-            f"computes"
+            f"API standard, got {type_name(logits)}{what_to_pass(logits, or_list=False)}; it "
+            f"decides where ctcx computes"
         )
         raise CTCInputError(msg, argument="logits")
     facts = describe(logits, "logits")

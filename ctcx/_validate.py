@@ -120,10 +120,13 @@ def locate(call: Prepared, *, time_major: bool) -> None:
         As :func:`check_values`.
     """
     labels, logit_lengths, label_lengths = (
-        to_lists(array) for array in (call.labels, call.logit_lengths, call.label_lengths)
+        to_lists(array if host is None else host)  # as the caller wrote them, before any narrowing
+        for array, host in (
+            (call.labels, call.host_labels),
+            (call.logit_lengths, call.host_logit_lengths),
+            (call.label_lengths, call.host_label_lengths),
+        )
     )
-    if call.host_labels is not None:  # as the caller wrote them, before any narrowing
-        labels = call.host_labels.tolist()
     _, frames, classes = call.logits.shape
     width = call.labels.shape[1]
     for argument, lengths, limit, axis in (

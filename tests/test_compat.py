@@ -351,6 +351,24 @@ WRONG = {
         {},
         "seq_length must have shape (2,)",
     ),
+    "collapse: too long": (
+        tensorflow.collapse_repeated,
+        (LABELS, [2, 3]),
+        {},
+        "seq_length[1] is 3: expected 0 to 2",
+    ),
+    "collapse: negative": (
+        tensorflow.collapse_repeated,
+        (LABELS, [-1, 2]),
+        {},
+        "seq_length[0] is -1",
+    ),
+    "collapse: floats": (
+        tensorflow.collapse_repeated,
+        (LABELS, [1.5, 2.0]),
+        {},
+        "seq_length must have an integer dtype",
+    ),
     "optax: rank": (
         optax.ctc_loss,
         (FIVE, NO_PADDING[0], LABELS, NO_PADDING[1]),

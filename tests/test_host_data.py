@@ -122,6 +122,21 @@ def test_a_length_of_one_sequence_is_an_int_of_any_kind(library, kind):
     assert float(short) == pytest.approx(float(expected), rel=1e-6)
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("argument", ["labels", "logit_lengths", "label_lengths"])
+def test_a_large_integer_is_named_as_the_caller_wrote_it(library, argument):
+    """Also where the library's integers are smaller."""
+    for value in (2**32 + 1, 2**62, -(2**40)):
+        arguments = {"labels": [[1, 2], [3, 1]], "logit_lengths": [6, 6], "label_lengths": [2, 2]}
+        changed = arguments[argument]
+        (changed[1] if argument == "labels" else changed)[1] = value
+        with pytest.raises(
+            ctcx.CTCInputError, match=rf"^{argument}\[1(, 1)?\] is {value}\b"
+        ) as got:
+            ctcx.ctc_loss(LIBRARIES[library](LOGITS), **arguments)
+        assert (got.value.argument, got.value.sequence, got.value.value) == (argument, 1, value)
+
+
 def masked(array):
     return np.ma.array(array, mask=np.zeros(array.shape, dtype=bool))
 
@@ -173,7 +188,8 @@ NO_LOGITS = {
     "a memory view": (memoryview(LOGITS), r"got memoryview; pass numpy.asarray\(x\)"),
     "a scalar": (np.float32(3), r"must have shape"),
     "None": (None, "got NoneType"),
-    "a generator": ((row for row in LOGITS), "got generator"),
+    "a generator": ((row for row in LOGITS), "got generator; it decides"),
+    "lists": (LOGITS.tolist(), "got list; it decides"),
 }
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from ctcx._arrays import is_numpy
+from ctcx._host import plain
 from ctcx.compat._terms import is_ragged, refuse
 from ctcx.compat._through_tensorflow import without_autograph
 from ctcx.compat.keras import ctc_loss
@@ -62,6 +65,11 @@ class CTC(keras.losses.Loss):  # type: ignore[misc] # keras is skipped by mypy
         """Reduced loss; ``y_true`` may be a RaggedTensor."""
         if is_ragged(y_true):
             y_true = y_true.to_tensor(0)
+        y_true, y_pred = _array("y_true", y_true), _array("y_pred", y_pred)
+        if str(getattr(y_true, "dtype", "")).endswith("bool") or (
+            is_numpy(y_true) and not np.array_equal(y_true, np.trunc(y_true))
+        ):
+            refuse("y_true", "be integers", f"values that are none, of {y_true.dtype}")
         return super().__call__(y_true, y_pred, sample_weight)
 
     @without_autograph
@@ -80,6 +88,13 @@ class CTC(keras.losses.Loss):  # type: ignore[misc] # keras is skipped by mypy
             return _with_zeros(labels, y_pred, label_length)
         label_length = ops.max(ops.where(is_label, place, 0), axis=1, initial=0)
         return ctc_loss(labels, y_pred, label_length, _all_frames(y_pred))
+
+
+def _array(argument: str, value: Any) -> Any:
+    """An array or tensor as it is; Keras would take each element of a list for one."""
+    if isinstance(value, (list, tuple)):
+        refuse(argument, "be an array or a tensor", f"a {type(value).__name__}")
+    return plain(argument, value)
 
 
 def _all_frames(logits: Any) -> Any:

@@ -93,6 +93,8 @@ def differentiable(
 
     with tf.name_scope(name or "ctcx_ctc_loss"):
         logits = tf.convert_to_tensor(logits)
+        # A variable among the others would be one to differentiate by, for custom_gradient.
+        others = [tf.convert_to_tensor(x) if isinstance(x, tf.Variable) else x for x in others]
         if logits.dtype.name in _HALVES:
             logits = tf.cast(logits, tf.float32)
 

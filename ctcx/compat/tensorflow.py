@@ -21,6 +21,8 @@ import array_api_compat
 from ctcx._api import ctc_loss as _ctc_loss
 from ctcx._api import ctc_loss_and_grad as _ctc_loss_and_grad
 from ctcx._arrays import is_array, is_numpy
+from ctcx._errors import CTCInputError
+from ctcx._host import check_integer_dtype, plain
 from ctcx.compat._sparse import Sparse, as_sparse, collapsed, dense, unique_labels
 from ctcx.compat._terms import in_terms, is_ragged, refuse, required, shape_of, to_host
 from ctcx.compat._through_tensorflow import (
@@ -261,7 +263,7 @@ def collapse_repeated(
     Raises
     ------
     CTCInputError
-        Wrong ranks or dtypes.
+        Wrong ranks or dtypes, a length out of range.
 
     Examples
     --------
@@ -275,15 +277,30 @@ def collapse_repeated(
     if holds_tensors(labels, seq_length):
         tf = required("tensorflow", "tensorflow", "a TensorFlow tensor")
         labels, seq_length = tf.convert_to_tensor(labels), tf.convert_to_tensor(seq_length)
-        merged, lengths = on_host(collapsed, (labels, seq_length), (labels.dtype, seq_length.dtype))
+        merged, lengths = on_host(
+            _collapsed, (labels, seq_length), (labels.dtype, seq_length.dtype)
+        )
         merged.set_shape([labels.shape[0], None])
         lengths.set_shape(seq_length.shape)
         return merged, lengths
-    host = _host_labels(labels)
-    lengths = to_host("seq_length", seq_length)
+    return _beside(labels, _collapsed(labels, seq_length))
+
+
+def _collapsed(labels: Any, seq_length: Any) -> tuple[Any, Any]:
+    """Check what comes, and merge equal neighbours."""
+    host, lengths = _host_labels(labels), to_host("seq_length", seq_length)
     if lengths.shape != host.shape[:1]:
         refuse("seq_length", f"have shape {host.shape[:1]}", shape_of(lengths))
-    return _beside(labels, collapsed(host, lengths))
+    if lengths.size:
+        check_integer_dtype("seq_length", lengths)
+    for sequence, length in enumerate(lengths.tolist()):
+        if not 0 <= length <= host.shape[1]:
+            msg = (
+                f"seq_length[{sequence}] is {length}: expected 0 to {host.shape[1]}, the number of "
+                f"label positions"
+            )
+            raise CTCInputError(msg, argument="seq_length", sequence=sequence, value=length)
+    return collapsed(host, lengths)
 
 
 class _Solver(NamedTuple):
@@ -322,7 +339,14 @@ def _loss(
     name_of_logits = terms.get("logits", "logits")
     if isinstance(logits, (list, tuple)):  # which have no library, and are tensors to TensorFlow
         tf = required("tensorflow", "tensorflow", f"a list for {name_of_logits}")
-        logits = tf.convert_to_tensor(logits)
+        with in_terms(terms):
+            logits = [plain("logits", part) for part in logits]
+        try:
+            logits = tf.convert_to_tensor(logits)
+        except (TypeError, ValueError) as error:
+            refuse(name_of_logits, "be an array, or a list that makes one", f"a list: {error}")
+    with in_terms(terms):
+        logits = plain("logits", logits)
     _check_rank(name_of_logits, logits, time_major=time_major)
     others = (label_length, logit_length, *parts)
     if holds_tensors(logits, *others):

@@ -116,6 +116,16 @@ def main():
             attempt(compat.CTC(), np.zeros(label_shape), np.zeros(shape, dtype="float32"))
             for label_shape, shape in (((4,), (2, 4, 3)), ((2, 4), (2, 3)), ((2, 4, 1), (2, 4, 3)))
         ],
+        "kinds": [
+            attempt(compat.CTC(), labels, np.zeros((2, 4, 3), dtype="float32"))
+            for labels in (
+                [[1, 2], [1, 0]],
+                np.ma.array([[1, 2], [1, 0]]),
+                np.asarray([[True, True], [True, False]]),
+                np.asarray([[1, 1.5], [1, 0]]),
+            )
+        ]
+        + [attempt(compat.CTC(), np.ones((2, 1)), np.ma.zeros((2, 4, 3), dtype="float32"))],
         "static": compat.ctc_loss(
             *(keras.KerasTensor(shape) for shape in ((7, 5), (7, 3, 4), (7,), (7,)))
         ).shape,

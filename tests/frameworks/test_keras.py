@@ -98,6 +98,15 @@ def test_sizes_are_checked_and_known(said):
     for answer, argument in zip(said["ranks"], ("y_true", "y_pred", "y_true"), strict=True):
         assert answer.startswith(f"CTCInputError: {argument} must have shape")
     assert said["static"] == [7]
+    expected = (
+        "y_true must be an array or a tensor; got a list",
+        "y_true must not be a masked array",
+        "y_true must be integers",
+        "y_true must be integers",
+        "y_pred must not be a masked array",
+    )
+    for answer, message in zip(said["kinds"], expected, strict=True):
+        assert answer.startswith(f"CTCInputError: {message}")
 
 
 def test_a_ragged_tensor_of_labels(said):

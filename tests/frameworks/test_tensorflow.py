@@ -402,6 +402,36 @@ def test_autograph_is_kept_out(caplog):
     assert "AutoGraph" not in caplog.text
 
 
+def test_labels_and_lengths_may_be_variables():
+    plain = answer(lambda x: compat.ctc_loss(LABELS, x, LENGTHS, FRAMES), LOGITS)
+    held = [tf.Variable(value) for value in (LABELS, LENGTHS, FRAMES)]
+    for graph in (False, True):
+        loss = answer(lambda x: compat.ctc_loss(held[0], x, *held[1:]), LOGITS, graph=graph)
+        for one, other in zip(loss, plain, strict=True):
+            np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(compat.ctc_loss(held[0], LOGITS, *held[1:]), plain[0])
+
+
+def test_masks_are_not_dropped_beside_tensors():
+    masked = np.ma.array(LOGITS)
+    for logits in (masked, list(masked)):
+        with pytest.raises(
+            ctcx.CTCInputError, match=r"logits must not be a masked .*logit_length how"
+        ):
+            compat.ctc_loss(tf.constant(LABELS), logits, LENGTHS, FRAMES)
+    for place in (0, 2, 3):
+        arguments = [LABELS, tf.constant(LOGITS), LENGTHS, FRAMES]
+        arguments[place] = np.ma.array(arguments[place])
+        with pytest.raises(ctcx.CTCInputError, match="must not be a masked array"):
+            compat.ctc_loss(*arguments)
+
+
+def test_lists_that_make_no_array_are_refused():
+    for logits in ([[[0.0, 1.0], [1.0]]], [["a"]], [None]):
+        with pytest.raises(ctcx.CTCInputError, match="logits must"):
+            compat.ctc_loss(LABELS, logits, LENGTHS, FRAMES)
+
+
 def test_labels_that_are_ragged_are_refused_with_what_to_pass():
     ragged = tf.ragged.constant([[1, 2], [1]])
     for function, arguments in (
