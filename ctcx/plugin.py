@@ -11,6 +11,7 @@ import pluggy
 
 from ctcx._arrays import has_host_memory
 from ctcx._case import Case
+from ctcx._cores import usable_cores
 from ctcx._descriptors import API_VERSION, Backend, Decline, Feature, Namespace, Problem
 from ctcx._floor import Floor
 
@@ -25,6 +26,7 @@ __all__ = [
     "Problem",
     "has_host_memory",
     "hookimpl",
+    "usable_cores",
 ]
 
 hookimpl = pluggy.HookimplMarker("ctcx")

@@ -26,11 +26,14 @@ class Context(NamedTuple):
     index_dtype: Any
 
     @classmethod
-    def of(cls, logits: Array, labels: Array) -> Context:
-        """float64 for float64 logits, else float32; indices as the labels have them."""
+    def of(cls, logits: Array, *integers: Array) -> Context:
+        """float64 for float64 logits, else float32; indices as wide as the widest integers."""
         xp = array_api_compat.array_namespace(logits)
         dtype = xp.float64 if logits.dtype == xp.float64 else xp.float32
-        return cls(xp, device_of(logits), dtype, labels.dtype)
+        index_dtype = integers[0].dtype
+        if any(array.dtype != index_dtype for array in integers):
+            index_dtype = xp.int64
+        return cls(xp, device_of(logits), dtype, index_dtype)
 
     def full(self, shape: tuple[int, ...], value: float) -> Array:
         """Floating-point array of one value."""
@@ -44,6 +47,10 @@ class Context(NamedTuple):
         """Whole numbers from ``start`` to ``stop - 1``."""
         return self.xp.arange(start, stop, dtype=self.index_dtype, device=self.device)
 
+    def as_indices(self, array: Array) -> Array:
+        """To the dtype of indices; no copy if it has it."""
+        return array if array.dtype == self.index_dtype else self.xp.astype(array, self.index_dtype)
+
     def cast(self, array: Array) -> Array:
         """To the dtype of the computation; no copy if it has it."""
-        return self.xp.astype(array, self.dtype, copy=False)
+        return array if array.dtype == self.dtype else self.xp.astype(array, self.dtype)

@@ -1,10 +1,12 @@
-r"""Emission probabilities of the labels and the blank, as mantissa and whole exponent.
+r"""Emission probabilities of the labels and the blank, as mantissa and exponent.
 
-With ``x`` a logit, ``exp(x) = mantissa * exp(exponent)`` where ``exponent = round(x)``: the rest
-``x - round(x)`` is exact, so nothing is lost. Where all logits of a sequence share a large offset,
-it is taken off first (:func:`offset_of`), to keep exponents small. The softmax's denominator is
-left out: it is the same for all states of a frame, so it drops out of every occupancy, and the loss
-adds it up apart (:func:`ctcx._arrayapi.occupancy.loss_of`).
+With ``x`` a logit and ``p`` the largest of its frame, over all classes,
+``exp(x) = mantissa * exp(exponent + reference)``, where ``reference`` is p and ``exponent +
+reference`` is x, both rounded to a multiple of :data:`ctcx._arrayapi.lattice.GRAIN`. What rounding
+takes from x goes into the mantissa, and is exact. So nothing is lost, and a constant that is added
+to all logits of a frame changes nothing, however large it is. The softmax's denominator is left
+out: it is the same for all states of a frame, so it drops out of every occupancy, and the loss adds
+it up apart (:func:`ctcx._arrayapi.occupancy.loss_of`).
 
 Frames past a sequence's length, in either direction, emit the blank with probability 1 and labels
 with probability 0. All probability then rests in one blank before the first frame and after the
@@ -15,14 +17,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ctcx._arrayapi.lattice import DEAD
+from ctcx._arrayapi.lattice import DEAD, in_grains
 from ctcx._arrays import is_contiguous
 
 if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
     from ctcx._typing import Array
 
-__all__ = ["ClassLookup", "EmissionSource", "Emissions", "offset_of"]
+__all__ = ["ClassLookup", "EmissionSource", "Emissions"]
 
 
 class Emissions(NamedTuple):
@@ -35,23 +37,6 @@ class Emissions(NamedTuple):
     mantissa: Array
     blank_exponent: Array
     blank_mantissa: Array
-
-
-_LARGE_OFFSET = 512.0
-
-
-def offset_of(logits: Array, context: Context) -> Array:
-    """Whole number (N,) that is taken off all logits of a sequence: 0 unless they are large.
-
-    Told by the largest logit of the first frame. Smaller offsets stay where they are: logits as
-    they come are exact, and differences from a large number are not.
-    """
-    xp = context.xp
-    if logits.shape[1] == 0:
-        return context.full(logits.shape[:1], 0.0)
-    top = xp.max(context.cast(logits[:, 0, :]), axis=1)
-    is_large = (xp.abs(top) > _LARGE_OFFSET) & (xp.abs(top) < -DEAD)
-    return xp.where(is_large, xp.round(top), 0.0)
 
 
 class ClassLookup:
@@ -116,7 +101,6 @@ class ClassLookup:
         context, xp = self._context, self._context.xp
         step = context.arange(first, first + count)[:, None, None]
         frame = xp.where(self._is_forward, step, self._steps - 1 - step)
-        inside = frame < self._lengths
         if self._frames == 0:
             return xp.broadcast_to(self._resting, (count, *self._start.shape))
         # A frame past the end is outside of every sequence; it only must not be out of range.
@@ -126,7 +110,7 @@ class ClassLookup:
         beyond = self._steps - self._frames
         if all_full and first >= beyond and first + count <= self._frames:
             return found
-        return xp.where(inside, found, self._resting)
+        return xp.where(frame < self._lengths, found, self._resting)
 
 
 class EmissionSource:
@@ -138,8 +122,8 @@ class EmissionSource:
         (N, T, C).
     classes, blank, logit_lengths, steps
         As for :class:`ClassLookup`.
-    offset
-        (N,), from :func:`offset_of`.
+    reference
+        (N, T), the largest logit of each frame in grains; 0 past a sequence's length.
     """
 
     def __init__(
@@ -148,25 +132,32 @@ class EmissionSource:
         classes: Array,
         blank: int,
         logit_lengths: Array,
-        offset: Array,
+        reference: Array,
         *,
         steps: int,
         context: Context,
     ) -> None:
         xp = context.xp
-        self._offset = xp.concat([offset, xp.flip(offset)])[:, None]
-        # The offset is taken off these too; then the blank is certain.
-        no_label = context.full((2 * logits.shape[0], classes.shape[1]), DEAD)
-        resting = xp.concat([no_label, self._offset], axis=1)
+        rows, frames = reference.shape
+        by_step = xp.permute_dims(reference, (1, 0))
+        if steps > frames:
+            by_step = xp.concat([by_step, context.full((steps - frames, rows), 0.0)])
+        self.reference = xp.concat([by_step, xp.flip(by_step)], axis=1)[:, :, None]
+        """(steps, 2N, 1), as both directions meet them."""
+        no_label = context.full((2 * rows, classes.shape[1]), -float("inf"))
+        resting = xp.concat([no_label, context.full((2 * rows, 1), 0.0)], axis=1)
         self._context = context
+        self._lowest = float(xp.finfo(context.dtype).min)
         self.logits = ClassLookup(
             logits, classes, blank, logit_lengths, resting, steps=steps, context=context
         )
 
-    def __call__(self, first: int, count: int) -> Emissions:
-        """Emissions of steps ``first`` to ``first + count - 1``."""
+    def __call__(self, first: int, count: int, *, all_full: bool = False) -> Emissions:
+        """Emissions of some steps; the arguments are those of :class:`ClassLookup`."""
         xp = self._context.xp
-        logits = self.logits(first, count) - self._offset
-        exponent = xp.maximum(xp.round(logits), DEAD)
-        mantissa = xp.exp(logits - exponent)
+        logits = self.logits(first, count, all_full=all_full)
+        # -inf minus a finite number is -inf, whose exp is the mantissa of a masked class: 0.
+        rounded = xp.maximum(in_grains(logits, xp), self._lowest)
+        mantissa = xp.exp(logits - rounded)
+        exponent = xp.maximum(rounded - self.reference[first : first + count, ...], DEAD)
         return Emissions(exponent, mantissa, exponent[..., -1:], mantissa[..., -1:])

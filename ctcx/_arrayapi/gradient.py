@@ -4,24 +4,23 @@ r"""The gradient with respect to the logits, softmax minus occupancy, and the so
     \frac{\partial\,\mathrm{loss}}{\partial x_{t,c}}
     = \mathrm{softmax}(x_t)_c - \sum_{s: y_s = c} \gamma_t(s)
 
-with gamma the occupancy of state s at frame t (Graves et al. 2006, eq. 16). The logits are read
-once here, in blocks small enough to stay in a processor's cache.
+with gamma the occupancy of state s at frame t (Graves et al. 2006, eq. 16). The logits are read in
+blocks small enough to stay in a processor's cache.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-from ctcx._arrayapi.lattice import DEAD
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
     from ctcx._typing import Array
 
-__all__ = ["ClassSums", "Denominator", "block_shape", "denominator", "gradient_rows"]
+__all__ = ["ClassSums", "block_shape", "denominator", "gradient_rows"]
 
 _BLOCK_ELEMENTS = 2**18
 _COUNT_ELEMENTS = 2**20
+_MOST_COMPARED = 512
 
 
 def block_shape(rows: int, frames: int, width: int) -> tuple[int, int]:
@@ -35,31 +34,26 @@ def block_shape(rows: int, frames: int, width: int) -> tuple[int, int]:
     return 1, max(1, _BLOCK_ELEMENTS // width)
 
 
-class Denominator(NamedTuple):
-    """The softmax's denominator: ``log(sum(exp(x))) = peak + spread``, (n, t) each."""
-
-    peak: Array
-    spread: Array
-
-
 def denominator(
-    logits: Array, inside: Array, context: Context, *, all_inside: bool
-) -> tuple[Array, Array, Denominator]:
-    """Exponentials (n, t, C) of a block of logits, their sum (n, t, 1), and its logarithm.
+    logits: Array, peak: Array, inside: Array, context: Context, *, all_inside: bool
+) -> tuple[Array, Array, Array]:
+    """Exponentials (n, t, C) of a block of logits, relative to each frame's largest; their sum
+    (n, t, 1), the softmax's denominator; and its logarithm (n, t).
 
-    ``inside`` (n, t) is False for frames to leave out, which may hold anything; they count as 0.
-    ``all_inside`` says that there are none.
+    ``peak`` (n, t) is the largest, any number where there is none or for frames to leave out.
+    ``inside`` (n, t) is False for those, which may hold anything. ``all_inside`` says that there
+    are none.
     """
     xp = context.xp
     logits = context.cast(logits)
+    peak = peak[:, :, None]
     if not all_inside:
-        logits = xp.where(inside[:, :, None], logits, 0.0)
-    top = xp.maximum(xp.max(logits, axis=2, keepdims=True), DEAD)
-    powers = xp.exp(logits - top)
+        logits = xp.where(inside[:, :, None], logits, peak)
+    powers = xp.exp(logits - peak)
     total = xp.sum(powers, axis=2, keepdims=True)
     # 1 stands in for the sum of a frame of only -inf logits, whose labels are impossible.
     total = xp.maximum(total, 1.0)
-    return powers, total, Denominator(top[:, :, 0], xp.log(total[:, :, 0]))
+    return powers, total, xp.log(total[:, :, 0])
 
 
 class ClassSums:
@@ -82,13 +76,17 @@ class ClassSums:
         position = context.arange(0, width)
         # Where each column goes when sorted by class; equal ones stay in order.
         key = classes * width + position
+        self._ends = self._count_below(classes, num_classes + 1)
+        if width > _MOST_COMPARED:
+            self._order = xp.astype(xp.argsort(key, axis=1), dtype, copy=False)
+            return
+        # For few, comparing all is faster than sorting, and takes fewer kernels on a GPU.
         before = key[:, None, :] < key[:, :, None]
         # Counts are small; narrow integers make these (N, S+1, S+1) arrays cheaper.
         rank = xp.sum(xp.astype(before, xp.int32), axis=2, dtype=xp.int32)
         narrow = xp.astype(position, xp.int32)
         placed = xp.astype(rank[:, None, :] == narrow[:, None], xp.int32)
         self._order = xp.astype(xp.sum(placed * narrow, axis=2, dtype=xp.int32), dtype)
-        self._ends = self._count_below(classes, num_classes + 1)
 
     def _count_below(self, classes: Array, stop: int) -> Array:
         """How many columns are of a class below c, for c = 0 to ``stop - 1``: (N, stop)."""
@@ -121,9 +119,7 @@ class ClassSums:
         return xp.reshape(picked, (frames, count, columns.shape[1]))
 
 
-def gradient_rows(
-    powers: Array, total: Array, inside: Array, sums: Array, context: Context
-) -> Array:
-    """Softmax minus occupancy (n, t, C); exactly 0 outside of ``inside`` (n, t)."""
-    inside = context.cast(inside)[:, :, None]
-    return powers * (inside / total) - sums * inside
+def gradient_rows(powers: Array, total: Array, factor: Array, sums: Array) -> Array:
+    """Softmax minus occupancy (n, t, C), times ``factor`` (n, t)."""
+    factor = factor[:, :, None]
+    return powers * (factor / total) - sums * factor

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ctcx._arrayapi.emissions import ClassLookup
 from ctcx._arrayapi.gradient import ClassSums, block_shape, denominator
 from ctcx._arrayapi.kernels import Recursion
-from ctcx._arrayapi.lattice import advance, inflow, renormalise
+from ctcx._arrayapi.lattice import advance, inflow, is_due, renormalise
 from ctcx._arrayapi.loops import loop_of
 from ctcx._arrayapi.occupancy import likelihood, meet_at_frame, other_direction
 from ctcx._arrays import library_name
@@ -98,7 +98,11 @@ def _product(
 
     def softmax(part: tuple[slice, slice]) -> Array:
         powers, total, _ = denominator(
-            logits[(*part, ...)], inside[part], context, all_inside=recursion.all_inside
+            logits[(*part, ...)],
+            recursion.peak[part],
+            inside[part],
+            context,
+            all_inside=recursion.all_inside,
         )
         return powers / total
 
@@ -120,8 +124,8 @@ def _product(
         values, soft = centred[(*part, ...)], softmax(part)
         of_denominator = soft * (values - xp.sum(soft * values, axis=2, keepdims=True))
         of_labels = sum_by_class(shifts[frames, rows, :], rows)
-        counted = (inside[part] & possible[rows, :])[:, :, None]
-        product = xp.where(counted, of_denominator - of_labels, 0.0)
+        factor = recursion.factor(rows, frames, possible)[:, :, None]
+        product = (of_denominator - of_labels) * factor
         return (xp.astype(product, logits.dtype, copy=False),)
 
     (product,) = loop.assemble(
@@ -151,7 +155,7 @@ class _Covariances:
         )
 
     def run(self) -> tuple[Array, Array]:
-        """Occupancy times what the mean differs by, (frames, N, S+1), and possible (N, 1)."""
+        """Occupancy times what the mean differs by, (frames, N, S+1), and possible (N,)."""
         recursion, xp = self._recursion, self._xp
         plan, topology, loop = recursion.plan, recursion.topology, recursion.loop
         nothing = _Means(self._none, self._none)
@@ -159,9 +163,11 @@ class _Covariances:
         def first(
             carry: tuple[States, _Means], source: tuple[Any, Array], _: None
         ) -> tuple[tuple[States, _Means], list[tuple[States, _Means]]]:
-            states, means = renormalise(carry[0], loop, xp), carry[1]
+            states, means = carry
             flows = []
             for frame in range(plan.size):
+                if is_due(frame):
+                    states = renormalise(states, loop, xp)
                 flow, after = advance(states, topology, source[0], frame, loop, xp)
                 means = _inflow(states, flow, means, topology, xp)
                 flows.append((flow, means))
@@ -176,6 +182,7 @@ class _Covariances:
             blocks=plan.blocks,
             size=plan.size,
         )
+        states = renormalise(states, loop, xp)
         total = likelihood(states, other_direction(inflow(states, topology, xp), xp), xp)
         scale = recursion.scale_of(total)
 
@@ -184,9 +191,11 @@ class _Covariances:
             source: tuple[Any, Array],
             flows: list[tuple[States, _Means]],
         ) -> tuple[tuple[States, _Means], tuple[Array]]:
-            states, means = renormalise(carry[0], loop, xp), carry[1]
+            states, means = carry
             met = []
             for frame in range(plan.size):
+                if is_due(frame, plan.size):
+                    states = renormalise(states, loop, xp)
                 flow, after = advance(states, topology, source[0], frame, loop, xp)
                 means = _inflow(states, flow, means, topology, xp)
                 states, means = after, _add(means, source[1][frame, ...])
@@ -206,10 +215,10 @@ class _Covariances:
             past=past,
         )
         (both,) = recursion.loop.joined(shifts, xp)
-        return recursion.in_order(both), recursion.forward(total).possible
+        return recursion.in_order(both), recursion.possible(recursion.log_likelihood(total))
 
     def _source(self, first: int, count: int) -> tuple[Any, Array]:
-        return self._recursion.source(first, count), self._lookup(first, count)
+        return self._recursion.emissions(first, count), self._lookup(first, count)
 
 
 def _inflow(states: States, flow: States, means: _Means, topology: Any, xp: ArrayModule) -> _Means:

@@ -1,7 +1,7 @@
 r"""The forward recursion of CTC in extended exponents: exact in float32 at any length.
 
 Every state keeps its probability as ``mantissa * exp(exponent)``, both floating-point arrays, the
-exponent a whole number. One frame is (Graves et al. 2006, eq. 6 to 8; blanks and labels apart)
+exponent a multiple of 8. One frame is (Graves et al. 2006, eq. 6 to 8; blanks and labels apart)
 
 .. math::
     b_j &\leftarrow (b_j + l_{j-1})\, p_{blank} \\
@@ -14,9 +14,17 @@ state*. A product with a probability adds whole exponents, which is exact, and m
 So the error of a state is that of a few float32 multiplications a frame, whatever the size of its
 logarithm.
 
-Whole numbers are exact in float32 up to 2**24 = 16,777,216, and so is the recursion while a path's
-logits add up to less than that.
+Exponents are multiples of ``GRAIN``, 8. float32 holds those exactly up to 8 * 2**24, about 134
+million in either direction, and the recursion starts at ``START``, above 0. So a state is exact to
+194 million below the best that a state can be, and a state that is further down belongs to a path
+whose loss is above the limit that all kernels have (:data:`ctcx._arrayapi.occupancy.LIMIT`).
 Impossible states have the exponent ``DEAD``, so low that adding to it changes nothing.
+
+Mantissas of emissions lie within ``exp(-4)`` and ``exp(4)``. :func:`renormalise` brings those of
+states there too, and after B more frames they lie within ``exp(-4 - 4 B)`` and
+``3**B * exp(4 + 4 B)``. B is at most 8 (:func:`is_due`), so no sum of states loses a term that
+matters. Where two directions meet they have done at most 8 frames between them since then, so the
+product of their mantissas lies within ``exp(-40)`` and ``exp(50)``.
 """
 
 from __future__ import annotations
@@ -29,10 +37,36 @@ if TYPE_CHECKING:
     from ctcx._arrayapi.loops import Loop
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["DEAD", "States", "Topology", "advance", "inflow", "initial_states", "renormalise"]
+__all__ = [
+    "DEAD",
+    "GRAIN",
+    "START",
+    "States",
+    "Topology",
+    "advance",
+    "in_grains",
+    "inflow",
+    "initial_states",
+    "is_due",
+    "renormalise",
+]
 
 DEAD = -1e30
 """Exponent of a state of probability 0. Finite, so that differences of two are 0 and never NaN."""
+
+GRAIN = 8.0
+"""Exponents are multiples of this; a power of two, so that multiplying by it is exact."""
+
+START = 6e7
+"""Exponent of the state that each direction starts in."""
+
+_EVERY = 8
+"""Frames after which to renormalise."""
+
+
+def in_grains(numbers: Array, xp: ArrayModule) -> Array:
+    """Round to multiples of ``GRAIN``; what is taken off by that has an exact difference."""
+    return xp.round(numbers * (1.0 / GRAIN)) * GRAIN
 
 
 class States(NamedTuple):
@@ -79,7 +113,7 @@ def initial_states(start: Array, width: int, context: Context) -> States:
     """All probability in the blank before label ``start`` (M,), ahead of the first frame."""
     mantissa = context.cast(context.arange(0, width)[None, :] == start[:, None])
     nothing = mantissa * 0.0
-    return States(nothing + DEAD, nothing, (1.0 - mantissa) * DEAD, mantissa)
+    return States(nothing + DEAD, nothing, (1.0 - mantissa) * DEAD + START, mantissa)
 
 
 def inflow(states: States, topology: Topology, xp: ArrayModule) -> States:
@@ -159,8 +193,8 @@ def _near_one(
     xp: ArrayModule, label_e: Array, label_m: Array, blank_e: Array, blank_m: Array
 ) -> tuple[Array, ...]:
     # A mantissa of 0 has an exponent that absorbs any shift; it only must not reach the log.
-    label_shift = xp.round(xp.log(xp.maximum(label_m, 1e-30)))
-    blank_shift = xp.round(xp.log(xp.maximum(blank_m, 1e-30)))
+    label_shift = in_grains(xp.log(xp.maximum(label_m, 1e-30)), xp)
+    blank_shift = in_grains(xp.log(xp.maximum(blank_m, 1e-30)), xp)
     return (
         label_e + label_shift,
         label_m * xp.exp(-label_shift),
@@ -169,6 +203,15 @@ def _near_one(
     )
 
 
+def is_due(frame: int, size: int | None = None) -> bool:
+    """Whether to renormalise before a frame of a block.
+
+    With ``size``, that of the block, in the second half: whole numbers of ``_EVERY`` frames before
+    its end. There it meets a block that was renormalised as many frames after its beginning.
+    """
+    return frame % _EVERY == 0 if size is None else frame == 0 or (size - frame) % _EVERY == 0
+
+
 def renormalise(states: States, loop: Loop, xp: ArrayModule) -> States:
-    """Bring mantissas near 1; a frame changes them by a factor between exp(-1/2) and 3 exp(1/2)."""
+    """Bring mantissas between exp(-4) and exp(4); a frame multiplies them by so much, or by 3."""
     return States(*loop.fused(_near_one, xp)(*states))

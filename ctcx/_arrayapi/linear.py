@@ -35,14 +35,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ctcx._arrayapi.occupancy import Likelihood
+from ctcx._arrayapi.occupancy import LogLikelihood
 
 if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
     from ctcx._arrayapi.emissions import EmissionSource
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["LONGEST", "occupancies"]
+__all__ = ["LONGEST", "run"]
 
 LONGEST = 2048
 """More frames than this are hardly ever trusted, so they aren't tried."""
@@ -70,18 +70,25 @@ class _Emissions(NamedTuple):
     blank: Array
 
 
-def occupancies(  # noqa: PLR0915 - one pass there and one back
+class _Past(NamedTuple):
+    """What the first half leaves for the second one, by block; ``flows`` by block and frame."""
+
+    flows: list[list[_States]]
+    tops: list[Array]
+    floors: list[Array]
+
+
+def run(
     source: EmissionSource,
     may_skip: Array,
     start: Array,
     possible: Array,
-    offset: Array,
     *,
-    steps: int,
     all_full: bool,
+    half: int,
     context: Context,
-) -> tuple[Array, Likelihood] | None:
-    """Occupancies (steps, N, S+1) and likelihoods of the forward rows, if they can be trusted.
+) -> tuple[Array, LogLikelihood] | None:
+    """Occupancies (2 * half, N, S+1) and log likelihoods of the forward rows, if proved.
 
     Parameters
     ----------
@@ -92,83 +99,136 @@ def occupancies(  # noqa: PLR0915 - one pass there and one back
     start
         (2N, S+1): 1 for the blank that each row starts in, else 0.
     possible
-        (2N, 1): whether a row has enough frames for its labels; the others are all 0.
-    offset
-        (N,), taken off the logits that the likelihoods are relative to.
-    steps
-        Frames that each direction runs through, an even number.
+        (2N, 1): whether a row has enough frames for its labels.
     all_full
         Whether every sequence uses all frames.
+    half
+        Frames to the middle.
 
     Returns
     -------
     tuple or None
-        None where something that matters may have been lost.
+        None where what was added, or what underflowed, may matter.
     """
-    xp = context.xp
-    dtype = xp.float64
-    half = steps // 2
-    may_skip = xp.astype(may_skip, dtype)
-    blank = xp.astype(start, dtype)
-    states = _States(blank * 0.0, blank)
-    zero = blank[:, :1] * 0.0
-    scale, floor = zero, zero  # the start is exact
-    flows, tops, floors = [], [], []
-    for first in range(0, half, _FRAMES_A_BLOCK):
-        if first:
-            states, factor, floor = _rescaled(states, xp)
-            scale = scale + factor
-        logits = source.logits(first, min(_FRAMES_A_BLOCK, half - first), all_full=all_full)
-        top = _largest(logits, xp)
-        emissions = _emissions(logits, top, xp)
-        scale = scale + xp.sum(top, axis=0)
-        tops.append(top)
-        floors.append(floor)
-        for frame in range(emissions.label.shape[0]):
-            flow = _inflow(states, may_skip, zero, xp)
-            states = _emit(flow, emissions, frame)
-            flows.append(flow)
+    recursion = _Probabilities(source, may_skip, start, possible, all_full, half, context)
+    return recursion.run()
 
-    rows = zero.shape[0] // 2
-    early: list[Array] = []
-    late: list[Array] = []
-    first, likelihoods = half, zero
-    while tops:
-        top = xp.flip(tops.pop())  # these frames, as the other direction saw them
-        states, factor, floor = _rescaled(states, xp)
-        logits = source.logits(first, top.shape[0], all_full=all_full)
-        emissions = _emissions(logits, top, xp)
-        added = floor * xp.flip(_sum(flows[-1], xp))
+
+class _Probabilities:
+    """The recursion over all frames; the arguments are those of :func:`run`."""
+
+    def __init__(
+        self,
+        source: EmissionSource,
+        may_skip: Array,
+        start: Array,
+        possible: Array,
+        all_full: bool,  # noqa: FBT001 - private
+        half: int,
+        context: Context,
+    ) -> None:
+        self.context, self.xp = context, context.xp
+        dtype = self.xp.float64
+        self.source, self.all_full, self.half = source, all_full, half
+        self.possible = possible
+        self.may_skip = self.xp.astype(may_skip, dtype)
+        self.start = self.xp.astype(start, dtype)
+        self.zero = self.start[:, :1] * 0.0
+
+    def run(self) -> tuple[Array, LogLikelihood] | None:
+        xp = self.xp
+        states, scale, past = self.first_half()
+        early: list[Array] = []
+        late: list[Array] = []
+        first, logarithm = self.half, scale
+        while past.tops:
+            top = xp.flip(past.tops.pop())  # these frames, as the other direction saw them
+            states, factor, floor = _rescaled(states, xp)
+            emissions = self.emissions(self.logits(first, top.shape[0]), top)
+            flows = past.flows.pop()
+            added = floor * xp.flip(_sum(flows[-1], xp))
+            states, label, blank = self.meet(states, emissions, flows)
+            added = added + xp.flip(past.floors.pop()) * _sum(states, xp)
+            # In one block's units the likelihood is the same at every frame.
+            whole = xp.sum(label[0, :, :], axis=1, keepdims=True) + blank[0, :, :]
+            proved = (whole >= _LEAST) & (_PART * whole >= 3.0 * added)
+            if not bool(xp.all(proved | ~self.possible)):
+                return None
+            whole = xp.where(proved, whole, 1.0)
+            if first == self.half:
+                logarithm = xp.log(whole) + factor + scale + xp.flip(scale)
+            first += top.shape[0]
+            self.store(label, blank, xp.where(proved, 1.0 / whole, 0.0), early, late)
+        early.reverse()
+        return xp.concat(early + late), self.log_likelihood(logarithm)
+
+    def first_half(self) -> tuple[_States, Array, _Past]:
+        """Go to the middle: the states there, the logarithm of their unit, and the past."""
+        xp, zero = self.xp, self.zero
+        states = _States(self.start * 0.0, self.start)
+        scale, floor = zero, zero  # the start is exact
+        past = _Past([], [], [])
+        for first in range(0, self.half, _FRAMES_A_BLOCK):
+            if first:
+                states, factor, floor = _rescaled(states, xp)
+                scale = scale + factor
+            count = min(_FRAMES_A_BLOCK, self.half - first)
+            logits = self.logits(first, count)
+            top = _largest(logits, xp)
+            emissions = self.emissions(logits, top)
+            reference = self.source.reference[first : first + count, ...]
+            scale = scale + xp.sum(top - xp.astype(reference, top.dtype), axis=0)
+            past.tops.append(top)
+            past.floors.append(floor)
+            flows = []
+            for frame in range(count):
+                flow = _inflow(states, self.may_skip, zero, xp)
+                states = _emit(flow, emissions, frame)
+                flows.append(flow)
+            past.flows.append(flows)
+        return states, scale, past
+
+    def meet(
+        self, states: _States, emissions: _Emissions, flows: list[_States]
+    ) -> tuple[_States, Array, Array]:
+        """Go through a block of the second half, and meet what the other direction left.
+
+        The states behind it, the products of both directions in the labels (frames, 2N, S), and
+        their sum over the blanks (frames, 2N, 1).
+        """
+        xp = self.xp
         labels, blanks = [], []
         for frame in range(emissions.label.shape[0]):
-            states = _emit(_inflow(states, may_skip, zero, xp), emissions, frame)
+            states = _emit(_inflow(states, self.may_skip, self.zero, xp), emissions, frame)
             other = flows.pop()
             labels.append(states.label[:, :-1] * xp.flip(other.label[:, :-1]))
             blanks.append(states.blank * xp.flip(other.blank))
-        added = added + xp.flip(floors.pop()) * _sum(states, xp)
-        label = xp.stack(labels)
-        blank = xp.sum(xp.stack(blanks), axis=2, keepdims=True)
-        # In one block's units the likelihood is the same at every frame.
-        whole = xp.sum(label[0, :, :], axis=1, keepdims=True) + blank[0, :, :]
-        fine = (whole >= _LEAST) & (_PART * whole >= 3.0 * added)
-        if not bool(xp.all(fine | ~possible)):
-            return None
-        whole = xp.maximum(whole, _TINY)
-        if first == half:
-            likelihoods = xp.log(whole) + factor + scale + xp.flip(scale)
-        first += top.shape[0]
-        part = 1.0 / whole
-        label, blank = context.cast(label * part), context.cast(blank * part)
+        return states, xp.stack(labels), xp.sum(xp.stack(blanks), axis=2, keepdims=True)
+
+    def store(
+        self, label: Array, blank: Array, part: Array, early: list[Array], late: list[Array]
+    ) -> None:
+        """Add occupancies to those of the first frames and those of the last ones."""
+        xp, rows = self.xp, self.zero.shape[0] // 2
+        label, blank = self.context.cast(label * part), self.context.cast(blank * part)
         late.append(xp.concat([label[:, :rows, :], blank[:, :rows, :]], axis=2))
         # The backward direction goes from the middle to the first frame.
         turned = [xp.flip(label[:, rows:, :]), xp.flip(blank[:, rows:, :])]
         early.append(xp.concat(turned, axis=2))
-    taken_off = xp.astype(offset, dtype)[:, None] * steps
-    logarithm = likelihoods[:rows, :] - taken_off
-    exponent = xp.round(logarithm)
-    mantissa = xp.exp(logarithm - exponent)
-    total = Likelihood(context.cast(exponent), context.cast(mantissa), possible[:rows, :])
-    return xp.concat([*reversed(early), *late]), total
+
+    def logits(self, first: int, count: int) -> Array:
+        return self.source.logits(first, count, all_full=self.all_full)
+
+    def emissions(self, logits: Array, top: Array) -> _Emissions:
+        label = self.xp.exp(self.xp.astype(logits, self.xp.float64) - top)
+        return _Emissions(label, label[..., -1:])
+
+    def log_likelihood(self, logarithm: Array) -> LogLikelihood:
+        """Of the forward rows, from (2N, 1) in float64."""
+        xp, cast, rows = self.xp, self.context.cast, self.zero.shape[0] // 2
+        whole = xp.round(logarithm[:rows, 0])
+        rest = logarithm[:rows, 0] - whole
+        return LogLikelihood(cast(whole), cast(rest), self.possible[:rows, 0])
 
 
 def _inflow(states: _States, may_skip: Array, zero: Array, xp: ArrayModule) -> _States:
@@ -206,8 +266,3 @@ def _largest(logits: Array, xp: ArrayModule) -> Array:
     top = xp.max(logits, axis=2, keepdims=True)
     # A frame with every state masked has no largest; its rows die out.
     return xp.astype(xp.where(top > -float("inf"), top, 0.0), xp.float64)
-
-
-def _emissions(logits: Array, top: Array, xp: ArrayModule) -> _Emissions:
-    label = xp.exp(xp.astype(logits, xp.float64) - top)
-    return _Emissions(label, label[..., -1:])

@@ -11,6 +11,8 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import numpy as np
+
 from ctcx._descriptors import resolve
 from ctcx._registry import registry
 
@@ -33,7 +35,7 @@ class Loop(Protocol):
     """Whether reading a value costs nothing: no synchronisation, no error while tracing."""
 
     frames_a_block: int
-    """How many frames a step does at most; up to 32 are safe (:mod:`ctcx._arrayapi.lattice`)."""
+    """How many frames a step does at most."""
 
     def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
         """Call ``kernel(*arrays, blank)``; the place to compile it."""
@@ -90,8 +92,9 @@ class PythonLoop:
     frames_a_block = 16
 
     def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
-        """Call it."""
-        return kernel(*arrays, blank)
+        """Call it; NumPy would warn of numbers that are meant to vanish."""
+        with np.errstate(all="ignore"):
+            return kernel(*arrays, blank)
 
     def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
         """Operation by operation."""

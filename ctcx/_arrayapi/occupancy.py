@@ -11,29 +11,59 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ctcx._arrayapi.lattice import DEAD, States
+from ctcx._arrayapi.lattice import DEAD, START, States
 
 if TYPE_CHECKING:
-    from ctcx._arrayapi.context import Context
     from ctcx._arrayapi.loops import Loop
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["Likelihood", "likelihood", "loss_of", "meet_at_frame", "occupancy", "other_direction"]
+__all__ = [
+    "LIMIT",
+    "Likelihood",
+    "LogLikelihood",
+    "likelihood",
+    "log_likelihood",
+    "loss_of",
+    "meet_at_frame",
+    "occupancy",
+    "other_direction",
+]
+
+LIMIT = 1.8e8
+"""A loss above this, in nats, is infinite: the labels count as impossible."""
 
 _TINY = 1e-30
 _RANGE = 80.0
 
 
 class Likelihood(NamedTuple):
-    """Likelihood of each row's labels, (M, 1): ``mantissa * exp(exponent)``.
+    """Likelihood of each row's labels, (M, 1), as the recursion has it: in extended exponents.
 
-    Relative to emissions that lack the softmax's denominator. ``possible`` is False where no path
-    emits the labels.
+    ``mantissa * exp(exponent - 2 * START)``, relative to the references of the emissions.
+    ``possible`` is False where no path emits the labels.
     """
 
     exponent: Array
     mantissa: Array
     possible: Array
+
+
+class LogLikelihood(NamedTuple):
+    """Logarithm of each sequence's likelihood, (N,): ``whole + rest``, ``whole`` a whole number.
+
+    Relative to the references of the emissions, so at most about 0. ``possible`` is False where no
+    path emits the labels.
+    """
+
+    whole: Array
+    rest: Array
+    possible: Array
+
+
+def log_likelihood(total: Likelihood, xp: ArrayModule) -> LogLikelihood:
+    """Logarithm of ``total``, (N, 1)."""
+    rest = xp.log(xp.maximum(total.mantissa[:, 0], _TINY))
+    return LogLikelihood(total.exponent[:, 0] - 2.0 * START, rest, total.possible[:, 0])
 
 
 def other_direction(states: States, xp: ArrayModule) -> States:
@@ -66,8 +96,9 @@ def likelihood(alpha: States, beta: States, xp: ArrayModule) -> Likelihood:
 def _in_range(exponent: Array, xp: ArrayModule) -> Array:
     """Limit to +-80, so that exp gives a normal number.
 
-    Nothing below can matter, and subnormal numbers are slow on most processors. Nothing is above
-    unless logits are so large that exponents are rounded.
+    The product of the mantissas lies within exp(-40) and exp(50), so nothing below can matter, and
+    subnormal numbers are slow on most processors. Nothing that is at most 1 with the mantissas is
+    above.
     """
     return xp.minimum(xp.maximum(exponent, -_RANGE), _RANGE)
 
@@ -107,21 +138,24 @@ def occupancy(label: Array, blank_each: Array, xp: ArrayModule) -> Array:
 
 
 def loss_of(
-    peak: Array, spread: Array, counted: Array, total: Likelihood, context: Context
+    peak: Array,
+    reference: Array,
+    spread: Array,
+    inside: Array | None,
+    found: LogLikelihood,
+    xp: ArrayModule,
 ) -> Array:
-    """Negative log likelihood (N,), in nats.
+    """Negative log likelihood (N,), in nats, where there is any.
 
     ``peak`` and ``spread`` (N, T) give the softmax's denominator, ``log(sum(exp(x))) = peak +
-    spread`` plus the sequence's offset; ``counted`` (N, T) are the frames inside the length.
-    Whole numbers are summed apart, where they are exact, so that large logits cost no accuracy.
+    spread``, and ``reference`` (N, T) is what the likelihood is relative to. ``inside`` (N, T) are
+    the frames within the lengths, None if all are. Whole numbers are summed apart, where they are
+    exact, so that large logits cost no accuracy.
     """
-    xp = context.xp
-    # A frame of only -inf logits has no finite peak; its labels are impossible and the sum unused.
-    peak = xp.where(counted & (peak > 0.1 * DEAD), peak, 0.0)
-    spread = xp.where(counted, spread, 0.0)
     whole = xp.round(peak)
-    whole_sum = xp.sum(whole, axis=1) - total.exponent[:, 0]
-    rest = xp.log(xp.maximum(total.mantissa[:, 0], _TINY))
-    rest_sum = xp.sum((peak - whole) + spread, axis=1) - rest
-    loss = xp.maximum(whole_sum + rest_sum, 0.0)
-    return xp.where(total.possible[:, 0], loss, float("inf"))
+    rest = (peak - whole) + spread
+    if inside is not None:
+        rest = xp.where(inside, rest, 0.0)
+    whole_sum = xp.sum(whole - reference, axis=1) - found.whole
+    rest_sum = xp.sum(rest, axis=1) - found.rest
+    return xp.maximum(whole_sum + rest_sum, 0.0)

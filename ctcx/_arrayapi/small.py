@@ -6,9 +6,13 @@ states of a sequence, S labels and then S+1 blanks, times a matrix that says whi
 with the square of the labels, so this is for short ones.
 
 Nothing is scaled in so few frames. Probabilities are relative to each frame's largest, at most 1,
-so a direction stays below 3**32, and what underflows is less than 1e-307. So if the directions
-meet in at least ``_LEAST`` at every frame, what was lost is less than 1e-19 of the result. If they
-don't, the caller computes again with :mod:`ctcx._arrayapi.lattice`.
+so a state of either direction is at most 3**32. All that is lost is what underflows: each product
+is rounded by at most 2**-1075, which grows by at most 3**32, so less than 1e-306 in all of a state.
+It meets at most 3**32 in each of the 2 S + 1 states of the other direction, so the likelihood and
+each part of it are wrong by less than ``(2 S + 1) * 1e-290``. Where the directions meet in at least
+``_LEAST`` at every frame, that is nothing, and the likelihood is above 0: some path emits the
+labels. Where they don't (masked labels among others), the caller computes again with
+:mod:`ctcx._arrayapi.lattice`. A sequence with too few frames has no path, and none is made up.
 """
 
 from __future__ import annotations
@@ -68,32 +72,29 @@ def loss_and_grad(
     tuple or None
         None where something that matters may have been lost.
     """
-    xp, dtype = context.xp, context.xp.float64
     rows, labels = classes.shape
     seen = inside[:, :, None]
-    x = xp.where(seen, xp.astype(logits, dtype), 0.0)
-    powers = xp.exp(x - xp.maximum(xp.max(x, axis=2, keepdims=True), -1e300))
-    total = xp.maximum(xp.sum(powers, axis=2, keepdims=True), 1.0)
+    x = np.where(seen, logits.astype(np.float64), 0.0)
+    top = x.max(axis=2, keepdims=True)
+    powers = np.exp(x - np.where(top > -np.inf, top, 0.0))
+    total = np.maximum(powers.sum(axis=2, keepdims=True), 1.0)
 
-    columns = xp.concat([classes, context.integers((rows, labels + 1), blank)], axis=1)
-    emission = xp.take_along_axis(powers, columns[:, None, :], axis=2)
+    columns = np.full((rows, 2 * labels + 1), blank, dtype=classes.dtype)
+    columns[:, :labels] = classes
+    emission = np.take_along_axis(powers, columns[:, None, :], axis=2)
     # Past its length a sequence emits blanks for certain, as in ctcx._arrayapi.emissions.
-    state = context.arange(0, 2 * labels + 1)[None, :]
-    resting = xp.astype(state >= labels, dtype)
-    emission = xp.where(seen, emission, resting[:, None, :])
+    always, skips, resting, state = _transitions(labels)
+    emission = np.where(seen, emission, resting)
 
-    always, skips = (
-        xp.asarray(matrix, dtype=dtype, device=context.device) for matrix in _transitions(labels)
-    )
-    differs = xp.concat([classes[:, :1] < 0, classes[:, 1:] != classes[:, :-1]], axis=1)
-    none = xp.zeros((rows, labels + 1), dtype=differs.dtype, device=context.device)
-    may_skip = xp.astype(xp.concat([differs, none], axis=1), dtype)
+    may_skip = np.zeros((rows, 2 * labels + 1))
+    may_skip[:, 1:labels] = classes[:, 1:] != classes[:, :-1]
     follows = always + skips * may_skip[:, None, :]
 
-    alpha = xp.astype(state == labels, dtype)[:, None, :] + 0.0 * emission[:, :1, :]
-    beta = xp.astype(state == (label_lengths + labels)[:, None], dtype)[:, :, None]
-    alphas, betas = [], []
+    alpha = np.zeros((rows, 1, 2 * labels + 1))
+    alpha[:, 0, labels] = 1.0
+    beta = (state == (label_lengths + labels)[:, None]).astype(np.float64)[:, :, None]
     frames = emission.shape[1]
+    alphas, betas = [], []
     for frame in range(frames):
         alpha = (alpha @ follows) * emission[:, frame : frame + 1, :]
         alphas.append(alpha)
@@ -102,33 +103,31 @@ def loss_and_grad(
         beta = ahead * emission[:, frame, :, None]
         betas.append(ahead)
     betas.reverse()
-    met = xp.concat(alphas, axis=1) * xp.permute_dims(xp.concat(betas, axis=2), (0, 2, 1))
-    whole = xp.sum(met, axis=2, keepdims=True)
-    if not bool(xp.min(xp.where(possible[:, :, None], whole, 1.0)) >= _LEAST):
+    met = np.concatenate(alphas, axis=1) * np.concatenate(betas, axis=2).transpose(0, 2, 1)
+    whole = met.sum(axis=2, keepdims=True)
+    proved = whole >= _LEAST
+    if not (proved | ~possible[:, :, None]).all():
         return None
 
-    one_hot = xp.astype(
-        columns[:, :, None] == context.arange(0, logits.shape[2])[None, None, :], dtype
-    )
-    occupancy = (met / xp.maximum(whole, _LEAST)) @ one_hot
-    counted = seen & possible[:, :, None]
-    grad = xp.where(counted, powers / total - occupancy, 0.0)
-    likelihood = xp.log(xp.maximum(whole[:, 0, 0], _LEAST))
-    loss = xp.sum(xp.where(inside, xp.log(total[:, :, 0]), 0.0), axis=1) - likelihood
-    loss = xp.where(possible[:, 0], xp.maximum(loss, 0.0), float("inf"))
-    return context.cast(loss), xp.astype(grad, logits.dtype)
+    one_hot = (columns[:, :, None] == np.arange(logits.shape[2])).astype(np.float64)
+    occupancy = (met / np.where(proved, whole, 1.0)) @ one_hot
+    grad = np.where(seen & possible[:, :, None], powers / total - occupancy, 0.0)
+    likelihood = np.log(np.where(proved, whole, 1.0)[:, 0, 0])
+    loss = np.where(inside, np.log(total[:, :, 0]), 0.0).sum(axis=1) - likelihood
+    loss = np.where(possible[:, 0], np.maximum(loss, 0.0), np.inf)
+    return loss.astype(context.dtype), grad.astype(logits.dtype)
 
 
 @lru_cache(maxsize=64)
-def _transitions(labels: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Matrices (from, to) of what always follows what, and of what may where labels differ.
-
-    Constants, kept on the host.
+def _transitions(labels: int) -> tuple[NDArray[Any], ...]:
+    """Constants: matrices (from, to) of what always follows what, and of what may where labels
+    differ; what a frame past the end emits; and the states.
     """
+    state = np.arange(2 * labels + 1)
     always = np.eye(2 * labels + 1)
     skips = np.zeros_like(always)
     label = np.arange(labels)
     always[labels + label, label] = 1  # a blank, then its label
     always[label, labels + 1 + label] = 1  # a label, then the blank after it
     skips[label[:-1], label[1:]] = 1
-    return always, skips
+    return always, skips, (state >= labels).astype(np.float64), state

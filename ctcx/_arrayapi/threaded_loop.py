@@ -6,12 +6,13 @@ different parts of the output can run side by side. The bits are the same for an
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ctcx._arrayapi.loops import PythonLoop
+from ctcx._cores import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,19 +33,17 @@ class ThreadedLoop(PythonLoop):
 
     def each(self, task: Callable[[Any], None], parts: Iterator[Any], elements: int) -> None:
         """Run ``task`` for each part, in any order."""
-        threads = _usable_cores()
+        threads = usable_cores()
         if threads == 1 or elements < _FEWEST_ELEMENTS:
             super().each(task, parts, elements)
             return
+
+        def quiet(part: Any) -> None:  # a thread begins with NumPy's own settings
+            with np.errstate(all="ignore"):
+                task(part)
+
         with ThreadPoolExecutor(threads, thread_name_prefix="ctcx") as pool:
-            tuple(pool.map(task, parts))  # takes the results, so that exceptions arrive
-
-
-@lru_cache(maxsize=1)
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+            tuple(pool.map(quiet, parts))  # takes the results, so that exceptions arrive
 
 
 THREADED_LOOP = ThreadedLoop()

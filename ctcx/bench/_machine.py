@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctcx._cores import usable_cores
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -19,12 +21,11 @@ _DECISIVE = {"XLA_FLAGS", "KERAS_BACKEND"}
 
 def machine_facts() -> dict[str, Any]:
     """Return what a reader, and a comparison, wants to know of the machine. No host name."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": _cpu() or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
-        "usable_cores": usable,
+        "usable_cores": usable_cores(),
         "memory": _memory(),
         "system": platform.system(),
         "variables": {

@@ -6,8 +6,9 @@ import os
 import re
 from pathlib import Path
 
+from ctcx.plugin import usable_cores
 from ctcx_numba._memory import has_huge_pages
-from ctcx_numba._threads import VARIABLE, available_cores, number_of_threads
+from ctcx_numba._threads import VARIABLE, number_of_threads
 
 __all__ = ["runtime_info"]
 
@@ -33,7 +34,7 @@ def _threads() -> str:
     except ValueError as error:
         return str(error)
     source = f" (by {VARIABLE})" if os.environ.get(VARIABLE, "").strip() else ""
-    return f"{threads}{source}; {available_cores()} cores may be used"
+    return f"{threads}{source}; {usable_cores()} cores may be used"
 
 
 def _kernels() -> str:

@@ -14,16 +14,16 @@ import os
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+from ctcx.plugin import usable_cores
 
-__all__ = ["VARIABLE", "available_cores", "number_of_threads", "run_all"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["VARIABLE", "number_of_threads", "run_all"]
 
 VARIABLE = "CTCX_NUM_THREADS"
-_CGROUP = Path("/sys/fs/cgroup")
 _MOST_THREADS = 2**15
 """More than this are as good as this many: no call has so much to share."""
 
@@ -51,55 +51,11 @@ def number_of_threads(asked: int | None = None) -> int:
         return min(asked, _MOST_THREADS)
     text = os.environ.get(VARIABLE, "").strip()
     if not text:
-        return available_cores()
+        return usable_cores()
     if not text.isdecimal() or int(text) < 1:
         msg = f"the environment variable {VARIABLE} must be a positive whole number, got {text!r}"
         raise ValueError(msg)
     return min(int(text), _MOST_THREADS)
-
-
-_cores = 0
-
-
-def available_cores() -> int:
-    """Cores that this process may use: by affinity, and by the quota of its control group."""
-    global _cores  # noqa: PLW0603 - asked once a process: it reads files
-    if not _cores:
-        affinity = getattr(os, "sched_getaffinity", None)
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        _cores = max(1, min([cores, *_quotas()]))
-    return _cores
-
-
-def _quotas(root: Path = _CGROUP, group: Path = Path("/proc/self/cgroup")) -> Iterable[int]:
-    """CPU quotas of Linux control groups, in whole cores, rounded up; version 2 and version 1."""
-    for folder in _groups(root, group):
-        try:
-            if (folder / "cpu.max").is_file():
-                quota, period = (folder / "cpu.max").read_text().split()
-            else:
-                quota = (folder / "cpu.cfs_quota_us").read_text()
-                period = (folder / "cpu.cfs_period_us").read_text()
-            if quota != "max" and int(quota) > 0:
-                yield -(-int(quota) // int(period))
-        except (OSError, ValueError):
-            continue  # no such file, or not of this form: no quota that could be known
-
-
-def _groups(root: Path, group: Path) -> Iterable[Path]:
-    """Folders of this process's control groups and of all above them."""
-    yield from (root, root / "cpu")
-    try:
-        lines = group.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, name = (*line.split(":", 2), "", "")[:3]
-        if not name or (controllers and "cpu" not in controllers.split(",")):
-            continue
-        base = root / "cpu" if controllers else root
-        inner = base / name.lstrip("/")
-        yield from (folder for folder in (inner, *inner.parents) if base in folder.parents)
 
 
 def run_all(tasks: Sequence[Callable[[], object]], threads: int) -> None:
@@ -206,9 +162,9 @@ def _pool_of(workers: int) -> ThreadPoolExecutor:
 
 
 def _after_fork() -> None:
-    """A forked child has none of the threads, and may run on other cores."""
-    global _pool, _workers, _cores
-    _pool, _workers, _cores = None, 0, 0
+    """A forked child has none of the threads."""
+    global _pool, _workers
+    _pool, _workers = None, 0
 
 
 if hasattr(os, "register_at_fork"):

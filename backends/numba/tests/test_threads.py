@@ -12,8 +12,10 @@ from functools import partial
 import numpy as np
 import pytest
 from ctcx_numba import _halves, _threads
-from ctcx_numba._threads import available_cores, number_of_threads, run_all
+from ctcx_numba._threads import number_of_threads, run_all
 from ctcx_numba.kernels import loss, loss_and_grad
+
+from ctcx.plugin import usable_cores
 
 SHAPES = {
     "many sequences": (40, 60, 28, 20),
@@ -236,7 +238,7 @@ def test_more_threads_than_an_int32_holds(batch, monkeypatch):
 
 def test_number_of_threads(monkeypatch):
     monkeypatch.delenv("CTCX_NUM_THREADS", raising=False)
-    assert number_of_threads() == available_cores() >= 1
+    assert number_of_threads() == usable_cores() >= 1
     monkeypatch.setenv("CTCX_NUM_THREADS", "3")
     assert number_of_threads() == 3
     assert number_of_threads(5) == 5
@@ -247,32 +249,6 @@ def test_number_of_threads(monkeypatch):
     for wrong in (0, -1, 1.5, True, "2"):
         with pytest.raises(ValueError, match="num_threads must be"):
             number_of_threads(wrong)
-
-
-@pytest.mark.parametrize(
-    ("files", "group", "expected"),
-    [
-        ({"cpu.max": "150000 100000"}, "0::/", [2]),
-        ({"cpu.max": "max 100000"}, "0::/", []),
-        ({"a/b/cpu.max": "100000 100000", "a/cpu.max": "400000 100000"}, "0::/a/b", [1, 4]),
-        (
-            {"cpu/x/cpu.cfs_quota_us": "200000", "cpu/x/cpu.cfs_period_us": "100000"},
-            "4:cpu,cpuacct:/x",
-            [2],
-        ),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "4:cpu:/", []),
-        ({"cpu.max": "nonsense"}, "nonsense", []),
-        ({}, None, []),
-    ],
-)
-def test_quotas_of_control_groups(tmp_path, files, group, expected):
-    for name, text in files.items():
-        path = tmp_path / "fs" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    if group is not None:
-        (tmp_path / "cgroup").write_text(group + "\n")
-    assert list(_threads._quotas(tmp_path / "fs", tmp_path / "cgroup")) == expected
 
 
 def test_few_long_sequences_are_halved(batch, monkeypatch):
