@@ -7,8 +7,12 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+MOST_NATS = 1.8e8
+"""A loss above it is +inf, on every backend."""
+
 # Masks may be huge negative numbers instead of -inf; the sum of two of them is -inf all the same.
-quietly = np.errstate(over="ignore")
+# A logit of NaN or +inf, in a call without checks of values, makes the whole frame NaN.
+quietly = np.errstate(over="ignore", invalid="ignore")
 
 
 @quietly
@@ -36,7 +40,8 @@ def loss_and_grad(
         log_probs = log_softmax(logits[n, :frames])
         emissions = log_probs[:, states]
         before, losses[n] = walk(emissions, may_skip(states, blank))
-        if losses[n] == np.inf:
+        if not losses[n] < np.inf:
+            grad[n, :frames] = 0 if losses[n] == np.inf else np.nan
             continue
         after, _ = walk(emissions[::-1, ::-1], may_skip(states[::-1], blank))
         occupancy = before + emissions + after[::-1, ::-1]
@@ -81,6 +86,8 @@ def walk(emissions: Array, skip: NDArray[np.bool_]) -> tuple[Array, float]:
     state = np.full(skip.size, -np.inf)
     state[0] = 0.0  # a blank before the first frame: both possible beginnings follow from it
     likelihood = 0.0
+    if np.isnan(emissions).any():
+        return arriving, np.nan
     for t, emission in enumerate(emissions):
         arriving[t] = state
         arriving[t, 1:] = np.logaddexp(arriving[t, 1:], state[:-1])
@@ -93,4 +100,6 @@ def walk(emissions: Array, skip: NDArray[np.bool_]) -> tuple[Array, float]:
         state -= scale
         likelihood += scale
     likelihood += np.logaddexp.reduce(state[-2:])
+    if -likelihood > MOST_NATS:
+        return arriving, np.inf
     return arriving, max(0.0, -likelihood)  # rounding must not make a probability exceed 1
