@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["integers", "like_given", "readable"]
+from ctcx.plugin import Decline, has_host_memory
+
+__all__ = ["integers", "is_plain", "like_given", "readable"]
 
 
 def _on_host(array: Any) -> Any:
@@ -16,9 +18,22 @@ def _on_host(array: Any) -> Any:
         return array
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
+        if not has_host_memory(array):
+            msg = f"a {type(array).__name__} whose elements are not in memory of its own on the CPU"
+            raise Decline(msg)
         array = array.detach() if array.requires_grad else array
         return (array.float() if array.dtype is torch.bfloat16 else array).numpy()
     return np.asarray(array)  # JAX lends its memory, to be read only
+
+
+def is_plain(torch: Any, tensor: Any) -> bool:
+    """Whether a tensor is one of PyTorch's own on the CPU.
+
+    A quick look, for small calls: ctcx calls kernels with tensors only that have memory there.
+    """
+    kind = type(tensor)
+    plain = kind is torch.Tensor or kind is torch.nn.Parameter
+    return plain and tensor.is_cpu and not tensor.is_neg()
 
 
 def readable(logits: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ctcx_numba._arrays import is_plain
 from ctcx_numba._at_once import defined
 from ctcx_numba._compiled import announce
 from ctcx_numba._memory import KEPT_FROM
@@ -90,11 +91,12 @@ def _of_torch(torch: Any, logits: Any, integers: tuple[Any, ...], *, gradient: b
     kind = logits.dtype
     dtype = "float32" if kind is torch.float32 else "float64" if kind is torch.float64 else None
     x_sequence, x_row, x_class = logits.stride()
-    if dtype is None or x_class != 1 or logits.is_neg():
+    if dtype is None or x_class != 1 or not is_plain(torch, logits):
         return None
     places: list[int] = []
     for each in integers:
-        if each.dtype is not torch.int64 and each.dtype is not torch.int32:
+        known = each.dtype is torch.int64 or each.dtype is torch.int32
+        if not known or not is_plain(torch, each):
             return None
         places += (each.data_ptr(), each.itemsize, *each.stride())
     losses = torch.empty(logits.shape[0], dtype=kind, device="cpu")
@@ -105,5 +107,9 @@ def _of_torch(torch: Any, logits: Any, integers: tuple[Any, ...], *, gradient: b
         if g_class != 1:
             return None
         g = (grad.data_ptr(), g_sequence, g_row)
-    addresses = (logits.data_ptr(), x_sequence, x_row, *g, losses.data_ptr(), *places)
+    x, written = logits.data_ptr(), losses.data_ptr()
+    labels, frames, counts = places[0] or not integers[0].numel(), places[4], places[7]
+    if not (is_plain(torch, losses) and x and written and labels and frames and counts):
+        return None  # there is no memory, or nothing to compute
+    addresses = (x, x_sequence, x_row, *g, written, *places)
     return dtype, addresses, (losses, grad)

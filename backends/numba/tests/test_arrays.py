@@ -6,6 +6,7 @@ from ctcx_numba import _batch, _jax, kernels
 from ctcx_numba._arrays import like_given, readable
 
 import ctcx
+from ctcx.plugin import Decline
 
 LIBRARIES = ["numpy", "torch", "jax"]
 
@@ -194,3 +195,53 @@ def test_an_array_of_one_number_that_is_spread_is_read_as_such():
     expected = ctcx.ctc_loss_and_grad(whole, np.ones((2, 3), int), [6, 6], backend="numba")
     np.testing.assert_array_equal(result.loss, expected.loss)
     np.testing.assert_array_equal(result.grad, expected.grad)
+
+
+def without_memory(torch, kind, given):
+    if kind == "zeros without memory":
+        return torch._efficientzerotensor(given.shape, dtype=given.dtype)
+    if kind == "freed":
+        tensor = given.clone()
+        tensor.untyped_storage().resize_(0)
+        return tensor
+    if kind == "a negative to be computed":
+        return torch._neg_view(given)
+    if kind == "fake":
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        return FakeTensorMode().from_tensor(given)
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    return TwoTensor(given, given)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "kind",
+    ["zeros without memory", "freed", "a negative to be computed", "fake", "a tensor of two"],
+)
+@pytest.mark.parametrize("sizes", [(3, 20, 10, 5), (40, 90, 64, 5)], ids=str)
+def test_a_tensor_without_memory_of_its_own_is_declined(batch, sizes, kind, which):
+    """The front end takes care of them; a kernel that got one would read where nothing is."""
+    torch = pytest.importorskip("torch")
+    arrays = [torch.from_numpy(a) for a in batch(*sizes)]
+    arrays[which] = without_memory(torch, kind, arrays[which])
+    for kernel in (kernels.loss, kernels.loss_and_grad):
+        with pytest.raises(Decline, match="not in memory of its own"):
+            kernel(*arrays, blank=0)
+
+
+@pytest.mark.parametrize("sizes", [(3, 20, 10, 5), (40, 90, 64, 5)], ids=str)
+def test_results_are_on_the_cpu_whatever_the_default_device(batch, sizes):
+    torch = pytest.importorskip("torch")
+    arrays = [torch.from_numpy(a) for a in batch(*sizes)]
+    expected = kernels.loss_and_grad(*arrays, blank=0)
+    torch.set_default_device("meta")
+    try:
+        got = kernels.loss_and_grad(*arrays, blank=0)
+        through = ctcx.ctc_loss_and_grad(*arrays, backend="numba")
+    finally:
+        torch.set_default_device(None)
+    for result in (got, through):
+        np.testing.assert_array_equal(result[0], expected[0])
+        np.testing.assert_array_equal(result[1], expected[1])
