@@ -34,11 +34,18 @@ def optional(name):
 
 
 def needed(name):
-    """A library without which a test module has no tests: it is skipped as a whole."""
+    """A library without which a test, or a whole module of tests, is skipped."""
     library = optional(name)
     if isinstance(library, _Missing):
         pytest.skip(f"{name} is not installed", allow_module_level=True)
     return library
+
+
+def need_what_is_imported(code):
+    """Skip the test if the code of an example imports a library that isn't installed."""
+    for name in ("torch", "jax"):
+        if f"import {name}" in code:
+            needed(name)
 
 
 def random_problem(seed, n, t, c, s, *, scale=2.0, blank=0, dtype=np.float32, ragged=True):

@@ -20,6 +20,7 @@ from ctcx._compare import compare, read_lines
 from ctcx._comparison import TOLERANCES, Comparison, Row, for_json
 from ctcx._inputs import notebook_fixture, ocr_lines
 from ctcx._registry import registry
+from tests.helpers import needed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -342,6 +343,7 @@ def test_compare_lists_what_is_unusable_and_does_not_fail_for_it(planted, backen
 
 
 def test_compare_lists_a_library_that_a_backend_rejects(planted):
+    needed("torch")
     ended = planted(
         "compare", "--backend", "right", "--library", "torch", "--repeat", "1", "--json", "-"
     )

@@ -16,6 +16,7 @@ import pytest
 
 import ctcx
 from ctcx import _hookspecs, compat, conformance, fixtures, plot, plugin
+from tests.helpers import need_what_is_imported
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -194,6 +195,7 @@ def test_the_documentation_speaks_of_the_package_as_it_is():
 
 def test_examples_on_the_page_about_differentiation_are_so(capsys):
     text = (DOCS / "differentiation.md").read_text(encoding="utf-8")
+    need_what_is_imported(text)
     namespace = {}
     for code, printed in re.findall(
         r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", text, re.DOTALL

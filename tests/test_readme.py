@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from ctcx import _builtin
+from tests.helpers import need_what_is_imported
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,6 +83,7 @@ def test_an_example_runs_and_prints_what_it_says(code, printed, capsys, monkeypa
     compiled = compile(code, "README.md", "exec")
     if "import cupy" in code:
         return  # needs a GPU, and the text before it says that it has not been run on one
+    need_what_is_imported(code)
     exec(compiled, {"__name__": "readme"})
     if printed is not None:
         assert capsys.readouterr().out == printed

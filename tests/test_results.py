@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ctcx
+from tests.helpers import needed
 
 LOGITS = np.zeros((2, 5, 4), dtype=np.float32)
 LABELS = [[1], [2, 3]]
@@ -154,7 +155,7 @@ def test_the_result_is_looked_at_on_every_device():
 
 @pytest.mark.usefixtures("garbage")
 def test_results_of_torch():
-    torch = pytest.importorskip("torch")
+    torch = needed("torch")
     logits = torch.tensor(LOGITS)
     with pytest.raises(ctcx.KernelError, match=r"shape \(1,\) as loss, expected \(2,\)"):
         ctcx.ctc_loss(logits, LABELS, backend="shape")
@@ -168,7 +169,7 @@ def test_results_of_torch():
 
 @pytest.mark.usefixtures("garbage")
 def test_results_of_jax_while_it_traces_too():
-    jax = pytest.importorskip("jax")
+    jax = needed("jax")
     logits = jax.numpy.asarray(LOGITS)
 
     def loss(backend):

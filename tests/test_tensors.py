@@ -6,7 +6,9 @@ they are tried on the backend that is chosen, too.
 
 import pytest
 
-torch = pytest.importorskip("torch")
+from tests.helpers import needed
+
+torch = needed("torch")
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
