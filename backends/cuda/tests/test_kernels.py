@@ -54,7 +54,8 @@ def test_the_options_that_cupy_adds_are_those_of_the_static_analysis(monkeypatch
         asked.extend(options)
         raise InterruptedError
 
-    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
+    # A source that no cache has.
+    monkeypatch.setattr(_launch, "source", lambda variant: f"// {tmp_path}\n")
     monkeypatch.setattr("cupy.cuda.compiler._NVRTCProgram.compile", compile_nothing)
     _launch.module.cache_clear()
     with pytest.raises(InterruptedError):
