@@ -167,7 +167,11 @@ class Recursion:
             steps=2 * self.plan.half,
             context=context,
         )
-        self.topology = Topology.of_labels(xp.concat([classes, xp.flip(classes)]), context)
+        self.topology = Topology.of_labels(
+            xp.concat([classes, xp.flip(classes)]),
+            context,
+            all_differ=self.loop.reads_values and not bool(xp.any(self.repeats())),
+        )
         ends = xp.flip(width - self.label_lengths)
         start = xp.concat([context.integers((rows,), 0), ends])
         self.start = initial_states(start, width + 1, context)
@@ -260,11 +264,14 @@ class Recursion:
     def has_enough_frames(self) -> Array:
         """Whether a sequence has a frame for each label and blank between equal ones: (N, 1)."""
         context, xp = self.context, self.context.xp
-        repeats = (self.classes[:, 1:] == self.classes[:, :-1]) & self.used[:, 1:]
         need = self.label_lengths + xp.sum(
-            xp.astype(repeats, context.index_dtype), axis=1, dtype=context.index_dtype
+            xp.astype(self.repeats(), context.index_dtype), axis=1, dtype=context.index_dtype
         )
         return (need <= self.logit_lengths)[:, None]
+
+    def repeats(self) -> Array:
+        """Which labels equal the one before, (N, S-1); padding never does."""
+        return (self.classes[:, 1:] == self.classes[:, :-1]) & self.used[:, 1:]
 
     def forward(self, total: Likelihood) -> Likelihood:
         """The rows of the forward direction."""

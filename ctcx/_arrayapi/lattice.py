@@ -88,7 +88,8 @@ class Topology(NamedTuple):
 
     ``may_skip`` (M, S+1) is 1 where label j may follow label j-1 with no blank between (they
     differ), else 0; ``must_stop`` is its complement, ``skip_exponent`` 0 or ``DEAD``. ``dead`` and
-    ``zero`` (M, 1) flow into the first column.
+    ``zero`` (M, 1) flow into the first column. ``all_differ`` says that all labels are known to
+    differ from the one before, which saves a fifth of the work.
     """
 
     may_skip: Array
@@ -96,9 +97,10 @@ class Topology(NamedTuple):
     skip_exponent: Array
     dead: Array
     zero: Array
+    all_differ: bool
 
     @classmethod
-    def of_labels(cls, labels: Array, context: Context) -> Topology:
+    def of_labels(cls, labels: Array, context: Context, *, all_differ: bool) -> Topology:
         """Of label rows (M, S), in the order in which the recursion meets them."""
         zero = context.full((labels.shape[0], 1), 0.0)
         differs = context.cast(labels[:, 1:] != labels[:, :-1])
@@ -106,7 +108,7 @@ class Topology(NamedTuple):
         edges = [zero] * min(2, labels.shape[1] + 1)
         may_skip = context.xp.concat([edges[0], differs, *edges[1:]], axis=1)
         must_stop = 1.0 - may_skip
-        return cls(may_skip, must_stop, must_stop * DEAD, zero + DEAD, zero)
+        return cls(may_skip, must_stop, must_stop * DEAD, zero + DEAD, zero, all_differ)
 
 
 def initial_states(start: Array, width: int, context: Context) -> States:
@@ -141,15 +143,35 @@ def _flow(
     skip_exponent: Array,
 ) -> tuple[Array, ...]:
     """Each state's inflow, as the fields of :class:`States`; element by element."""
-    exp, maximum = xp.exp, xp.maximum
-    to_blank_e = maximum(blank_e, previous_e)
-    to_blank_m = blank_m * exp(blank_e - to_blank_e) + previous_m * exp(previous_e - to_blank_e)
+    to_blank_e, to_blank_m = _sum(xp, blank_e, blank_m, previous_e, previous_m)
     # Into a label flows what flows into the blank before it where it may skip, else that blank.
-    enter_e = maximum(blank_e, to_blank_e + skip_exponent)
+    enter_e = xp.maximum(blank_e, to_blank_e + skip_exponent)
     enter_m = to_blank_m * may_skip + blank_m * must_stop
-    to_label_e = maximum(label_e, enter_e)
-    to_label_m = label_m * exp(label_e - to_label_e) + enter_m * exp(enter_e - to_label_e)
-    return to_label_e, to_label_m, to_blank_e, to_blank_m
+    return *_sum(xp, label_e, label_m, enter_e, enter_m), to_blank_e, to_blank_m
+
+
+def _sum(
+    xp: ArrayModule, exponent: Array, mantissa: Array, other_e: Array, other_m: Array
+) -> tuple[Array, Array]:
+    """Sum of two numbers in extended exponents; element by element."""
+    largest = xp.maximum(exponent, other_e)
+    scaled = mantissa * xp.exp(exponent - largest)
+    return largest, scaled + other_m * xp.exp(other_e - largest)
+
+
+def _flow_where_all_differ(
+    xp: ArrayModule,
+    label_e: Array,
+    label_m: Array,
+    blank_e: Array,
+    blank_m: Array,
+    previous_e: Array,
+    previous_m: Array,
+    *_: Array,
+) -> tuple[Array, ...]:
+    """The same where every label may skip; nothing flows into the first one from before it."""
+    to_blank = _sum(xp, blank_e, blank_m, previous_e, previous_m)
+    return *_sum(xp, label_e, label_m, *to_blank), *to_blank
 
 
 def _flow_and_emit(xp: ArrayModule, *arrays: Array) -> tuple[Array, ...]:
@@ -158,8 +180,17 @@ def _flow_and_emit(xp: ArrayModule, *arrays: Array) -> tuple[Array, ...]:
     The arrays are those of :func:`_flow`, then exponent and mantissa of the emission probabilities
     of the labels and of the blank.
     """
-    label_e, label_m, blank_e, blank_m = flow = _flow(xp, *arrays[:-4])
-    emission_e, emission_m, emission_blank_e, emission_blank_m = arrays[-4:]
+    return _emitted(_flow(xp, *arrays[:-4]), *arrays[-4:])
+
+
+def _flow_and_emit_where_all_differ(xp: ArrayModule, *arrays: Array) -> tuple[Array, ...]:
+    """The same with :func:`_flow_where_all_differ`."""
+    return _emitted(_flow_where_all_differ(xp, *arrays[:-4]), *arrays[-4:])
+
+
+def _emitted(flow: tuple[Array, ...], *emission: Array) -> tuple[Array, ...]:
+    label_e, label_m, blank_e, blank_m = flow
+    emission_e, emission_m, emission_blank_e, emission_blank_m = emission
     return (
         *flow,
         label_e + emission_e,
@@ -178,7 +209,8 @@ def advance(
     xp: ArrayModule,
 ) -> tuple[States, States]:
     """Go on by one frame: what flows into each state, and the states after the emission."""
-    both = loop.fused(_flow_and_emit, xp)(
+    step = _flow_and_emit_where_all_differ if topology.all_differ else _flow_and_emit
+    both = loop.fused(step, xp)(
         *states,
         *_neighbours(states, topology, xp),
         emissions.exponent[frame, ...],
