@@ -1,0 +1,73 @@
+"""The host memory of arrays of NumPy, PyTorch and JAX, as NumPy arrays and back, without a copy."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from ctcx.plugin import Decline
+
+__all__ = ["integers", "like_given", "on_host", "rows"]
+
+TYPES = {np.dtype("float16"): 0, np.dtype("float32"): 2, np.dtype("float64"): 3}
+"""Numbers of the types in ``ctcx_cpu.h``."""
+
+BFLOAT16 = 1
+
+
+def on_host(array: Any) -> Any:
+    """Return a NumPy array of the same memory; uint16 for bfloat16, which NumPy doesn't have.
+
+    Raises
+    ------
+    Decline
+        A tensor has no plain memory of its own.
+    """
+    if isinstance(array, np.ndarray):
+        host = array
+    elif (torch := sys.modules.get("torch")) is not None and isinstance(array, torch.Tensor):
+        tensor = array.detach() if array.requires_grad else array
+        try:
+            # PyTorch itself refuses whatever isn't plain memory of the CPU's.
+            return (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+        except (RuntimeError, TypeError) as error:
+            msg = f"the tensor can't be read as plain memory: {str(error).splitlines()[0]}"
+            raise Decline(msg) from error
+    else:
+        host = np.asarray(array)  # JAX lends its memory, to be read only
+    return host.view(np.uint16) if host.dtype.name == "bfloat16" else host
+
+
+def rows(host: Any) -> Any:
+    """Return logits whose classes lie side by side: a copy only where they don't."""
+    flags = host.flags
+    if not flags.aligned:
+        return np.array(host)
+    if flags.c_contiguous or host.shape[2] < 2 or host.strides[2] == host.itemsize:
+        return host
+    return np.ascontiguousarray(host)
+
+
+def integers(array: Any) -> Any:
+    """Return labels or lengths as int32 or int64, in any strides."""
+    host = on_host(array)
+    if host.dtype.char in "ilq" and host.flags.aligned:
+        return host
+    return host.astype(np.int64)
+
+
+def like_given(result: Any, given: Any) -> Any:
+    """Return a result as an array of the library and, for a gradient, the dtype of the logits."""
+    if isinstance(given, np.ndarray):
+        return result if result.dtype != np.uint16 else result.view(given.dtype)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(given, torch.Tensor):
+        tensor = torch.from_numpy(result)
+        return tensor.view(torch.bfloat16) if result.dtype == np.uint16 else tensor
+    import jax
+
+    if result.dtype == np.uint16:
+        result = result.view(given.dtype)
+    return jax.device_put(result, given.device)

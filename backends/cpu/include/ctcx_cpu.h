@@ -1,0 +1,117 @@
+/* ctcx_cpu: the CTC loss and its gradient on the CPU, for any language that can call C.
+ *
+ * A call computes a batch: logits (N, T, C) before the softmax, labels (N, S), and the lengths of
+ * both, to losses (N,) in nats and the gradient (N, T, C) with respect to the logits.
+ *
+ * - Losses are float64 for float64 logits, else float32. The gradient is of the type of the logits.
+ * - Labels that no path can emit have the loss +inf and the gradient 0, as have losses above 1.8e8.
+ * - A sequence with a label or length out of range, a label equal to the blank, or a NaN or +inf
+ *   logit in its frames has the loss NaN and the gradient NaN. The others are right.
+ * - The gradient is 0 in the frames past a sequence's length. Entries past lengths are ignored.
+ * - Results are the same to the last bit for any number of threads.
+ *
+ * Labels and lengths are copied before they are checked, so another thread that changes them can
+ * spoil a result, and nothing else. The library has no state but its threads, which it starts when
+ * a call needs them, and which a forked child starts anew.
+ */
+#ifndef CTCX_CPU_H
+#define CTCX_CPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#ifdef CTCX_CPU_BUILDING
+#define CTCX_CPU_API __declspec(dllexport)
+#else
+#define CTCX_CPU_API __declspec(dllimport)
+#endif
+#else
+#define CTCX_CPU_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Version of this interface. A library takes batches of its own major version and any minor one. */
+#define CTCX_CPU_MAJOR 1
+#define CTCX_CPU_MINOR 0
+
+enum ctcx_cpu_type {
+  CTCX_CPU_FLOAT16 = 0,
+  CTCX_CPU_BFLOAT16 = 1,
+  CTCX_CPU_FLOAT32 = 2,
+  CTCX_CPU_FLOAT64 = 3
+};
+
+enum ctcx_cpu_status {
+  CTCX_CPU_OK = 0,
+  CTCX_CPU_INVALID = 1,     /* a field of the batch makes no sense: ctcx_cpu_check says which */
+  CTCX_CPU_NO_MEMORY = 2,   /* scratch memory could not be allocated */
+  CTCX_CPU_INTERRUPTED = 3  /* `interrupted` said so; results are incomplete */
+};
+
+/* An array of integers, int32 or int64. Strides are in elements and may be negative. */
+struct ctcx_cpu_integers {
+  const void *data;
+  int32_t bytes;            /* of an element: 4 or 8 */
+  int32_t reserved;         /* 0 */
+  int64_t sequence_stride;
+  int64_t position_stride;  /* of the labels; unused for lengths */
+};
+
+/* A batch. Set it all to 0, then size, major, and what the call needs. */
+struct ctcx_cpu_batch {
+  size_t size;              /* sizeof(struct ctcx_cpu_batch) */
+  int32_t major;            /* CTCX_CPU_MAJOR */
+  int32_t type;             /* enum ctcx_cpu_type, of the logits and the gradient */
+
+  int64_t sequences;        /* N */
+  int64_t frames;           /* T */
+  int64_t classes;          /* C, from 1 to 2^31 - 1 */
+  int64_t label_positions;  /* S */
+  int64_t blank;            /* class of the blank, from 0 to C - 1 */
+
+  const void *logits;       /* classes lie side by side; strides are in elements */
+  int64_t logits_sequence_stride;
+  int64_t logits_frame_stride;
+  struct ctcx_cpu_integers labels;
+  struct ctcx_cpu_integers logit_lengths;
+  struct ctcx_cpu_integers label_lengths;
+
+  void *losses;             /* (N,), contiguous */
+  void *gradient;           /* as the logits; NULL for the losses alone */
+  int64_t gradient_sequence_stride;
+  int64_t gradient_frame_stride;
+
+  int32_t threads;          /* at most, the caller's among them; 0: as many as there are cores */
+  int32_t softmax_only;     /* not 0: write the softmax to `gradient`, and no losses (for timing) */
+
+  /* Asked now and then by the calling thread; not 0 ends the call. May be NULL. */
+  int (*interrupted)(void *context);
+  void *context;
+};
+
+/* Computes a batch; returns an enum ctcx_cpu_status. May be called from several threads at once. */
+CTCX_CPU_API int ctcx_cpu_compute(const struct ctcx_cpu_batch *batch);
+
+/* What is wrong with a batch, in English, or NULL if nothing is. Reads no array. */
+CTCX_CPU_API const char *ctcx_cpu_check(const struct ctcx_cpu_batch *batch);
+
+/* The version of the library, as "1.0", and the instruction set that it runs: "baseline", "avx2",
+ * "avx512" or "neon". The environment variable CTCX_CPU_INSTRUCTIONS, read at the first call, names
+ * another one that the processor has. */
+CTCX_CPU_API const char *ctcx_cpu_version(void);
+CTCX_CPU_API const char *ctcx_cpu_instructions(void);
+
+/* XLA's foreign function interface: a handler (XLA_FFI_Handler) for the attributes int32 "blank"
+ * and "threads", the arguments logits (..., T, C), labels (..., S), logit lengths (...) and label
+ * lengths (...), and the results losses (...) and, unless the loss alone is wanted, gradient
+ * (..., T, C). It uses the threads of XLA. */
+CTCX_CPU_API void *ctcx_cpu_xla_handler(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

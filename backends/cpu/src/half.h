@@ -1,0 +1,325 @@
+// Half of a sequence: from one end to the middle, and back.
+//
+// Both ends are treated alike: the second half runs through frames and labels backwards. In the
+// middle, the last row of the one is the first row of the other's way back, where alphas and betas
+// meet. So the halves need each other's rows only once, and can run on two threads.
+//
+// The way back needs the alphas of all frames. A long half keeps those of every `span` frames and
+// computes the others again, so that memory grows with the square root of the frames.
+#pragma once
+#include "lattice.h"
+#include "scratch.h"
+#include "softmax.h"
+
+namespace {
+
+// Probabilities from here on are used as the softmax left them. Where one is smaller, the
+// probabilities of that frame get exponents of their own, from the logits in double.
+constexpr double smallest_plain = 0x1p-100;
+// How often, in frames, occupancies are scaled to add up to 1 anew.
+constexpr Size frames_a_scale = 32;
+// Numbers up to which all alphas of a half are kept.
+constexpr Size most_kept_alphas = 1 << 17;
+
+// Frames whose softmax is computed before any of it is looked up: as many as stay in the first
+// cache, or up to 32 in the second, since rows that are read one after the other are fetched ahead.
+CTCX_INLINE Size rows_together(Size classes) {
+  return std::max({(Size(1) << 12) / classes, std::min((Size(1) << 17) / classes, Size(32)), Size(1)});
+}
+
+// X is the type of the logits, T the one that they are computed in.
+template <class X, class T = typename ComputedIn<X>::Type> class Half {
+  static constexpr int step = lanes_of<T>;
+  static constexpr bool is_half_precision = !std::is_same_v<X, T>;
+
+ public:
+  // What a half works on. Strides are in elements; the second half has negative ones.
+  struct Input {
+    const X *logits;  // the half's first frame
+    Size logits_row;
+    X *gradient;  // likewise; null for the loss alone
+    Size gradient_row;
+    Size frames, classes, blank;
+    const std::int32_t *labels;
+    Size count;
+    bool turned;  // whether labels are read from the end
+  };
+
+  Half(const Input &input, ctcx::Arena &arena) : in_(input) {
+    frames_ = in_.frames;
+    width_ = (in_.count / step + 1) * step;
+    span_ = std::max(frames_, Size(1));
+    if (frames_ * 2 * width_ > most_kept_alphas)
+      span_ = std::max(Size(std::sqrt(double(frames_))), Size(1));
+    spans_ = std::max((frames_ + span_ - 1) / span_, Size(1));
+    lay_out(arena);
+  }
+
+  // Lists the labels, and which of them may follow each other directly.
+  void set_up() {
+    const Size count = in_.count;
+    for (Size i = 0; i < count; i++) classes_[i] = in_.labels[in_.turned ? count - 1 - i : i];
+    for (Size i = count; i < width_; i++) classes_[i] = std::int32_t(in_.blank);
+    std::fill_n(skip_before_, width_, 0), std::fill_n(skip_after_, width_, 0);
+    skip_before_[0] = Format<T>::never;
+    for (Size i = 1; i < count; i++)
+      if (classes_[i] == classes_[i - 1])
+        skip_before_[i] = skip_after_[i - 1] = Format<T>::never;
+  }
+
+  // The softmax of some frames, in the order in which logits lie in memory, since processors fetch
+  // ahead what is read upwards. Returns the excess; see softmax_of_rows.
+  double softmax(Size first, Size rows) {
+    bool down = in_.logits_row < 0;
+    Size begin = down ? first + rows - 1 : first, turn = down ? -1 : 1;
+    return softmax_of_rows(in_.logits + begin * in_.logits_row, turn * in_.logits_row,
+                           probabilities(begin), turn * p_row_, rows, in_.classes,
+                           divisors_ + begin, turn);
+  }
+
+  // To the middle. `softmax_done`: all of it is there already. Returns the excess of the softmax.
+  __attribute__((noinline)) double walk(bool softmax_done) {
+    clear(kept(0), width_, 0, width_ / step);
+    *kept(0).e = 0;
+    forget_small();
+    double excess = 0;
+    Size ready = softmax_done ? frames_ : 0;
+    for (Size t = 0; t < frames_; t++) {
+      if (t == ready) {
+        Size rows = std::min(rows_together(in_.classes), frames_ - t);
+        excess += softmax(t, rows);
+        ready += rows;
+      }
+      const Size s = t / span_, within = t % span_;
+      const bool in_last = s == spans_ - 1;
+      Row<T> old = within == 0 ? kept(s) : in_last ? alpha(within) : passing(within);
+      Row<T> now = in_last               ? alpha(within + 1)
+                   : within == span_ - 1 ? kept(s + 1)
+                                         : passing(within + 1);
+      forward(old, now, t, in_last ? within : 0, 0, reached(t));
+    }
+    clear(last(), width_, reached(frames_), width_ / step);
+    return excess;
+  }
+
+  // In the middle: takes the other half's last row as the first of the way back.
+  void arrive(const Half &other) {
+    Row<T> to = beta(0), from = other.last();
+    clear(to, width_, 0, width_ / step);
+    const Size count = in_.count;
+    for (Size i = 0; i <= count; i++) to.m[i] = from.m[count - i], to.e[i] = from.e[count - i];
+    to = to.at(width_), from = from.at(width_);
+    for (Size i = 0; i < count; i++)
+      to.m[i] = from.m[count - 1 - i], to.e[i] = from.e[count - 1 - i];
+  }
+
+  // The likelihood of the sequence, after arrive(); v is 0 where no path emits the labels.
+  Likelihood likelihood() const {
+    auto found = likelihood_of<T>(beta(0), last(), width_, 0, width_ / step, skip_after_);
+    if (found.v == 0 || found.e < Size(Format<T>::never / 2)) return {0, 0};
+    return found;
+  }
+
+  // Back to the end. Turns the softmax into the gradient.
+  __attribute__((noinline)) void go_back() {
+    int which = 0;
+    double scale = 0;
+    Size whole = 0, lowest = 0, highest = width_ / step;
+    forget_small();
+    for (Size s = spans_ - 1; s >= 0; s--) {
+      if (s < spans_ - 1) fill_span(s, lowest, highest);
+      const Size first = s * span_;
+      for (Size t = std::min(frames_, first + span_) - 1; t >= first; t--) {
+        const Size begin = std::max(lowest - 1, Size(0)), end = std::min(reached(t), highest);
+        const Size within = t - first;
+        Row<T> old = beta(which), now = beta(1 - which), a = alpha(within + 1);
+        which = 1 - which;
+        if ((frames_ - 1 - t) % frames_a_scale == 0) {
+          auto found = likelihood_of<T>(old, a, width_, begin, end, skip_after_);
+          scale = 1 / found.v, whole = found.e;
+        }
+        Band band = apart_[within] ? backward<true>(old, now, a, within, begin, end, scale, whole)
+                                   : backward<false>(old, now, a, within, begin, end, scale, whole);
+        lowest = band.lowest, highest = band.highest;
+        subtract(t, band);
+      }
+    }
+  }
+
+  // Leaves the softmax as the gradient.
+  void write_softmax() {
+    if constexpr (is_half_precision)
+      for (Size t = 0; t < frames_; t++) write(t);
+  }
+
+ private:
+  // The one place that says which arrays there are, and how large.
+  void lay_out(ctcx::Arena &arena) {
+    const Size row = 2 * width_;
+    auto rows = [&](Size count) {
+      return Row<T>{arena.take<T>(count), arena.take<Integer<T>>(count)};
+    };
+    skip_before_ = arena.take<Integer<T>>(width_);
+    skip_after_ = arena.take<Integer<T>>(width_);
+    classes_ = arena.take<std::int32_t>(width_);
+    occupancy_ = arena.take<T>(width_);
+    betas_ = rows(2 * row);
+    passing_ = rows(2 * row);
+    kept_ = rows(spans_ * row);        // before each span but the last
+    alphas_ = rows((span_ + 1) * row);  // of one span, and before it
+    labels_ = rows(span_ * width_);
+    blanks_ = rows(span_);
+    apart_ = arena.take<char>(span_);
+    slots_ = arena.take<std::int32_t>(width_);
+    listed_ = arena.take<std::int32_t>(width_ + 1);
+    table_ = rows(width_ + 1);
+    slot_of_class_ = arena.take<std::int32_t>(in_.classes);
+    divisors_ = arena.take<Divisor>(std::max(frames_, Size(1)));
+    if (in_.gradient && !is_half_precision) {
+      p_row_ = in_.gradient_row, p_rows_ = std::max(frames_, Size(1));
+      if constexpr (!is_half_precision) p_ = in_.gradient;
+    } else {
+      p_row_ = in_.classes;
+      p_rows_ = in_.gradient ? std::max(frames_, Size(1)) : rows_together(in_.classes);
+      p_ = arena.take<T>(p_rows_ * p_row_);
+    }
+  }
+
+  Row<T> beta(int which) const { return betas_.at(which * 2 * width_); }
+  Row<T> passing(Size within) const { return passing_.at(within % 2 * 2 * width_); }
+  Row<T> alpha(Size within) const { return alphas_.at(within * 2 * width_); }
+  Row<T> kept(Size s) const { return s == spans_ - 1 ? alpha(0) : kept_.at(s * 2 * width_); }
+  Row<T> last() const { return alpha(frames_ - (spans_ - 1) * span_); }
+  Emission<T> emission(Size within) const {
+    return {labels_.at(within * width_), blanks_.at(within)};
+  }
+  T *probabilities(Size t) const { return p_ + t % p_rows_ * p_row_; }
+  // Vectors of states that can be reached by a frame: a label a frame.
+  Size reached(Size t) const { return std::min(width_ / step, t / step + 1); }
+
+  // Emission probabilities
+
+  void forget_small() { small_ = false, distinct_ = -1; }
+
+  // Looks up the probabilities of the blank and of the labels; returns the smallest.
+  CTCX_INLINE T look_up(Size t, Size within, Size begin, Size end) {
+    const T *p = probabilities(t);
+    Emission<T> to = emission(within);
+    *to.blank.m = p[in_.blank];
+    Vector<T> least = splat<T>(p[in_.blank]);
+    for (Size k = begin * step; k < end * step; k += step) {
+      Vector<T> v = gather(p, classes_ + k);
+      store(to.labels.m + k, v);
+      least = smaller(v, least);
+    }
+    return smallest_of<T>(least);
+  }
+
+  // Lists the classes that occur, the blank last, and where in that list each label is.
+  void list_classes() {
+    const Size count = in_.count;
+    for (Size i = 0; i < count; i++) slot_of_class_[classes_[i]] = -1;
+    distinct_ = 0;
+    for (Size i = 0; i < count; i++) {
+      std::int32_t &slot = slot_of_class_[classes_[i]];
+      if (slot < 0) slot = std::int32_t(distinct_), listed_[distinct_++] = classes_[i];
+      slots_[i] = slot;
+    }
+    listed_[distinct_] = std::int32_t(in_.blank);
+    for (Size i = count; i < width_; i++) slots_[i] = std::int32_t(distinct_);
+  }
+
+  // The same with exponents, however small they are. Returns whether one is small.
+  __attribute__((noinline)) bool take_apart(Size t, Size within, Size begin, Size end) {
+    if (distinct_ < 0) list_classes();
+    const X *logits = in_.logits + t * in_.logits_row;
+    const T *p = probabilities(t);
+    const Divisor divisor = divisors_[t];
+    bool any = false;
+    for (Size i = 0; i <= distinct_; i++) {
+      table_.m[i] = p[listed_[i]], table_.e[i] = 0;
+      if (table_.m[i] >= T(smallest_plain)) continue;
+      any = true;
+      double y = (double(widen(logits[listed_[i]])) - divisor.offset) * log2_e - divisor.m;
+      if (y > double(Format<T>::never) && divisor.inverse > 0) {
+        double whole = std::nearbyint(y);
+        table_.m[i] = T(std::exp2(y - whole) * divisor.inverse);
+        table_.e[i] = Integer<T>(whole);
+      } else {
+        table_.m[i] = 1, table_.e[i] = Format<T>::never;
+      }
+    }
+    Emission<T> to = emission(within);
+    *to.blank.m = table_.m[distinct_], *to.blank.e = table_.e[distinct_];
+    for (Size k = begin * step; k < end * step; k += step)
+      put<T>(to.labels, k, {gather(table_.m, slots_ + k), gather(table_.e, slots_ + k)});
+    return any;
+  }
+
+  // Finds a frame's emissions and goes on by it. A frame after one with small probabilities is
+  // likely to have some too.
+  CTCX_INLINE void forward(Row<T> old, Row<T> now, Size t, Size within, Size begin, Size end) {
+    bool apart = small_ || look_up(t, within, begin, end) < T(smallest_plain);
+    apart_[within] = apart;
+    if (apart) {
+      small_ = take_apart(t, within, begin, end);
+      forward_frame<T, true>(old, now, width_, begin, end, skip_before_, emission(within));
+    } else {
+      forward_frame<T, false>(old, now, width_, begin, end, skip_before_, emission(within));
+    }
+  }
+
+  // Computes the alphas of a span again, for the vectors that count when the way back enters it at
+  // `lowest` to `highest`. It goes down by a label a frame at most, and what is left out below
+  // spoils as many more.
+  void fill_span(Size s, Size lowest, Size highest) {
+    const Size begin = std::max(lowest - 2 * (span_ / step + 1), Size(0)), first = s * span_;
+    Row<T> old = kept(s);
+    for (Size within = 0; within < span_; within++) {
+      Row<T> now = alpha(within + 1);
+      forward(old, now, first + within, within, begin, std::min(reached(first + within), highest));
+      old = now;
+    }
+  }
+
+  template <bool apart>
+  CTCX_INLINE Band backward(Row<T> old, Row<T> now, Row<T> a, Size within, Size begin, Size end,
+                            double scale, Size whole) {
+    return backward_frame<T, apart>(old, now, width_, begin, end, skip_after_, emission(within), a,
+                                    occupancy_, scale, Integer<T>(whole));
+  }
+
+  // Turns the softmax of a frame into its gradient (Graves et al. 2006, equation 16).
+  CTCX_INLINE void subtract(Size t, const Band &band) {
+    T *p = probabilities(t);
+    p[in_.blank] -= T(band.blanks);
+    const Size stop = std::min(in_.count, band.highest * step);
+    for (Size i = band.lowest * step; i < stop; i++) p[classes_[i]] -= occupancy_[i];
+    if constexpr (is_half_precision) write(t);
+  }
+  // Rounds a row of the gradient to half precision.
+  void write(Size t) {
+    const T *p = probabilities(t);
+    X *to = in_.gradient + t * in_.gradient_row;
+    for (Size c = 0; c < in_.classes; c++) to[c] = narrow<X>(p[c]);
+  }
+
+  Input in_;
+  Size frames_, width_, span_, spans_;
+  bool small_ = false;   // whether the frame before had small probabilities
+  Size distinct_ = -1;   // classes that occur, once they have been listed
+
+  // Scratch; a row of states is 2 width_ numbers.
+  Integer<T> *skip_before_, *skip_after_;
+  std::int32_t *classes_;
+  T *occupancy_;
+  Row<T> betas_, passing_, kept_, alphas_, labels_, blanks_, table_;
+  char *apart_;
+  std::int32_t *slots_, *listed_, *slot_of_class_;
+  Divisor *divisors_;
+  // Probabilities: p_rows_ rows, after which they start again.
+  T *p_;
+  Size p_row_, p_rows_;
+};
+
+}  // namespace

@@ -1,0 +1,153 @@
+// One sequence, for one instruction set: CTCX_CPU_VARIANT is its name in kernel.h.
+#include "kernel.h"
+
+#include <cmath>
+#include <limits>
+
+#include "half.h"
+
+namespace {
+
+using ctcx::Batch;
+using ctcx::State;
+
+constexpr double ln_2 = 0.69314718055994530942;
+
+template <class X, class T = typename ComputedIn<X>::Type>
+class TypedSequence final : public ctcx::Sequence {
+ public:
+  TypedSequence(const Batch &batch, Size n, ctcx::Arena arena)
+      : batch_(batch), n_(n), arena_(std::move(arena)),
+        halves_{Half<X>(input(0), arena_), Half<X>(input(1), arena_)} {}
+
+  double softmax(int half, Size first, Size last) override {
+    last = std::min(last, frames_of(half));
+    return first < last ? halves_[half].softmax(first, last - first) : 0;
+  }
+  double walk(int half, bool softmax_done) override {
+    halves_[half].set_up();
+    return halves_[half].walk(softmax_done);
+  }
+  bool meet(double excess) override {
+    if (!std::isfinite(excess)) {
+      fail();
+      return false;
+    }
+    halves_[0].arrive(halves_[1]);
+    const Likelihood likelihood = halves_[0].likelihood();
+    double loss = std::numeric_limits<double>::infinity();
+    if (likelihood.v > 0)
+      loss = std::max(excess - (std::log(likelihood.v) + double(likelihood.e) * ln_2), 0.0);
+    if (!(loss <= ctcx::largest_loss)) {
+      write_loss(std::numeric_limits<T>::infinity());
+      fill(0, length(), X{});
+      return false;
+    }
+    write_loss(T(loss));
+    if (batch_.gradient) halves_[1].arrive(halves_[0]);
+    return batch_.gradient;
+  }
+  void go_back(int half) override { halves_[half].go_back(); }
+
+  std::size_t scratch_bytes() const { return arena_.used(); }
+
+  // Writes what the state of the sequence says; returns whether there is more to compute.
+  bool begin() {
+    fill(length(), batch_.frames, X{});
+    switch (batch_.states[n_]) {
+      case State::possible:
+        return true;
+      case State::impossible:
+        for (Size t = 0; t < length(); t++)
+          if (has_nan_or_inf(logits() + t * batch_.logits_row, batch_.classes)) {
+            fail();
+            return false;
+          }
+        write_loss(std::numeric_limits<T>::infinity());
+        fill(0, length(), X{});
+        return false;
+      case State::wrong:
+        fail();
+    }
+    return false;
+  }
+  // The softmax in the gradient, and nothing else.
+  void finish_softmax() {
+    for (int half : {0, 1}) softmax(half, 0, frames_of(half)), halves_[half].write_softmax();
+  }
+
+ private:
+  Size length() const { return batch_.lengths[n_]; }
+  Size frames_of(int half) const { return half == 0 ? length() / 2 : length() - length() / 2; }
+  const X *logits() const {
+    return static_cast<const X *>(batch_.logits) + n_ * batch_.logits_sequence;
+  }
+  X *gradient() const { return static_cast<X *>(batch_.gradient) + n_ * batch_.gradient_sequence; }
+
+  typename Half<X>::Input input(int half) const {
+    const bool turned = half == 1;
+    const Size first = turned ? std::max(length() - 1, Size(0)) : 0, turn = turned ? -1 : 1;
+    return {.logits = logits() + first * batch_.logits_row,
+            .logits_row = turn * batch_.logits_row,
+            .gradient = batch_.gradient ? gradient() + first * batch_.gradient_row : nullptr,
+            .gradient_row = turn * batch_.gradient_row,
+            .frames = frames_of(half),
+            .classes = batch_.classes,
+            .blank = batch_.blank,
+            .labels = batch_.labels.data() + batch_.first_label[n_],
+            .count = batch_.counts[n_],
+            .turned = turned};
+  }
+
+  void write_loss(T loss) { static_cast<T *>(batch_.losses)[n_] = loss; }
+  void fill(Size first, Size last, X value) {
+    if (!batch_.gradient) return;
+    for (Size t = first; t < last; t++)
+      std::fill_n(gradient() + t * batch_.gradient_row, batch_.classes, value);
+  }
+  // Something is wrong with the values.
+  void fail() {
+    write_loss(std::numeric_limits<T>::quiet_NaN());
+    fill(0, length(), narrow<X>(std::numeric_limits<T>::quiet_NaN()));
+  }
+
+  const Batch &batch_;
+  const Size n_;
+  ctcx::Arena arena_;
+  Half<X> halves_[2];
+};
+
+template <class X> std::size_t scratch_bytes(const Batch &batch, Size n) {
+  return TypedSequence<X>(batch, n, ctcx::Arena()).scratch_bytes();
+}
+
+template <class X> auto open(const Batch &batch, Size n, ctcx::Scratch &scratch) {
+  ctcx::Arena arena(scratch.get(scratch_bytes<X>(batch, n)));
+  return std::make_unique<TypedSequence<X>>(batch, n, std::move(arena));
+}
+
+template <class X>
+std::unique_ptr<ctcx::Sequence> begin(const Batch &batch, Size n, ctcx::Scratch &scratch) {
+  auto sequence = open<X>(batch, n, scratch);
+  if (!sequence->begin()) return nullptr;
+  return sequence;
+}
+
+template <class X> void softmax_only(const Batch &batch, Size n, ctcx::Scratch &scratch) {
+  open<X>(batch, n, scratch)->finish_softmax();
+}
+
+template <class X>
+constexpr ctcx::Kernel kernel_for{scratch_bytes<X>, begin<X>, softmax_only<X>};
+
+}  // namespace
+
+#define NAME_OF(variant) #variant
+#define QUOTED(variant) NAME_OF(variant)
+
+namespace ctcx {
+extern const InstructionSet CTCX_CPU_VARIANT;
+const InstructionSet CTCX_CPU_VARIANT{
+    QUOTED(CTCX_CPU_VARIANT),
+    {kernel_for<Float16>, kernel_for<BFloat16>, kernel_for<float>, kernel_for<double>}};
+}  // namespace ctcx

@@ -1,0 +1,73 @@
+// What each instruction set's kernel offers, and the batch that it works on.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "scratch.h"
+
+namespace ctcx {
+
+using Size = std::int64_t;
+
+// A loss above this, in nats, counts as infinite.
+constexpr double largest_loss = 1.8e8;
+
+enum class Type { float16, bfloat16, float32, float64 };
+
+enum class State : char {
+  wrong,       // a label or length out of range, or a label equal to the blank
+  impossible,  // fewer frames than the labels need
+  possible
+};
+
+// A batch whose labels and lengths have been copied and checked. Strides are in elements.
+struct Batch {
+  Type type;
+  Size sequences, frames, classes, blank;
+  const void *logits;
+  Size logits_sequence, logits_row;
+  void *gradient;  // null for the losses alone
+  Size gradient_sequence, gradient_row;
+  void *losses;
+
+  std::vector<State> states;
+  std::vector<Size> lengths;         // frames of each sequence, within `frames`
+  std::vector<Size> counts;          // labels of each sequence
+  std::vector<Size> first_label;     // where they begin in `labels`
+  std::vector<std::int32_t> labels;
+};
+
+// A sequence that is being computed: both halves, in scratch memory. The steps of a half run in
+// order: softmax (optional), walk, then go_back if meet() said so.
+class Sequence {
+ public:
+  virtual ~Sequence();  // not inline: no code may be shared between instruction sets
+  // The softmax of frames `first` to `last - 1` of a half; see softmax_of_rows for the excess.
+  virtual double softmax(int half, Size first, Size last) = 0;
+  virtual double walk(int half, bool softmax_done) = 0;
+  // Writes the loss, given the excess of all rows; returns whether there is a way back to go.
+  virtual bool meet(double excess) = 0;
+  virtual void go_back(int half) = 0;
+};
+
+struct Kernel {
+  // Bytes of scratch that sequence n needs.
+  std::size_t (*scratch_bytes)(const Batch &, Size n);
+  // Writes all that can be known of sequence n without its recursion; null if that is all.
+  std::unique_ptr<Sequence> (*begin)(const Batch &, Size n, Scratch &);
+  // The softmax of sequence n, to its gradient, and nothing else.
+  void (*softmax_only)(const Batch &, Size n, Scratch &);
+};
+
+struct InstructionSet {
+  const char *name;
+  Kernel kernels[4];  // by Type
+};
+
+extern const InstructionSet baseline, avx2, avx512;  // which of them there are, the build says
+
+// The best one that this processor has, or the one that CTCX_CPU_INSTRUCTIONS names.
+const InstructionSet &instruction_set();
+
+}  // namespace ctcx

@@ -1,0 +1,104 @@
+// The C interface.
+#include <cstdlib>
+#include <new>
+#include <string_view>
+
+#include "batch.h"
+
+namespace ctcx {
+
+#ifdef CTCX_CPU_HAS_avx2
+static bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#endif
+
+const InstructionSet &instruction_set() {
+  static const InstructionSet &chosen = []() -> const InstructionSet & {
+    const char *asked = std::getenv("CTCX_CPU_INSTRUCTIONS");
+    const std::string_view name = asked ? asked : "";
+    if (name == "baseline") return baseline;
+#ifdef CTCX_CPU_HAS_avx512
+    if (name != "avx2" && has_avx2() && __builtin_cpu_supports("avx512f") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+      return avx512;
+#endif
+#ifdef CTCX_CPU_HAS_avx2
+    if (has_avx2()) return avx2;
+#endif
+    return baseline;
+  }();
+  return chosen;
+}
+
+}  // namespace ctcx
+
+namespace {
+
+constexpr ctcx::Size largest = ctcx::Size(1) << 47;  // elements: strides and sizes stay in range
+
+bool is_in(ctcx::Size value, ctcx::Size low, ctcx::Size high) { return low <= value && value <= high; }
+
+const char *wrong_integers(const ctcx_cpu_integers &array) {
+  if (array.bytes != 4 && array.bytes != 8) return "integers must be of 4 or 8 bytes";
+  if (!is_in(array.sequence_stride, -largest, largest) ||
+      !is_in(array.position_stride, -largest, largest))
+    return "the stride of an array of integers is too large";
+  return nullptr;
+}
+
+}  // namespace
+
+extern "C" {
+
+const char *ctcx_cpu_check(const ctcx_cpu_batch *batch) {
+  if (!batch) return "the batch is NULL";
+  if (batch->size < sizeof(ctcx_cpu_batch) || batch->major != CTCX_CPU_MAJOR)
+    return "the batch is of another version of this interface";
+  if (!is_in(batch->type, CTCX_CPU_FLOAT16, CTCX_CPU_FLOAT64)) return "type is unknown";
+  if (!is_in(batch->sequences, 0, largest)) return "sequences is out of range";
+  if (!is_in(batch->frames, 0, largest)) return "frames is out of range";
+  if (!is_in(batch->classes, 1, INT32_MAX)) return "classes must be from 1 to 2^31 - 1";
+  if (!is_in(batch->label_positions, 0, largest)) return "label_positions is out of range";
+  if (!is_in(batch->blank, 0, batch->classes - 1)) return "blank must be from 0 to classes - 1";
+  for (const auto *array : {&batch->labels, &batch->logit_lengths, &batch->label_lengths})
+    if (const char *wrong = wrong_integers(*array)) return wrong;
+  for (ctcx::Size stride : {batch->logits_sequence_stride, batch->logits_frame_stride,
+                            batch->gradient_sequence_stride, batch->gradient_frame_stride})
+    if (!is_in(stride, -largest, largest)) return "a stride is too large";
+  if (batch->threads < 0) return "threads must not be negative";
+  if (batch->sequences == 0) return nullptr;
+  if (!batch->logit_lengths.data || !batch->label_lengths.data) return "lengths are NULL";
+  if (batch->label_positions > 0 && !batch->labels.data) return "labels are NULL";
+  if (batch->frames > 0 && !batch->logits) return "logits are NULL";
+  if (!batch->softmax_only && !batch->losses) return "losses are NULL";
+  if (batch->softmax_only && !batch->gradient) return "softmax_only needs a gradient to write to";
+  return nullptr;
+}
+
+int ctcx_cpu_compute(const ctcx_cpu_batch *call) {
+  if (ctcx_cpu_check(call)) return CTCX_CPU_INVALID;
+  ctcx::Team team{call->threads > 0 ? call->threads : ctcx::usable_cores(), ctcx::recruit_from_pool, {}};
+  if (call->interrupted) team.interrupted = [call] { return call->interrupted(call->context) != 0; };
+  try {
+    const ctcx::Batch batch = ctcx::read(*call);
+    if (call->softmax_only) ctcx::compute_softmax_only(batch, team);
+    else ctcx::compute(batch, team);
+  } catch (const ctcx::Interrupted &) {
+    return CTCX_CPU_INTERRUPTED;
+  } catch (const std::bad_alloc &) {
+    return CTCX_CPU_NO_MEMORY;
+  }
+  return CTCX_CPU_OK;
+}
+
+const char *ctcx_cpu_version(void) { return "1.0"; }
+
+const char *ctcx_cpu_instructions(void) {
+#if defined(__aarch64__)
+  return "neon";
+#else
+  return ctcx::instruction_set().name;
+#endif
+}
+
+}  // extern "C"

@@ -1,0 +1,219 @@
+// The softmax of rows of logits, computed while a row is in cache:
+//
+//     p_c = 2^(x_c log2(e) - m) / s,    s = sum over c of 2^(x_c log2(e) - m)
+//
+// where m is the largest exponent of the row, rounded to a whole number. So a power is taken apart
+// into 2^k 2^f exactly: k is whole, and f is rounded once, however large x is (Cody and Waite,
+// Software Manual for the Elementary Functions, 1980, chapter 6).
+#pragma once
+#include <type_traits>
+
+#include "element.h"
+#include "vectors.h"
+
+namespace {
+
+constexpr double log2_e = 1.44269504088896340736;
+
+// How a row was divided: its probabilities are 2^((x - offset) log2(e) - m) times `inverse`, which
+// is 0 where all classes are masked.
+struct Divisor {
+  double offset, m, inverse;
+};
+
+// Rows of which |m| is larger have their largest logit taken off first.
+constexpr double most_shifted = is_fused ? 1 << 19 : 512;
+
+// 2^(x log2(e) - m), and 0 from 2^-127 down (2^-1023 in double). NaN stays NaN.
+template <class T> struct Power {
+  Vector<T> rounder, lowest;
+  CTCX_INLINE explicit Power(T m)
+      : rounder(splat<T>(Format<T>::rounder - m)),
+        lowest(splat<T>((m - T(Format<T>::bias)) * T(1 / log2_e))) {}
+  CTCX_INLINE Vector<T> operator()(Vector<T> x) const {
+    const Vector<T> scale = splat<T>(Format<T>::log2_e);
+    x = greater(lowest, x);
+    Vector<T> whole = fma(x, scale, rounder), fraction;
+    if constexpr (is_fused) {
+      fraction = fma(x, scale, rounder - whole);
+      fraction = fma(x, splat<T>(Format<T>::log2_e_rest), fraction);
+    } else {
+      Vector<T> k = whole - rounder;
+      fraction = ((x - k * Format<T>::ln_2) - k * Format<T>::ln_2_rest) * Format<T>::log2_e;
+    }
+    return exp2_of_fraction<T>(fraction) *
+           (Vector<T>)((Integers<T>)whole << Format<T>::fraction_bits);
+  }
+};
+
+// The last vector of a row ends where the row ends and overlaps the one before it, so that no
+// vector needs a mask. Only its last lanes are new; rows shorter than a vector go by way of a copy.
+template <class T> CTCX_INLINE Vector<T> load_short(const T *x, Size classes) {
+  T copy[lanes_of<T>];
+  for (int i = 0; i < lanes_of<T>; i++)
+    copy[i] = i < classes ? x[i] : -std::numeric_limits<T>::infinity();
+  return load(copy);
+}
+template <class T> CTCX_INLINE void store_short(T *p, Vector<T> v, Size classes) {
+  for (int i = 0; i < lanes_of<T>; i++)
+    if (i < classes) p[i] = v[i];
+}
+template <class T> CTCX_INLINE Vector<T> last_lanes(Vector<T> v, Size count) {
+  return counting<Integer<T>>() >= splat<Integer<T>>(Integer<T>(lanes_of<T> - count)) ? v
+                                                                                       : Vector<T>{};
+}
+
+
+// Writes the powers to p, which may be x, and returns their sum.
+template <class T> CTCX_INLINE double powers_of_row(const T *x, T *p, Size classes, T m) {
+  constexpr int step = lanes_of<T>;
+  const Power<T> power(m);
+  if (classes < step) {
+    Vector<T> v = power(load_short(x, classes));
+    store_short(p, v, classes);
+    return precise_sum_of(v);
+  }
+  Vector<T> a{}, b{}, c{}, d{}, tail = load(x + classes - step);  // read before p overwrites it
+  Size i = 0;
+  for (; i + 4 * step <= classes; i += 4 * step) {
+    Vector<T> v = power(load(x + i)), w = power(load(x + i + step));
+    Vector<T> y = power(load(x + i + 2 * step)), z = power(load(x + i + 3 * step));
+    store(p + i, v), store(p + i + step, w), store(p + i + 2 * step, y), store(p + i + 3 * step, z);
+    a += v, b += w, c += y, d += z;
+  }
+  for (; i + step <= classes; i += step) {
+    Vector<T> v = power(load(x + i));
+    store(p + i, v);
+    a += v;
+  }
+  if (i < classes) {
+    Vector<T> v = power(tail);
+    store(p + classes - step, v);
+    b += last_lanes<T>(v, classes - i);
+  }
+  return precise_sum_of((a + b) + (c + d));
+}
+
+template <class T> CTCX_INLINE void scale_row(T *p, Size classes, T factor) {
+  constexpr int step = lanes_of<T>;
+  if (classes < step) {
+    for (Size i = 0; i < classes; i++) p[i] *= factor;
+    return;
+  }
+  Vector<T> factors = splat<T>(factor), tail = load(p + classes - step);
+  Size i = 0;
+  for (; i + 4 * step <= classes; i += 4 * step)
+    for (int k = 0; k < 4 * step; k += step) store(p + i + k, load(p + i + k) * factors);
+  for (; i + step <= classes; i += step) store(p + i, load(p + i) * factors);
+  store(p + classes - step, tail * factors);
+}
+
+template <class T> CTCX_INLINE T largest_of_row(const T *x, Size classes) {
+  constexpr int step = lanes_of<T>;
+  if (classes < step) return largest_of<T>(load_short(x, classes));
+  Vector<T> a = load(x + classes - step), b = a, c = a, d = a;
+  Size i = 0;
+  for (; i + 4 * step <= classes; i += 4 * step) {
+    a = greater(a, load(x + i)), b = greater(b, load(x + i + step));
+    c = greater(c, load(x + i + 2 * step)), d = greater(d, load(x + i + 3 * step));
+  }
+  for (; i + step <= classes; i += step) a = greater(a, load(x + i));
+  return largest_of<T>(greater(greater(a, b), greater(c, d)));
+}
+
+// Keeps how a row was divided, and returns its excess: what rounding 1 / s made of 1.
+CTCX_INLINE double note(Divisor &divisor, double offset, double m, double s, double inverse) {
+  divisor = {offset, m, inverse};
+  return s * inverse - 1;
+}
+
+// A row that is all masked, has a NaN or +inf in it, or is very far from 0.
+template <class T>
+__attribute__((noinline)) double unusual_row(const T *x, T *p, Size classes, Divisor &divisor) {
+  T largest = largest_of_row(x, classes);
+  divisor = {0, 0, 0};
+  if (largest == -std::numeric_limits<T>::infinity())
+    return powers_of_row<T>(x, p, classes, 0);  // zeros; or there is a NaN
+  if (!(largest < std::numeric_limits<T>::infinity())) return std::nan("");
+  for (Size c = 0; c < classes; c++) p[c] = x[c] - largest;
+  double s = powers_of_row<T>(p, p, classes, 0);
+  T inverse = T(1 / s);
+  scale_row(p, classes, inverse);
+  return note(divisor, largest, 0, s, inverse);
+}
+
+// A row of k vectors or fewer, and at least one, stays in the registers.
+template <class T, int k>
+CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor) {
+  constexpr int step = lanes_of<T>;
+  Vector<T> v[k];
+  for (int i = 0; i < k - 1; i++) v[i] = load(x + i * step);
+  v[k - 1] = load(x + classes - step);
+  Vector<T> top = v[0];
+  for (int i = 1; i < k; i++) top = greater(top, v[i]);
+  double m = std::nearbyint(double(largest_of<T>(top)) * log2_e);
+  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor);
+  const Power<T> power{T(m)};
+  for (int i = 0; i < k; i++) v[i] = power(v[i]);
+  Vector<T> sum = last_lanes<T>(v[k - 1], classes - (k - 1) * step);
+  for (int i = 0; i < k - 1; i++) sum += v[i];
+  double s = precise_sum_of(sum);
+  T inverse = T(1 / s);
+  Vector<T> factors = splat<T>(inverse);
+  for (int i = 0; i < k - 1; i++) store(p + i * step, v[i] * factors);
+  store(p + classes - step, v[k - 1] * factors);
+  return note(divisor, 0, m, s, inverse);
+}
+
+template <class T>
+CTCX_INLINE double wide_row(const T *x, T *p, Size classes, Divisor &divisor) {
+  double m = std::nearbyint(double(largest_of_row(x, classes)) * log2_e);
+  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor);
+  double s = powers_of_row<T>(x, p, classes, T(m));
+  T inverse = T(1 / s);
+  scale_row(p, classes, inverse);
+  return note(divisor, 0, m, s, inverse);
+}
+
+// The softmax of rows: logits x and probabilities p, with the elements from one row to the next.
+// Returns the sum of the excesses, which is not finite if a logit is NaN or +inf. It is a multiple
+// of half the last digit of 1.0 and small, so such numbers add up to the same in any order.
+template <class X, class T = typename ComputedIn<X>::Type>
+__attribute__((noinline)) double softmax_of_rows(const X *x, Size x_row, T *p, Size p_row,
+                                                 Size rows, Size classes, Divisor *divisors,
+                                                 Size divisors_row) {
+  constexpr int step = lanes_of<T>;
+  auto each = [&](auto softmax) {
+    double excess = 0;
+    for (Size t = 0; t < rows; t++) {
+      const T *from;
+      if constexpr (std::is_same_v<X, T>) {
+        from = x + t * x_row;
+      } else {
+        from = p + t * p_row;
+        for (Size c = 0; c < classes; c++) p[t * p_row + c] = widen(x[t * x_row + c]);
+      }
+      excess += softmax(from, p + t * p_row, classes, divisors[t * divisors_row]);
+    }
+    return excess;
+  };
+  auto narrow_rows = [&](auto vectors) {
+    return each([](auto &&...row) { return narrow_row<T, decltype(vectors)::value>(row...); });
+  };
+  if (classes < step || classes > 4 * step)
+    return each([](auto &&...row) { return wide_row<T>(row...); });
+  if (classes == step) return narrow_rows(std::integral_constant<int, 1>());
+  if (classes <= 2 * step) return narrow_rows(std::integral_constant<int, 2>());
+  if (classes <= 3 * step) return narrow_rows(std::integral_constant<int, 3>());
+  return narrow_rows(std::integral_constant<int, 4>());
+}
+
+// Whether a row has a NaN or +inf.
+template <class X> bool has_nan_or_inf(const X *x, Size classes) {
+  bool fine = true;
+  for (Size c = 0; c < classes; c++)
+    fine &= widen(x[c]) < std::numeric_limits<double>::infinity();
+  return !fine;
+}
+
+}  // namespace

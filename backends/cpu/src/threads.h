@@ -1,0 +1,30 @@
+// Sharing tasks among threads: the library's own, or those that XLA lends.
+#pragma once
+#include <functional>
+
+#include "kernel.h"
+
+namespace ctcx {
+
+// Asks for up to so many threads to call a function, now, later or never.
+using Recruit = std::function<void(int helpers, const std::function<void()> &)>;
+
+// Threads of the library's own. Fewer come where the system starts no more.
+void recruit_from_pool(int helpers, const std::function<void()> &visit);
+
+// Cores that this process may run on.
+int usable_cores();
+
+struct Interrupted {};
+
+struct Team {
+  int threads;  // at most, the caller's among them
+  Recruit recruit;
+  std::function<bool()> interrupted;  // asked by the calling thread; may be empty
+
+  // Calls task(0) to task(number - 1), on the calling thread and on those that come, and returns
+  // when all have returned. Throws what a task has thrown, or Interrupted.
+  void share(Size number, const std::function<void(Size)> &task) const;
+};
+
+}  // namespace ctcx

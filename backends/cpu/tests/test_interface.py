@@ -1,0 +1,137 @@
+"""The C interface: a header that any compiler takes, and a library that any program can use."""
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import ctcx_cpu
+import numpy as np
+import pytest
+
+import ctcx
+
+compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+
+@compiler
+@pytest.mark.parametrize("standard", ["c11", "c17"])
+def test_the_header_compiles_as_c(tmp_path, standard):
+    source = tmp_path / "header.c"
+    source.write_text('#include "ctcx_cpu.h"\nint main(void) { return 0; }\n')
+    command = ["cc", f"-std={standard}", "-Wall", "-Wextra", "-pedantic", "-Werror"]
+    command += ["-I", ctcx_cpu.include_dir(), "-c", source, "-o", tmp_path / "header.o"]
+    subprocess.run(command, check=True)
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="there is no nm")
+def test_the_library_has_its_own_symbols_only():
+    command = ["nm", "--dynamic", "--defined-only", ctcx_cpu.library_path()]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    names = {line.split()[-1] for line in listed.splitlines()}
+    assert names
+    assert all(name.startswith("ctcx_cpu_") for name in names), names
+    undefined = ["nm", "--dynamic", "--undefined-only", ctcx_cpu.library_path()]
+    needed = subprocess.run(undefined, capture_output=True, text=True, check=True).stdout
+    assert "Py" not in needed
+
+
+def test_a_batch_of_another_version_is_refused():
+    library = ctypes.CDLL(str(ctcx_cpu.library_path()))
+    library.ctcx_cpu_check.restype = ctypes.c_char_p
+    assert b"NULL" in library.ctcx_cpu_check(None)
+    empty = ctypes.create_string_buffer(4096)
+    assert b"another version" in library.ctcx_cpu_check(empty)
+    assert library.ctcx_cpu_compute(empty) == 1
+    library.ctcx_cpu_version.restype = ctypes.c_char_p
+    assert library.ctcx_cpu_version() == b"1.0"
+
+
+@pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_of_this_processor(instructions):
+    code = """
+import numpy as np
+import ctcx
+from ctcx_cpu import _native
+from ctcx.conformance.oracle import reference
+print(_native.instructions())
+rng = np.random.default_rng(0)
+for n, t, c, s, scale in (3, 40, 5, 12, 2), (2, 200, 70, 60, 30), (1, 300, 700, 20, 100):
+    for offset in 0, 1e4:
+        x = (rng.standard_normal((n, t, c)) * scale + offset).astype("float32")
+        y = rng.integers(1, c, (n, s))
+        got = ctcx.ctc_loss_and_grad(x, y, backend="cpu")
+        right = reference(x, y, np.full(n, t), np.full(n, s), 0)
+        np.testing.assert_allclose(got.loss, right.loss, rtol=1e-6, atol=1e-7 * t)
+        np.testing.assert_allclose(got.grad, right.grad, atol=5e-6)
+"""
+    run = subprocess.run(
+        ["python", "-c", code],
+        env=os.environ | {"CTCX_CPU_INSTRUCTIONS": instructions},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    if run.stdout.strip() != instructions:
+        pytest.skip(f"this processor has no {instructions}")
+
+
+def test_what_arrays_do_not_fit_is_an_error():
+    from ctcx_cpu import _native
+
+    x, y, lengths = np.zeros((2, 5, 4), np.float32), np.ones((2, 2), np.int64), np.full(2, 3)
+    losses, grad = np.empty(2, np.float32), np.empty_like(x)
+    right = [x, y, lengths, lengths, losses, grad, 2, 0, 1]
+    _native.compute(*right)
+    for place, wrong in (
+        (0, x[0]),
+        (0, x.transpose(0, 2, 1)),
+        (0, x.astype(np.float64)),
+        (1, y[:1]),
+        (1, y.astype(np.int16)),
+        (2, lengths[:1]),
+        (4, losses[:1]),
+        (4, np.empty(2, np.float64)),
+        (5, grad[:, :4]),
+        (6, 4),
+        (7, 4),
+        (7, -1),
+        (8, -1),
+    ):
+        arguments = list(right)
+        arguments[place] = wrong
+        with pytest.raises(ValueError, match=r"\w"):
+            _native.compute(*arguments)
+    read_only = losses.copy()
+    read_only.flags.writeable = False
+    with pytest.raises((BufferError, ValueError)):
+        _native.compute(x, y, lengths, lengths, read_only, grad, 2, 0, 1)
+
+
+def test_the_limit_of_a_loss():
+    x = np.zeros((2, 1, 2), np.float32)
+    x[0, 0, 1], x[1, 0, 1] = -1.79e8, -1.81e8
+    result = ctcx.ctc_loss_and_grad(x, [[1], [1]], backend="cpu")
+    assert result.loss[0] == np.float32(1.79e8)
+    assert result.loss[1] == np.inf
+    assert result.feasible.tolist() == [True, False]
+    assert not result.grad[1].any()
+
+
+@compiler
+def test_the_example_in_c_computes_the_numbers_of_the_notebook(tmp_path):
+    example = Path(__file__).parents[3] / "docs" / "examples" / "c_library" / "notebook.c"
+    folder = ctcx_cpu.library_path().parent
+    program = tmp_path / "notebook"
+    command = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", example, "-o", program]
+    command += ["-I", ctcx_cpu.include_dir(), "-L", folder, "-lctcx_cpu", f"-Wl,-rpath,{folder}"]
+    subprocess.run(command, check=True)
+    printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    numbers = np.array(printed.split(), dtype=np.float64)
+    published = json.loads((Path(ctcx.__file__).parent / "data" / "notebook.json").read_text())
+    np.testing.assert_allclose(numbers[0], published["fixture"]["loss"][0], rtol=1e-6)
+    gradient = np.ravel(published["fixture"]["gradient"])
+    np.testing.assert_allclose(numbers[1:], gradient, atol=1e-6)

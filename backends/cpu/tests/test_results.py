@@ -1,0 +1,92 @@
+"""Results live in memory that is used again, and only when nobody can see it any more."""
+
+import gc
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ctcx_cpu import _results
+from ctcx_cpu.kernels import loss_and_grad
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    gc.collect()
+    _results.forget()
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2)])
+def test_layout_and_alignment(order):
+    like = np.empty((30, 40, 500), dtype=np.float32).transpose(order)
+    array = _results.empty_like(like)
+    assert (array.shape, array.strides, array.dtype) == (like.shape, like.strides, like.dtype)
+    assert address(array) % 64 == 0
+    assert array.flags.writeable
+    array[...] = 1
+
+
+def test_results_is_used_again_when_all_views_are_gone():
+    like = np.empty((30, 40, 500), dtype=np.float32)
+    first = _results.empty_like(like)
+    where, view = address(first), first[3, ::2]
+    del first
+    second = _results.empty_like(like)
+    assert address(second) != where
+    second[...] = 7
+    view[...] = 5
+    assert (second == 7).all()
+    del view
+    assert address(_results.empty_like(like)) == where
+
+
+def test_a_much_smaller_array_takes_no_large_piece():
+    large = _results.empty_like(np.empty((30, 400, 500), dtype=np.float32))
+    where = address(large)
+    del large
+    small = _results.empty_like(np.empty((3, 400, 500), dtype=np.float32))
+    assert address(small) != where
+
+
+def test_what_is_kept_has_a_limit(monkeypatch):
+    monkeypatch.setattr(_results, "MOST_KEPT", 2**24)
+    arrays = [
+        _results.empty_like(np.empty((k, 2**10, 2**10), dtype=np.float32)) for k in (1, 2, 3, 1)
+    ]
+    assert _results.kept_bytes() == 0
+    del arrays
+    assert 0 < _results.kept_bytes() <= 2**24
+    _results.forget()
+    assert _results.kept_bytes() == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
+def test_a_forked_child_does_not_write_into_its_parents_results():
+    code = """
+import os
+import numpy as np
+from ctcx_cpu import _results
+array = _results.empty_like(np.empty((1, 2**10, 2**10), dtype=np.float32))
+array[...] = 1
+child = os.fork()
+if child == 0:
+    array[...] = 2
+    os._exit(0)
+os.waitpid(child, 0)
+assert (array == 1).all()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_results_of_earlier_calls_stay(batch):
+    x, *rest = batch(20, 100, 64, 10)
+    first = loss_and_grad(x, *rest, blank=0)
+    copy = first[1].copy()
+    for _ in range(3):
+        loss_and_grad(x * 2, *rest, blank=0)
+    np.testing.assert_array_equal(first[1], copy)

@@ -1,0 +1,151 @@
+"""Threads, forked children and process pools; the same bits whatever the number of threads."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+from ctcx_cpu.kernels import loss, loss_and_grad, number_of_threads
+
+from ctcx.plugin import usable_cores
+
+SHAPES = {
+    "many sequences": (40, 60, 28, 20),
+    "ragged, wide": (9, 150, 700, 30),
+    "one long": (1, 3000, 32, 120),
+    "one wide": (1, 900, 900, 30),
+    "two long": (2, 2500, 32, 120),
+}
+
+
+@pytest.mark.parametrize("scale", [2.0, 60.0])
+@pytest.mark.parametrize("name", SHAPES)
+def test_any_number_of_threads_gives_the_same_bits(batch, name, scale):
+    x, y, frames, counts = batch(*SHAPES[name], scale=scale, ragged="ragged" in name)
+    expected = loss_and_grad(x, y, frames, counts, blank=0, num_threads=1)
+    for threads in (2, 3, 8):
+        got = loss_and_grad(x, y, frames, counts, blank=0, num_threads=threads)
+        np.testing.assert_array_equal(got[0], expected[0])
+        np.testing.assert_array_equal(got[1], expected[1])
+        alone = loss(x, y, frames, counts, blank=0, num_threads=threads)
+        np.testing.assert_array_equal(alone, expected[0])
+
+
+def test_sequences_that_are_wrong_or_hopeless_on_several_threads(batch):
+    x, y, frames, counts = batch(3, 2500, 32, 120)
+    x[0, 2400, 3] = np.nan
+    frames[1] = 100
+    losses, grad = loss_and_grad(x, y, frames, counts, blank=0, num_threads=8)
+    assert np.isnan(losses[0])
+    assert losses[1] == np.inf
+    assert not grad[1].any()
+    alone = loss_and_grad(x[2:], y[2:], frames[2:], counts[2:], blank=0, num_threads=1)
+    np.testing.assert_array_equal(losses[2:], alone[0])
+    np.testing.assert_array_equal(grad[2:], alone[1])
+    x[1:] = -np.inf
+    losses, grad = loss_and_grad(x[1:], y[1:], frames[2:] * [1, 1], counts[1:], blank=0)
+    assert (losses == np.inf).all()
+    assert not grad.any()
+
+
+def test_calls_from_many_threads_at_once(batch):
+    inputs = [batch(30, 80, 40, 20, seed=seed) for seed in range(8)]
+    expected = [loss_and_grad(*each, blank=0, num_threads=1) for each in inputs]
+    faults = []
+    barrier = threading.Barrier(len(inputs))
+
+    def work(mine, right):
+        barrier.wait()
+        for _ in range(10):
+            losses, grad = loss_and_grad(*mine, blank=0, num_threads=4)
+            if not (np.array_equal(losses, right[0]) and np.array_equal(grad, right[1])):
+                faults.append(losses)
+
+    threads = [
+        threading.Thread(target=work, args=pair) for pair in zip(inputs, expected, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert not faults
+
+
+def _in_child(inputs):
+    losses, grad = loss_and_grad(*inputs, blank=0, num_threads=2)
+    return losses, float(np.abs(grad).sum()), os.getpid()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
+def test_forked_children_compute_while_the_parent_has_threads():
+    # In a process of its own: other libraries of this one's can't be forked.
+    code = """
+import multiprocessing, os
+from concurrent.futures import ProcessPoolExecutor
+import numpy as np
+from ctcx_cpu.kernels import loss_and_grad
+
+def compute(_):
+    x = np.random.default_rng(0).standard_normal((60, 200, 40), dtype=np.float32)
+    arguments = x, np.full((60, 5), 3), np.full(60, 200), np.full(60, 5)
+    losses, grad = loss_and_grad(*arguments, blank=0, num_threads=2)
+    return losses.tolist(), float(np.abs(grad).sum()), os.getpid()
+
+expected = compute(0)
+with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+    for losses, size, child in pool.map(compute, range(6), timeout=60):
+        assert (losses, size) == expected[:2]
+        assert child != os.getpid()
+assert compute(0) == expected
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
+    subprocess.run(command, check=True, timeout=120)
+
+
+def test_a_pool_of_fresh_processes(batch):
+    inputs = batch(30, 80, 40, 20)
+    expected = _in_child(inputs)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for losses, size, _ in pool.map(_in_child, [inputs] * 4, timeout=120):
+            np.testing.assert_array_equal(losses, expected[0])
+            assert size == expected[1]
+
+
+def test_a_call_while_the_interpreter_shuts_down():
+    code = """
+import atexit
+import numpy as np
+from ctcx_cpu.kernels import loss_and_grad
+def call():
+    x = np.zeros((40, 100, 40), np.float32)
+    arguments = x, np.ones((40, 3), int), np.full(40, 100), np.full(40, 3)
+    print(loss_and_grad(*arguments, blank=0, num_threads=2)[0][0])
+call()
+atexit.register(call)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    first, last = run.stdout.split()
+    assert first == last
+    assert not run.stderr
+
+
+def test_number_of_threads(monkeypatch):
+    monkeypatch.delenv("CTCX_NUM_THREADS", raising=False)
+    assert number_of_threads() == usable_cores() >= 1
+    monkeypatch.setenv("CTCX_NUM_THREADS", "3")
+    assert number_of_threads() == 3
+    assert number_of_threads(5) == 5
+    for wrong in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv("CTCX_NUM_THREADS", wrong)
+        with pytest.raises(ValueError, match=f"CTCX_NUM_THREADS must be .*{wrong}"):
+            number_of_threads()
+    for wrong in (0, -1, 1.5, True, "2"):
+        with pytest.raises(ValueError, match="num_threads must be"):
+            number_of_threads(wrong)
