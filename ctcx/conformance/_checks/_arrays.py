@@ -63,7 +63,7 @@ def check_noncontiguous_inputs(subject: Subject) -> None:
             raise_if(same(subject, scattered, outcome, wanted, "expected"))
 
 
-@check(provisional=True)
+@check()
 def check_integer_inputs(subject: Subject) -> None:
     """Labels and lengths may be int32 or int64, each on its own, and in any strides."""
     batch = case("ragged")

@@ -36,7 +36,7 @@ _TRIES = 250
 """How many smaller problems are tried."""
 
 
-@check(provisional=True)
+@check()
 def check_drawn_problems(subject: Subject) -> None:
     """Problems of drawn sizes and values are right: ragged, masked, confident, in any layout.
 

@@ -47,7 +47,7 @@ def check_infeasible(subject: Subject) -> None:
     judge_all(subject, in_group("infeasible"), _infeasible_exactly(subject), grad=subject.can_grad)
 
 
-@check(provisional=True)
+@check()
 def check_largest_losses(subject: Subject) -> None:
     """Losses up to 1.8e8 nats are right; above: +inf, gradient 0, feasible False, as infeasible."""
     judges = right(subject), _infeasible_exactly(subject)
@@ -60,7 +60,7 @@ def check_largest_losses(subject: Subject) -> None:
         judge_all(subject, in_group("limit"), judge, grad=True)
 
 
-@check(provisional=True)
+@check()
 def check_unchecked_logits(subject: Subject) -> None:
     """Without validation NaN or +inf among a sequence's logits gives it NaN, and no other one.
 
