@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from functools import lru_cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat
@@ -23,6 +24,7 @@ __all__ = [
     "device_name",
     "device_of",
     "has_host_memory",
+    "has_jax_types",
     "index_dtype",
     "is_array",
     "is_contiguous",
@@ -112,19 +114,22 @@ def _namespace_name(xp: ArrayModule) -> str:
     return str(xp.__name__).removeprefix("array_api_compat.")
 
 
-def device_of(array: Array) -> Any:
+def device_of(array: Array, *, traced: bool = False) -> Any:
     """The device, as the library itself has it.
 
-    None where there isn't one: while JAX traces, and for its arrays that are spread over several.
+    None where there isn't one: while JAX traces, also for arrays with values if the call is
+    ``traced``, and for its arrays that are spread over several.
     """
     # compat takes microseconds to see whose array it is, and JAX to make up its own answer.
     library = library_name(array)
     if library == "torch":
         return array.device
-    if library == "jax.numpy" and not any_traced(array):
-        return _only_device(array.sharding)
-    device = array_api_compat.device(array)
-    return None if library == "jax.numpy" and not hasattr(device, "platform") else device
+    if library != "jax.numpy":
+        return array_api_compat.device(array)
+    if isinstance(array, sys.modules["jax"].core.Tracer):
+        device = array_api_compat.device(array)
+        return device if hasattr(device, "platform") else None
+    return None if traced else _only_device(array.sharding)
 
 
 @lru_cache(maxsize=256)
@@ -224,20 +229,43 @@ def has_host_memory(array: Array) -> bool:
 
 
 def any_traced(*arrays: Array) -> bool:
-    """Whether values can't be read: under a JAX transformation, or on torch's meta device."""
+    """Whether a kernel must be traced: it gets no values, or what it does is recorded, not done.
+
+    So it is for torch tensors on the meta device, for JAX tracers, and for any array of JAX's,
+    also one with values, where JAX stages operations (:func:`ctcx._jax.is_staging`): in a function
+    under ``jax.jit``, ``jax.lax.scan``, ``jax.checkpoint``, ``jax.shard_map``, ...
+    """
     # Loops, not any(): this is asked several times a call.
     jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
     if jax is not None:
-        tracer = jax.core.Tracer
+        tracer, others = jax.core.Tracer, False
         for array in arrays:
             if isinstance(array, tracer):
                 return True
+            others = others or not isinstance(array, np.ndarray)
+        if others and _is_staging_jax(*arrays):
+            return True
     if torch is not None:
         tensor = torch.Tensor
         for array in arrays:
             if isinstance(array, tensor) and array.is_meta:
                 return True
     return False
+
+
+def _is_staging_jax(*arrays: Array) -> bool:
+    return _in_jax().is_staging() and any(map(array_api_compat.is_jax_array, arrays))
+
+
+def has_jax_types(*arrays: Array) -> bool:
+    """Whether shardings are part of the types of these arrays of JAX's, which are no tracers."""
+    return bool(_in_jax().has_explicit_axes(*arrays))
+
+
+@lru_cache(maxsize=1)
+def _in_jax() -> Any:
+    """Questions that JAX has to be imported for; an import statement takes a microsecond."""
+    return import_module("ctcx._jax")
 
 
 def is_contiguous(array: Array) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from array_api_compat import device
-
 from ctcx._api import Options, run, scaled
 from ctcx._arrays import (
     any_traced,
     describe,
     device_name,
+    device_of,
     is_array,
     is_elsewhere,
     library_name,
@@ -153,7 +152,7 @@ def _check_values(vector: Array, prepared: Prepared, *, time_major: bool) -> Non
     """Refuse NaN and infinity inside of sequences; ``vector`` is (N, T, C)."""
     xp = prepared.facts.xp
     lengths = prepared.logit_lengths
-    frames = xp.arange(vector.shape[1], dtype=lengths.dtype, device=device(lengths))
+    frames = xp.arange(vector.shape[1], dtype=lengths.dtype, device=device_of(vector))
     bad = (frames < lengths[:, None])[:, :, None] & ~xp.isfinite(vector)
     if not bool(xp.any(bad)):
         return

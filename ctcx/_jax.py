@@ -5,19 +5,53 @@ Imports JAX, so it is imported only where there are arrays of JAX's.
 
 from __future__ import annotations
 
-from functools import partial
+from contextlib import suppress
+from functools import lru_cache, partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from ctcx._reduction import Reduction
     from ctcx._typing import Array
 
-__all__ = ["reduced", "uploaded"]
+__all__ = ["has_explicit_axes", "is_staging", "reduced", "same_axes", "uploaded", "without_types"]
+
+
+def _find_trace_state() -> Any:
+    """Function that tells JAX's trace state; None where there is none, which costs only speed."""
+    for module in ("jax.extend.core", "jax.core"):  # the latter until JAX 0.9
+        with suppress(ImportError, AttributeError):
+            return import_module(module).get_opaque_trace_state
+    return None
+
+
+_trace_state = _find_trace_state()
+with jax.core.eval_context():
+    _ONE = jnp.ones(())
+    _NOT_TRACING = _trace_state and _trace_state(convention="ctcx")
+
+
+def is_staging() -> bool:
+    """Whether an operation on arrays that have values is recorded by JAX now, and not done.
+
+    True in functions that JAX makes programs of (``jax.jit``, control flow, ``jax.checkpoint``,
+    ``jax.eval_shape``) and under ``jax.shard_map``. False under ``jax.grad``, ``jax.jvp`` and
+    ``jax.vmap`` alone, in ``jax.ensure_compile_time_eval`` and ``jax.disable_jit``.
+
+    Outside of all transformations that is told by JAX's trace state, in less than a microsecond.
+    Inside, no state tells them apart; the result of an operation does.
+    """
+    if _trace_state is not None and _trace_state(convention="ctcx") == _NOT_TRACING:
+        return False
+    return isinstance(jax.lax.neg(_ONE), jax.core.Tracer)
 
 
 @jax.jit  # type: ignore[untyped-decorator]
@@ -35,3 +69,95 @@ def uploaded(array: NDArray[Any], device: Any) -> Array:
 def reduced(reduction: Reduction, loss: Array, label_lengths: Array) -> Array:
     """:meth:`ctcx._reduction.Reduction.value`."""
     return reduction.value(jnp, loss, reduction.divisor(jnp, label_lengths, loss.dtype))
+
+
+def same_axes(arrays: Any, axes: frozenset[str] = frozenset()) -> Any:
+    """Let all arrays of a tree vary over the same axes of ``jax.shard_map``: those of any of them.
+
+    JAX's ``{V:i}``. Rules and carries must have the same before and after, and a program of
+    another compiler's knows of none. ``axes`` are further ones.
+    """
+    leaves = jax.tree.leaves(arrays)
+    every = axes.union(*(_varying(leaf) for leaf in leaves))
+    if not every:
+        return arrays
+
+    def cast(array: Any) -> Any:
+        missing = tuple(sorted(every - _varying(array)))
+        return _to_varying(array, missing) if missing else array
+
+    return jax.tree.map(cast, arrays)
+
+
+def _varying(array: Any) -> frozenset[str]:
+    kind = _type_of(array)
+    if hasattr(kind, "manual_axis_type"):  # JAX 0.10
+        return frozenset(kind.manual_axis_type.varying)
+    return frozenset(getattr(kind, "vma", ()))  # JAX 0.6 to 0.9
+
+
+def _to_varying(array: Any, axes: tuple[str, ...]) -> Any:
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(array, axes, to="varying")
+    return jax.lax.pvary(array, axes)  # JAX 0.6 to 0.8
+
+
+def _type_of(array: Any) -> Any:
+    return jax.typeof(array) if hasattr(jax, "typeof") else jax.core.get_aval(array)
+
+
+def has_explicit_axes(*arrays: Any) -> bool:
+    """Whether the type of one of these arrays of JAX's, not tracers, says how it is sharded."""
+    for array in arrays:  # not any(): this is asked at each call
+        sharding = array.sharding
+        if type(sharding) is NamedSharding and _explicit_axes(sharding):
+            return True
+    return False
+
+
+def _sharding(array: Any) -> Any:
+    if isinstance(array, jax.core.Tracer):
+        return _type_of(array).sharding
+    return getattr(array, "sharding", None)  # a tracer may have stood for an array of NumPy's
+
+
+@lru_cache(maxsize=256)
+def _explicit_axes(sharding: Any) -> tuple[str, ...]:
+    """Axes of the mesh that are of ``AxisType.Explicit``."""
+    if not isinstance(sharding, NamedSharding) or not hasattr(jax.sharding, "auto_axes"):
+        return ()
+    mesh, explicit = sharding.mesh, jax.sharding.AxisType.Explicit
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return tuple(name for name, kind in kinds if kind == explicit)
+
+
+def without_types(function: Callable[..., Any], ranks: Any, *arrays: Any) -> Any:
+    """Call a function of logits and others that knows nothing of how JAX's types say arrays lie.
+
+    Axes of ``jax.shard_map`` are taken care of as :func:`same_axes` does; axes of
+    ``AxisType.Explicit`` are of ``AxisType.Auto`` inside, where XLA's partitioner decides.
+
+    Parameters
+    ----------
+    function
+        Of the arrays; any of its results may depend on any of them.
+    ranks
+        Number of dimensions of each result, in the form of the results. The first is the batch's.
+    *arrays
+        The first ones are the logits (N, T, C). Results are sharded as these are.
+    """
+    arrays = same_axes(arrays)
+    every = frozenset().union(*map(_varying, arrays))
+
+    def call(*arrays: Any) -> Any:
+        return same_axes(function(*arrays), every)
+
+    for array in arrays:
+        if axes := _explicit_axes(_sharding(array)):
+            break
+    else:
+        return call(*arrays)
+    mesh = _type_of(array).sharding.mesh
+    spec = (*_type_of(arrays[0]).sharding.spec, None, None, None)[:3]
+    outside = jax.tree.map(lambda rank: NamedSharding(mesh, PartitionSpec(*spec[:rank])), ranks)
+    return jax.sharding.auto_axes(call, axes=axes, out_sharding=outside)(*arrays)

@@ -110,7 +110,7 @@ def prepare(
         msg = "logits have 0 classes (last axis): expected at least the blank"
         raise CTCInputError(msg, argument="logits")
     blank = resolve_blank(blank, classes)
-    device = device_of(logits)
+    device = device_of(logits, traced=facts.traced)
     dtype = index_dtype(xp, device)
 
     if facts.namespace == "torch":

@@ -1,8 +1,11 @@
 """What several test files need."""
 
 import os
+import subprocess
+import sys
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import array_api_strict
 import numpy as np
@@ -73,3 +76,18 @@ def strict_values(array):
     """Values of a strict array on any device, as NumPy."""
     on_cpu = array_api_strict.asarray(array, device=array_api_strict.Device("CPU_DEVICE"))
     return np.asarray(on_cpu)
+
+
+def check_sharded(backend, *options):
+    """Run :mod:`tests.jax_sharded` in a process that has four devices."""
+    child = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.jax_sharded", backend, *options],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert child.returncode == 0, child.stdout + child.stderr
+    assert child.stdout.endswith("done\n")

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
-from tests.helpers import needed
+import pytest
+
+from tests.helpers import check_sharded, needed
 
 needed("jax")
 
@@ -49,3 +51,8 @@ def test_each_device_and_both_together():
     )
     assert child.returncode == 0, child.stderr
     assert child.stdout.strip() == "3"
+
+
+@pytest.mark.slow
+def test_types_that_say_how_arrays_are_spread():
+    check_sharded("array-api")

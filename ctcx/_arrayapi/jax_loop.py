@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from ctcx._jax import same_axes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -61,6 +63,7 @@ class JaxLoop:
         def one_block(carry: Any, block: tuple[Any, Any]) -> tuple[Any, Any]:
             return step(carry, *block)
 
+        carry, _ = same_axes((carry, (inputs, earlier)))
         last, past = jax.lax.scan(one_block, carry, (inputs, earlier), length=blocks)
         return last, past
 

@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ctcx._arrays import any_traced
+from ctcx._arrays import any_traced, has_jax_types
 from ctcx._tensors import FUNCTIONAL, TRANSFORMED
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def adapter_for(namespace: str, form: Form, *arrays: Array, differentiate: bool)
     """
     if namespace == "torch" and _torch_asks(form, arrays[0], differentiate=differentiate):
         return _adapter("torch_function")
-    if namespace == "jax.numpy" and any_traced(*arrays):
+    if namespace == "jax.numpy" and (any_traced(*arrays) or has_jax_types(*arrays)):
         return _adapter("jax_rules")
     return None
 

@@ -16,7 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from ctcx._arrays import any_traced
 from ctcx._autodiff.unit import hessian_times
-from ctcx._jax import reduced
+from ctcx._jax import reduced, without_types
 from ctcx._reduction import PLAIN
 
 if TYPE_CHECKING:
@@ -40,13 +40,20 @@ def loss_and_grad(unit: Unit, *arrays: Array) -> tuple[Array, Array]:
 
 def second(blank: int, vector: Array, grad: Array, logits: Array, *rest: Array) -> Array:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
-    return hessian_times(blank, vector, grad, _differentiated_twice(logits), *rest)
+
+    def times(logits: Array, vector: Array, grad: Array, *rest: Array) -> Array:
+        return hessian_times(blank, vector, grad, logits, *rest)
+
+    return without_types(times, 3, _differentiated_twice(logits), vector, grad, *rest)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _loss(unit: Unit, reduction: Reduction, *arrays: Array) -> Array:
-    arrays = _as_arrays(arrays)
-    return reduced(reduction, unit("loss", *arrays), arrays[3])
+    def call(*arrays: Array) -> Array:
+        return reduced(reduction, unit("loss", *arrays), arrays[3])
+
+    rank = 0 if reduction.single or reduction.kind != "none" else 1
+    return without_types(call, rank, *_as_arrays(arrays))
 
 
 def _loss_jvp(
@@ -62,11 +69,14 @@ def _loss_jvp(
         with jax.core.eval_context():
             loss, grad = _call(unit, *primals)
             result = reduced(reduction, loss, lengths)
-    return result, _along(reduction, loss, grad, lengths, _dense(tangents[0]))
+    return result, _along(reduction, loss, grad, lengths, _dense(tangents[0], primals[0]))
 
 
 def _call(unit: Unit, *arrays: Array) -> tuple[Array, Array]:
-    loss, grad = unit("loss_and_grad", *_as_arrays(arrays))
+    def call(*arrays: Array) -> Any:
+        return unit("loss_and_grad", *arrays)
+
+    loss, grad = without_types(call, (1, 3), *_as_arrays(arrays))
     return loss, grad
 
 
@@ -82,7 +92,7 @@ def _loss_and_grad_jvp(
     unit: Unit, primals: tuple[Array, ...], tangents: tuple[Any, ...]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     loss, grad = _loss_and_grad(unit, *primals)
-    tangent = _dense(tangents[0])
+    tangent = _dense(tangents[0], primals[0])
     along = _along(PLAIN, loss, grad, primals[3], tangent)
     return (loss, grad), (along, second(unit.blank, tangent, grad, *primals))
 
@@ -92,10 +102,8 @@ _loss.defjvp(_loss_jvp, symbolic_zeros=True)
 _loss_and_grad.defjvp(_loss_and_grad_jvp, symbolic_zeros=True)
 
 
-def _dense(tangent: Any) -> Array:
-    if isinstance(tangent, SymbolicZero):
-        return jnp.zeros(tangent.shape, tangent.dtype)
-    return tangent
+def _dense(tangent: Any, logits: Array) -> Array:
+    return jnp.zeros_like(logits) if isinstance(tangent, SymbolicZero) else tangent
 
 
 @partial(jax.jit, static_argnums=0)

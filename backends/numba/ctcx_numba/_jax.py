@@ -27,14 +27,15 @@ def is_jax(array: Any) -> bool:
     return jax is not None and isinstance(array, jax.Array)
 
 
-def belongs_in_a_program(logits: Any) -> bool:
+def belongs_in_a_program(logits: Any, *others: Any) -> bool:
     """Whether XLA should compute the gradient: while JAX traces it must; else if it isn't huge.
 
     A call of XLA's takes less time than one from Python. But it writes to memory of XLA's, which is
     fresh each time if it is huge; from Python it is kept: see :mod:`ctcx_numba._memory`.
     """
-    jax = sys.modules["jax"]
-    return isinstance(logits, jax.core.Tracer) or logits.nbytes < _FRESH_FROM
+    tracer = sys.modules["jax"].core.Tracer
+    arrays = (logits, *others)
+    return any(isinstance(x, tracer) for x in arrays) or logits.nbytes < _FRESH_FROM
 
 
 def call(

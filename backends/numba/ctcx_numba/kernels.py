@@ -74,7 +74,7 @@ def loss_and_grad(
     """
     arrays = logits, labels, logit_lengths, label_lengths
     threads = number_of_threads(num_threads)
-    if is_jax(logits) and belongs_in_a_program(logits):
+    if is_jax(logits) and belongs_in_a_program(*arrays):
         loss, grad = call(*arrays, blank=blank, num_threads=threads, gradient=True)
         return loss, grad
     if (found := _small.compute(*arrays, blank, gradient=True)) is not None:

@@ -3,15 +3,18 @@
 import os
 import subprocess
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
 from ctcx_numba import _jax, kernels
 
 import ctcx
+from tests.helpers import check_sharded
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
+table = import_module("tests.jax_transformations")
 
 
 def in_a_program(num_threads, arrays, blank=0):
@@ -265,3 +268,13 @@ def test_no_memory_is_freed_too_early():
         check=False,
     )
     assert child.returncode == 0, child.stderr
+
+
+@pytest.mark.parametrize("operation", [table.loss, table.gradient, table.loss_of_lists])
+@pytest.mark.parametrize("transformation", table.TRANSFORMATIONS)
+def test_arrays_with_values_in_a_trace(transformation, operation):
+    table.check(transformation, operation, "numba")
+
+
+def test_types_that_say_how_arrays_are_spread():
+    check_sharded("numba")
