@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ctcx._typing import Array
 
 __all__ = [
+    "BATCHED",
     "FUNCTIONAL",
     "META",
     "OPAQUE",
@@ -38,6 +39,7 @@ META: Form = 1  # no values, only a shape
 OPAQUE: Form = 2  # memory not its own, or not in the form that the strides say; or a mode listens
 TRANSFORMED: Form = 4  # wrapped by torch.func: vmap, grad, jvp
 FUNCTIONAL: Form = 8  # wrapped by torch.func.functionalize
+BATCHED: Form = 32  # wrapped by torch.autograd.functional(vectorize=True), an older vmap
 SUBCLASS: Form = 16  # plain, and operations give results of its class
 UNREADABLE: Form = META | OPAQUE | TRANSFORMED  # no Python code may ask for a value
 
@@ -50,6 +52,7 @@ _MORE_BITS = {
     "FuncTorchBatched": TRANSFORMED,
     "FuncTorchGradWrapper": TRANSFORMED,
     "Functionalize": OPAQUE | FUNCTIONAL,
+    "Batched": OPAQUE | BATCHED,
 }
 
 _forms: dict[int, Form] = {}  # by the set of keys, of which a process sees a few

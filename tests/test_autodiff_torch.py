@@ -251,6 +251,38 @@ class TestSecondDerivatives:
         expected = ctcx.ctc_hvp(logits, LABELS, LENGTHS, vector=weights)
         torch.testing.assert_close(grad, expected)
 
+    @pytest.mark.parametrize("strategy", ["reverse-mode", "forward-mode"])
+    def test_the_whole_matrix_vectorized(self, strategy):
+        logits = tiny_logits()[0]
+        loss = lambda x: ctcx.ctc_loss(x, [1, 2])
+        matrix = torch.autograd.functional.hessian(
+            loss, logits, vectorize=True, outer_jacobian_strategy=strategy
+        )
+        torch.testing.assert_close(matrix, torch.func.hessian(loss)(logits))
+
+    def test_batched_gradcheck(self):
+        logits = torch.tensor(random_problem(1, 3, 5, 4, 2, dtype=np.float64)[0])
+        loss = lambda x: ctcx.ctc_loss(x, LABELS[:3])
+        assert torch.autograd.gradcheck(
+            loss,
+            (leaf(logits),),
+            check_batched_grad=True,
+            check_forward_ad=True,
+            check_batched_forward_grad=True,
+        )
+        assert torch.autograd.gradgradcheck(loss, (leaf(logits),), check_batched_grad=True)
+
+    @pytest.mark.parametrize("outer", [torch.func.jacfwd, torch.func.jacrev])
+    @pytest.mark.parametrize("inner", [torch.func.jacfwd, torch.func.jacrev])
+    def test_modes_in_one_another(self, outer, inner):
+        logits = tiny_logits()[:2, :5]
+        loss = lambda x: ctcx.ctc_loss(x, LABELS[:2], reduction="mean_per_label")
+        expected = torch.func.hessian(loss)(logits)
+        torch.testing.assert_close(outer(inner(loss))(logits), expected)
+        third = torch.func.jacfwd(outer(inner(loss)))
+        with pytest.raises(NotImplementedError, match="no third derivatives"):
+            third(logits)
+
     def test_third_derivatives_are_refused(self):
         x = leaf(tiny_logits())
         for _ in range(2):

@@ -7,6 +7,7 @@ logits by reference, for a second derivative.
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +15,11 @@ import torch
 from ctcx._autodiff.unit import hessian_times
 from ctcx._reduction import PLAIN
 from ctcx._results import on_host
-from ctcx._tensors import TRANSFORMED
+from ctcx._tensors import BATCHED, TRANSFORMED, forms_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ctcx._autodiff.unit import Unit
     from ctcx._reduction import Reduction
     from ctcx._typing import Array
@@ -27,7 +30,10 @@ __all__ = ["from_above", "loss", "loss_and_grad", "merge", "second"]
 def loss(unit: Unit, reduction: Reduction, logits: Array, *rest: Array) -> Array:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
     if unit.facts_only.facts.form & TRANSFORMED:
-        losses, _ = _LossAndGrad.apply(unit, logits, *rest)
+        if _forward_levels() > 1:
+            losses = _Loss.apply(unit, logits, *rest)
+        else:
+            losses, _ = _LossAndGrad.apply(unit, logits, *rest)
         divisor = reduction.divisor(unit.xp, rest[2], losses.dtype)
         return reduction.value(unit.xp, losses, divisor)
     return _Direct.apply(unit, reduction, logits, *rest)[0]
@@ -41,7 +47,23 @@ def loss_and_grad(unit: Unit, logits: Array, *rest: Array) -> tuple[Array, Array
 
 def second(blank: int, vector: Array, grad: Array, *arrays: Array) -> Array:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
+    if forms_of(vector) & BATCHED:
+        return _second_of_batch(blank, vector, grad, *arrays)
     return _HessianTimes.apply(blank, vector, grad, *arrays)
+
+
+def _second_of_batch(blank: int, vector: Array, *arrays: Array) -> Array:
+    """Do the same for vectors of the vmap of ``torch.autograd.functional``, as one batch.
+
+    It is older than torch.func and doesn't know :class:`torch.autograd.Function`.
+    """
+    level = torch._C._vmapmode_increment_nesting() - 1  # noqa: SLF001 - there is no other way
+    torch._C._vmapmode_decrement_nesting()  # noqa: SLF001
+    vectors = torch._remove_batch_dim(vector, level, 1, 0)  # noqa: SLF001
+    size, *_ = vectors.shape
+    dims = (0, *[None] * len(arrays))
+    product = second(blank, *merge((vectors, *arrays), dims, size))
+    return torch._add_batch_dim(product.unflatten(0, (size, -1)), 0, level)  # noqa: SLF001
 
 
 def from_above(
@@ -100,6 +122,70 @@ class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore
         return (losses.unflatten(0, sizes), grad.unflatten(0, sizes)), (0, 0)
 
 
+class _Loss(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
+    """Losses (N,) alone, for forward mode inside of forward mode.
+
+    There each derivative of all that a Function returns is computed, needed or not. That of the
+    gradient would be a third derivative of the losses.
+    """
+
+    @staticmethod
+    def forward(unit: Unit, logits: Array, *rest: Array) -> Array:
+        """Call the kernel, with nothing on the tape."""
+        return unit("loss", logits.detach(), *rest)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Array) -> None:
+        """Keep what derivatives need."""
+        _keep(ctx, inputs[0], PLAIN, 1, (output, *inputs[1:]))
+
+    @staticmethod
+    def backward(ctx: Any, from_value: Array | None) -> tuple[Array | None, ...]:
+        """Multiply by the gradient, which is computed now."""
+        losses, *arrays = ctx.saved_tensors
+        _, grad = _LossAndGrad.apply(ctx.unit, *arrays)
+        weights = ctx.reduction.spread(ctx.unit.xp, from_value, losses.detach(), 1)
+        total = from_above((grad, *arrays), ctx.unit.blank, weights, None)
+        return None, total, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, _unit: None, tangent: Array, *_integers: None) -> Array:
+        """Multiply by the gradient, which is computed now."""
+        with _outer_levels(ctx.saved_tensors) as (losses, *arrays):
+            _, grad = _LossAndGrad.apply(ctx.unit, *arrays)
+            return _slopes(losses, grad, tangent)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], unit: Unit, *arrays: Array
+    ) -> tuple[Array, int]:
+        """As for :class:`_LossAndGrad`."""
+        losses = _Loss.apply(unit, *merge(arrays, in_dims[1:], info.batch_size))
+        return losses.unflatten(0, (info.batch_size, -1)), 0
+
+
+@contextmanager
+def _outer_levels(saved: tuple[Array, ...]) -> Iterator[tuple[Array, ...]]:
+    """Let outer transformations in forward mode see what the rule of an inner one computes.
+
+    PyTorch switches forward mode off while it runs a rule, so that outer ones would get zeros. Give
+    what was saved, without tangents of the inner level.
+    """
+    if _forward_levels() < 2:
+        yield saved
+        return
+    forward_ad = torch.autograd.forward_ad
+    with forward_ad._set_fwd_grad_enabled(True):  # noqa: SLF001 - there is no public way
+        yield tuple(forward_ad.unpack_dual(array).primal for array in saved)
+
+
+def _forward_levels() -> int:
+    """How many transformations in forward mode are going on, one in the other."""
+    functorch = torch._C._functorch  # noqa: SLF001 - there is no public way
+    going_on = functorch.get_interpreter_stack() or ()
+    return sum(each.key() == functorch.TransformType.Jvp for each in going_on)
+
+
 class _Direct(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
     """Reduced loss, and the gradient (N, T, C) of each loss.
 
@@ -154,11 +240,16 @@ def _backward(ctx: Any, from_value: Array | None, from_grad: Array | None) -> Ar
 
 
 def _forward(ctx: Any, tangent: Array) -> tuple[Array, Array]:
-    losses, grad, *arrays = ctx.saved_tensors
+    with _outer_levels(ctx.saved_tensors) as (losses, grad, *arrays):
+        slopes = _slopes(losses, grad, tangent)
+        along = ctx.reduction.combined(ctx.unit.xp, slopes, ctx.divisor)
+        return along, second(ctx.unit.blank, tangent, grad, *arrays)
+
+
+def _slopes(losses: Array, grad: Array, tangent: Array) -> Array:
+    """Directional derivatives of the losses (N,); 0 for infinite ones."""
     slopes = (grad.to(losses.dtype) * tangent).sum((1, 2))
-    slopes = torch.where(losses == torch.inf, 0.0, slopes)
-    along = ctx.reduction.combined(ctx.unit.xp, slopes, ctx.divisor)
-    return along, second(ctx.unit.blank, tangent, grad, *arrays)
+    return torch.where(losses == torch.inf, 0.0, slopes)
 
 
 class _HessianTimes(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
@@ -188,7 +279,8 @@ class _HessianTimes(torch.autograd.Function):  # type: ignore[misc, unused-ignor
     def jvp(ctx: Any, _blank: None, tangent: Array, *others: Array | None) -> Array:
         """Multiply by the same matrix."""
         _refuse_thirds(depends=any(other is not None for other in others))
-        return second(ctx.blank, tangent, *ctx.saved_tensors)
+        with _outer_levels(ctx.saved_tensors) as saved:
+            return second(ctx.blank, tangent, *saved)
 
     @staticmethod
     def vmap(

@@ -99,10 +99,6 @@ def ctc_loss(
         if torch.overrides.has_torch_function(given):  # a subclass, a mode, or a Proxy of torch.fx
             words = {"blank": blank, "reduction": reduction, "zero_infinity": zero_infinity}
             return torch.overrides.handle_torch_function(ctc_loss, given, *given, **words)
-    if not is_array(log_probs):
-        _refuse_type("log_probs", "have shape (T, N, C), or (T, C) for one sequence", log_probs)
-    if not is_array(targets):
-        _refuse_type("targets", "be an array of ints", targets)
     if not hasattr(blank, "__index__"):
         _refuse_type("blank", "be an int", blank)
     if reduction not in REDUCTIONS:
@@ -114,6 +110,10 @@ def ctc_loss(
         from ctcx.compat import _torch_op
 
         return _torch_op.recorded(*given, *options)
+    if not is_array(log_probs):
+        _refuse_type("log_probs", "have shape (T, N, C), or (T, C) for one sequence", log_probs)
+    if not is_array(targets):
+        _refuse_type("targets", "be an array of ints", targets)
     with in_terms(_TERMS, CTCInputRuntimeError):
         return _computed(log_probs, targets, input_lengths, target_lengths, *options)
 
@@ -178,6 +178,10 @@ def _form(*arrays: Any) -> Form:
 def _lengths(argument: str, lengths: Any, log_probs: Array, count: int) -> Any:
     """Lengths as an array (N,) of the host or of the library of ``log_probs``."""
     if not is_array(lengths):
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(lengths, (list, tuple)):
+            # A tracer with symbols for numbers notes that these are fixed.
+            lengths = [int(n) if isinstance(n, torch.SymInt) else n for n in lengths]
         try:
             array = np.asarray(lengths, dtype=None if np.size(lengths) else np.int64)
         except (TypeError, ValueError):

@@ -120,6 +120,99 @@ def test_the_two_kinds_of_lengths_may_be_mixed():
     assert len(losses) == 1
 
 
+MIXED = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(1)).log_softmax(-1)
+WAYS = {
+    "tensors": (TARGETS, torch.tensor([4, 4]), torch.tensor([2, 1])),
+    "tuples": (TARGETS, (4, 4), (2, 1)),
+    "lists": (TARGETS, [4, 4], [2, 1]),
+    "concatenated": (torch.tensor([1, 2, 1]), torch.tensor([4, 4]), torch.tensor([2, 1])),
+    "concatenated, tuples": (torch.tensor([1, 2, 1]), (4, 4), (2, 1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("way", WAYS)
+def test_compile_in_one_graph(way):
+    torch.compiler.reset()
+    loss = lambda x: compat.ctc_loss(x.log_softmax(-1), *WAYS[way])
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    ours, theirs = (MIXED.clone().requires_grad_() for _ in range(2))
+    value, expected = compiled(ours), F.ctc_loss(theirs.log_softmax(-1), *WAYS[way])
+    torch.testing.assert_close(value, expected)
+    value.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_the_module_in_programs():
+    module, given = compat.CTCLoss(reduction="none"), (MIXED, *WAYS["tensors"])
+    expected = torch.nn.CTCLoss(reduction="none")(*given)
+    assert isinstance(module, (torch.nn.CTCLoss, torch.nn.modules.loss._Loss))
+    for program in (
+        torch.jit.script(module),
+        torch.jit.trace(module, given),
+        torch.fx.symbolic_trace(module),
+        torch.func.functionalize(module),
+    ):
+        torch.testing.assert_close(program(*given), expected)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_lengths_of_one_sequence_in_any_shape(shape):
+    lengths = torch.full(shape, 4), torch.full(shape, 2)
+    arguments = (MIXED[:, :1], TARGETS[:1], *lengths)
+    torch.testing.assert_close(compat.ctc_loss(*arguments), F.ctc_loss(*arguments))
+
+
+def test_a_subclass_comes_back_as_from_torch():
+    class Mine(torch.Tensor):
+        pass
+
+    arguments = (MIXED.as_subclass(Mine), *WAYS["tuples"])
+    assert type(compat.ctc_loss(*arguments)) is type(F.ctc_loss(*arguments)) is Mine
+
+
+WRONG = {
+    "rank": ((MIXED[None], *WAYS["tuples"]), {}),
+    "frames": ((MIXED, TARGETS, (5, 4), (2, 1)), {}),
+    "labels": ((MIXED, TARGETS, (4, 4), (3, 1)), {}),
+    "sequences": ((MIXED, TARGETS, (4,), (2, 1)), {}),
+    "concatenated": ((MIXED, torch.tensor([1, 2]), (4, 4), (2, 1)), {}),
+    "float lengths": ((MIXED, TARGETS, torch.tensor([4.0, 4.0]), torch.tensor([2, 1])), {}),
+    "a float": ((MIXED, TARGETS, (4.0, 4.0), (2, 1)), {}),
+    "no lengths": ((MIXED, TARGETS, None, (2, 1)), {}),
+    "a list of targets": ((MIXED, TARGETS.tolist(), (4, 4), (2, 1)), {}),
+    "blank": ((MIXED, *WAYS["tuples"]), {"blank": 3}),
+    "blank as a float": ((MIXED, *WAYS["tuples"]), {"blank": 1.0}),
+    "reduction": ((MIXED, *WAYS["tuples"]), {"reduction": "most"}),
+    "zero_infinity": ((MIXED, *WAYS["tuples"]), {"zero_infinity": "no"}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_errors_are_of_the_classes_of_torch_too(name):
+    arguments, options = WRONG[name]
+    with pytest.raises((RuntimeError, TypeError, ValueError)) as theirs:
+        F.ctc_loss(*arguments, **options)
+    with pytest.raises(ctcx.CTCInputError) as ours:
+        compat.ctc_loss(*arguments, **options)
+    assert isinstance(ours.value, theirs.type)
+
+
+def test_difference_calling_the_node():
+    """`loss.grad_fn(weights)`, as an old ESPnet calls it | the gradient | an error, see below"""
+    for function in (F.ctc_loss, compat.ctc_loss):
+        leaf = MIXED.clone().requires_grad_()
+        loss = function(leaf, *WAYS["tuples"], reduction="none")
+        if function is F.ctc_loss:
+            assert loss.grad_fn(torch.ones_like(loss)).shape == MIXED.shape
+        else:
+            with pytest.raises(TypeError, match="not callable"):
+                loss.grad_fn(torch.ones_like(loss))
+
+
 # Each of these is a row of the table on the page "Coming from PyTorch":
 # what is passed | what torch does | what ctcx does.
 
