@@ -144,7 +144,8 @@ def device_name(array: Array) -> str:
 
     Where there isn't one, it is ``"cpu"`` if JAX has no other kind, else ``"unknown"``.
     """
-    if library_name(array) == "torch":
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
         return _device_label(array.device)
     device = device_of(array)
     if device is None:

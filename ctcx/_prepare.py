@@ -177,18 +177,24 @@ def rebind(
     return Prepared(*arrays, *prepared[4:5], facts, *prepared[6:9], *host)
 
 
-def _plain_tensors(facts: Facts, *arrays: Any) -> tuple[Any, ...]:
+def _plain_tensors(
+    facts: Facts, logits: Any, labels: Any, logit_lengths: Any, label_lengths: Any
+) -> tuple[Any, ...]:
     """Add the forms of labels and lengths to the facts of logits of PyTorch.
 
     Where tensors are of a subclass, operations would give results of that class; they are replaced.
     """
+    arrays = (logits, labels, logit_lengths, label_lengths)
     tensor = sys.modules["torch"].Tensor
     form = facts.form
-    for argument, array in zip(
-        ("labels", "logit_lengths", "label_lengths"), arrays[1:], strict=True
-    ):
-        if isinstance(array, tensor):
-            form |= form_of(argument, array)
+    if isinstance(labels, tensor):
+        form |= form_of("labels", labels)
+    if isinstance(logit_lengths, tensor):
+        form |= form_of("logit_lengths", logit_lengths)
+    if isinstance(label_lengths, tensor):
+        form |= form_of("label_lengths", label_lengths)
+    if form == 0:
+        return facts, *arrays
     if form != facts.form:
         facts = facts._replace(form=form, traced=bool(form & META))
     if form & SUBCLASS:
@@ -277,7 +283,11 @@ def _is_at_home(array: Any, facts: Facts) -> bool:
     return (
         is_known_of(array, facts.xp)
         and array.dtype in kernel_integers(facts.xp)
-        and (is_numpy(array) or not is_elsewhere(device_name(array), facts.device))
+        and (
+            is_numpy(array)
+            or (device := device_name(array)) == facts.device
+            or not is_elsewhere(device, facts.device)
+        )
     )
 
 

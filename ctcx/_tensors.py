@@ -10,7 +10,7 @@ calls no kernel at all, as for fake tensors. Which a tensor is, its set of dispa
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ctcx._errors import CTCInputError
 
@@ -67,14 +67,15 @@ def form_of(argument: str, tensor: Array) -> Form:
         Of a layout or kind that ctcx doesn't compute on, or its memory was freed.
     """
     torch: Any = sys.modules["torch"]
-    if (  # the common case, asked for as fast as can be
-        _forms.get(torch._C._dispatch_keys(tensor).raw_repr()) == 0  # noqa: SLF001 - see _form
-        and type(tensor) is torch.Tensor
-        and tensor.storage_offset() == 0
-        and tensor.is_contiguous()
-        and tensor.untyped_storage().nbytes() >= tensor.nbytes
-    ):
-        return 0
+    form = _forms.get(torch._C._dispatch_keys(tensor).raw_repr())  # noqa: SLF001 - see _form
+    if form == 0 and type(tensor) is torch.Tensor:  # the common case, as fast as can be
+        if (
+            tensor.storage_offset() == 0
+            and tensor.is_contiguous()
+            and tensor.untyped_storage().nbytes() >= tensor.nbytes
+        ) or _lies_in_storage(tensor):
+            return 0
+        _refuse_freed(argument, tensor)
     form = _form(tensor)
     if form & OPAQUE:
         _require_dense(argument, tensor)
@@ -144,13 +145,14 @@ def _lies_in_storage(tensor: Array) -> bool:
     if tensor.is_contiguous():
         end += tensor.numel()
     elif tensor.numel():
-        strides = zip(tensor.shape, tensor.stride(), strict=True)
-        end += 1 + sum((size - 1) * stride for size, stride in strides)
+        end += 1
+        for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+            end += (size - 1) * stride
     reaches: bool = end * tensor.itemsize <= tensor.untyped_storage().nbytes()
     return reaches or tensor.numel() == 0
 
 
-def _refuse_freed(argument: str, tensor: Array) -> None:
+def _refuse_freed(argument: str, tensor: Array) -> NoReturn:
     held = tensor.untyped_storage().nbytes()
     msg = (
         f"{argument} is a tensor of shape {tuple(tensor.shape)} whose storage was freed or made "

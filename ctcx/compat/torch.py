@@ -190,10 +190,12 @@ def _lengths(argument: str, lengths: Any, log_probs: Array, count: int) -> Any:
             _refuse_type(argument, "have an integer dtype", lengths)
         lengths = array
     lengths = _beside(argument, lengths, log_probs)
+    if lengths.shape == (count,):
+        return lengths
     # PyTorch looks at the number of elements alone.
     if math.prod(lengths.shape) != count:
         _refuse(argument, f"have shape ({count},), one for each sequence", lengths)
-    return lengths if lengths.ndim == 1 else lengths.reshape((count,))
+    return lengths.reshape((count,))
 
 
 def _beside(argument: str, array: Any, log_probs: Array) -> Any:
