@@ -23,6 +23,7 @@ __all__ = [
     "describe",
     "device_name",
     "device_of",
+    "has_float64",
     "has_host_memory",
     "has_jax_types",
     "index_dtype",
@@ -288,16 +289,27 @@ def kernel_integers(xp: ArrayModule) -> tuple[Any, ...]:
 
 def index_dtype(xp: ArrayModule, device: Any) -> Any:
     """Integer dtype that the library indexes with by default on this device."""
+    return _dtypes(xp, device)[0]
+
+
+def has_float64(xp: ArrayModule, device: Any) -> bool:
+    """Whether the library has float64 on this device: JAX has it in one of its modes only."""
+    return _dtypes(xp, device)[1]
+
+
+def _dtypes(xp: ArrayModule, device: Any) -> tuple[Any, bool]:
     name = _namespace_name(xp)
     if name == "cupy":  # whose devices can't be hashed
-        return _default_index_dtype(xp, device)
+        return _ask_for_dtypes(xp, device)
     if name == "jax.numpy":  # one for all devices, by a switch that may be thrown
-        return _index_dtype(xp, None, sys.modules["jax"].config.jax_enable_x64)
-    return _index_dtype(xp, device)
+        return _known_dtypes(xp, None, sys.modules["jax"].config.jax_enable_x64)
+    return _known_dtypes(xp, device)
 
 
-def _default_index_dtype(xp: ArrayModule, device: Any, *_: object) -> Any:
-    return xp.__array_namespace_info__().default_dtypes(device=device)["indexing"]
+def _ask_for_dtypes(xp: ArrayModule, device: Any, *_: object) -> tuple[Any, bool]:
+    info = xp.__array_namespace_info__()
+    floating = info.dtypes(device=device, kind="real floating")
+    return info.default_dtypes(device=device)["indexing"], "float64" in floating
 
 
-_index_dtype = lru_cache(maxsize=256)(_default_index_dtype)
+_known_dtypes = lru_cache(maxsize=256)(_ask_for_dtypes)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat
 
-from ctcx._arrays import device_of
+from ctcx._arrays import device_of, has_float64
 
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
@@ -24,6 +24,7 @@ class Context(NamedTuple):
     device: Any
     dtype: Any
     index_dtype: Any
+    has_float64: bool
 
     @classmethod
     def of(cls, logits: Array, *integers: Array) -> Context:
@@ -33,7 +34,8 @@ class Context(NamedTuple):
         index_dtype = integers[0].dtype
         if any(array.dtype != index_dtype for array in integers):
             index_dtype = xp.int64
-        return cls(xp, device_of(logits), dtype, index_dtype)
+        device = device_of(logits)
+        return cls(xp, device, dtype, index_dtype, has_float64(xp, device))
 
     def full(self, shape: tuple[int, ...], value: float) -> Array:
         """Floating-point array of one value."""

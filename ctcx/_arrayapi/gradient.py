@@ -50,10 +50,16 @@ def denominator(
     if not all_inside:
         logits = xp.where(inside[:, :, None], logits, peak)
     powers = xp.exp(logits - peak)
-    total = xp.sum(powers, axis=2, keepdims=True)
+    # Of a nearly certain frame the sum is hardly above 1, and float32 would lose the rest of it.
     # 1 stands in for the sum of a frame of only -inf logits, whose labels are impossible.
-    total = xp.maximum(total, 1.0)
-    return powers, total, xp.log(total[:, :, 0])
+    if context.has_float64:
+        total = xp.sum(powers, axis=2, keepdims=True, dtype=xp.float64)
+        total = xp.maximum(total, 1.0)
+        return powers, context.cast(total), context.cast(xp.log(total[:, :, 0]))
+    is_peak = logits == peak
+    peaks = xp.maximum(xp.sum(context.cast(is_peak), axis=2, keepdims=True), 1.0)
+    others = xp.sum(xp.where(is_peak, 0.0, powers), axis=2, keepdims=True)
+    return powers, peaks + others, (xp.log(peaks) + xp.log1p(others / peaks))[:, :, 0]
 
 
 class ClassSums:

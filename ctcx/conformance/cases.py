@@ -585,6 +585,38 @@ def _confident_long() -> Batch:
     )
 
 
+def _nearly_certain() -> Batch:
+    """A confident model with many classes: what the loss is of, float32 loses beside 1."""
+    labels = np.arange(1, 11)
+    path = np.zeros(40, dtype=np.int64)
+    path[2::4] = labels
+    sequences: list[_Sequence] = []
+    for seed in (180, 181, 182):
+        logits = _noise(seed, 40, 1000, scale=1.0)
+        logits[np.arange(40), path] += 18.0
+        sequences.append(_Sequence(f"seed {seed}", logits, labels.tolist()))
+    return _batch(
+        "nearly certain",
+        "One class of 1000 has all but 1e-5 of the probability: the loss is the sum of what the "
+        "others have, which a sum in float32 that includes the 1 loses.",
+        sequences,
+        groups="confident",
+        shape=(3, 40, 1000, 10),
+    )
+
+
+def _nearly_certain_of_many() -> Batch:
+    logits = _noise(183, 12, 6000, scale=1.0)
+    logits[np.arange(12), [0, 7, 0, 0, 5999, 0, 0, 0, 7, 0, 0, 0]] += 18.0
+    return _batch(
+        "nearly certain, of many",
+        "The same with 6000 classes: each of them adds less than a digit of 1.",
+        [_Sequence("scale 18", logits, [7, 5999, 7])],
+        groups="confident",
+        shape=(1, 12, 6000, 3),
+    )
+
+
 def _wide() -> Batch:
     rng = np.random.default_rng(160)
     return _batch(
@@ -699,6 +731,8 @@ _MAKERS: tuple[Callable[[], Batch], ...] = (
     _largest,
     _confident,
     _confident_long,
+    _nearly_certain,
+    _nearly_certain_of_many,
     _wide,
     _long_label,
     _degenerate("no sequences", "An empty batch has an empty loss.", (0, 4, 5, 3)),

@@ -73,25 +73,33 @@ template <class T> CTCX_INLINE double powers_of_row(const T *x, T *p, Size class
     store_short(p, v, classes);
     return precise_sum_of(v);
   }
-  Vector<T> a{}, b{}, c{}, d{}, tail = load(x + classes - step);  // read before p overwrites it
+  const Vector<T> tail = load(x + classes - step);  // read before p overwrites it
+  double sum = 0;
   Size i = 0;
-  for (; i + 4 * step <= classes; i += 4 * step) {
-    Vector<T> v = power(load(x + i)), w = power(load(x + i + step));
-    Vector<T> y = power(load(x + i + 2 * step)), z = power(load(x + i + 3 * step));
-    store(p + i, v), store(p + i + step, w), store(p + i + 2 * step, y), store(p + i + 3 * step, z);
-    a += v, b += w, c += y, d += z;
+  // A few vectors at a time: beside the largest power, about 1, float would lose many small ones.
+  while (i + 4 * step <= classes) {
+    Vector<T> a{}, b{}, c{}, d{};
+    for (int k = 0; k < 4 && i + 4 * step <= classes; k++, i += 4 * step) {
+      Vector<T> v = power(load(x + i)), w = power(load(x + i + step));
+      Vector<T> y = power(load(x + i + 2 * step)), z = power(load(x + i + 3 * step));
+      store(p + i, v), store(p + i + step, w);
+      store(p + i + 2 * step, y), store(p + i + 3 * step, z);
+      a += v, b += w, c += y, d += z;
+    }
+    sum += precise_sum_of((a + b) + (c + d));
   }
+  Vector<T> rest{};
   for (; i + step <= classes; i += step) {
     Vector<T> v = power(load(x + i));
     store(p + i, v);
-    a += v;
+    rest += v;
   }
   if (i < classes) {
     Vector<T> v = power(tail);
     store(p + classes - step, v);
-    b += last_lanes<T>(v, classes - i);
+    rest += last_lanes<T>(v, classes - i);
   }
-  return precise_sum_of((a + b) + (c + d));
+  return sum + precise_sum_of(rest);
 }
 
 template <class T> CTCX_INLINE void scale_row(T *p, Size classes, T factor) {

@@ -173,24 +173,29 @@ def _powers_of_row(x, xi, g, gi, classes, m):
     rounder, lowest = _rounder_and_lowest(x, m)
     none = _minus_infinity(x)
     zero = splat(x, 0)
-    a, b, c, d = zero, zero, zero, zero
     whole = classes // (4 * step) * (4 * step)
-    for i in range(0, whole, 4 * step):
-        p = _powers(load(x, xi + i), lowest, rounder)
-        q = _powers(load(x, xi + i + step), lowest, rounder)
-        r = _powers(load(x, xi + i + 2 * step), lowest, rounder)
-        s = _powers(load(x, xi + i + 3 * step), lowest, rounder)
-        store(g, gi + i, p)
-        store(g, gi + i + step, q)
-        store(g, gi + i + 2 * step, r)
-        store(g, gi + i + 3 * step, s)
-        a, b, c, d = a + p, b + q, c + r, d + s
+    total = 0.0
+    # A few vectors at a time: beside the largest, about 1, float32 would lose many small ones.
+    for first in range(0, whole, 16 * step):
+        a, b, c, d = zero, zero, zero, zero
+        for i in range(first, min(first + 16 * step, whole), 4 * step):
+            p = _powers(load(x, xi + i), lowest, rounder)
+            q = _powers(load(x, xi + i + step), lowest, rounder)
+            r = _powers(load(x, xi + i + 2 * step), lowest, rounder)
+            s = _powers(load(x, xi + i + 3 * step), lowest, rounder)
+            store(g, gi + i, p)
+            store(g, gi + i + step, q)
+            store(g, gi + i + 2 * step, r)
+            store(g, gi + i + 3 * step, s)
+            a, b, c, d = a + p, b + q, c + r, d + s
+        total += precise_total((a + b) + (c + d))
+    a = zero
     for i in range(whole, classes, step):
         count = min(step, classes - i)
         p = _powers(load_some(x, xi + i, count, none), lowest, rounder)
         store_some(g, gi + i, count, p)
         a = a + p
-    return precise_total((a + b) + (c + d))
+    return total + precise_total(a)
 
 
 @inlined
