@@ -153,7 +153,7 @@ def _check_values(vector: Array, prepared: Prepared, *, time_major: bool) -> Non
     xp = prepared.facts.xp
     lengths = prepared.logit_lengths
     frames = xp.arange(vector.shape[1], dtype=lengths.dtype, device=device_of(vector))
-    bad = (frames < lengths[:, None])[:, :, None] & ~xp.isfinite(vector)
+    bad = (frames[None, :] < lengths[:, None])[:, :, None] & ~xp.isfinite(vector)
     if not bool(xp.any(bad)):
         return
     count = vector.shape[1] * vector.shape[2]

@@ -100,17 +100,17 @@ class ClassLookup:
         """
         context, xp = self._context, self._context.xp
         step = context.arange(first, first + count)[:, None, None]
-        frame = xp.where(self._is_forward, step, self._steps - 1 - step)
+        frame = xp.where(self._is_forward[None, :, :], step, self._steps - 1 - step)
         if self._frames == 0:
             return xp.broadcast_to(self._resting, (count, *self._start.shape))
         # A frame past the end is outside of every sequence; it only must not be out of range.
-        place = xp.minimum(frame, self._frames - 1) * self._frame_step + self._start
+        place = xp.minimum(frame, self._frames - 1) * self._frame_step + self._start[None, :, :]
         found = xp.reshape(xp.take(self._flat, xp.reshape(place, (-1,)), axis=0), place.shape)
         found = context.cast(found)
         beyond = self._steps - self._frames
         if all_full and first >= beyond and first + count <= self._frames:
             return found
-        return xp.where(frame < self._lengths, found, self._resting)
+        return xp.where(frame < self._lengths[None, :, :], found, self._resting[None, :, :])
 
 
 class EmissionSource:

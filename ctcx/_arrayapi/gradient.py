@@ -81,7 +81,7 @@ class ClassSums:
         width = classes.shape[1]
         position = context.arange(0, width)
         # Where each column goes when sorted by class; equal ones stay in order.
-        key = classes * width + position
+        key = classes * width + position[None, :]
         self._ends = self._count_below(classes, num_classes + 1)
         if width > _MOST_COMPARED:
             self._order = xp.astype(xp.argsort(key, axis=1), dtype, copy=False)
@@ -90,8 +90,8 @@ class ClassSums:
         before = key[:, None, :] < key[:, :, None]
         # Counts are small; narrow integers make these (N, S+1, S+1) arrays cheaper.
         rank = xp.sum(xp.astype(before, xp.int32), axis=2, dtype=xp.int32)
-        narrow = xp.astype(position, xp.int32)
-        placed = xp.astype(rank[:, None, :] == narrow[:, None], xp.int32)
+        narrow = xp.astype(position, xp.int32)[None, None, :]
+        placed = xp.astype(rank[:, None, :] == xp.permute_dims(narrow, (0, 2, 1)), xp.int32)
         self._order = xp.astype(xp.sum(placed * narrow, axis=2, dtype=xp.int32), dtype)
 
     def _count_below(self, classes: Array, stop: int) -> Array:
