@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from ctcx._arrays import is_numpy
+from ctcx._arrays import is_numpy, is_undecided
 from ctcx._autodiff.adapters import adapter_for, is_torch_recording
 from ctcx._autodiff.unit import Unit
 from ctcx._descriptors import Feature, Operation, Problem
@@ -391,7 +391,9 @@ def _checks_values(decision: Decision) -> bool:
 
 def _problem(operation: Operation, prepared: Prepared) -> Problem:
     facts: Facts = prepared.facts
-    sizes = (*prepared.logits.shape, prepared.labels.shape[1])
+    sizes: tuple[Any, ...] = (*prepared.logits.shape, prepared.labels.shape[1])
+    if facts.traced and is_undecided(*sizes):
+        sizes = tuple(None if is_undecided(size) else size for size in sizes)
     return _problem_of(
         operation,
         facts.namespace,
@@ -465,7 +467,7 @@ def scaled(prepared: Prepared, reduction: Reduction, array: Array, *, reuse: boo
     wide = xp.float64 if array.dtype == xp.float64 else xp.float32
     divisor: Array = reduction.divisor(xp, prepared.label_lengths, wide)
     one_for_all = isinstance(divisor, int)
-    scale = 1.0 / (divisor if one_for_all else divisor[:, None, None])
+    scale = 1.0 / (divisor if one_for_all else xp.reshape(divisor, (-1, 1, 1)))
     if array.dtype != wide and not one_for_all:
         return xp.astype(xp.astype(array, wide) * scale, array.dtype)
     if reuse and not (is_numpy(array) and not array.flags.writeable):  # as others' memory may be

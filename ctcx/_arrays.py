@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Facts",
     "any_traced",
+    "at_least_one",
     "describe",
     "device_name",
     "device_of",
@@ -32,6 +33,7 @@ __all__ = [
     "is_elsewhere",
     "is_known_of",
     "is_numpy",
+    "is_undecided",
     "kernel_integers",
     "library_name",
     "namespace_of",
@@ -268,6 +270,24 @@ def has_jax_types(*arrays: Array) -> bool:
 def _in_jax() -> Any:
     """Questions that JAX has to be imported for; an import statement takes a microsecond."""
     return import_module("ctcx._jax")
+
+
+def is_undecided(*sizes: Any) -> bool:
+    """Whether JAX hasn't decided one of these sizes: ``jax.export`` with symbolic shapes.
+
+    Such a size can be calculated with, but not compared, unless the answer is the same for all.
+    """
+    export = sys.modules.get("jax.export")
+    return export is not None and any(
+        not isinstance(size, int) and export.is_symbolic_dim(size) for size in sizes
+    )
+
+
+def at_least_one(size: int) -> int:
+    """``max(1, size)``, also of a size that is undecided."""
+    undecided = is_undecided(size)
+    least: int = sys.modules["jax"].core.max_dim(size, 1) if undecided else max(1, size)
+    return least
 
 
 def is_contiguous(array: Array) -> bool:

@@ -92,7 +92,9 @@ class Problem:
     dtype
         Of the logits: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
     N, T, C, S
-        Sequences, frames, classes (blank included) and width of the label array.
+        Sequences, frames, classes (blank included) and width of the label array. None for one that
+        is undecided while JAX traces, under ``jax.export`` with symbolic shapes: such a problem is
+        the core's alone, and no plugin is asked about it.
     blank
         Index of the blank class, in ``range(C)``.
     traced

@@ -42,6 +42,8 @@ def declared(backend: Backend, problem: Problem) -> str | None:
         return f"takes {_names(backend.dtypes)}, got {problem.dtype}"
     if problem.traced and Feature.TRACEABLE not in backend.features:
         return f"can't be called while {problem.namespace} traces (lacks Feature.TRACEABLE)"
+    if None in (problem.N, problem.T, problem.C, problem.S) and backend.name != "array-api":
+        return "needs to know all sizes, and jax.export with symbolic shapes leaves some undecided"
     if not problem.contiguous and Feature.NONCONTIGUOUS not in backend.features:
         return "needs contiguous logits (lacks Feature.NONCONTIGUOUS); pass a contiguous copy"
     return None

@@ -16,6 +16,7 @@ from ctcx._arrays import (
     is_array,
     is_elsewhere,
     is_numpy,
+    is_undecided,
     library_name,
     namespace_of,
 )
@@ -56,6 +57,14 @@ def resolve_blank(blank: int, num_classes: int) -> int:
     if index is None:
         msg = f"blank must be an int, got {short_repr(blank)} of type {type_name(blank)}"
         raise CTCInputError(msg, argument="blank", value=blank)
+    if is_undecided(num_classes):
+        if index >= 0:
+            return index
+        msg = (
+            f"blank={index} counts from the end, and the number of classes is undecided "
+            f"({num_classes}): pass the class itself"
+        )
+        raise CTCInputError(msg, argument="blank", value=index)
     if not -num_classes <= index < num_classes:
         msg = (
             f"blank={index} is out of range for {num_classes} classes: "

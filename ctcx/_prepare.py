@@ -23,6 +23,7 @@ from ctcx._arrays import (
     is_elsewhere,
     is_known_of,
     is_numpy,
+    is_undecided,
     kernel_integers,
     library_name,
 )
@@ -124,7 +125,8 @@ def prepare(
 
     def lengths(argument: str, given: Any, limit: int) -> tuple[Array, Any]:
         # On CuPy no copy from the host: see _graphs.py. Of opaque tensors, sizes may be symbols.
-        if given is None and (facts.namespace == "cupy" or facts.form & OPAQUE):
+        opaque = facts.form & OPAQUE or is_undecided(count, limit)
+        if given is None and (facts.namespace == "cupy" or opaque):
             return xp.full((count,), limit, dtype=dtype, device=device), None
         if given is None:
             return _upload(np.full((count,), limit), facts, dtype, device), None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ctcx._arrays import at_least_one, is_undecided
+
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
 
@@ -40,7 +42,7 @@ class Reduction(NamedTuple):
         if self.kind == "mean_per_label":
             return xp.sum(numbers / divisor)
         total = xp.sum(numbers)
-        return total if divisor == 1 else total / divisor
+        return total if _is_one(divisor) else total / divisor
 
     def spread(self, xp: ArrayModule, above: Array, loss: Array, divisor: Array | int) -> Array:
         """Derivative with respect to each loss (N,), when ``above`` is the one of the result.
@@ -58,11 +60,17 @@ class Reduction(NamedTuple):
         """What each sequence's loss is divided by before all are added up: a number, or (N,)."""
         if self.kind in ("none", "sum"):
             return 1
-        count: int = max(1, label_lengths.shape[0])
+        count: Any = at_least_one(label_lengths.shape[0])
+        if is_undecided(count):
+            count = xp.asarray(count, dtype=dtype)
         if self.kind == "mean":
             return count
         labels = xp.astype(xp.maximum(label_lengths, xp.ones_like(label_lengths)), dtype)
-        return labels if count == 1 else labels * count
+        return labels if _is_one(count) else labels * count
+
+
+def _is_one(divisor: Array | int) -> bool:
+    return isinstance(divisor, int) and divisor == 1
 
 
 PLAIN = Reduction("none", zero=False, single=False)

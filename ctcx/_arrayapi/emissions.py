@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ctcx._arrayapi.lattice import DEAD, in_grains
-from ctcx._arrays import is_contiguous
+from ctcx._arrays import is_contiguous, is_undecided
 
 if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
@@ -140,7 +140,7 @@ class EmissionSource:
         xp = context.xp
         rows, frames = reference.shape
         by_step = xp.permute_dims(reference, (1, 0))
-        if steps > frames:
+        if is_undecided(steps) or steps > frames:
             by_step = xp.concat([by_step, context.full((steps - frames, rows), 0.0)])
         self.reference = xp.concat([by_step, xp.flip(by_step)], axis=1)[:, :, None]
         """(steps, 2N, 1), as both directions meet them."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ctcx._arrays import is_undecided
+
 if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
     from ctcx._typing import Array
@@ -28,6 +30,8 @@ def block_shape(rows: int, frames: int, width: int) -> tuple[int, int]:
 
     Several whole sequences if they fit, else part of one.
     """
+    if is_undecided(rows, frames, width):  # in JAX, whose loop takes no blocks
+        return 1, 1
     sequence = max(1, frames) * width
     if sequence <= _BLOCK_ELEMENTS:
         return max(1, min(rows, _BLOCK_ELEMENTS // sequence)), max(1, frames)
@@ -83,7 +87,7 @@ class ClassSums:
         # Where each column goes when sorted by class; equal ones stay in order.
         key = classes * width + position[None, :]
         self._ends = self._count_below(classes, num_classes + 1)
-        if width > _MOST_COMPARED:
+        if is_undecided(width) or width > _MOST_COMPARED:
             self._order = xp.astype(xp.argsort(key, axis=1), dtype, copy=False)
             return
         # For few, comparing all is faster than sorting, and takes fewer kernels on a GPU.
@@ -99,9 +103,14 @@ class ClassSums:
         context, xp, dtype = self._context, self._context.xp, self._context.index_dtype
         every = context.arange(0, stop)[None, None, :]
         below = context.integers((classes.shape[0], stop), 0)
-        chunk = max(1, _COUNT_ELEMENTS // max(1, classes.shape[0] * stop))
-        for start in range(0, classes.shape[1], chunk):
-            part = classes[:, start : min(start + chunk, classes.shape[1])]
+        rows, width = classes.shape
+        if is_undecided(rows, width, stop):  # in JAX, where XLA makes no such array at all
+            parts = [classes]
+        else:
+            chunk = max(1, _COUNT_ELEMENTS // max(1, rows * stop))
+            starts = range(0, width, chunk)
+            parts = [classes[:, start : min(start + chunk, width)] for start in starts]
+        for part in parts:
             smaller = xp.astype(part[:, :, None] < every, dtype)
             below = below + xp.sum(smaller, axis=1, dtype=dtype)
         return below
@@ -118,7 +127,7 @@ class ClassSums:
         """``table[t, n, columns[n, k]]`` for (t, n, W) and (n, K), as one gather of flat rows."""
         context, xp = self._context, self._context.xp
         frames, count, width = table.shape
-        if count > 1:
+        if is_undecided(count) or count > 1:
             columns = columns + context.arange(0, count)[:, None] * width
         flat = xp.reshape(table, (frames, count * width))
         picked = xp.take(flat, xp.reshape(columns, (-1,)), axis=1)

@@ -64,7 +64,7 @@ class JaxLoop:
             return step(carry, *block)
 
         carry, _ = same_axes((carry, (inputs, earlier)))
-        last, past = jax.lax.scan(one_block, carry, (inputs, earlier), length=blocks)
+        last, past = jax.lax.scan(one_block, carry, (inputs, earlier))
         return last, past
 
     def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:

@@ -31,7 +31,7 @@ from ctcx._arrayapi.occupancy import (
     occupancy,
     other_direction,
 )
-from ctcx._arrays import library_name
+from ctcx._arrays import is_undecided, library_name
 from ctcx._descriptors import Decline
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class _Plan(NamedTuple):
 
     @classmethod
     def of(cls, frames: int, frames_a_block: int) -> _Plan:
+        if is_undecided(frames):  # in a form in which JAX can tell that it is at least T
+            return cls(-(-frames // (2 * frames_a_block)), frames_a_block)
         half = max(1, (frames + 1) // 2)
         blocks = -(-half // frames_a_block)
         return cls(blocks, -(-half // blocks))
@@ -359,6 +361,8 @@ class Recursion:
 def _countable(logits: Array, labels: Array, context: Context) -> Context:
     """With indices that can count logits, which are looked up by position, and labels by class."""
     rows, frames, classes = logits.shape
+    if is_undecided(*logits.shape, *labels.shape):  # as far as indices go here
+        return context._replace(index_dtype=context.xp.asarray(0).dtype)
     largest_index = max(rows * frames * classes, classes * (labels.shape[1] + 2))
     if largest_index < 2**31 or largest_index <= context.xp.iinfo(context.index_dtype).max:
         return context

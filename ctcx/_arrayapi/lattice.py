@@ -31,6 +31,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ctcx._arrays import is_undecided
+
 if TYPE_CHECKING:
     from ctcx._arrayapi.context import Context
     from ctcx._arrayapi.emissions import Emissions
@@ -105,7 +107,8 @@ class Topology(NamedTuple):
         zero = context.full((labels.shape[0], 1), 0.0)
         differs = context.cast(labels[:, 1:] != labels[:, :-1])
         # Nothing stands before the first label, and the last column is no label: any value will do.
-        edges = [zero] * min(2, labels.shape[1] + 1)
+        width = labels.shape[1]
+        edges = [zero] * (2 if is_undecided(width) else min(2, width + 1))
         may_skip = context.xp.concat([edges[0], differs, *edges[1:]], axis=1)
         must_stop = 1.0 - may_skip
         return cls(may_skip, must_stop, must_stop * DEAD, zero + DEAD, zero, all_differ)

@@ -278,3 +278,16 @@ def test_arrays_with_values_in_a_trace(transformation, operation):
 
 def test_types_that_say_how_arrays_are_spread():
     check_sharded("numba")
+
+
+def test_sizes_that_are_undecided_are_left_to_the_core():
+    rows, frames = jax.export.symbolic_shape("n, t")
+    shape = jax.ShapeDtypeStruct((rows, frames, 5), "float32")
+    with ctcx.trace() as runs:
+        jax.export.export(jax.jit(lambda x: ctcx.ctc_loss(x, x[:, 0, :2].astype(int) + 1)))(shape)
+    assert [run.backend for run in runs] == ["array-api"]
+    assert (runs[0].problem.N, runs[0].problem.T, runs[0].problem.C) == (None, None, 5)
+    with pytest.raises(ctcx.BackendRejectedError, match="needs to know all sizes"):
+        jax.export.export(
+            jax.jit(lambda x: ctcx.ctc_loss(x, x[:, 0].astype(int), backend="numba"))
+        )(shape)
