@@ -1,4 +1,4 @@
-"""Arrays with values in each way in which JAX calls a function; programs of any size; on the core."""
+"""On the core: arrays with values in each way that JAX calls a function; programs of any size."""
 
 import itertools
 from importlib import import_module
