@@ -186,3 +186,20 @@ def test_a_plugin_that_cannot_be_traced_gives_the_gradient(plugin):
     np.testing.assert_array_equal(grad, given)
     with pytest.raises(ctcx.BackendRejectedError, match="rejected"):
         jax.jit(jax.grad(loss))(logits)
+
+
+def test_hessians_of_many_entries():
+    """More than 2**15 numbers at once, where XLA's fusions differ."""
+    frames, classes = 13, 7
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.standard_normal((2, frames, classes)), dtype="float32")
+    labels = rng.integers(1, classes, (2, 3))
+
+    def loss(x):
+        return ctcx.ctc_loss(x, labels, reduction="sum", backend="array-api")
+
+    size = logits.size
+    forward = jax.jacfwd(jax.grad(loss))(logits).reshape(size, size)
+    backward = jax.jacrev(jax.grad(loss))(logits).reshape(size, size)
+    np.testing.assert_allclose(forward, backward, atol=1e-6)
+    np.testing.assert_allclose(forward, forward.T, atol=1e-6)

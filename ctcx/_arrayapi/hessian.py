@@ -111,8 +111,7 @@ def _product(
         seen = inside[part][:, :, None]
         values = xp.where(seen, context.cast(vector[(*part, ...)]), 0.0)
         occupancy = softmax(part) - context.cast(grad[(*part, ...)])
-        mean = xp.sum(occupancy * values, axis=2, keepdims=True)
-        return (xp.where(seen, values - mean, 0.0),)
+        return (xp.where(seen, values - _mean(occupancy, values, seen, xp), 0.0),)
 
     blocks = block_shape(logits.shape[0], logits.shape[1], classes)
     (centred,) = loop.assemble(centre, logits.shape[:2], [((classes,), dtype)], blocks, context)
@@ -122,7 +121,8 @@ def _product(
     def block(rows: slice, frames: slice) -> tuple[Array]:
         part = (rows, frames)
         values, soft = centred[(*part, ...)], softmax(part)
-        of_denominator = soft * (values - xp.sum(soft * values, axis=2, keepdims=True))
+        seen = inside[rows, frames][:, :, None]
+        of_denominator = soft * (values - _mean(soft, values, seen, xp))
         of_labels = sum_by_class(shifts[frames, rows, :], rows)
         factor = recursion.factor(rows, frames, possible)[:, :, None]
         product = (of_denominator - of_labels) * factor
@@ -132,6 +132,15 @@ def _product(
         block, logits.shape[:2], [((classes,), logits.dtype)], blocks, context
     )
     return product
+
+
+def _mean(weights: Array, values: Array, seen: Array, xp: ArrayModule) -> Array:
+    """Mean of the values (n, t, C) of each frame under its weights, (n, t, 1); 0 where not seen.
+
+    The ``where`` matters for JAX, too: XLA on the CPU, as of JAX 0.10.2, may fuse a sum of products
+    with the subtraction that follows it, and then computes all after 32,768 elements wrongly.
+    """
+    return xp.where(seen, xp.sum(weights * values, axis=2, keepdims=True), 0.0)
 
 
 class _Covariances:
