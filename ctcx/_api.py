@@ -417,6 +417,13 @@ _PROBLEM_FIELDS = tuple(field.name for field in fields(Problem))
 
 def check_options(options: Options) -> None:
     """Refuse options that are not among the choices."""
+    if (  # at once, as in every call
+        type(options.reduction) is type(options.infeasible) is str
+        and options.reduction in _REDUCTIONS
+        and options.infeasible in _POLICIES
+        and type(options.time_major) is type(options.validate) is bool
+    ):
+        return
     _check_choice("reduction", options.reduction, _REDUCTIONS)
     _check_choice("infeasible", options.infeasible, _POLICIES)
     _check_flag("time_major", options.time_major)

@@ -81,8 +81,10 @@ def describe(array: Array, argument: str | None = None) -> Facts:
         It is the ``argument`` of a call, and a tensor of PyTorch that :func:`form_of` refuses.
     """
     xp = namespace_of(array)
-    namespace = _namespace_name(xp)
     dtype = _dtype_name(array.dtype)
+    if type(array) is np.ndarray:
+        return Facts(xp, "numpy", "cpu", dtype, False, array.flags.c_contiguous)
+    namespace = _namespace_name(xp)
     if namespace == "torch":  # whose answers are at hand, without the detours of other libraries
         form = (form_of(argument, array) if argument else forms_of(array)) | form_of_modes()
         device = _device_label(array.device)

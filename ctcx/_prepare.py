@@ -37,7 +37,7 @@ from ctcx._host import (
     what_to_pass,
 )
 from ctcx._labels import from_lists, resolve_blank
-from ctcx._tensors import META, OPAQUE, SUBCLASS, form_of, forms_of
+from ctcx._tensors import META, SUBCLASS, form_of, forms_of
 
 if TYPE_CHECKING:
     from ctcx._typing import Array
@@ -97,6 +97,21 @@ def prepare(
     CTCInputError
         A wrong type, dtype or shape, another library or device than that of the logits.
     """
+    arrays = logits, labels, logit_lengths, label_lengths
+    known = _prepare_plain(*arrays, blank, time_major=time_major)
+    return known or _prepare_any(*arrays, blank, time_major=time_major)
+
+
+def _prepare_any(
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    blank: int,
+    *,
+    time_major: bool,
+) -> Prepared:
+    """Do so for whatever a caller passes."""
     logits = plain("logits", logits)
     facts = _check_logits(logits)
     xp = facts.xp
@@ -124,9 +139,8 @@ def prepare(
         label_lengths = own_lengths
 
     def lengths(argument: str, given: Any, limit: int) -> tuple[Array, Any]:
-        # On CuPy no copy from the host: see _graphs.py. Of opaque tensors, sizes may be symbols.
-        opaque = facts.form & OPAQUE or is_undecided(count, limit)
-        if given is None and (facts.namespace == "cupy" or opaque):
+        # On CuPy no copy from the host: see _graphs.py. Of tensors, sizes may be symbols.
+        if given is None and (facts.namespace in {"cupy", "torch"} or is_undecided(count, limit)):
             return xp.full((count,), limit, dtype=dtype, device=device), None
         if given is None:
             return _upload(np.full((count,), limit), facts, dtype, device), None
@@ -156,6 +170,85 @@ def prepare(
         host_logit_lengths,
         host_label_lengths,
     )
+
+
+def _prepare_plain(
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    blank: Any,
+    *,
+    time_major: bool,
+) -> Prepared | None:
+    """Prepare at once what training loops pass: a batch of arrays that need no conversion.
+
+    They are NumPy's own, or PyTorch's plain tensors. None for all else, right or wrong: the general
+    way asks its questions one by one, and has the words for what is wrong.
+    """
+    facts = _plain_facts(logits, labels, logit_lengths, label_lengths)
+    if facts is None or logits.ndim != 3 or labels.ndim != 2 or type(blank) is not int:
+        return None
+    xp = facts.xp
+    if time_major:
+        logits = xp.permute_dims(logits, (1, 0, 2))
+        facts = facts._replace(contiguous=facts.contiguous and 1 in logits.shape[:2])
+    count, frames, classes = logits.shape
+    every_frame, every_label = logit_lengths is None, label_lengths is None
+    if (
+        not -classes <= blank < classes
+        or labels.shape[0] != count
+        or not (every_frame or logit_lengths.shape == (count,))
+        or not (every_label or label_lengths.shape == (count,))
+    ):
+        return None
+    device = device_of(logits)
+    every_frame, every_label = logit_lengths is None, label_lengths is None
+    if every_frame:
+        logit_lengths = xp.full((count,), frames, dtype=xp.int64, device=device)
+    if every_label:
+        label_lengths = xp.full((count,), labels.shape[1], dtype=xp.int64, device=device)
+    on_host = facts.namespace == "numpy"
+    return Prepared(
+        logits,
+        labels,
+        logit_lengths,
+        label_lengths,
+        blank % classes,
+        facts,
+        False,
+        every_frame,
+        every_label,
+        labels if on_host else None,
+        logit_lengths if on_host and not every_frame else None,
+        label_lengths if on_host and not every_label else None,
+    )
+
+
+def _plain_facts(logits: Any, *integers: Any) -> Facts | None:
+    """Facts about logits, if kernels can have them and the other arrays as they are."""
+    kind = type(logits)
+    is_tensor = kind is getattr(sys.modules.get("torch"), "Tensor", None)
+    if kind is not np.ndarray and not is_tensor:
+        return None
+    facts = describe(logits, "logits")
+    if facts.form or facts.dtype not in FLOATING or not (is_tensor or logits.flags.aligned):
+        return None
+    dtypes = kernel_integers(facts.xp)
+    for argument, array in zip(_INTEGERS, integers, strict=True):
+        if array is None and argument != "labels":
+            continue
+        if type(array) is not kind or array.dtype not in dtypes:
+            return None
+        if is_tensor:
+            if array.device != logits.device or form_of(argument, array):
+                return None
+        elif not array.flags.aligned:
+            return None
+    return facts
+
+
+_INTEGERS = ("labels", "logit_lengths", "label_lengths")
 
 
 def rebind(

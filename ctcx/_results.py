@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["are_losses", "check_form", "fault", "losses_fault", "on_host"]
 
 
+_FEW = 16
+"""Numbers that are looked at sooner one by one than by a call of NumPy's."""
+
+
 def check_form(result: Any, logits: Array, decision: Decision) -> None:
     """Raise what is wrong with the form of a kernel's result, if anything is; reads no values.
 
@@ -63,7 +67,9 @@ def are_losses(loss: Array, facts: Facts) -> bool:
     host = on_host(loss, facts)
     if host is None:
         return bool(facts.xp.all(loss >= 0))
-    return bool(np.minimum.reduce(host, initial=np.inf) >= 0)  # NaN wins every minimum
+    if host.size <= _FEW:
+        return all(loss >= 0 for loss in host.tolist())
+    return bool(np.minimum.reduce(host) >= 0)  # NaN wins every minimum
 
 
 def on_host(loss: Array, facts: Facts) -> Any:
