@@ -111,14 +111,15 @@ def check_known(
         known = sorted(plugins.backends)
         close = get_close_matches(name, known, n=1)
         if problem is None:
-            rows = _overview(plugins)
+            words, rows = "There are:", _overview(plugins)
         else:
+            words = "Without a name, the choice would be:"
             rows = choose(problem, plugins, thorough=True).candidates
         msg = (
             f"{_SPEAKERS[source]} names the backend {name!r}, which no usable plugin registered; "
             f"known: {', '.join(known)}."
             f"{f' Did you mean {close[0]!r}?' if close else ''}"
-            f"{_would_have_offered(plugins, name)}\n{table(rows)}"
+            f"{_would_have_offered(plugins, name)}\n{words}\n{table(rows)}"
         )
         raise UnknownBackendError(msg)
 

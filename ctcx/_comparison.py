@@ -65,7 +65,7 @@ TOLERANCES = {
     # The notebook prints 7 or 8 digits.
     "notebook": Tolerance(loss_rel=1e-6, loss_abs_per_frame=0.0, grad=1e-6),
     # What the conformance kit grants in float32: about one rounding in each frame.
-    "ocr-lines": Tolerance(loss_rel=2e-6, loss_abs_per_frame=1.25e-7, grad=2e-5),
+    "ocr-lines": Tolerance(loss_rel=2e-6, loss_abs_per_frame=1.25e-7, grad=5e-6),
 }
 """By the name of the input; the only place where this comparison has any."""
 

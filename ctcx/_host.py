@@ -85,7 +85,7 @@ def integers(
     Raises
     ------
     CTCInputError
-        One that is no integer, or none of 64 bits; names sequence, position and value.
+        One that is no integer, or needs more than 64 bits; names sequence, position and value.
     """
     if set(map(type, values)) <= {int}:
         try:
@@ -99,8 +99,7 @@ def integers(
             where = f"[{place}]" if sequence is None else f"[{sequence}][{place}]"
             msg = (
                 f"{argument}{where} is {short_repr(value)} of type {type_name(value)}: expected "
-                f"{'a number' if sequence is None else 'a class index'} among the integers of 64 "
-                f"bits"
+                f"an integer{' of at most 64 bits' if isinstance(value, int) else ''}"
             )
             raise CTCInputError(
                 msg,
@@ -155,7 +154,10 @@ def check_integer_dtype(argument: str, array: Any) -> None:
     if is_numpy(array):
         integral = array.dtype.kind in "iu"
     else:
-        integral = namespace_of(array).isdtype(array.dtype, "integral")
+        try:
+            integral = namespace_of(array).isdtype(array.dtype, "integral")
+        except TypeError:  # a dtype that the standard doesn't know, such as that of JAX's keys
+            integral = False
     if not integral:
         msg = f"{argument} must have an integer dtype, got {array.dtype}"
         raise CTCInputError(msg, argument=argument)

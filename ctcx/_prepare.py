@@ -134,7 +134,7 @@ def _prepare_any(
             facts, logits, labels, logit_lengths, label_lengths
         )
     labels, own_lengths = _labels_as_array(plain("labels", labels), single=single)
-    labels = _check_labels(labels, logits, facts, single=single)
+    labels = _check_labels(labels, logits, facts, single=single, time_major=time_major)
     if label_lengths is None:
         label_lengths = own_lengths
 
@@ -153,6 +153,7 @@ def _prepare_any(
     uploaded_label_lengths, host_label_lengths = lengths(
         "label_lengths", label_lengths, labels.shape[1]
     )
+    _check_own_lengths(own_lengths, host_label_lengths, labels.shape[1])
     integers = (uploaded_labels, uploaded_logit_lengths, uploaded_label_lengths)
     if facts.namespace != "torch" and any_traced(*integers):
         facts = facts._replace(traced=True)
@@ -332,22 +333,35 @@ def _labels_as_array(labels: Any, *, single: bool) -> tuple[Any, Any]:
             f"{what_to_pass(labels)}"
         )
         raise CTCInputError(msg, argument="labels")
+    if single and any(map(is_list, labels)):
+        msg = (
+            "labels must be one list of classes, since the logits are of one sequence, (T, C); got "
+            "a list of lists: pass its one list, or logits[None, ...]"
+        )
+        raise CTCInputError(msg, argument="labels")
     padded, lengths = from_lists([labels] if single else labels)
     return (padded[0], int(lengths[0])) if single else (padded, lengths)
 
 
-def _check_labels(labels: Any, logits: Array, facts: Facts, *, single: bool) -> Any:
+def _check_labels(
+    labels: Any, logits: Array, facts: Facts, *, single: bool, time_major: bool
+) -> Any:
     if not _is_at_home(labels, facts):
         check_integer_dtype("labels", labels)
         _check_home("labels", labels, facts)
     if labels.ndim != (1 if single else 2) or (not single and labels.shape[0] != logits.shape[0]):
         expected = "(S,) for one sequence" if single else f"({logits.shape[0]}, S)"
+        form = "(T, C)" if single else "(T, N, C)" if time_major else "(N, T, C)"
+        shape = tuple(logits.shape)
+        shape = shape[1:] if single else (shape[1], shape[0], shape[2]) if time_major else shape
         hint = ""
         if labels.ndim == 3:
             hint = "; for one-hot labels call ctcx.labels_from_one_hot first"
+        elif labels.ndim == 2 and not single and labels.shape[0] == logits.shape[1]:
+            other = "without time_major=True" if time_major else "with time_major=True"
+            hint = f"; they would fit {other}"
         msg = (
-            f"labels must have shape {expected} to go with logits "
-            f"{tuple(logits.shape[1:] if single else logits.shape)} seen as (N, T, C); "
+            f"labels must have shape {expected}, to go with logits {form} of shape {shape}; "
             f"got {tuple(labels.shape)}{hint}"
         )
         raise CTCInputError(msg, argument="labels")
@@ -368,6 +382,21 @@ def _check_lengths(argument: str, given: Any, logits: Array, facts: Facts, *, si
         msg = f"{argument} must have shape {expected}; got {tuple(given.shape)}"
         raise CTCInputError(msg, argument=argument)
     return given
+
+
+def _check_own_lengths(own: Any, lengths: Any, longest: int) -> None:
+    """Refuse lengths beyond the ends of lists, where the padding would be taken for labels."""
+    if own is None or lengths is None:
+        return
+    beyond = (lengths > own) & (lengths <= longest)  # others are refused with all values
+    if beyond.any():
+        sequence = int(beyond.argmax())
+        length, held = int(lengths[sequence]), int(np.ravel(own)[sequence])
+        msg = (
+            f"label_lengths[{sequence}] is {length}, but the list labels[{sequence}] holds {held}: "
+            f"expected 0 to {held}, or no label_lengths at all"
+        )
+        raise CTCInputError(msg, argument="label_lengths", sequence=sequence, value=length)
 
 
 def _is_at_home(array: Any, facts: Facts) -> bool:

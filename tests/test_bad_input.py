@@ -8,7 +8,7 @@ import ctcx
 from ctcx._inputs import notebook_random_example
 from tests.helpers import optional
 
-torch, jnp = optional("torch"), optional("jax.numpy")
+torch, jax, jnp = optional("torch"), optional("jax"), optional("jax.numpy")
 
 LOGITS = np.zeros((2, 6, 4), dtype=np.float32)
 LABELS = np.array([[1, 2, 3], [3, 2, 1]])
@@ -147,6 +147,31 @@ STATIC = {
     "too few lengths": ((LOGITS, LABELS, [6]), {}, "logit_lengths", r"\(2,\).*got \(1,\)"),
     "lengths no numbers": ((LOGITS, LABELS, None, ["a", "b"]), {}, "label_lengths", r"is 'a' of"),
     "lengths ragged": ((LOGITS, LABELS, [[1], [1, 2]]), {}, "logit_lengths", r"\[0\] is \[1\] of"),
+    "lengths beyond a list": (
+        (LOGITS, [[1, 2], [3]], None, [2, 2]),
+        {},
+        "label_lengths",
+        r"label_lengths\[1\] is 2, but the list labels\[1\] holds 1",
+    ),
+    "lists for one sequence": ((LOGITS[0], [[1, 2]]), {}, "labels", "one list of classes"),
+    "frames first": (
+        (LOGITS.swapaxes(0, 1), LABELS),
+        {},
+        "labels",
+        r"of shape \(6, 2, 4\); got \(2, 3\); they would fit with time_major=True",
+    ),
+    "frames not first": (
+        (LOGITS, LABELS),
+        {"time_major": True},
+        "labels",
+        r"\(T, N, C\) of shape \(2, 6, 4\); got \(2, 3\); they would fit without",
+    ),
+    "keys of JAX for labels": (
+        lambda: (jnp.asarray(LOGITS), jax.random.split(jax.random.key(0), 2)[:, None]),
+        {},
+        "labels",
+        "must have an integer dtype, got key",
+    ),
     "blank too large": ((LOGITS, LABELS), {"blank": 4}, "blank", "expected -4 to 3"),
     "blank too small": ((LOGITS, LABELS), {"blank": -5}, "blank", "out of range for 4 classes"),
     "blank a float": ((LOGITS, LABELS), {"blank": 0.0}, "blank", "got 0.0 of type float"),

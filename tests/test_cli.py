@@ -215,6 +215,8 @@ def test_importing_ctcx_imports_neither_typer_nor_rich():
         (["explain", "--shape", "1,2,0"], "at least one class"),
         (["explain", "--blank", "28"], "28 is no class"),
         (["explain", "--dtype", "int8"], "int8"),
+        (["conformance", "array-api", "--dtype", "int8"], "for --dtype"),
+        (["conformance", "array-api", "--replay", "no/such/file"], "for --replay"),
         (["conformance", "nope"], "'nope'"),
         (["conformance"], "which backend"),
         (["conformance", "array-api", "--check", "nope"], "check_nope"),

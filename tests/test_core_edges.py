@@ -7,7 +7,7 @@ import pytest
 import ctcx
 from ctcx._arrayapi import linear, small
 from ctcx.conformance.oracle import reference
-from tests.helpers import random_problem
+from tests.helpers import needed, random_problem
 
 LIMIT = 1.8e8
 GRAD = {"float64": 1e-10, "float32": 5e-6}
@@ -19,9 +19,9 @@ class Library:
     def __init__(self, name):
         self.name = name
         if name == "torch":
-            self.array = pytest.importorskip("torch").from_numpy
+            self.array = needed("torch").from_numpy
         elif name == "jax":
-            self.array = pytest.importorskip("jax").numpy.asarray
+            self.array = needed("jax").numpy.asarray
         else:
             self.array = array_api_strict.asarray if name == "strict" else np.asarray
 

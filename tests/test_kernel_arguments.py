@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ctcx
+from tests.helpers import needed
 
 SEEING = """
 from ctcx._arrayapi import kernels
@@ -51,12 +52,12 @@ def strict_array(array, dtype):
 
 
 def torch_array(array, dtype):
-    torch = pytest.importorskip("torch")
+    torch = needed("torch")
     return torch.tensor(array, dtype=getattr(torch, dtype))
 
 
 def jax_array(array, dtype):
-    jax = pytest.importorskip("jax")
+    jax = needed("jax")
     return jax.numpy.asarray(array, dtype=dtype)
 
 
@@ -142,7 +143,7 @@ def test_wrong_values_are_located_in_either_width(seen, library, kind):
 
 
 def test_every_combination_under_autograd(seen):
-    torch = pytest.importorskip("torch")
+    torch = needed("torch")
     assert not seen
     logits = torch.tensor(LOGITS, requires_grad=True)
     gradients = []

@@ -25,7 +25,7 @@ from ctcx._cli._output import (
 from ctcx.conformance._drawing import DRAWN, FAILURES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from rich.table import Table
 
@@ -170,6 +170,13 @@ def _outside(
         )
 
 
+def _names_given(*names: Collection[str] | None) -> str:
+    """Give the options that name something, one of which named something that there isn't."""
+    options = ("--library", "--device", "--dtype", "--check")
+    given = [option for option, value in zip(options, names, strict=True) if value]
+    return " or ".join(given) or "NAME"
+
+
 def _run(
     name: str,
     *,
@@ -189,16 +196,20 @@ def _run(
     from ctcx.conformance._plan import make_plan
 
     checks = checks if replay is None else [DRAWN]
-    try:
-        if replay is not None:
+    if replay is not None:
+        try:
             read_problem(replay)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--replay") from None
+    try:
         total = len(
             make_plan(
                 name, namespaces=libraries, devices=devices, dtypes=dtypes, checks=checks, slow=slow
             ).items
         )
     except ValueError as error:  # a name that doesn't exist, or isn't declared
-        raise typer.BadParameter(str(error)) from None
+        given = _names_given(libraries, devices, dtypes, checks)
+        raise typer.BadParameter(str(error), param_hint=given) from None
     with _progress(total) as progress:
         return run_conformance(
             name,

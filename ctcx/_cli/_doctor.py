@@ -31,6 +31,7 @@ from ctcx._isolation import attempt
 from ctcx._loader import at_most
 from ctcx._registry import DISABLE, registry
 from ctcx._trouble import STRICT, one_line, printable, strict
+from ctcx.conformance._drawing import DRAW, SEED, THOROUGH
 from ctcx.conformance._plan import REQUIRED, SLOW
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor_command"]
 
-_VARIABLES = (VARIABLE, DISABLE, STRICT, REQUIRED, SLOW)
+_VARIABLES = (VARIABLE, DISABLE, STRICT, REQUIRED, SLOW, DRAW, SEED, THOROUGH)
 _OF_PLUGINS = ("CTCX_NUM_THREADS",)
 """Variables that mean something to the plugins of this project."""
 
