@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,8 @@ def plain(argument: str, value: Any) -> Any:
     """
     if type(value) is np.ndarray:
         return value if value.flags.aligned else value.copy()
-    if isinstance(value, np.ma.MaskedArray):
+    # NumPy imports these on first use: until then there is none.
+    if isinstance(value, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())):
         lengths = {"logits": "logit_lengths", "labels": "label_lengths"}.get(argument)
         advice = (
             f"pass {argument}.filled(...)"
