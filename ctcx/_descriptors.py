@@ -156,6 +156,8 @@ class Backend:
     * ``grad`` (N, T, C), in a tuple after the loss: d loss[n] / d logits, in their dtype, exactly 0
       past a sequence's length and for a sequence whose loss is +inf.
 
+    Both are new: nothing else refers to them, and ctcx may write into them.
+
     Both are looked at: a wrong library, device, shape or dtype, and a loss of NaN or below 0 where
     values are checked, is a :class:`ctcx.KernelError`. A kernel never writes to its inputs.
     Reductions, the policy for infeasible sequences, layouts and checks of the input belong to ctcx,

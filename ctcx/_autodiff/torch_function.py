@@ -29,14 +29,14 @@ __all__ = ["from_above", "loss", "loss_and_grad", "merge", "second"]
 
 def loss(unit: Unit, reduction: Reduction, logits: Array, *rest: Array) -> Array:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
-    if unit.facts_only.facts.form & TRANSFORMED:
+    if unit.facts_only.facts.form & TRANSFORMED or _has_tangent(logits):
         if _forward_levels() > 1:
             losses = _Loss.apply(unit, logits, *rest)
         else:
             losses, _ = _LossAndGrad.apply(unit, logits, *rest)
         divisor = reduction.divisor(unit.xp, rest[2], losses.dtype)
         return reduction.value(unit.xp, losses, divisor)
-    return _Direct.apply(unit, reduction, logits, *rest)[0]
+    return _Direct.apply(unit, reduction, logits, *rest)
 
 
 def loss_and_grad(unit: Unit, logits: Array, *rest: Array) -> tuple[Array, Array]:
@@ -98,19 +98,25 @@ class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Array, Array]) -> None:
         """Keep what derivatives need."""
-        _keep(ctx, inputs[0], PLAIN, 1, (*output, *inputs[1:]))
+        _keep(ctx, inputs[0], (*output, *inputs[1:]))
 
     @staticmethod
     def backward(
         ctx: Any, from_value: Array | None, from_grad: Array | None
     ) -> tuple[Array | None, ...]:
         """Multiply by the gradient, and by second derivatives where they are asked for."""
-        return None, _backward(ctx, from_value, from_grad), None, None, None
+        losses, *saved = ctx.saved_tensors
+        weights = None
+        if from_value is not None:
+            weights = PLAIN.spread(ctx.unit.xp, from_value, losses.detach(), 1)
+        total = from_above(tuple(saved), ctx.unit.blank, weights, from_grad)
+        return None, total, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, _unit: None, tangent: Array, *_integers: None) -> tuple[Array, Array]:
         """Directional derivatives of losses and gradient."""
-        return _forward(ctx, tangent)
+        with _outer_levels(ctx.saved_tensors) as (losses, grad, *arrays):
+            return _slopes(losses, grad, tangent), second(ctx.unit.blank, tangent, grad, *arrays)
 
     @staticmethod
     def vmap(
@@ -137,14 +143,14 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Array) -> None:
         """Keep what derivatives need."""
-        _keep(ctx, inputs[0], PLAIN, 1, (output, *inputs[1:]))
+        _keep(ctx, inputs[0], (output, *inputs[1:]))
 
     @staticmethod
     def backward(ctx: Any, from_value: Array | None) -> tuple[Array | None, ...]:
         """Multiply by the gradient, which is computed now."""
         losses, *arrays = ctx.saved_tensors
         _, grad = _LossAndGrad.apply(ctx.unit, *arrays)
-        weights = ctx.reduction.spread(ctx.unit.xp, from_value, losses.detach(), 1)
+        weights = PLAIN.spread(ctx.unit.xp, from_value, losses.detach(), 1)
         total = from_above((grad, *arrays), ctx.unit.blank, weights, None)
         return None, total, None, None, None
 
@@ -179,6 +185,11 @@ def _outer_levels(saved: tuple[Array, ...]) -> Iterator[tuple[Array, ...]]:
         yield tuple(forward_ad.unpack_dual(array).primal for array in saved)
 
 
+def _has_tangent(array: Array) -> bool:
+    """Whether forward mode goes on, by ``torch.autograd.forward_ad``."""
+    return torch.autograd.forward_ad.unpack_dual(array).tangent is not None
+
+
 def _forward_levels() -> int:
     """How many transformations in forward mode are going on, one in the other."""
     functorch = torch._C._functorch  # noqa: SLF001 - there is no public way
@@ -187,63 +198,80 @@ def _forward_levels() -> int:
 
 
 class _Direct(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
-    """Reduced loss, and the gradient (N, T, C) of each loss.
+    """Reduced loss, in the form that torch.func and forward mode can't take: the common case.
 
-    In the form that torch.func can't take. It costs less, and so does one operation for PyTorch to
-    know instead of one for each step of the reduction.
+    It costs less, and so does one operation for PyTorch to know instead of one for each step of the
+    reduction. The first backward gives the gradient's own memory away, scaled in place if need be,
+    which PyTorch then keeps as ``.grad``: nothing of that size is made or copied. Whoever comes
+    later computes the gradient again.
     """
 
     @staticmethod
-    def forward(ctx: Any, unit: Unit, reduction: Reduction, *arrays: Array) -> tuple[Array, Array]:
+    def forward(ctx: Any, unit: Unit, reduction: Reduction, *arrays: Array) -> Array:
         """Call the kernel and reduce, with nothing on the tape, and keep what derivatives need."""
         losses, grad = unit.as_called("loss_and_grad", arrays[0].detach(), *arrays[1:])
         divisor = reduction.divisor(unit.xp, arrays[3], losses.dtype)
-        _keep(ctx, unit, reduction, divisor, (losses, grad, *arrays))
+        ctx.unit, ctx.reduction, ctx.divisor, ctx.grad = unit, reduction, divisor, grad
         host = on_host(losses, unit.facts_only.facts)
         ctx.all_finite = host is not None and float(host.sum()) < math.inf
-        return reduction.value(unit.xp, losses, divisor), grad
+        ctx.save_for_backward(losses, *arrays)
+        return reduction.value(unit.xp, losses, divisor)
 
     @staticmethod
-    def backward(
-        ctx: Any, from_value: Array | None, from_grad: Array | None
-    ) -> tuple[Array | None, ...]:
-        """As for :class:`_LossAndGrad`."""
-        return None, None, _backward(ctx, from_value, from_grad), None, None, None
+    def backward(ctx: Any, above: Array) -> tuple[Array | None, ...]:
+        """Multiply the gradient by what comes from above."""
+        losses, *arrays = ctx.saved_tensors
+        grad = vars(ctx).pop("grad", None)  # at once: threads may go back through one graph
+        if torch.is_grad_enabled() or forms_of(above):
+            grad = _Known.apply(ctx.unit, grad, *arrays)
+            weights = _weights(ctx, above, losses)
+            total = from_above((grad, *arrays), ctx.unit.blank, weights, None)
+        else:
+            total = grad if grad is not None else ctx.unit("loss_and_grad", *arrays)[1]
+            del grad
+            if not _is_one(above) or ctx.reduction.kind.startswith("mean"):
+                weights = _weights(ctx, above, losses)
+                total *= weights[:, None, None] if weights.ndim else weights
+        return None, None, total, None, None, None
+
+
+def _is_one(above: Array) -> bool:
+    """Whether all of it is certainly 1; a device is not waited for."""
+    return above.is_cpu and bool((above == 1).all())
+
+
+class _Known(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
+    """The gradient (N, T, C), if it is known already, as a function of the logits."""
 
     @staticmethod
-    def jvp(
-        ctx: Any, _unit: None, _reduction: None, tangent: Array, *_integers: None
-    ) -> tuple[Array, Array]:
-        """As for :class:`_LossAndGrad`."""
-        return _forward(ctx, tangent)
+    def forward(ctx: Any, unit: Unit, grad: Array | None, *arrays: Array) -> Array:
+        """Return what is known, or call the kernel."""
+        if grad is None:
+            grad = unit("loss_and_grad", arrays[0].detach(), *arrays[1:])[1]
+        ctx.blank = unit.blank
+        ctx.save_for_backward(grad, *arrays)
+        return grad
+
+    @staticmethod
+    def backward(ctx: Any, above: Array) -> tuple[Array | None, ...]:
+        """Multiply by second derivatives."""
+        product = second(ctx.blank, above, *ctx.saved_tensors)
+        return None, None, product, None, None, None
 
 
-def _keep(
-    ctx: Any, unit: Unit, reduction: Reduction, divisor: Array | int, arrays: tuple[Array, ...]
-) -> None:
+def _keep(ctx: Any, unit: Unit, arrays: tuple[Array, ...]) -> None:
     """Keep losses, gradient and what the call was given."""
-    ctx.unit, ctx.reduction, ctx.divisor = unit, reduction, divisor
-    ctx.all_finite = False  # as far as is known
+    ctx.unit = unit
     ctx.save_for_backward(*arrays)
     ctx.save_for_forward(*arrays)
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, from_value: Array | None, from_grad: Array | None) -> Array | None:
-    losses, *saved = ctx.saved_tensors
-    weights = None
-    if from_value is not None and ctx.all_finite:
-        weights = ctx.reduction.spread_evenly(from_value, ctx.divisor)
-    elif from_value is not None:
-        weights = ctx.reduction.spread(ctx.unit.xp, from_value, losses.detach(), ctx.divisor)
-    return from_above(tuple(saved), ctx.unit.blank, weights, from_grad)
-
-
-def _forward(ctx: Any, tangent: Array) -> tuple[Array, Array]:
-    with _outer_levels(ctx.saved_tensors) as (losses, grad, *arrays):
-        slopes = _slopes(losses, grad, tangent)
-        along = ctx.reduction.combined(ctx.unit.xp, slopes, ctx.divisor)
-        return along, second(ctx.unit.blank, tangent, grad, *arrays)
+def _weights(ctx: Any, above: Array, losses: Array) -> Array:
+    """Derivatives with respect to the losses, (N,), or () if it is the same for all."""
+    if ctx.all_finite:
+        return ctx.reduction.spread_evenly(above, ctx.divisor)
+    return ctx.reduction.spread(ctx.unit.xp, above, losses.detach(), ctx.divisor)
 
 
 def _slopes(losses: Array, grad: Array, tangent: Array) -> Array:

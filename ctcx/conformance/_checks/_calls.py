@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ctcx.conformance._subject import Inputs, Subject
 
-__all__ = ["check_deterministic", "check_repeats", "check_threads"]
+__all__ = ["check_deterministic", "check_repeats", "check_results_are_new", "check_threads"]
 
 _THREADS = 4
 
@@ -45,6 +45,22 @@ def check_deterministic(subject: Subject) -> None:
                     faults = same(subject, batch, again, first, "the first time")
                     faults = faults or [f"case {batch.name!r}: the last bits differ between runs"]
                     raise CheckFailure("\n".join(faults))
+
+
+@check()
+def check_results_are_new(subject: Subject) -> None:
+    """Whatever a caller writes into results, the next call returns the right ones.
+
+    ctcx itself scales a gradient in the memory that the kernel returned.
+    """
+    batch = case("ragged")
+    for grad in (False, True) if subject.can_grad else (False,):
+        inputs = subject.inputs(batch)
+        first = _call(subject, inputs, batch, grad=grad)
+        for array in subject.call(inputs, grad=grad, blank=batch.blank)[:2]:
+            array *= 3  # noqa: PLW2901 - in place, where the library has that
+        again = _call(subject, inputs, batch, grad=grad)
+        raise_if(same(subject, batch, again, first, "before the caller wrote into results"))
 
 
 @check(dtypes={"float32"})
