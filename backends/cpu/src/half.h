@@ -84,19 +84,23 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     forget_small();
     double excess = 0;
     Size ready = softmax_done ? frames_ : 0;
-    for (Size t = 0; t < frames_; t++) {
-      if (t == ready) {
-        Size rows = std::min(rows_together(in_.classes), frames_ - t);
-        excess += softmax(t, rows);
-        ready += rows;
-      }
-      const Size s = t / span_, within = t % span_;
+    for (Size s = 0; s < spans_; s++) {
       const bool in_last = s == spans_ - 1;
-      Row<T> old = within == 0 ? kept(s) : in_last ? alpha(within) : passing(within);
-      Row<T> now = in_last               ? alpha(within + 1)
-                   : within == span_ - 1 ? kept(s + 1)
-                                         : passing(within + 1);
-      forward(old, now, t, in_last ? within : 0, 0, reached(t));
+      const Size first = s * span_, rest = std::min(span_, frames_ - first);
+      Row<T> old = kept(s);
+      for (Size within = 0; within < rest; within++) {
+        const Size t = first + within;
+        if (t == ready) {
+          Size rows = std::min(rows_together(in_.classes), frames_ - t);
+          excess += softmax(t, rows);
+          ready += rows;
+        }
+        Row<T> now = in_last               ? alpha(within + 1)
+                     : within == span_ - 1 ? kept(s + 1)
+                                           : passing(within + 1);
+        forward(old, now, t, in_last ? within : 0, 0, reached(t));
+        old = now;
+      }
     }
     clear(last(), width_, reached(frames_), width_ / step);
     return excess;
@@ -193,7 +197,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   Emission<T> emission(Size within) const {
     return {labels_.at(within * width_), blanks_.at(within)};
   }
-  T *probabilities(Size t) const { return p_ + t % p_rows_ * p_row_; }
+  T *probabilities(Size t) const { return p_ + (t < p_rows_ ? t : t % p_rows_) * p_row_; }
   // Vectors of states that can be reached by a frame: a label a frame.
   Size reached(Size t) const { return std::min(width_ / step, t / step + 1); }
 
@@ -201,18 +205,22 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
 
   void forget_small() { small_ = false, distinct_ = -1; }
 
-  // Looks up the probabilities of the blank and of the labels; returns the smallest.
-  CTCX_INLINE T look_up(Size t, Size within, Size begin, Size end) {
+  // Looks up the probabilities of the blank and of the labels; returns whether one is small.
+  CTCX_INLINE bool look_up(Size t, Size within, Size begin, Size end) {
     const T *p = probabilities(t);
     Emission<T> to = emission(within);
     *to.blank.m = p[in_.blank];
     Vector<T> least = splat<T>(p[in_.blank]);
-    for (Size k = begin * step; k < end * step; k += step) {
-      Vector<T> v = gather(p, classes_ + k);
-      store(to.labels.m + k, v);
-      least = smaller(v, least);
-    }
-    return smallest_of<T>(least);
+    auto labels = [&](auto find) {
+      for (Size k = begin * step; k < end * step; k += step) {
+        Vector<T> v = find(classes_ + k);
+        store(to.labels.m + k, v);
+        least = smaller(v, least);
+      }
+    };
+    if (in_.classes <= Table<T>::most) labels(Table<T>(p, in_.classes));
+    else labels([p](const std::int32_t *at) { return gather(p, at); });
+    return any_positive(splat<T>(T(smallest_plain)) - least);
   }
 
   // Lists the classes that occur, the blank last, and where in that list each label is.
@@ -259,7 +267,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   // Finds a frame's emissions and goes on by it. A frame after one with small probabilities is
   // likely to have some too.
   CTCX_INLINE void forward(Row<T> old, Row<T> now, Size t, Size within, Size begin, Size end) {
-    bool apart = small_ || look_up(t, within, begin, end) < T(smallest_plain);
+    bool apart = small_ || look_up(t, within, begin, end);
     apart_[within] = apart;
     if (apart) {
       small_ = take_apart(t, within, begin, end);
@@ -294,6 +302,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     T *p = probabilities(t);
     p[in_.blank] -= T(band.blanks);
     const Size stop = std::min(in_.count, band.highest * step);
+#pragma GCC unroll 4
     for (Size i = band.lowest * step; i < stop; i++) p[classes_[i]] -= occupancy_[i];
     if constexpr (is_half_precision) write(t);
   }

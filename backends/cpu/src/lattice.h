@@ -154,14 +154,14 @@ CTCX_INLINE Band backward_frame(Row<T> old, Row<T> now, Size width, Size first, 
     put_product<T, apart>(now, k, to_blank, e_blank);
     Vector<T> of_label = power_of_two<T>(load(alpha.e + width + k) + to_label.e - base);
     store(occupancy + k, to_label.m * load(alpha.m + width + k) * (of_label * scales));
-    if (any_positive<T>(greater(of_label, of_blank))) lowest = i, highest = std::max(highest, i + 1);
+    if (any_positive(greater(of_label, of_blank))) lowest = i, highest = std::max(highest, i + 1);
     to_label.m *= load(emission.labels.m + k);
     if constexpr (apart) e_label = load(emission.labels.e + k);
     put_product<T, apart>(now, width + k, to_label, e_label);
   }
   clear(now, width, std::max(first - 1, Size(0)), first);
   clear(now, width, last, std::min(last + 1, width / step));
-  return {double(sum_of<T>(blanks)) * scale, lowest, highest};
+  return {double(sum_of(blanks)) * scale, lowest, highest};
 }
 
 // The sum over all states of alpha beta, of the vectors first to last - 1.
@@ -182,7 +182,7 @@ CTCX_INLINE Likelihood likelihood_of(Row<T> beta, Row<T> alpha, Size width, Size
     Outflow<T> v = products(k);
     top = greater(top, greater(v.blank.e, v.label.e));
   }
-  Integer<T> largest = largest_of<Integer<T>>(top);
+  Integer<T> largest = largest_of(top);
   Integers<T> base = splat<Integer<T>>(largest - Format<T>::bias);
   Vector<T> result{};
   for (Size k = first * step; k < last * step; k += step) {
@@ -190,7 +190,7 @@ CTCX_INLINE Likelihood likelihood_of(Row<T> beta, Row<T> alpha, Size width, Size
     result = fma(v.blank.m, power_of_two<T>(v.blank.e - base), result);
     result = fma(v.label.m, power_of_two<T>(v.label.e - base), result);
   }
-  return {double(sum_of<T>(result)), Size(largest) + Format<T>::bias};
+  return {double(sum_of(result)), Size(largest) + Format<T>::bias};
 }
 
 }  // namespace

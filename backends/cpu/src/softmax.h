@@ -64,29 +64,33 @@ template <class T> CTCX_INLINE Vector<T> last_lanes(Vector<T> v, Size count) {
 }
 
 
-// Writes the powers to p, which may be x, and returns their sum.
-template <class T> CTCX_INLINE double powers_of_row(const T *x, T *p, Size classes, T m) {
+// Writes the powers to p, which may be x, and returns their sum. Meanwhile memory fetches the row
+// `ahead`, for which it would else have to be waited.
+template <class T>
+CTCX_INLINE double powers_of_row(const T *x, T *p, Size classes, T m, const T *ahead) {
   constexpr int step = lanes_of<T>;
   const Power<T> power(m);
   if (classes < step) {
     Vector<T> v = power(load_short(x, classes));
     store_short(p, v, classes);
-    return precise_sum_of(v);
+    return sum_of(widened(v));
   }
   const Vector<T> tail = load(x + classes - step);  // read before p overwrites it
-  double sum = 0;
+  Vector<double> sum{};
   Size i = 0;
   // A few vectors at a time: beside the largest power, about 1, float would lose many small ones.
   while (i + 4 * step <= classes) {
     Vector<T> a{}, b{}, c{}, d{};
     for (int k = 0; k < 4 && i + 4 * step <= classes; k++, i += 4 * step) {
+      for (int byte = 0; byte < 4 * CTCX_VECTOR_BYTES; byte += 64)
+        __builtin_prefetch(reinterpret_cast<const char *>(ahead + i) + byte);
       Vector<T> v = power(load(x + i)), w = power(load(x + i + step));
       Vector<T> y = power(load(x + i + 2 * step)), z = power(load(x + i + 3 * step));
       store(p + i, v), store(p + i + step, w);
       store(p + i + 2 * step, y), store(p + i + 3 * step, z);
       a += v, b += w, c += y, d += z;
     }
-    sum += precise_sum_of((a + b) + (c + d));
+    sum += widened((a + b) + (c + d));
   }
   Vector<T> rest{};
   for (; i + step <= classes; i += step) {
@@ -99,7 +103,7 @@ template <class T> CTCX_INLINE double powers_of_row(const T *x, T *p, Size class
     store(p + classes - step, v);
     rest += last_lanes<T>(v, classes - i);
   }
-  return sum + precise_sum_of(rest);
+  return sum_of(sum + widened(rest));
 }
 
 template <class T> CTCX_INLINE void scale_row(T *p, Size classes, T factor) {
@@ -118,7 +122,7 @@ template <class T> CTCX_INLINE void scale_row(T *p, Size classes, T factor) {
 
 template <class T> CTCX_INLINE T largest_of_row(const T *x, Size classes) {
   constexpr int step = lanes_of<T>;
-  if (classes < step) return largest_of<T>(load_short(x, classes));
+  if (classes < step) return largest_of(load_short(x, classes));
   Vector<T> a = load(x + classes - step), b = a, c = a, d = a;
   Size i = 0;
   for (; i + 4 * step <= classes; i += 4 * step) {
@@ -126,7 +130,7 @@ template <class T> CTCX_INLINE T largest_of_row(const T *x, Size classes) {
     c = greater(c, load(x + i + 2 * step)), d = greater(d, load(x + i + 3 * step));
   }
   for (; i + step <= classes; i += step) a = greater(a, load(x + i));
-  return largest_of<T>(greater(greater(a, b), greater(c, d)));
+  return largest_of(greater(greater(a, b), greater(c, d)));
 }
 
 // Keeps how a row was divided, and returns its excess: what rounding 1 / s made of 1.
@@ -141,10 +145,10 @@ __attribute__((noinline)) double unusual_row(const T *x, T *p, Size classes, Div
   T largest = largest_of_row(x, classes);
   divisor = {0, 0, 0};
   if (largest == -std::numeric_limits<T>::infinity())
-    return powers_of_row<T>(x, p, classes, 0);  // zeros; or there is a NaN
+    return powers_of_row<T>(x, p, classes, 0, x);  // zeros; or there is a NaN
   if (!(largest < std::numeric_limits<T>::infinity())) return std::nan("");
   for (Size c = 0; c < classes; c++) p[c] = x[c] - largest;
-  double s = powers_of_row<T>(p, p, classes, 0);
+  double s = powers_of_row<T>(p, p, classes, 0, x);
   T inverse = T(1 / s);
   scale_row(p, classes, inverse);
   return note(divisor, largest, 0, s, inverse);
@@ -152,20 +156,20 @@ __attribute__((noinline)) double unusual_row(const T *x, T *p, Size classes, Div
 
 // A row of k vectors or fewer, and at least one, stays in the registers.
 template <class T, int k>
-CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor) {
+CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor, const T *) {
   constexpr int step = lanes_of<T>;
   Vector<T> v[k];
   for (int i = 0; i < k - 1; i++) v[i] = load(x + i * step);
   v[k - 1] = load(x + classes - step);
   Vector<T> top = v[0];
   for (int i = 1; i < k; i++) top = greater(top, v[i]);
-  double m = std::nearbyint(double(largest_of<T>(top)) * log2_e);
+  double m = std::nearbyint(double(largest_of(top)) * log2_e);
   if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor);
   const Power<T> power{T(m)};
   for (int i = 0; i < k; i++) v[i] = power(v[i]);
   Vector<T> sum = last_lanes<T>(v[k - 1], classes - (k - 1) * step);
   for (int i = 0; i < k - 1; i++) sum += v[i];
-  double s = precise_sum_of(sum);
+  double s = sum_of(widened(sum));
   T inverse = T(1 / s);
   Vector<T> factors = splat<T>(inverse);
   for (int i = 0; i < k - 1; i++) store(p + i * step, v[i] * factors);
@@ -174,10 +178,10 @@ CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor) 
 }
 
 template <class T>
-CTCX_INLINE double wide_row(const T *x, T *p, Size classes, Divisor &divisor) {
+CTCX_INLINE double wide_row(const T *x, T *p, Size classes, Divisor &divisor, const T *ahead) {
   double m = std::nearbyint(double(largest_of_row(x, classes)) * log2_e);
   if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor);
-  double s = powers_of_row<T>(x, p, classes, T(m));
+  double s = powers_of_row<T>(x, p, classes, T(m), ahead);
   T inverse = T(1 / s);
   scale_row(p, classes, inverse);
   return note(divisor, 0, m, s, inverse);
@@ -194,22 +198,23 @@ __attribute__((noinline)) double softmax_of_rows(const X *x, Size x_row, T *p, S
   auto each = [&](auto softmax) {
     double excess = 0;
     for (Size t = 0; t < rows; t++) {
-      const T *from;
+      const T *from, *ahead;
       if constexpr (std::is_same_v<X, T>) {
         from = x + t * x_row;
+        ahead = t + 1 < rows ? from + x_row : from;
       } else {
-        from = p + t * p_row;
+        ahead = from = p + t * p_row;
         for (Size c = 0; c < classes; c++) p[t * p_row + c] = widen(x[t * x_row + c]);
       }
-      excess += softmax(from, p + t * p_row, classes, divisors[t * divisors_row]);
+      excess += softmax(from, p + t * p_row, classes, divisors[t * divisors_row], ahead);
     }
     return excess;
   };
   auto narrow_rows = [&](auto vectors) {
-    return each([](auto &&...row) { return narrow_row<T, decltype(vectors)::value>(row...); });
+    return each([](auto &&...row) __attribute__((always_inline)) { return narrow_row<T, decltype(vectors)::value>(row...); });
   };
   if (classes < step || classes > 4 * step)
-    return each([](auto &&...row) { return wide_row<T>(row...); });
+    return each([](auto &&...row) __attribute__((always_inline)) { return wide_row<T>(row...); });
   if (classes == step) return narrow_rows(std::integral_constant<int, 1>());
   if (classes <= 2 * step) return narrow_rows(std::integral_constant<int, 2>());
   if (classes <= 3 * step) return narrow_rows(std::integral_constant<int, 3>());

@@ -1,11 +1,13 @@
 // Vectors as wide as a register of the instruction set, by the vector extensions of GCC and Clang,
 // and floating-point numbers taken apart into mantissa and exponent.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <utility>
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -13,7 +15,7 @@
 #include <arm_neon.h>
 #endif
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(CTCX_CPU_LOWERED)
 #define CTCX_VECTOR_BYTES 64
 #elif defined(__AVX2__)
 #define CTCX_VECTOR_BYTES 32
@@ -86,29 +88,6 @@ template <class T> CTCX_INLINE Vector<T> splat(T value) { return value - Vector<
 template <class V> CTCX_INLINE V greater(V a, V b) { return a > b ? a : b; }
 template <class V> CTCX_INLINE V smaller(V a, V b) { return a < b ? a : b; }
 
-// a b + c, rounded once where the instruction set can. The build forbids the compiler to contract
-// anything by itself, so that a formula gives the same bits wherever it is used.
-#if defined(__AVX512F__)
-constexpr bool is_fused = true;
-CTCX_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) { return _mm512_fmadd_ps(a, b, c); }
-CTCX_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) { return _mm512_fmadd_pd(a, b, c); }
-#elif defined(__AVX2__)
-constexpr bool is_fused = true;
-CTCX_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) { return _mm256_fmadd_ps(a, b, c); }
-CTCX_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) { return _mm256_fmadd_pd(a, b, c); }
-#elif defined(__aarch64__)
-constexpr bool is_fused = true;
-CTCX_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) {
-  return (Vector<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
-}
-CTCX_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) {
-  return (Vector<double>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
-}
-#else
-constexpr bool is_fused = false;
-template <class V> CTCX_INLINE V fma(V a, V b, V c) { return a * b + c; }
-#endif
-
 namespace by_lane {
 template <class T, std::size_t... i>
 CTCX_INLINE Vector<T> gather(const T *p, const std::int32_t *at, std::index_sequence<i...>) {
@@ -121,6 +100,17 @@ template <class T, int from, std::size_t... i>
 CTCX_INLINE Vector<T> window(Vector<T> a, Vector<T> b, std::index_sequence<i...>) {
   return __builtin_shufflevector(a, b, int(from + i)...);
 }
+template <class V> struct Halves {
+  V low, high;
+};
+template <class V, std::size_t... i> CTCX_INLINE auto halves(V v, std::index_sequence<i...>) {
+  auto low = __builtin_shufflevector(v, v, int(i)...);
+  return Halves<decltype(low)>{low, __builtin_shufflevector(v, v, int(sizeof...(i) + i)...)};
+}
+template <class V, std::size_t... i> CTCX_INLINE auto joined(V low, V high, std::index_sequence<i...>) {
+  return __builtin_shufflevector(low, high, int(i)...);
+}
+template <class V> constexpr int lanes_in = sizeof(V) / sizeof(V{}[0]);
 }  // namespace by_lane
 
 template <class T> using Lanes = std::make_index_sequence<lanes_of<T>>;
@@ -135,43 +125,133 @@ template <class T, int from> CTCX_INLINE Vector<T> window(Vector<T> a, Vector<T>
   return by_lane::window<T, from>(a, b, Lanes<T>());
 }
 
+template <class V> CTCX_INLINE auto halves(V v) {
+  return by_lane::halves(v, std::make_index_sequence<by_lane::lanes_in<V> / 2>());
+}
+template <class V> CTCX_INLINE auto joined(V low, V high) {
+  return by_lane::joined(low, high, std::make_index_sequence<2 * by_lane::lanes_in<V>>());
+}
+
 // Reductions by halves, in an order that doesn't depend on the compiler.
-template <class T, int by, class F> CTCX_INLINE T fold(Vector<T> v, F f) {
-  if constexpr (by == 0) return v[0];
-  else return fold<T, by / 2>(f(v, window<T, by>(v, v)), f);
+template <class V, class F> CTCX_INLINE auto fold(V v, F f) {
+  if constexpr (by_lane::lanes_in<V> == 2) {
+    return f(v[0], v[1]);
+  } else {
+    auto [low, high] = halves(v);
+    return fold(f(low, high), f);
+  }
 }
-template <class T> CTCX_INLINE T sum_of(Vector<T> v) {
-  return fold<T, lanes_of<T> / 2>(v, [](auto a, auto b) { return a + b; });
+template <class V> CTCX_INLINE auto sum_of(V v) {
+  return fold(v, [](auto a, auto b) { return a + b; });
 }
-template <class T> CTCX_INLINE T largest_of(Vector<T> v) {
-  return fold<T, lanes_of<T> / 2>(v, [](auto a, auto b) { return greater(a, b); });
-}
-template <class T> CTCX_INLINE T smallest_of(Vector<T> v) {
-  return fold<T, lanes_of<T> / 2>(v, [](auto a, auto b) { return smaller(a, b); });
-}
-
-CTCX_INLINE double precise_sum_of(Vector<double> v) { return sum_of<double>(v); }
-CTCX_INLINE double precise_sum_of(Vector<float> v) {
-  typedef float Part __attribute__((vector_size(CTCX_VECTOR_BYTES / 2)));
-  Part low, high;
-  std::memcpy(&low, &v, sizeof low);
-  std::memcpy(&high, reinterpret_cast<const char *>(&v) + sizeof low, sizeof high);
-  return sum_of<double>(__builtin_convertvector(low, Vector<double>) +
-                        __builtin_convertvector(high, Vector<double>));
+template <class V> CTCX_INLINE auto largest_of(V v) {
+  return fold(v, [](auto a, auto b) { return greater(a, b); });
 }
 
-template <class T> CTCX_INLINE bool any_positive(Vector<T> v) {
-#if defined(__AVX2__) && CTCX_VECTOR_BYTES == 32
-  if constexpr (sizeof(T) == 4) return _mm256_movemask_ps(__m256(v > 0)) != 0;
-  else return _mm256_movemask_pd(__m256d(v > 0)) != 0;
+// What the vector extensions can't say, or GCC 12 doesn't make the right instructions of:
+//
+// - fma: a b + c, rounded once where the instruction set can. The build forbids the compiler to
+//   contract anything by itself, so that a formula gives the same bits wherever it is used.
+// - any_positive: whether a lane is.
+// - widened: of floats, the sum of both halves in double.
+// - Table: does what gather does, for `most` numbers at most: registers hold them, and lanes are
+//   picked from these.
+template <class T> struct Table {
+  static constexpr Size most = 0;
+  const T *p;
+  CTCX_INLINE Table(const T *numbers, Size) : p(numbers) {}
+  CTCX_INLINE Vector<T> operator()(const std::int32_t *at) const { return gather(p, at); }
+};
+
+#if defined(__AVX512F__)
+constexpr bool is_fused = true;
+CTCX_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) { return _mm512_fmadd_ps(a, b, c); }
+CTCX_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) { return _mm512_fmadd_pd(a, b, c); }
+CTCX_INLINE bool any_positive(Vector<float> v) { return _mm512_cmp_ps_mask(v, __m512{}, _CMP_GT_OQ) != 0; }
+CTCX_INLINE bool any_positive(Vector<double> v) { return _mm512_cmp_pd_mask(v, __m512d{}, _CMP_GT_OQ) != 0; }
+CTCX_INLINE Vector<double> widened(Vector<float> v) {
+  auto [low, high] = halves(v);  // with a mask, since GCC 12 warns of the intrinsic without one
+  return _mm512_maskz_cvtps_pd(0xff, low) + _mm512_maskz_cvtps_pd(0xff, high);
+}
+template <> class Table<float> {
+ public:
+  static constexpr Size most = 64;
+  CTCX_INLINE Table(const float *p, Size count) {
+    for (int i = 0; i < 4; i++, count -= 16, p += 16)
+      v_[i] = _mm512_maskz_loadu_ps(__mmask16((1u << std::clamp(count, Size(0), Size(16))) - 1), p);
+  }
+  CTCX_INLINE Vector<float> operator()(const std::int32_t *at) const {
+    const __m512i lanes = _mm512_loadu_si512(at);
+    return _mm512_mask_blend_ps(_mm512_test_epi32_mask(lanes, _mm512_set1_epi32(32)),
+                                _mm512_permutex2var_ps(v_[0], lanes, v_[1]),
+                                _mm512_permutex2var_ps(v_[2], lanes, v_[3]));
+  }
+
+ private:
+  __m512 v_[4];
+};
+#elif defined(__AVX2__) && !defined(CTCX_CPU_LOWERED)
+constexpr bool is_fused = true;
+CTCX_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) { return _mm256_fmadd_ps(a, b, c); }
+CTCX_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) { return _mm256_fmadd_pd(a, b, c); }
+CTCX_INLINE bool any_positive(Vector<float> v) { return _mm256_movemask_ps((__m256)(v > 0)) != 0; }
+CTCX_INLINE bool any_positive(Vector<double> v) { return _mm256_movemask_pd((__m256d)(v > 0)) != 0; }
+CTCX_INLINE Vector<double> widened(Vector<float> v) {
+  auto [low, high] = halves(v);
+  return _mm256_cvtps_pd(low) + _mm256_cvtps_pd(high);
+}
+template <> class Table<float> {
+ public:
+  static constexpr Size most = 32;
+  CTCX_INLINE Table(const float *p, Size count) {
+    for (int i = 0; i < 4; i++, count -= 8, p += 8)
+      v_[i] = _mm256_maskload_ps(p, (__m256i)(counting<std::int32_t>() < splat(std::int32_t(count))));
+  }
+  CTCX_INLINE Vector<float> operator()(const std::int32_t *at) const {
+    const __m256i lanes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(at));
+    const __m256 with_8 = (__m256)(lanes << 28), with_16 = (__m256)(lanes << 27);  // to the sign
+    auto from = [&](int i) { return _mm256_permutevar8x32_ps(v_[i], lanes); };
+    return _mm256_blendv_ps(_mm256_blendv_ps(from(0), from(1), with_8),
+                            _mm256_blendv_ps(from(2), from(3), with_8), with_16);
+  }
+
+ private:
+  __m256 v_[4];
+};
 #else
-  return largest_of<T>(v) > 0;
-#endif
+#if defined(CTCX_CPU_LOWERED)
+constexpr bool is_fused = true;
+CTCX_INLINE auto fma_of_half(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+CTCX_INLINE auto fma_of_half(__m256d a, __m256d b, __m256d c) { return _mm256_fmadd_pd(a, b, c); }
+template <class V> CTCX_INLINE V fma(V a, V b, V c) {
+  auto [a_low, a_high] = halves(a);
+  auto [b_low, b_high] = halves(b);
+  auto [c_low, c_high] = halves(c);
+  return joined(fma_of_half(a_low, b_low, c_low), fma_of_half(a_high, b_high, c_high));
 }
+#elif defined(__aarch64__)
+constexpr bool is_fused = true;
+CTCX_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return (Vector<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+CTCX_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return (Vector<double>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
+#else
+constexpr bool is_fused = false;
+template <class V> CTCX_INLINE V fma(V a, V b, V c) { return a * b + c; }
+#endif
+template <class V> CTCX_INLINE bool any_positive(V v) { return largest_of(v) > 0; }
+CTCX_INLINE Vector<double> widened(Vector<float> v) {
+  auto [low, high] = halves(v);
+  return __builtin_convertvector(low, Vector<double>) + __builtin_convertvector(high, Vector<double>);
+}
+#endif
+CTCX_INLINE Vector<double> widened(Vector<double> v) { return v; }
 
 // Numbers taken apart. The exponent of a number >= 0 is the biased one.
 template <class T> CTCX_INLINE Integers<T> exponent_of(Vector<T> v) {
-  return (Integers<T>)v >> Format<T>::fraction_bits;
+  return (Integers<T>)((Vector<std::make_unsigned_t<Integer<T>>>)v >> Format<T>::fraction_bits);
 }
 template <class T> CTCX_INLINE Vector<T> mantissa_of(Vector<T> v) {
   constexpr Integer<T> one = 1;

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import ctcx_cpu
@@ -68,7 +69,7 @@ for n, t, c, s, scale in (3, 40, 5, 12, 2), (2, 200, 70, 60, 30), (1, 300, 700, 
         np.testing.assert_allclose(got.grad, right.grad, atol=5e-6)
 """
     run = subprocess.run(
-        ["python", "-c", code],
+        [sys.executable, "-c", code],
         env=os.environ | {"CTCX_CPU_INSTRUCTIONS": instructions},
         capture_output=True,
         text=True,
