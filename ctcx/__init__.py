@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctcx import compat, conformance, plugin
-    from ctcx._api import LossAndGrad, ctc_loss, ctc_loss_and_grad, explain
+    from ctcx._api.call import LossAndGrad, ctc_loss, ctc_loss_and_grad, explain
+    from ctcx._api.hvp import ctc_hvp
+    from ctcx._dispatch.dispatcher import trace, use_backend
+    from ctcx._dispatch.report import backends, show_versions
     from ctcx._errors import (
         BackendError,
         BackendRejectedError,
@@ -26,10 +29,7 @@ if TYPE_CHECKING:
         PluginWarning,
         UnknownBackendError,
     )
-    from ctcx._hvp import ctc_hvp
-    from ctcx._labels import labels_from_one_hot, labels_to_one_hot, min_frames
-    from ctcx._report import backends, show_versions
-    from ctcx._select import trace, use_backend
+    from ctcx._inputs.labels import labels_from_one_hot, labels_to_one_hot, min_frames
 
 __version__ = "0.1.0"
 
@@ -64,7 +64,7 @@ __all__ = [
 # Where each public name lives. Modules are imported on first use, so that `import ctcx` costs next
 # to nothing (tests/test_import.py holds the list of what it may import).
 _HOMES = {
-    "_api": ("LossAndGrad", "ctc_loss", "ctc_loss_and_grad", "explain"),
+    "_api.call": ("LossAndGrad", "ctc_loss", "ctc_loss_and_grad", "explain"),
     "_errors": (
         "BackendError",
         "BackendRejectedError",
@@ -76,10 +76,11 @@ _HOMES = {
         "PluginWarning",
         "UnknownBackendError",
     ),
-    "_hvp": ("ctc_hvp",),
-    "_labels": ("labels_from_one_hot", "labels_to_one_hot", "min_frames"),
-    "_report": ("backends", "show_versions"),
-    "_select": ("trace", "use_backend"),
+    "_api.hvp": ("ctc_hvp",),
+    "_inputs.labels": ("labels_from_one_hot", "labels_to_one_hot", "min_frames"),
+    "_dispatch.report": ("backends", "show_versions"),
+    "_dispatch.requested": ("use_backend",),
+    "_dispatch.tracing": ("trace",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 _SUBMODULES = ("compat", "conformance", "plugin")

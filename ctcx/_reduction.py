@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ctcx._arrays import at_least_one, is_undecided
+from ctcx._arrays.facts import at_least_one, is_undecided
 
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ctcx._diagnosis.best_path import best_path
 from ctcx._errors import CTCInputError
-from ctcx._inside._path import best_path
-from ctcx.fixtures._lattice import solve
+from ctcx._reference.lattice import solve
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from ctcx._reference.lattice import Lattice
     from ctcx.fixtures import Fixture
-    from ctcx.fixtures._lattice import Lattice
 
 __all__ = ["gradient", "lattice", "occupancy"]
 

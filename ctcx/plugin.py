@@ -1,6 +1,6 @@
 """The stable plugin API: all that a kernel plugin imports from ctcx.
 
-See :class:`Backend` for the contract of a kernel, and :mod:`ctcx._hookspecs` for the hooks.
+See :class:`Backend` for the contract of a kernel, and :mod:`ctcx._plugins.hookspecs` for the hooks.
 Versioned apart from the package, by :data:`API_VERSION`: within a major version, fields with
 defaults and new hooks may be added and nothing is removed.
 """
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import pluggy
 
-from ctcx._arrays import has_host_memory
-from ctcx._case import Case
+from ctcx._arrays.facts import has_host_memory
 from ctcx._cores import usable_cores
-from ctcx._descriptors import API_VERSION, Backend, Decline, Feature, Namespace, Problem
-from ctcx._floor import Floor
+from ctcx._plugins.backend import API_VERSION, Backend, Decline, Feature, Namespace, Problem
+from ctcx._plugins.case import Case
+from ctcx._plugins.lower_bound import Floor
 
 __all__ = [
     "API_VERSION",

@@ -51,7 +51,7 @@ nitpick_ignore_regex = [
     ("py:class", r"(bool|enum\.Enum|Exception|float|int|object|RuntimeError|str|tuple|ValueError)"),
     ("py:class", r"(UserWarning|Warning|NamedTuple|Enum)"),
     # What docstrings name for readers of the source.
-    ("py:.*", r"ctcx\._arrayapi\..*"),
+    ("py:.*", r"ctcx\._core\..*"),
     # Fields are described in their class, as a list.
     ("py:attr", r"(ctcx\.plugin\.)?(Backend|Floor|Problem|Namespace)\..*"),
 ]

@@ -1,7 +1,7 @@
 """Code of a plugin whose kernels can't be traced, and remember what they got and gave."""
 
 PLUGIN = """
-from ctcx._arrayapi import kernels
+from ctcx._core import kernels
 from ctcx.plugin import Backend, Feature, hookimpl
 
 calls = []

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ctcx
-from ctcx import _descriptors, _registry
+from ctcx._plugins import backend
+from ctcx._plugins import registry as _registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +134,7 @@ class PluginBench:
             origin = getattr(module, "__file__", None)
             if origin and any(Path(origin).is_relative_to(path) for path in self.paths):
                 del sys.modules[name]
-        _descriptors.resolve.cache_clear()
+        backend.resolve.cache_clear()
 
 
 @pytest.fixture

@@ -332,7 +332,7 @@ def underflows_with_grad(*args, blank, grad):
 
 def private(logits, *args, blank, grad):
     """Compute with the core's kernels, past ctcx."""
-    from ctcx._arrayapi import kernels
+    from ctcx._core import kernels
 
     return (kernels.loss_and_grad if grad else kernels.loss)(logits, *args, blank=blank)
 

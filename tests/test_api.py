@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._inputs import notebook_fixture
+from ctcx.data.bundled import notebook_fixture
 from tests.helpers import optional, random_problem
 
 jax, jnp, torch = optional("jax"), optional("jax.numpy"), optional("torch")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._descriptors import resolve
+from ctcx._plugins.backend import resolve
 from tests.autodiff_plugin import PLUGIN
 from tests.helpers import needed, random_problem
 

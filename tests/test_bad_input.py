@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._inputs import notebook_random_example
+from ctcx.data.bundled import notebook_random_example
 from tests.helpers import optional
 
 torch, jax, jnp = optional("torch"), optional("jax"), optional("jax.numpy")

@@ -18,29 +18,29 @@ from typer.testing import CliRunner
 
 import ctcx
 from ctcx._cli import app
-from ctcx.bench._child import Child, ChildError
-from ctcx.bench._compare import DifferentMachinesError, compare_runs
-from ctcx.bench._contestants import Contestant
-from ctcx.bench._format import seconds, three
-from ctcx.bench._html import html_report
-from ctcx.bench._markdown import markdown_report
-from ctcx.bench._memory import copy_rate, peak_growth
-from ctcx.bench._pace import Pace, Size
-from ctcx.bench._results import ReportError, load_run
-from ctcx.bench._session import Options, Session
-from ctcx.bench._slopes import fit
-from ctcx.bench._truth import Truth, errors, known_truth
-from ctcx.bench._verdict import wrong
-from ctcx.bench._workloads import Inputs, random_inputs, workloads
+from ctcx._reference.oracle import reference
+from ctcx.bench._implementations.registered import Contestant
+from ctcx.bench._measure.accuracy import Truth, errors, known_truth
+from ctcx.bench._measure.duration_estimate import Pace, Size
+from ctcx.bench._measure.memory import copy_rate, peak_growth
+from ctcx.bench._measure.session import Options, Session
+from ctcx.bench._measure.verdict import wrong
+from ctcx.bench._measure.worker_process import Child, ChildError
+from ctcx.bench._report.format import seconds, three
+from ctcx.bench._report.html_report import html_report
+from ctcx.bench._report.markdown_report import markdown_report
+from ctcx.bench._report.results import ReportError, load_run
+from ctcx.bench._report.run_comparison import DifferentMachinesError, compare_runs
+from ctcx.bench._report.slopes import fit
 from ctcx.bench.suite import Playback
-from ctcx.conformance.oracle import reference
+from ctcx.bench.workloads import Inputs, random_inputs, workloads
 
 ROOT = Path(ctcx.__file__).parents[1]
 
 # A third party's package: backends that do all that can go wrong, a floor and a workload.
 PLANTED = """
 import os, sys, time
-from ctcx._arrayapi import kernels
+from ctcx._core import kernels
 from ctcx.plugin import Backend, Case, Decline, Feature, Floor, hookimpl
 
 def right(*arrays, blank):
@@ -351,7 +351,7 @@ def workers_in(directory):
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_bytes()
-            if b"ctcx.bench._worker" in command and (entry / "cwd").resolve() == directory:
+            if b"ctcx.bench._measure.worker" in command and (entry / "cwd").resolve() == directory:
                 found.append(entry.name)
         except OSError:
             continue  # it has ended, or is somebody else's
@@ -451,7 +451,7 @@ def test_what_is_not_there_is_told_before_anything_is_measured(arguments, told):
 
 
 def test_a_missing_extra_is_named(monkeypatch):
-    monkeypatch.setattr("ctcx._cli._bench.find_spec", lambda name: None)
+    monkeypatch.setattr("ctcx._cli.bench.find_spec", lambda name: None)
     result = CliRunner().invoke(app, ["bench", "--quick"])
     assert result.exit_code == 2
     assert 'pip install "ctcx[bench]"' in result.output

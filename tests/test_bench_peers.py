@@ -11,12 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ctcx._inputs import ocr_lines
-from ctcx.bench._child import Child
-from ctcx.bench._contestants import PEERS, Contestant
-from ctcx.bench._truth import errors, known_truth
-from ctcx.bench._workloads import Inputs, workloads
-from ctcx.conformance.oracle import reference
+from ctcx._reference.oracle import reference
+from ctcx.bench._implementations.registered import PEERS, Contestant
+from ctcx.bench._measure.accuracy import errors, known_truth
+from ctcx.bench._measure.worker_process import Child
+from ctcx.bench.workloads import Inputs, workloads
+from ctcx.data.bundled import ocr_lines
 
 REQUIRED = [name for name in os.environ.get("CTCX_TEST_PEERS", "").split(",") if name]
 LIBRARIES = {"torch", "jax", "optax", "tensorflow", "keras", "numba", "cupy"}

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 import ctcx
 from ctcx._cli import app
-from ctcx._compare import compare, read_lines
-from ctcx._comparison import TOLERANCES, Comparison, Row, for_json
-from ctcx._inputs import notebook_fixture, ocr_lines
-from ctcx._registry import registry
+from ctcx._comparison.result import TOLERANCES, Comparison, Row, for_json
+from ctcx._comparison.run import compare, read_lines
+from ctcx._plugins.registry import registry
+from ctcx.data.bundled import notebook_fixture, ocr_lines
 from tests.helpers import needed
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ ROOT = Path(ctcx.__file__).parents[1]
 # Kernels that are wrong in all the ways that `compare` has a word for.
 PLANTED = """
 import numpy as np
-from ctcx._arrayapi import kernels
+from ctcx._core import kernels
 from ctcx.plugin import Backend, Decline, Feature, Namespace, hookimpl
 
 def right(*arrays, blank):

@@ -14,9 +14,10 @@ import pytest
 
 import ctcx
 from ctcx import compat
-from ctcx._inputs import notebook_fixture
+from ctcx._reference.oracle import reference
 from ctcx.compat import keras, optax, tensorflow, tfjs, torch
-from ctcx.conformance.oracle import reference
+from ctcx.compat.tensorflow._ctc import _UNMERGED
+from ctcx.data.bundled import notebook_fixture
 from tests.helpers import random_problem
 
 TFJS = json.loads((Path(__file__).parent / "tfjsctcloss.json").read_text(encoding="utf-8"))
@@ -112,7 +113,7 @@ def test_unmerged_labels_are_a_sum_over_all_paths(labels, frames, monkeypatch):
     indices = [(0, s) for s in range(len(labels))]
     sparse = (np.reshape(indices, (-1, 2)), np.asarray(labels, dtype=int), (1, 5))
     loss, grad = unmerged_truth(logits[0, :frames], labels, 2)
-    ours = tensorflow._UNMERGED.loss_and_grad(
+    ours = _UNMERGED.loss_and_grad(
         logits, [labels], [frames], [len(labels)], blank=2, time_major=False
     )
     np.testing.assert_allclose(ours[0], [loss], rtol=1e-12)

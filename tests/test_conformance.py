@@ -18,11 +18,11 @@ import pytest
 from typer.testing import CliRunner
 
 import ctcx
-from ctcx import _registry
 from ctcx._cli import app
-from ctcx._descriptors import resolve
+from ctcx._plugins import registry
+from ctcx._plugins.backend import resolve
+from ctcx._reference.oracle import enumerate_paths, reference, round_to_dtype
 from ctcx.conformance import BackendConformance, checks, run_conformance
-from ctcx.conformance._compare import TOLERANCES
 from ctcx.conformance._drawing import DRAWN
 from ctcx.conformance._draws import (
     Drawing,
@@ -33,12 +33,12 @@ from ctcx.conformance._draws import (
     read_problem,
     write_problem,
 )
-from ctcx.conformance._draws._problem import LAYOUTS, Form, right_answer
-from ctcx.conformance._draws._sizes import Sizes, cycle_length, sizes
+from ctcx.conformance._draws.problem import LAYOUTS, Form, right_answer
+from ctcx.conformance._draws.sizes import Sizes, cycle_length, sizes
+from ctcx.conformance._mismatches import TOLERANCES
 from ctcx.conformance._plan import REQUIRED, make_plan
 from ctcx.conformance._subject import Subject
 from ctcx.conformance.cases import Batch, cases, from_plugin, truth
-from ctcx.conformance.oracle import enumerate_paths, reference, round_to_dtype
 from ctcx.fixtures import read_fixtures
 from ctcx.plugin import Case, Feature
 
@@ -63,14 +63,14 @@ def flawed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         patch.syspath_prepend(str(HERE))
         patch.syspath_prepend(str(site))
         patch.delenv(REQUIRED, raising=False)
-        plugins = _registry.reload()
+        plugins = registry.reload()
         assert plugins.plugins[-1].status == "active", plugins.plugins[-1]
         import flawed_kernels
 
         yield flawed_kernels
         sys.modules.pop("flawed_kernels")
         resolve.cache_clear()
-    _registry.reload()
+    registry.reload()
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._arrayapi import linear, small
-from ctcx.conformance.oracle import reference
+from ctcx._core import scaled_probabilities, transition_matrix
+from ctcx._reference.oracle import reference
 from tests.helpers import needed, random_problem
 
 LIMIT = 1.8e8
@@ -39,9 +39,9 @@ class Library:
 def library(request, monkeypatch):
     """Libraries that compute at once, with all routes on NumPy."""
     if request.param in {"never small", "extended exponents"}:
-        monkeypatch.setattr(small, "is_small", lambda *_: False)
+        monkeypatch.setattr(transition_matrix, "is_small", lambda *_: False)
     if request.param == "extended exponents":
-        monkeypatch.setattr(linear, "LONGEST", -1)
+        monkeypatch.setattr(scaled_probabilities, "LONGEST", -1)
     return Library(request.param)
 
 
@@ -214,7 +214,7 @@ def test_integers_of_either_width_in_any_strides(library, kinds):
         strided = library.array(wide)[..., ::2]
         np.testing.assert_array_equal(np.asarray(strided), array)
         mixed.append(strided)
-    from ctcx._arrayapi import kernels
+    from ctcx._core import kernels
 
     loss, grad = kernels.loss_and_grad(library.array(logits), *mixed, blank=0)
     np.testing.assert_array_equal(np.asarray(loss), expected.loss)

@@ -52,19 +52,19 @@ def test_numpy_runs_on_the_usable_cores(monkeypatch):
     import numpy as np
 
     import ctcx
-    from ctcx._arrayapi import threaded_loop
+    from ctcx._core.loops import numpy
 
     asked = []
 
-    class Pool(threaded_loop.ThreadPoolExecutor):
+    class Pool(numpy.ThreadPoolExecutor):
         def __init__(self, threads, **options):
             asked.append(threads)
             super().__init__(threads, **options)
 
-    monkeypatch.setattr(threaded_loop, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(numpy, "ThreadPoolExecutor", Pool)
     logits = np.zeros((8, 100, 2000), dtype=np.float32)
     for cores, expected in ((1, []), (3, [3])):
-        monkeypatch.setattr(threaded_loop, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(numpy, "usable_cores", lambda cores=cores: cores)
         asked.clear()
         ctcx.ctc_loss_and_grad(logits, np.ones((8, 3), dtype=int), backend="array-api")
         assert asked == expected

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._arrayapi import kernels
+from ctcx._core import kernels
 from tests.helpers import STRICT_DEVICES, optional, random_problem, strict_array, strict_values
 
 torch = optional("torch")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._arrayapi import kernels, linear, small
-from ctcx.conformance.oracle import reference
+from ctcx._core import kernels, scaled_probabilities, transition_matrix
+from ctcx._reference.oracle import reference
 from tests.helpers import random_problem
 
 pytestmark = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -15,9 +15,9 @@ pytestmark = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def recursion(request, monkeypatch):
     """NumPy tries shorter ways first; every test also runs as other libraries do."""
     if request.param != "as it comes":
-        monkeypatch.setattr(small, "is_small", lambda *_: False)
+        monkeypatch.setattr(transition_matrix, "is_small", lambda *_: False)
     if request.param == "extended exponents":
-        monkeypatch.setattr(linear, "LONGEST", -1)
+        monkeypatch.setattr(scaled_probabilities, "LONGEST", -1)
     return request.param
 
 
@@ -183,7 +183,7 @@ def test_what_underflows_in_a_small_problem_is_computed_again(dtype, recursion):
     logits = np.zeros((1, 8, 9), dtype=dtype)
     logits[0, np.arange(1, 8), labels[0, :-1]] = 100.0
     lengths = np.array([8])
-    assert small.is_small(1, 8, 9, 8) == (recursion == "as it comes")
+    assert transition_matrix.is_small(1, 8, 9, 8) == (recursion == "as it comes")
     check(logits, labels, lengths, lengths, dtype=dtype)
 
 

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 import ctcx
 from ctcx import fixtures
-from ctcx._atomic import replaced
 from ctcx._cli import app
-from ctcx.conformance.oracle import reference
-from ctcx.fixtures import _check
-from ctcx.fixtures._draw import Bits
+from ctcx._files import replaced
+from ctcx._reference.oracle import reference
+from ctcx._reference.portable_math import log, split_exp
+from ctcx.fixtures import _cross_check
 from ctcx.fixtures._fixture import FRAME_ARRAYS
-from ctcx.fixtures._steady import log, split_exp
+from ctcx.fixtures._random_fixtures import Bits
 
 RANDOM = ("--random", "20", "--frames", "5:40", "--classes", "6", "--seed", "7")
 
@@ -221,7 +221,7 @@ def test_a_number_that_two_ways_do_not_agree_on_is_not_written(tmp_path, monkeyp
         gradient[0, 1, 2] += 1e-9
         return loss, gradient, feasible
 
-    monkeypatch.setattr(_check, "ctc_loss_and_grad", core)
+    monkeypatch.setattr(_cross_check, "ctc_loss_and_grad", core)
     done = command("notebook", "--out", tmp_path / "f.json")
     assert isinstance(done.exception, RuntimeError)
     assert "fixture 'notebook', gradient[0, 1, 2]" in str(done.exception)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ctcx._inputs import (
+from ctcx.data.bundled import (
     Fixture,
     greedy_readings,
     notebook_fixture,

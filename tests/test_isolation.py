@@ -12,8 +12,8 @@ import pytest
 
 import ctcx
 import ctcx.plugin
-from ctcx import _registry
-from ctcx._report import versions
+from ctcx._dispatch.report import versions
+from ctcx._plugins import registry as _registry
 from ctcx.plugin import Backend, Feature, Namespace
 
 LOGITS = np.zeros((1, 3, 4), dtype=np.float32)

@@ -12,7 +12,7 @@ import ctcx
 from tests.helpers import needed
 
 SEEING = """
-from ctcx._arrayapi import kernels
+from ctcx._core import kernels
 from ctcx.plugin import Backend, Feature, hookimpl
 
 seen = []

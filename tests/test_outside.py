@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import ctcx
 from ctcx import conformance
 from ctcx._cli import app
-from ctcx.conformance._outside import problem_line, problems
+from ctcx.conformance._external import problem_line, problems
 
 ROOT = Path(ctcx.__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -25,7 +25,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 PROGRAM = """
 import json, os, signal, subprocess, sys, time
 import numpy as np
-from ctcx.conformance.oracle import reference
+from ctcx._reference.oracle import reference
 
 def plain(values):
     return json.loads(json.dumps(values.tolist()).replace("Infinity", '"inf"'))

@@ -10,8 +10,9 @@ import pytest
 
 import ctcx
 import ctcx.plugin
-from ctcx import _hookspecs, _registry
-from ctcx._env import env_flag
+from ctcx._environment import env_flag
+from ctcx._plugins import hookspecs
+from ctcx._plugins import registry as _registry
 
 BACKEND = """
 from ctcx.plugin import Backend, hookimpl
@@ -520,9 +521,9 @@ def test_an_environment_flag_that_says_nothing_is_an_error(plugins):
 
 
 def test_every_hook_has_an_example_that_runs():
-    for hook in _hookspecs.__all__:
-        assert ">>> @hookimpl" in getattr(_hookspecs, hook).__doc__
-    assert doctest.testmod(_hookspecs).failed == 0
+    for hook in hookspecs.__all__:
+        assert ">>> @hookimpl" in getattr(hookspecs, hook).__doc__
+    assert doctest.testmod(hookspecs).failed == 0
 
 
 def test_the_plugin_api_is_complete():

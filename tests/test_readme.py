@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ctcx import _builtin
+from ctcx._plugins import builtin
 from tests.helpers import need_what_is_imported
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def test_the_tests_require_all_libraries_that_the_checks_of_a_change_require():
     (required,) = re.findall(r"CTCX_TEST_NAMESPACES=(\S+)", SHELL[1])
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert f"CTCX_TEST_NAMESPACES={required}\n" in ci
-    there = {library.name for library in _builtin.ctcx_namespaces()}
+    there = {library.name for library in builtin.ctcx_namespaces()}
     assert there - set(required.split(",")) == {"cupy"}
 
 
@@ -98,7 +98,7 @@ def test_the_example_for_cupy_is_marked_as_not_run():
 def test_every_library_has_a_line_that_says_where_it_is_verified():
     section = README.partition("## What is verified, where")[2].partition("\n## ")[0]
     names = {"jax.numpy": "JAX", "array_api_strict": "array-api-strict", "torch": "PyTorch"}
-    for library in _builtin.ctcx_namespaces():
+    for library in builtin.ctcx_namespaces():
         assert f"| {names.get(library.name, library.name)}".lower() in section.lower()
 
 

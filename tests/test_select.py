@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx import _registry, _select
-from ctcx._select import call, explain_problem, select
+from ctcx._dispatch import dispatcher
+from ctcx._dispatch.dispatcher import call, explain_problem, select
+from ctcx._plugins import registry
 from ctcx.plugin import Problem
 
 PROBLEM = Problem(
@@ -190,10 +191,10 @@ def test_a_raising_probe_is_an_error_under_strict_plugins(plugins):
 
 def test_no_backend_at_all(plugins):
     plugins.load()
-    core = _registry.registry().backends["array-api"].backend
+    core = registry.registry().backends["array-api"].backend
     only_cpu = replace(core, devices=frozenset({"cpu"}))
-    entry = replace(_registry.registry().backends["array-api"], backend=only_cpu)
-    plugins.monkeypatch.setattr(_registry.registry(), "backends", {"array-api": entry})
+    entry = replace(registry.registry().backends["array-api"], backend=only_cpu)
+    plugins.monkeypatch.setattr(registry.registry(), "backends", {"array-api": entry})
     with pytest.raises(ctcx.BackendError, match="no backend can take this call") as caught:
         select(replace(PROBLEM, device="cuda:0"))
     assert "needs device cpu, got cuda:0" in str(caught.value)
@@ -513,11 +514,11 @@ def test_a_decision_is_made_once_for_equal_problems(good):
 
 
 def test_the_cache_is_bounded(good):
-    good.monkeypatch.setattr(_select, "CACHE_SIZE", 10)
-    good.monkeypatch.setattr(_select, "_cache", {})
+    good.monkeypatch.setattr(dispatcher, "CACHE_SIZE", 10)
+    good.monkeypatch.setattr(dispatcher, "_cache", {})
     for frames in range(30):
         select(replace(PROBLEM, T=frames))
-    assert len(_select._cache) == 10
+    assert len(dispatcher._cache) == 10
 
 
 def test_new_plugins_mean_new_decisions(plugins):

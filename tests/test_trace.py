@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 import ctcx
 from ctcx import fixtures
 from ctcx._cli import app
-from ctcx._inside import MISTAKES, best_path, diagnose, first_parting, read_answer
-from ctcx.fixtures._lattice import Problem, solve
+from ctcx._diagnosis import MISTAKES, best_path, diagnose, first_parting, read_answer
+from ctcx._reference.lattice import Problem, solve
 
 _SPEC = importlib.util.spec_from_file_location(
     "wrong_ctc", Path(__file__).with_name("wrong_ctc.py")

@@ -16,6 +16,6 @@ One idea a module:
 The unit is the call of a kernel: from arrays in the kernels' form to losses
 (N,) and their gradient (N, T, C). Layouts and reductions around it are ordinary operations of the
 library, which it differentiates itself. The gradient is the kernel's, whichever backend it is of,
-and second derivatives are the core's (:mod:`ctcx._arrayapi.hessian`). No library ever records a
+and second derivatives are the core's (:mod:`ctcx._core.hessian`). No library ever records a
 recursion over frames.
 """

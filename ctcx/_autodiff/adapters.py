@@ -6,13 +6,13 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ctcx._arrays import any_traced, has_jax_types
-from ctcx._tensors import FUNCTIONAL, TRANSFORMED
+from ctcx._arrays.facts import any_traced, has_jax_types
+from ctcx._arrays.tensor_forms import FUNCTIONAL, TRANSFORMED
 
 if TYPE_CHECKING:
-    from ctcx._autodiff.unit import Unit
+    from ctcx._arrays.tensor_forms import Form
+    from ctcx._autodiff.operation import Unit
     from ctcx._reduction import Reduction
-    from ctcx._tensors import Form
     from ctcx._typing import Array
 
 __all__ = ["Adapter", "adapter_for", "is_torch_recording"]
@@ -30,14 +30,14 @@ class Adapter(Protocol):
         ...
 
     def second(self, blank: int, vector: Array, grad: Array, *arrays: Array) -> Array:
-        """Return what :func:`ctcx._autodiff.unit.hessian_times` does, known to the library."""
+        """Return what :func:`ctcx._autodiff.operation.hessian_times` does, known to the library."""
         ...
 
 
 def adapter_for(namespace: str, form: Form, *arrays: Array, differentiate: bool) -> Adapter | None:
     """Give the adapter of the library, or None where it need not know.
 
-    ``arrays`` are all of the call, ``form`` what :mod:`ctcx._tensors` says of them.
+    ``arrays`` are all of the call, ``form`` what :mod:`ctcx._arrays.tensor_forms` says of them.
     ``differentiate`` says that the caller may expect the result to be differentiable with respect
     to the first.
     """

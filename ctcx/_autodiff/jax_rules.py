@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from ctcx._arrays import any_traced
-from ctcx._autodiff.unit import hessian_times
-from ctcx._jax import reduced, without_types
+from ctcx._arrays.facts import any_traced
+from ctcx._arrays.jax import reduced, without_types
+from ctcx._autodiff.operation import hessian_times
 from ctcx._reduction import PLAIN
 
 if TYPE_CHECKING:
-    from ctcx._autodiff.unit import Unit
+    from ctcx._autodiff.operation import Unit
     from ctcx._reduction import Reduction
     from ctcx._typing import Array
 

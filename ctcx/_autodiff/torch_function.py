@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctcx._autodiff.unit import hessian_times
+from ctcx._arrays.tensor_forms import BATCHED, TRANSFORMED, forms_of
+from ctcx._autodiff.operation import hessian_times
+from ctcx._dispatch.results import on_host
 from ctcx._reduction import PLAIN
-from ctcx._results import on_host
-from ctcx._tensors import BATCHED, TRANSFORMED, forms_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ctcx._autodiff.unit import Unit
+    from ctcx._autodiff.operation import Unit
     from ctcx._reduction import Reduction
     from ctcx._typing import Array
 

@@ -5,6 +5,6 @@ Imported by :mod:`ctcx.__main__` alone, after it has made sure of typer and rich
 
 from __future__ import annotations
 
-from ctcx._cli._app import app, run
+from ctcx._cli.app import app, run
 
 __all__ = ["app", "run"]

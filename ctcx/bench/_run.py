@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ctcx.bench import plugin
-from ctcx.bench._session import Options, Session
+from ctcx.bench._measure.session import Options, Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ctcx.bench._session import Options, Planned, Session, UnknownNameError
+from ctcx.bench._measure.session import Options, Planned, Session, UnknownNameError
 
 if TYPE_CHECKING:
-    from ctcx.bench._turns import Cell
+    from ctcx.bench._measure.schedule import Cell
 
 __all__ = [
     "SESSION",

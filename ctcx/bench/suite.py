@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ctcx.bench._session import Planned
-    from ctcx.bench._turns import Cell
+    from ctcx.bench._measure.schedule import Cell
+    from ctcx.bench._measure.session import Planned
 
 __all__ = ["Playback", "test_loss_and_grad"]
 

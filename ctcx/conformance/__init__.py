@@ -19,14 +19,9 @@ from typing import TYPE_CHECKING, Any
 from ctcx.conformance._version import KIT_VERSION
 
 if TYPE_CHECKING:
+    from ctcx.conformance._checks.registry import Check
+    from ctcx.conformance._external import PROTOCOL, check_answers, export_problems, run_command
     from ctcx.conformance._failures import CheckFailure
-    from ctcx.conformance._outside import (
-        PROTOCOL,
-        check_answers,
-        export_problems,
-        run_command,
-    )
-    from ctcx.conformance._registered import Check
     from ctcx.conformance.runner import Report, Result, run_conformance
     from ctcx.conformance.suite import BackendConformance
 
@@ -45,14 +40,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PROTOCOL": "_outside",
+    "PROTOCOL": "_external",
     "BackendConformance": "suite",
     "CheckFailure": "_failures",
     "Report": "runner",
     "Result": "runner",
-    "check_answers": "_outside",
-    "export_problems": "_outside",
-    "run_command": "_outside",
+    "check_answers": "_external",
+    "export_problems": "_external",
+    "run_command": "_external",
     "run_conformance": "runner",
 }
 
@@ -73,7 +68,7 @@ def checks() -> dict[str, Check]:
     """
     # Importing the module registers the checks, and imports nearly all of ctcx.
     import_module("ctcx.conformance._checks")
-    from ctcx.conformance._registered import registered_checks
+    from ctcx.conformance._checks.registry import registered_checks
 
     return registered_checks()
 

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctcx._arrays import describe
-from ctcx._descriptors import resolve
-from ctcx._env import split_names
+from ctcx._arrays.facts import describe
+from ctcx._environment import split_names
 from ctcx._errors import CTCError, UnknownBackendError
-from ctcx._registry import registry
+from ctcx._plugins.backend import resolve
+from ctcx._plugins.registry import registry
 from ctcx.conformance import _checks  # noqa: F401 - registers the checks
+from ctcx.conformance._checks.registry import Check, registered_checks
 from ctcx.conformance._drawing import Drawing
-from ctcx.conformance._registered import Check, registered_checks
 from ctcx.conformance._subject import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from ctcx._descriptors import Backend, Namespace
+    from ctcx._plugins.backend import Backend, Namespace
 
 __all__ = ["REQUIRED", "Expectations", "Plan", "Planned", "make_plan"]
 

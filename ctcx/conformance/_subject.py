@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import ctcx
-from ctcx._arrays import describe
-from ctcx._descriptors import Feature, Problem, resolve
+from ctcx._arrays.facts import describe
 from ctcx._errors import BackendRejectedError, KernelError
-from ctcx._registry import registry
-from ctcx.conformance._compare import TOLERANCES, Tolerance
+from ctcx._plugins.backend import Feature, Problem, resolve
+from ctcx._plugins.registry import registry
+from ctcx._reference.oracle import round_to_dtype
 from ctcx.conformance._drawing import Drawing
 from ctcx.conformance._failures import CheckFailure, NotApplicable
-from ctcx.conformance.oracle import round_to_dtype
+from ctcx.conformance._mismatches import TOLERANCES, Tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from ctcx._descriptors import Backend, Namespace, Operation
+    from ctcx._plugins.backend import Backend, Namespace, Operation
     from ctcx._typing import Array
     from ctcx.conformance.cases import Batch
 

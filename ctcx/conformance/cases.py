@@ -14,21 +14,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ctcx._inputs import notebook_fixture, ocr_lines
-from ctcx.conformance.oracle import (
-    Truth,
-    enumerate_paths,
-    reference,
-    round_to_dtype,
-    within_limit,
-)
+from ctcx._reference.oracle import Truth, enumerate_paths, reference, round_to_dtype, within_limit
+from ctcx.data.bundled import notebook_fixture, ocr_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from ctcx._case import Case
+    from ctcx._plugins.case import Case
 
 __all__ = ["Batch", "case", "cases", "from_plugin", "truth"]
 

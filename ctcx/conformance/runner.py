@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from ctcx._registry import registry
+from ctcx._plugins.registry import registry
 from ctcx.conformance._drawing import DRAWN, FAILURES, Drawing
 from ctcx.conformance._execute import Result, execute
 from ctcx.conformance._plan import Expectations, make_plan

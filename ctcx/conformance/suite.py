@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ctcx._env import env_count, env_flag
+from ctcx._environment import env_count, env_flag
 from ctcx.conformance._drawing import DRAW, FAILURES, SEED, THOROUGH, Drawing
 from ctcx.conformance._execute import execute
 from ctcx.conformance._failures import CheckFailure

@@ -21,14 +21,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import ctcx
-from ctcx import _builtin, _comparison, _errors, _hookspecs, fixtures, plugin
-from ctcx._inputs import notebook_fixture
-from ctcx._inside import MISTAKES
-from ctcx.bench._contestants import PEERS
-from ctcx.bench._workloads import SWEEPS, workloads
+from ctcx import _errors, fixtures, plugin
+from ctcx._comparison import result
+from ctcx._diagnosis import MISTAKES
+from ctcx._plugins import builtin, hookspecs
+from ctcx.bench._implementations.registered import PEERS
+from ctcx.bench.workloads import SWEEPS, workloads
 from ctcx.conformance import KIT_VERSION, checks
-from ctcx.conformance import _compare as conformance_compare
+from ctcx.conformance import _mismatches as conformance_compare
 from ctcx.conformance.cases import cases
+from ctcx.data.bundled import notebook_fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -198,11 +200,11 @@ def _entry(name: str) -> str:
 def returned_classes() -> str:
     """The classes of what functions return that nobody makes by hand."""
     classes = (
-        "_decision.Decision",
-        "_decision.Candidate",
-        "_trace.Run",
-        "_report.BackendInfo",
-        "_records.RegisteredBackend",
+        "_dispatch.decision.Decision",
+        "_dispatch.decision.Candidate",
+        "_dispatch.tracing.Run",
+        "_dispatch.report.BackendInfo",
+        "_plugins.records.RegisteredBackend",
     )
     return "\n\n".join(rst(f".. autoclass:: ctcx.{name}") for name in classes)
 
@@ -219,7 +221,7 @@ def plugin_api() -> str:
         if inspect.isfunction(value):
             entries.append(rst(f".. autofunction:: ctcx.plugin.{name}"))
             continue
-        home = "ctcx._descriptors" if name == "API_VERSION" else "ctcx.plugin"
+        home = "ctcx._plugins.backend" if name == "API_VERSION" else "ctcx.plugin"
         shown = f":value: {value}\n" if name == "API_VERSION" else ""
         about = attribute_doc(home, name)
         entries.append(f"```{{py:data}} {name}\n:module: ctcx.plugin\n{shown}\n{about}\n```")
@@ -234,8 +236,8 @@ def features() -> str:
 
 def hooks() -> str:
     """Every hook, with autodoc."""
-    lines = [f".. autofunction:: ctcx._hookspecs.{name}" for name in _hookspecs.__all__]
-    return rst(".. py:module:: ctcx._hookspecs", "   :no-index-entry:", "", *lines)
+    lines = [f".. autofunction:: ctcx._plugins.hookspecs.{name}" for name in hookspecs.__all__]
+    return rst(".. py:module:: ctcx._plugins.hookspecs", "   :no-index-entry:", "", *lines)
 
 
 def error_tree() -> str:
@@ -304,7 +306,7 @@ def tolerances() -> str:
 
 def compare_tolerances() -> str:
     """What ``ctcx compare`` allows."""
-    return _tolerances(_comparison.Tolerance, _comparison.TOLERANCES, "input")
+    return _tolerances(result.Tolerance, result.TOLERANCES, "input")
 
 
 def _tolerances(cls: type, values: dict[str, Any], what: str) -> str:
@@ -320,12 +322,12 @@ def _tolerances(cls: type, values: dict[str, Any], what: str) -> str:
 
 def statuses() -> str:
     """What the statuses of a candidate mean."""
-    return _as_list(attribute_doc("ctcx._decision", "Status"))
+    return _as_list(attribute_doc("ctcx._dispatch.decision", "Status"))
 
 
 def plugin_statuses() -> str:
     """What the statuses of a plugin mean."""
-    return _as_list(attribute_doc("ctcx._records", "PluginStatus"))
+    return _as_list(attribute_doc("ctcx._plugins.records", "PluginStatus"))
 
 
 def _as_list(text: str) -> str:
@@ -374,7 +376,7 @@ def libraries() -> str:
             ", ".join(code(dtype) for dtype in sorted(library.dtypes)),
             "yes" if library.jit else "-",
         )
-        for library in _builtin.ctcx_namespaces()
+        for library in builtin.ctcx_namespaces()
     ]
     return table(("library", "package", "logits", "jit"), rows)
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import torch
 
-from ctcx import _api
+from ctcx._api import call as _api
 from ctcx.compat import keras, optax, tensorflow
 from ctcx.compat import torch as compat_torch
 

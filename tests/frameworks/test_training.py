@@ -12,7 +12,7 @@ import torch
 from ctcx.compat import optax as compat_optax
 from ctcx.compat import torch as compat_torch
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
 @pytest.fixture

@@ -232,7 +232,7 @@ def test_a_processor_without_avx512_gives_right_answers(environment):
     """LLVM cuts the vectors for AVX2 here, as it does on such a processor."""
     code = """
 import numpy as np
-from ctcx.conformance.oracle import reference
+from ctcx._reference.oracle import reference
 from ctcx_numba.kernels import loss_and_grad
 rng = np.random.default_rng(0)
 for scale in (2, 300):

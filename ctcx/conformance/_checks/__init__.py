@@ -13,18 +13,28 @@ from __future__ import annotations
 
 # isort: off
 from ctcx.conformance._checks import (
-    _declared,
-    _delegation,
-    _numbers,
-    _edges,
-    _batching,
-    _arrays,
-    _calls,
-    _scale,
-    _drawn,
+    declared,
+    delegation,
+    accuracy,
+    edge_cases,
+    batching,
+    array_forms,
+    calls,
+    scale,
+    drawn_problems,
 )
 # isort: on
 
 __all__: list[str] = []
 
-_MODULES = (_declared, _delegation, _numbers, _edges, _batching, _arrays, _calls, _scale, _drawn)
+_MODULES = (
+    declared,
+    delegation,
+    accuracy,
+    edge_cases,
+    batching,
+    array_forms,
+    calls,
+    scale,
+    drawn_problems,
+)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ctcx._descriptors import resolve
+from ctcx._plugins.backend import resolve
 from ctcx.conformance._drawing import Drawing
-from ctcx.conformance._draws._judge import faults_of, spread
-from ctcx.conformance._draws._problem import Problem, draw
-from ctcx.conformance._draws._replay import command_for, read_problem, write_problem
-from ctcx.conformance._draws._shrink import shrink
-from ctcx.conformance._draws._sizes import Sizes, cycle_length, sizes
+from ctcx.conformance._draws.judging import faults_of, spread
+from ctcx.conformance._draws.problem import Problem, draw
+from ctcx.conformance._draws.replay import command_for, read_problem, write_problem
+from ctcx.conformance._draws.shrinking import shrink
+from ctcx.conformance._draws.sizes import Sizes, cycle_length, sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

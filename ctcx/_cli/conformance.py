@@ -1,0 +1,343 @@
+"""``ctcx conformance``: the kit, without pytest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from ctcx._cli.names import LIBRARIES, known_libraries
+from ctcx._cli.output import (
+    JSON_FILE,
+    bullets,
+    console,
+    heading,
+    new_table,
+    show,
+    styled,
+    write_json,
+)
+from ctcx.conformance._drawing import DRAWN, FAILURES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+    from rich.table import Table
+
+    from ctcx.conformance import Report, Result
+
+__all__ = ["conformance_command"]
+
+_COUNTED = ("passed", "failed", "error", "expected-failure", "skipped")
+
+
+def conformance_command(
+    *,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The backend to test.")] = None,
+    library: Annotated[list[str] | None, LIBRARIES] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only on this device; may be repeated."),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only with this dtype; may be repeated."),
+    ] = None,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only this check, or problem of --command; may be repeated. Without a backend and "
+            "--command: a folder of --export, to judge its answers.ndjson.",
+        ),
+    ] = None,
+    slow: Annotated[
+        bool, typer.Option("--slow", help="Run also the checks that take a minute.")
+    ] = False,
+    draw: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="N", help="Draw so many problems; default: some seconds' worth."
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="S", help="Draw other problems with another seed.")
+    ] = 0,
+    thorough: Annotated[
+        bool,
+        typer.Option("--thorough", help="Draw thousands, run the slow checks too: for a night."),
+    ] = False,
+    replay: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Run one drawn problem again: a file of --failures, or its name."
+        ),
+    ] = None,
+    failures: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="Where to write drawn problems that come out wrong."),
+    ] = FAILURES,
+    command: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="Test a program in any language, asked in JSON."),
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option(min=0.01, metavar="S", help="Seconds for each problem of --command.")
+    ] = 10.0,
+    export: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Write the problems of --command to files instead."),
+    ] = None,
+    list_checks: Annotated[
+        bool, typer.Option("--list", help="Say what each check proves, and run none.")
+    ] = False,
+    json_file: Annotated[str | None, JSON_FILE] = None,
+) -> None:
+    """Prove a backend right, or find out where it is wrong.
+
+    Runs the conformance kit on every array library, device and dtype that the backend declares and
+    that is here. With --command, or with --export and --check, it is a program in any language
+    that is tested. Exit code 1 if a check fails, or if none could be run.
+    """
+    if list_checks:
+        _print_checks()
+        return
+    if export is not None:
+        from ctcx.conformance import export_problems
+
+        for path in export_problems(export):
+            typer.echo(f"written: {path}", err=True)
+        return
+    if name is not None and command is not None:
+        msg = "test a backend or a program, not both at once"
+        raise typer.BadParameter(msg, param_hint="--command")
+    if name is None:
+        report = _outside(command, check, dtype, time_limit, has_library=bool(library or device))
+    else:
+        checks = [one if one.startswith("check_") else f"check_{one}" for one in check or ()]
+        report = _run(
+            name,
+            libraries=known_libraries(library),
+            devices=device or None,
+            dtypes=dtype or None,
+            checks=checks or None,
+            slow=slow,
+            draw=draw,
+            seed=seed,
+            thorough=thorough,
+            failures=failures,
+            replay=replay,
+        )
+    if json_file != "-":
+        _print(report)
+    if json_file is not None:
+        write_json(json_file, report.to_json())
+    raise typer.Exit(0 if report.passed else 1)
+
+
+def _outside(
+    command: str | None,
+    check: list[str] | None,
+    dtypes: list[str] | None,
+    time_limit: float,
+    *,
+    has_library: bool,
+) -> Report:
+    """Return the report on a program, or on a folder of its answers."""
+    from ctcx.conformance import check_answers, run_command
+    from ctcx.conformance._external.problems import chosen
+
+    if command is None and not check:
+        msg = "say which backend to test; `ctcx backends` lists them"
+        raise typer.BadParameter(msg, param_hint="NAME")
+    if has_library or len(dtypes or ()) > 1:
+        msg = "a program has no array library and no device, and one dtype"
+        raise typer.BadParameter(msg, param_hint="--library, --device, --dtype")
+    dtype = dtypes[0] if dtypes else "float32"
+    if command is None:
+        if check is None or len(check) > 1:
+            msg = "without a backend and --command, it takes one folder"
+            raise typer.BadParameter(msg, param_hint="--check")
+        return check_answers(check[0], dtype=dtype)
+    with _progress(len(chosen(check or None))) as progress:
+        return run_command(
+            command, dtype=dtype, only=check or None, time_limit=time_limit, progress=progress
+        )
+
+
+def _names_given(*names: Collection[str] | None) -> str:
+    """Give the options that name something, one of which named something that there isn't."""
+    options = ("--library", "--device", "--dtype", "--check")
+    given = [option for option, value in zip(options, names, strict=True) if value]
+    return " or ".join(given) or "NAME"
+
+
+def _run(
+    name: str,
+    *,
+    libraries: tuple[str, ...] | None,
+    devices: list[str] | None,
+    dtypes: list[str] | None,
+    checks: list[str] | None,
+    slow: bool,
+    draw: int | None,
+    seed: int,
+    thorough: bool,
+    failures: str,
+    replay: str | None,
+) -> Report:
+    from ctcx.conformance import run_conformance
+    from ctcx.conformance._draws import read_problem
+    from ctcx.conformance._plan import make_plan
+
+    checks = checks if replay is None else [DRAWN]
+    if replay is not None:
+        try:
+            read_problem(replay)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--replay") from None
+    try:
+        total = len(
+            make_plan(
+                name, namespaces=libraries, devices=devices, dtypes=dtypes, checks=checks, slow=slow
+            ).items
+        )
+    except ValueError as error:  # a name that doesn't exist, or isn't declared
+        given = _names_given(libraries, devices, dtypes, checks)
+        raise typer.BadParameter(str(error), param_hint=given) from None
+    with _progress(total) as progress:
+        return run_conformance(
+            name,
+            namespaces=libraries,
+            devices=devices,
+            dtypes=dtypes,
+            checks=checks,
+            slow=slow,
+            draw=draw,
+            seed=seed,
+            thorough=thorough,
+            failures=failures,
+            replay=replay,
+            progress=progress,
+        )
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[Result], None]]:
+    """Show a bar on a terminal's standard error; tell of each failure there at once, bar or not."""
+    err = console(stderr=True)
+    bar = Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+    task = bar.add_task("", total=total)
+
+    def progress(result: Result) -> None:
+        if result.bad:
+            bar.console.print(Text.assemble(styled(result.status), f" {_where(result)}"))
+        bar.update(task, advance=1, description=f"{result.namespace} {result.dtype} {result.check}")
+
+    with bar:
+        yield progress
+
+
+def _print_checks() -> None:
+    from ctcx.conformance import checks
+
+    for one in checks().values():
+        needs = sorted(f"Feature.{feature.name}" for feature in one.requires)
+        needs += ["a library with jit"] if one.jit else []
+        needs += ["--slow"] if one.slow else []
+        about = f"{one.summary} Needs {' and '.join(needs)}." if needs else one.summary
+        show(Text(one.name, style="bold"), Padding(Text(about), (0, 0, 0, 4)))
+
+
+def _print(report: Report) -> None:
+    style = "bold green" if report.passed else "bold red"
+    verdict = "PASSED" if report.passed else "FAILED"
+    counts = report.counts
+    counted = ", ".join(f"{counts[each]} {each}" for each in _COUNTED if each in counts)
+    show(
+        Text.assemble(
+            (verdict, style),
+            f": {report.kind} {report.backend!r} of {report.provenance}, conformance kit "
+            f"{report.kit_version}: {counted or 'nothing was run'}",
+        )
+    )
+    if report.problems:
+        show(bullets([("failed", "", problem) for problem in report.problems]))
+    if report.results:
+        show(heading("What was run"), _subjects(report.results))
+    if report.not_run:
+        lines = [("unusable", what, why) for what, why in report.not_run.items()]
+        show(heading("What was not"), bullets(lines))
+    for status, title in (("skipped", "Checks skipped"), ("passed", "Checks run in part")):
+        if lines := _grouped(report.results, status):
+            show(heading(title), bullets(lines))
+    for group in _same(report.results):
+        show(Text(""))
+        for result in group:
+            note = " (provisional: doesn't count yet)" if result.provisional else ""
+            show(Text.assemble(styled(result.status), f"{note}: {_where(result)}"))
+        show(Padding(Text(group[0].message), (0, 0, 0, 4)))
+
+
+def _subjects(results: Iterable[Result]) -> Table:
+    """Return a table with a line for each library, device and dtype."""
+    groups: dict[tuple[str, str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.namespace, result.device, result.dtype), []).append(result)
+    columns = ("passed", "wrong", "skipped", "seconds")
+    table = new_table("library", "device", "dtype", *columns, "verdict", right=columns)
+    for place, group in groups.items():
+        counts = Counter(result.status for result in group)
+        wrong = sum(result.bad for result in group)
+        executed = any(result.executed for result in group)
+        table.add_row(
+            *place,
+            str(counts["passed"]),
+            str(wrong),
+            str(counts["skipped"]),
+            f"{sum(result.seconds for result in group):.1f}",
+            styled("failed" if wrong else "passed" if executed else "skipped"),
+        )
+    return table
+
+
+def _grouped(results: Iterable[Result], status: str) -> list[tuple[str, str, str]]:
+    """Return checks with a status and something to say about it, those that say the same as one."""
+    reasons = Counter(
+        (result.check, result.message)
+        for result in results
+        if result.status == status and result.message
+    )
+    return [
+        (status, f"{check} ({count} times)" if count > 1 else check, why)
+        for (check, why), count in reasons.items()
+    ]
+
+
+def _same(results: Iterable[Result]) -> list[list[Result]]:
+    """Return what did not pass, in groups that one message is enough for."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        if result.status in {"failed", "error", "expected-failure"}:
+            # Checks reach the same line of a kernel by different ways; the end of the traceback
+            # is what counts.
+            last_frame = max(0, result.message.rfind('\n  File "'))
+            groups.setdefault(result.message[last_frame:], []).append(result)
+    return list(groups.values())
+
+
+def _where(result: Result) -> str:
+    return f"{result.check} on {result.namespace}, {result.device}, {result.dtype}"

@@ -1,0 +1,1 @@
+"""``ctcx compare``: every usable backend on the bundled inputs."""

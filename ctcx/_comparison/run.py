@@ -1,0 +1,327 @@
+"""Every backend on every array library and device, beside numbers that are known to be right.
+
+Two inputs: the notebook's worked example, beside the numbers that the notebook printed; and what a
+text recogniser emitted for a few real lines, beside a float64 reference. What can't be used here is
+part of the result, with its reason.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import ctcx
+from ctcx._comparison.result import TOLERANCES, Comparison, Line, Row
+from ctcx._dispatch.report import backends as known_backends
+from ctcx._errors import BackendRejectedError
+from ctcx._plugins.backend import Feature, resolve
+from ctcx._plugins.registry import registry
+from ctcx._plugins.reporting import one_line
+from ctcx.data.bundled import greedy_readings, notebook_fixture, ocr_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from ctcx._plugins.backend import Backend, Namespace, Operation
+    from ctcx._typing import Array
+    from ctcx.data.bundled import Fixture
+
+__all__ = ["Comparison", "Line", "Row", "compare", "read_lines"]
+
+
+def compare(
+    *,
+    backends: Collection[str] | None = None,
+    libraries: Collection[str] | None = None,
+    repeat: int = 5,
+    all_devices: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Run every backend on every array library and device.
+
+    Parameters
+    ----------
+    backends, libraries : collection of str, optional
+        Only these, by the names that are registered; default: all.
+    repeat : int
+        How many calls to take the median time of, after one that is not counted.
+    all_devices : bool
+        Whether to use also the pretended devices of array_api_strict, which compute all the same.
+    progress : callable, optional
+        Called with what comes next.
+
+    Returns
+    -------
+    Comparison
+    """
+    tell = progress or (lambda _: None)
+    inputs = (_notebook(), _ocr())
+    plugins = registry()
+    rows: list[Row] = []
+    usable = _usable(backends, rows)
+    for name, entry in plugins.namespaces.items():
+        if libraries is not None and name not in libraries:
+            continue
+        tell(name)
+        if reason := plugins.namespace_unusable(name):
+            rows.append(_unusable(library=name, reason=reason))
+            continue
+        for device in _devices(entry.namespace, all_devices=all_devices, rows=rows):
+            for backend in usable:
+                tell(f"{backend.name} on {name} {device}")
+                place = _Place(backend=backend, library=entry.namespace, device=device)
+                rows += _merged([_run(place, each, repeat) for each in inputs])
+    return Comparison(
+        rows=tuple(sorted(rows, key=_by_input)),
+        lines=read_lines(inputs[1].fixture, inputs[1].loss),
+        references={each.fixture.name: tuple(each.loss.tolist()) for each in inputs},
+        repeat=repeat,
+        versions={"ctcx": ctcx.__version__} | plugins.runtime_info(),
+    )
+
+
+def read_lines(fixture: Fixture, loss: Sequence[float] | NDArray[np.float64]) -> tuple[Line, ...]:
+    """Put the readings of a text recogniser beside the losses of the texts that were drawn.
+
+    Parameters
+    ----------
+    fixture : Fixture
+        One whose classes are characters.
+    loss : array_like of float, shape (N,)
+        Negative log probability of each text.
+    """
+    return tuple(
+        Line(text=text, condition=condition, reading=reading, frames=int(frames), loss=float(nats))
+        for text, condition, reading, frames, nats in zip(
+            fixture.texts,
+            fixture.conditions,
+            greedy_readings(fixture),
+            fixture.logit_lengths,
+            loss,
+            strict=True,
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Input:
+    """A fixture with the answer that is right."""
+
+    fixture: Fixture
+    loss: NDArray[np.float64]
+    grad: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Place:
+    """Where something is computed, and by whom."""
+
+    backend: Backend
+    library: Namespace
+    device: str
+
+    @property
+    def operation(self) -> Operation:
+        """What to ask for: a backend may have no gradient."""
+        return "loss_and_grad" if Feature.GRAD in self.backend.features else "loss"
+
+
+def _notebook() -> _Input:
+    fixture = notebook_fixture()
+    return _Input(
+        fixture=fixture,
+        loss=np.asarray(fixture.expected_loss, dtype=np.float64),
+        grad=np.asarray(fixture.expected_grad, dtype=np.float64),
+    )
+
+
+def _ocr() -> _Input:
+    from ctcx._reference.oracle import reference
+
+    fixture = ocr_lines()
+    truth = reference(
+        fixture.logits,
+        fixture.labels,
+        fixture.logit_lengths,
+        fixture.label_lengths,
+        fixture.blank % fixture.logits.shape[-1],
+    )
+    return _Input(fixture=fixture, loss=truth.loss, grad=truth.grad)
+
+
+def _usable(only: Collection[str] | None, rows: list[Row]) -> list[Backend]:
+    """Return the backends that can be used; each of the others is a row of its own."""
+    known = registry().backends
+    usable = []
+    for info in known_backends():
+        if only is not None and info.name not in only:
+            continue
+        if info.status == "unusable":
+            rows.append(_unusable(backend=info.name, reason=info.reason))
+        else:
+            usable.append(known[info.name].backend)
+    return usable
+
+
+def _unusable(*, reason: str, backend: str | None = None, library: str | None = None) -> Row:
+    return Row(
+        input=None, backend=backend, library=library, device=None, verdict="unusable", reason=reason
+    )
+
+
+def _devices(library: Namespace, *, all_devices: bool, rows: list[Row]) -> Iterator[str]:
+    """Yield the devices to compute on; that they can't be told is a row of its own."""
+    try:
+        devices = tuple(resolve(library.devices)())
+    except Exception as error:  # noqa: BLE001 - a library may raise anything
+        rows.append(
+            Row(
+                input=None,
+                backend=None,
+                library=library.name,
+                device=None,
+                verdict="failed",
+                reason=one_line(error),
+            )
+        )
+        return
+    # Its further devices are the same processor under other names.
+    pretended = library.name == "array_api_strict" and not all_devices
+    yield from devices[:1] if pretended else devices
+
+
+def _run(place: _Place, given: _Input, repeat: int) -> Row:
+    """Compute one input in one place, and judge it."""
+    row = functools.partial(
+        Row,
+        input=given.fixture.name,
+        backend=place.backend.name,
+        library=place.library.name,
+        device=place.device,
+    )
+    try:
+        arrays = _arrays(place, given.fixture)
+        if reason := _refusal(place, arrays, given.fixture.blank):
+            return row(verdict="unusable", reason=reason)
+        result, seconds = _timed(place, arrays, given.fixture.blank, repeat)
+        read = resolve(place.library.to_numpy)
+        loss, *more = (np.asarray(read(array), dtype=np.float64) for array in result)
+        judged = _judge(given, loss, more[0] if more else None)
+    except BackendRejectedError as error:  # its kernel declined
+        return row(verdict="unusable", reason=str(error).partition("\n")[0])
+    except Exception as error:  # noqa: BLE001 - a kernel may raise anything
+        return row(verdict="failed", reason=one_line(error))
+    return row(loss=tuple(loss.ravel().tolist()), seconds=seconds, **judged)
+
+
+def _arrays(place: _Place, fixture: Fixture) -> tuple[Array, ...]:
+    """Return logits, labels and lengths as arrays of the library, so that no call has to upload."""
+    make = resolve(place.library.from_numpy)
+    return tuple(
+        make(array, None, place.device)
+        for array in (fixture.logits, fixture.labels, fixture.logit_lengths, fixture.label_lengths)
+    )
+
+
+def _refusal(place: _Place, arrays: tuple[Array, ...], blank: int) -> str | None:
+    """Return why the backend can't take these arrays; None if it can."""
+    name = place.backend.name
+    decision = ctcx.explain(*arrays, blank=blank, backend=name, operation=place.operation)
+    if decision.selected is not None:
+        return None
+    return next(one.reason for one in decision.candidates if one.name == name)
+
+
+def _timed(
+    place: _Place, arrays: tuple[Array, ...], blank: int, repeat: int
+) -> tuple[tuple[Array, ...], float]:
+    """Return loss and gradient, and the median time until they are there."""
+    name = place.backend.name
+    wait = resolve(place.library.synchronize) if place.library.synchronize else None
+
+    def call() -> tuple[Array, ...]:
+        result: tuple[Array, ...]
+        if place.operation == "loss":
+            result = (ctcx.ctc_loss(*arrays, blank=blank, backend=name),)
+        else:
+            result = tuple(ctcx.ctc_loss_and_grad(*arrays, blank=blank, backend=name)[:2])
+        if wait is not None:
+            for array in result:
+                wait(array)
+        return result
+
+    # The first call imports, compiles and allocates.
+    result = call()
+    times = []
+    for _ in range(repeat):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return result, statistics.median(times)
+
+
+def _judge(
+    given: _Input, loss: NDArray[np.float64], grad: NDArray[np.float64] | None
+) -> dict[str, Any]:
+    """Return verdict, reason and errors."""
+    for what, got, expected in (("loss", loss, given.loss), ("gradient", grad, given.grad)):
+        if got is not None and got.shape != expected.shape:
+            reason = f"the {what} has shape {got.shape}, expected {expected.shape}"
+            return {"verdict": "differs", "reason": reason}
+    tolerance = TOLERANCES[given.fixture.name]
+    loss_error = _error(loss, given.loss)
+    allowed = tolerance.loss(given.loss, given.fixture.logit_lengths)
+    reasons = []
+    # Written so that a NaN is wrong.
+    if wrong := int((~(loss_error <= allowed)).sum()):
+        reasons.append(f"{wrong} of {loss.size} losses")
+    judged: dict[str, Any] = {"loss_error": float(loss_error.max())}
+    note = ""
+    if grad is None:
+        note = "has no gradient, so only the loss is compared"
+    else:
+        grad_error = _error(grad, given.grad)
+        if wrong := int((~(grad_error <= tolerance.grad)).sum()):
+            reasons.append(f"{wrong} of {grad.size} entries of the gradient")
+        judged["grad_error"] = float(grad_error.max())
+    if reasons:
+        wrong_ones = f"off by more than the tolerance: {' and '.join(reasons)}"
+        return judged | {"verdict": "differs", "reason": wrong_ones}
+    return judged | {"verdict": "ok", "reason": note}
+
+
+def _error(got: NDArray[np.float64], expected: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the absolute differences; infinities that agree don't differ."""
+    with np.errstate(invalid="ignore"):
+        return np.where(got == expected, 0.0, np.abs(got - expected))
+
+
+def _merged(rows: list[Row]) -> list[Row]:
+    """Return one row instead of one for each input if none can be computed, for one reason."""
+    first = rows[0]
+    if all(not row.computed and row.reason == first.reason for row in rows):
+        return [
+            Row(
+                input=None,
+                backend=first.backend,
+                library=first.library,
+                device=first.device,
+                verdict="unusable",
+                reason=first.reason,
+            )
+        ]
+    return rows
+
+
+def _by_input(row: Row) -> tuple[int, bool]:
+    """Sort by input, and put what can't be used last; otherwise the order stays."""
+    order = list(TOLERANCES)
+    place = order.index(row.input) if row.input is not None else len(order)
+    return place if row.computed else len(order) + 1, row.library is None

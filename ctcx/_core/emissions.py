@@ -1,0 +1,163 @@
+r"""Emission probabilities of the labels and the blank, as mantissa and exponent.
+
+With ``x`` a logit and ``p`` the largest of its frame, over all classes,
+``exp(x) = mantissa * exp(exponent + reference)``, where ``reference`` is p and ``exponent +
+reference`` is x, both rounded to a multiple of :data:`ctcx._core.lattice.GRAIN`. What rounding
+takes from x goes into the mantissa, and is exact. So nothing is lost, and a constant that is added
+to all logits of a frame changes nothing, however large it is. The softmax's denominator is left
+out: it is the same for all states of a frame, so it drops out of every occupancy, and the loss adds
+it up apart (:func:`ctcx._core.occupancy.loss_of`).
+
+Frames past a sequence's length, in either direction, emit the blank with probability 1 and labels
+with probability 0. All probability then rests in one blank before the first frame and after the
+last, and sequences of different lengths run side by side without a further mask.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ctcx._arrays.facts import is_contiguous, is_undecided
+from ctcx._core.lattice import DEAD, in_grains
+
+if TYPE_CHECKING:
+    from ctcx._core.context import Context
+    from ctcx._typing import Array
+
+__all__ = ["ClassLookup", "EmissionSource", "Emissions"]
+
+
+class Emissions(NamedTuple):
+    """Emission probabilities of some frames: (frames, M, S+1) for labels, (frames, M, 1) for blank.
+
+    The last column of the labels repeats the blank; it belongs to no label.
+    """
+
+    exponent: Array
+    mantissa: Array
+    blank_exponent: Array
+    blank_mantissa: Array
+
+
+class ClassLookup:
+    """Looks up the labels' and the blank's entries by step, for both directions at once.
+
+    Parameters
+    ----------
+    array
+        (N, T, C).
+    classes
+        (N, S), the labels; past a sequence's length stands any valid class.
+    blank
+        Class of the blank.
+    logit_lengths
+        (N,).
+    resting
+        (2N, S+1): what stands in frames past a sequence's length.
+    steps
+        How many frames a direction runs through: T, or more.
+    """
+
+    def __init__(
+        self,
+        array: Array,
+        classes: Array,
+        blank: int,
+        logit_lengths: Array,
+        resting: Array,
+        *,
+        steps: int,
+        context: Context,
+    ) -> None:
+        xp = context.xp
+        rows, frames, num_classes = array.shape
+        time_major = xp.permute_dims(array, (1, 0, 2))
+        if is_contiguous(time_major) and not is_contiguous(array):
+            self._flat, row_step, frame_step = time_major, num_classes, rows * num_classes
+        else:
+            self._flat, row_step, frame_step = array, frames * num_classes, num_classes
+        self._flat = xp.reshape(self._flat, (-1,))
+        self._frame_step, self._frames, self._steps = frame_step, frames, steps
+        # Where the classes of each row lie in memory at frame 0.
+        row_start = context.arange(0, rows)[:, None] * row_step
+        labels, blanks = classes + row_start, row_start + blank
+        self._start = xp.concat(
+            [
+                xp.concat([labels, blanks], axis=1),
+                xp.concat([xp.flip(labels), xp.flip(blanks)], axis=1),
+            ],
+            axis=0,
+        )
+        self._lengths = xp.concat([logit_lengths, xp.flip(logit_lengths)])[:, None]
+        self._is_forward = context.arange(0, 2 * rows)[:, None] < rows
+        self._resting = resting
+        self._context = context
+
+    def __call__(self, first: int, count: int, *, all_full: bool = False) -> Array:
+        """Entries of the labels and, last, the blank at some steps: (count, 2N, S+1).
+
+        ``all_full`` says that every sequence is known to use all frames, which saves a pass.
+        """
+        context, xp = self._context, self._context.xp
+        step = context.arange(first, first + count)[:, None, None]
+        frame = xp.where(self._is_forward[None, :, :], step, self._steps - 1 - step)
+        if self._frames == 0:
+            return xp.broadcast_to(self._resting, (count, *self._start.shape))
+        # A frame past the end is outside of every sequence; it only must not be out of range.
+        place = xp.minimum(frame, self._frames - 1) * self._frame_step + self._start[None, :, :]
+        found = xp.reshape(xp.take(self._flat, xp.reshape(place, (-1,)), axis=0), place.shape)
+        found = context.cast(found)
+        beyond = self._steps - self._frames
+        if all_full and first >= beyond and first + count <= self._frames:
+            return found
+        return xp.where(frame < self._lengths[None, :, :], found, self._resting[None, :, :])
+
+
+class EmissionSource:
+    """Emissions by step, for both directions of the recursion at once.
+
+    Parameters
+    ----------
+    logits
+        (N, T, C).
+    classes, blank, logit_lengths, steps
+        As for :class:`ClassLookup`.
+    reference
+        (N, T), the largest logit of each frame in grains; 0 past a sequence's length.
+    """
+
+    def __init__(
+        self,
+        logits: Array,
+        classes: Array,
+        blank: int,
+        logit_lengths: Array,
+        reference: Array,
+        *,
+        steps: int,
+        context: Context,
+    ) -> None:
+        xp = context.xp
+        rows, frames = reference.shape
+        by_step = xp.permute_dims(reference, (1, 0))
+        if is_undecided(steps) or steps > frames:
+            by_step = xp.concat([by_step, context.full((steps - frames, rows), 0.0)])
+        self.reference = xp.concat([by_step, xp.flip(by_step)], axis=1)[:, :, None]
+        """(steps, 2N, 1), as both directions meet them."""
+        no_label = context.full((2 * rows, classes.shape[1]), -float("inf"))
+        resting = xp.concat([no_label, context.full((2 * rows, 1), 0.0)], axis=1)
+        self._context = context
+        self._lowest = float(xp.finfo(context.dtype).min)
+        self.logits = ClassLookup(
+            logits, classes, blank, logit_lengths, resting, steps=steps, context=context
+        )
+
+    def __call__(self, first: int, count: int, *, all_full: bool = False) -> Emissions:
+        """Emissions of some steps; the arguments are those of :class:`ClassLookup`."""
+        xp = self._context.xp
+        logits = self.logits(first, count, all_full=all_full)
+        # -inf minus a finite number is -inf, whose exp is the mantissa of a masked class: 0.
+        rounded = xp.maximum(in_grains(logits, xp), self._lowest)
+        mantissa = xp.exp(logits - rounded)
+        exponent = xp.maximum(rounded - self.reference[first : first + count, ...], DEAD)
+        return Emissions(exponent, mantissa, exponent[..., -1:], mantissa[..., -1:])

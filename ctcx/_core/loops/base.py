@@ -1,0 +1,174 @@
+"""The one seam between the core and the array library: how to loop.
+
+The standard has no scan. A Python loop over blocks of frames is right for libraries that compute at
+once; where a library traces and compiles, the loop must be the library's own, or compiling it takes
+minutes. A library's :class:`~ctcx.plugin.Namespace` names its loop in the field ``loop``.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+
+from ctcx._plugins.backend import resolve
+from ctcx._plugins.registry import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ctcx._core.context import Context
+    from ctcx._typing import Array, ArrayModule
+
+__all__ = ["Loop", "PythonLoop", "loop_of"]
+
+
+class Loop(Protocol):
+    """What the core asks of a loop.
+
+    A *past* is what earlier blocks left, in the loop's own form.
+    """
+
+    reads_values: bool
+    """Whether reading a value costs nothing: no synchronisation, no error while tracing."""
+
+    frames_a_block: int
+    """How many frames a step does at most."""
+
+    def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
+        """Call ``kernel(*arrays, blank)``; the place to compile it."""
+        ...
+
+    def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
+        """Give ``function(xp, *arrays)`` as a function of the arrays, which may compile it.
+
+        ``function`` stands in a module, and works element by element on arrays that broadcast.
+        """
+        ...
+
+    def scan(
+        self,
+        step: Callable[[Any, Any, Any], tuple[Any, Any]],
+        carry: Any,
+        source: Callable[[int, int], Any],
+        *,
+        first: int,
+        blocks: int,
+        size: int,
+        past: Any = None,
+    ) -> tuple[Any, Any]:
+        """Run ``carry, out = step(carry, source(frame, size), earlier)`` for each block of frames.
+
+        ``frame`` counts up from ``first``. ``earlier`` is an element of ``past``, the last one
+        first, or None. Returns the last carry and the past that the ``out`` make.
+        """
+        ...
+
+    def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
+        """Join a past of tuples of arrays (frames, ...) along the frames."""
+        ...
+
+    def assemble(
+        self,
+        block: Callable[[slice, slice], tuple[Array, ...]],
+        shape: tuple[int, int],
+        templates: Sequence[tuple[tuple[int, ...], Any]],
+        block_shape: tuple[int, int],
+        context: Context,
+    ) -> tuple[Array, ...]:
+        """Make arrays ``(*shape, *trailing)`` of the templates ``(trailing, dtype)`` in blocks.
+
+        ``block(rows, frames)`` gives one block of each.
+        """
+        ...
+
+
+class PythonLoop:
+    """The loop in Python, for libraries that compute at once."""
+
+    reads_values = False
+    frames_a_block = 16
+
+    def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
+        """Call it; NumPy would warn of numbers that are meant to vanish."""
+        with np.errstate(all="ignore"):
+            return kernel(*arrays, blank)
+
+    def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
+        """Operation by operation."""
+        return partial(function, xp)
+
+    def scan(
+        self,
+        step: Callable[[Any, Any, Any], tuple[Any, Any]],
+        carry: Any,
+        source: Callable[[int, int], Any],
+        *,
+        first: int,
+        blocks: int,
+        size: int,
+        past: Any = None,
+    ) -> tuple[Any, Any]:
+        """Run block after block. Takes ``past`` apart on the way, so that its memory is freed."""
+        made = []
+        for block in range(blocks):
+            earlier = None if past is None else past.pop()
+            carry, out = step(carry, source(first + block * size, size), earlier)
+            made.append(out)
+        return carry, made
+
+    def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
+        """Join the blocks."""
+        return tuple(xp.concat(parts) for parts in zip(*past, strict=True))
+
+    def assemble(
+        self,
+        block: Callable[[slice, slice], tuple[Array, ...]],
+        shape: tuple[int, int],
+        templates: Sequence[tuple[tuple[int, ...], Any]],
+        block_shape: tuple[int, int],
+        context: Context,
+    ) -> tuple[Array, ...]:
+        """Write block after block into arrays of its own: concatenating would hold them twice."""
+        wholes = tuple(
+            context.xp.empty((*shape, *trailing), dtype=dtype, device=context.device)
+            for trailing, dtype in templates
+        )
+
+        def make(part: tuple[slice, slice]) -> None:
+            for whole, piece in zip(wholes, block(*part), strict=True):
+                whole[(*part, ...)] = piece
+
+        parts = (
+            (rows, frames)
+            for rows in _slices(shape[0], block_shape[0])
+            for frames in _slices(shape[1], block_shape[1])
+        )
+        self.each(make, parts, sum(math.prod((*shape, *trailing)) for trailing, _ in templates))
+        return wholes
+
+    def each(
+        self,
+        task: Callable[[Any], None],
+        parts: Iterator[Any],
+        elements: int,  # noqa: ARG002 - for subclasses to judge by
+    ) -> None:
+        """Run ``task`` for each part; together they make so many elements."""
+        for part in parts:
+            task(part)
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+_PYTHON_LOOP = PythonLoop()
+
+
+def loop_of(namespace: str) -> Loop:
+    """Give the loop that the library's descriptor names, or the one in Python."""
+    registered = registry().namespaces.get(namespace)
+    target = None if registered is None else registered.namespace.loop
+    return _PYTHON_LOOP if target is None else cast("Loop", resolve(target))

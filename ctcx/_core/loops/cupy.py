@@ -1,0 +1,38 @@
+"""The loop for CuPy: what works element by element becomes one kernel.
+
+A frame of the recursion is some forty operations on small arrays. On a GPU each would be a launch,
+and a launch takes longer than the arithmetic.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, cast
+
+import cupy
+
+from ctcx._core.loops.base import PythonLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ctcx._typing import ArrayModule
+
+__all__ = ["CUPY_LOOP", "CupyLoop"]
+
+
+class CupyLoop(PythonLoop):
+    """A :class:`PythonLoop` that compiles the elementwise functions of the core."""
+
+    def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
+        """One kernel for each combination of dtypes, compiled on first use."""
+        return _fuse(function, xp)
+
+
+@lru_cache(maxsize=32)
+def _fuse(function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
+    name = f"ctcx_{function.__name__.strip('_')}"
+    return cast("Callable[..., Any]", cupy.fuse(kernel_name=name)(partial(function, xp)))
+
+
+CUPY_LOOP = CupyLoop()

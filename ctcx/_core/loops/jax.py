@@ -1,0 +1,88 @@
+"""The loop for JAX: ``lax.scan`` over blocks of frames, in one compiled function.
+
+Unrolled in Python, a recursion of 100 frames takes XLA minutes to compile; scanned, a second or two
+at any length. Calls outside of ``jax.jit`` are compiled too, once for each shape.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from ctcx._arrays.jax import same_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ctcx._core.context import Context
+    from ctcx._typing import Array, ArrayModule
+
+__all__ = ["JAX_LOOP", "JaxLoop"]
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _compiled(kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
+    return kernel(*arrays, blank)
+
+
+class JaxLoop:
+    """A :class:`ctcx._core.loops.base.Loop` that XLA can compile at any number of frames."""
+
+    reads_values = False
+    frames_a_block = 4  # a step is unrolled, and its compile time grows with it
+
+    def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
+        """Compile the kernel for these shapes, or take it from JAX's cache, and call it."""
+        return _compiled(kernel, arrays, blank)
+
+    def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
+        """As it is: XLA fuses what stands together."""
+        return partial(function, xp)
+
+    def scan(
+        self,
+        step: Callable[[Any, Any, Any], tuple[Any, Any]],
+        carry: Any,
+        source: Callable[[int, int], Any],
+        *,
+        first: int,
+        blocks: int,
+        size: int,
+        past: Any = None,
+    ) -> tuple[Any, Any]:
+        """Scan over blocks. A past is a tree of arrays (blocks, size, ...)."""
+
+        def in_blocks(array: Array) -> Array:
+            return array.reshape(blocks, size, *array.shape[1:])
+
+        inputs = jax.tree.map(in_blocks, source(first, blocks * size))
+        earlier = jax.tree.map(lambda array: array[::-1], past)
+
+        def one_block(carry: Any, block: tuple[Any, Any]) -> tuple[Any, Any]:
+            return step(carry, *block)
+
+        carry, _ = same_axes((carry, (inputs, earlier)))
+        last, past = jax.lax.scan(one_block, carry, (inputs, earlier))
+        return last, past
+
+    def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
+        """Merge the axes of blocks and frames."""
+        return tuple(
+            xp.reshape(part, (part.shape[0] * part.shape[1], *part.shape[2:])) for part in past
+        )
+
+    def assemble(
+        self,
+        block: Callable[[slice, slice], tuple[Array, ...]],
+        shape: tuple[int, int],
+        templates: Sequence[tuple[tuple[int, ...], Any]],  # noqa: ARG002 - the protocol's
+        block_shape: tuple[int, int],  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> tuple[Array, ...]:
+        """Make all in one block: XLA fuses what happens in it."""
+        return block(slice(0, shape[0]), slice(0, shape[1]))
+
+
+JAX_LOOP = JaxLoop()

@@ -1,0 +1,19 @@
+"""One CTC computation from inside: what is in it, where another one parts from it, and why."""
+
+from __future__ import annotations
+
+from ctcx._diagnosis.answer import QUANTITIES, Answer, read_answer
+from ctcx._diagnosis.best_path import best_path
+from ctcx._diagnosis.divergence import Parting, first_parting
+from ctcx._diagnosis.mistakes import MISTAKES, diagnose
+
+__all__ = [
+    "MISTAKES",
+    "QUANTITIES",
+    "Answer",
+    "Parting",
+    "best_path",
+    "diagnose",
+    "first_parting",
+    "read_answer",
+]

@@ -1,0 +1,254 @@
+"""Choose the backend of a call, and call it.
+
+Who asks for a backend by name is strict: if none of those named can take the call, that is an
+error. Only the automatic selection goes on to the next candidate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any, cast
+
+from ctcx._dispatch.decision import Candidate, Decision
+from ctcx._dispatch.requested import (
+    VARIABLE,
+    asked_for,
+    check_known,
+    check_type,
+    preferred,
+    use_backend,
+)
+from ctcx._dispatch.results import check_form, fault
+from ctcx._dispatch.selection import choose
+from ctcx._dispatch.tracing import Run, record, trace
+from ctcx._errors import BackendError, BackendRejectedError
+from ctcx._isolation import attempt_at_once, is_the_users
+from ctcx._plugins.backend import Decline, resolve
+from ctcx._plugins.registry import registry
+from ctcx._plugins.reporting import one_line, printable, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ctcx._dispatch.decision import Status
+    from ctcx._dispatch.selection import Overrides
+    from ctcx._plugins.backend import Problem
+    from ctcx._plugins.records import RegisteredBackend
+
+__all__ = [
+    "Candidate",
+    "Decision",
+    "Run",
+    "call",
+    "explain_problem",
+    "select",
+    "trace",
+    "use_backend",
+]
+
+CACHE_SIZE = 1024
+
+logger = logging.getLogger("ctcx.select")
+
+_cache: dict[tuple[object, ...], Decision] = {}
+_cache_lock = threading.Lock()
+
+
+def select(problem: Problem, backend: str | None = None) -> Decision:
+    """Choose the backend for a problem; a second time for the same problem it is a look-up.
+
+    Parameters
+    ----------
+    problem
+        What is to be computed.
+    backend
+        Name of the only one that may be chosen; None to let the context, the environment or the
+        automatic order decide.
+
+    Returns
+    -------
+    Decision
+        With a backend selected.
+
+    Raises
+    ------
+    UnknownBackendError
+        A name that no plugin registered.
+    BackendRejectedError
+        What was named can't take the problem.
+    BackendError
+        Nothing can.
+    """
+    check_type(backend)
+    key = (problem, backend, preferred.get(), os.environ.get(VARIABLE), registry().generation)
+    decision = _cache.get(key)
+    if decision is None:
+        decision = _select(problem, backend, {})
+        with _cache_lock:
+            # Shapes change from batch to batch: without a bound this would grow for ever.
+            if len(_cache) >= CACHE_SIZE:
+                del _cache[next(iter(_cache))]
+            _cache[key] = decision
+    return decision
+
+
+def explain_problem(problem: Problem, backend: str | None = None) -> Decision:
+    """Tell what `select` would choose, and about every candidate whether it could, or why not.
+
+    Imports no kernel; may run probes that a plain call would not need.
+
+    Raises
+    ------
+    UnknownBackendError
+        A name that no plugin registered. A rejection is no error here.
+    """
+    check_type(backend)
+    plugins = registry()
+    names, source = asked_for(backend)
+    check_known(plugins, names, source, problem)
+    return choose(problem, plugins, names=names, source=source, thorough=True)
+
+
+def call(
+    problem: Problem,
+    backend: str | None,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    decision: Decision | None = None,
+) -> tuple[Any, Decision]:
+    """Select a backend, import its kernel if need be, run it, and record that in :func:`trace`.
+
+    Parameters
+    ----------
+    problem, backend
+        As for `select`.
+    args, kwargs
+        Of the kernel, as its contract in :class:`ctcx.plugin.Backend` says.
+    decision
+        What `select` has said already.
+
+    Returns
+    -------
+    result
+        Of the kernel.
+    decision : Decision
+        Whose kernel it was.
+
+    Raises
+    ------
+    BackendError
+        As for `select`; or the kernel that was asked for by name can't be imported, or declined.
+    KernelError
+        The kernel returned something wrong, or tried to end the process.
+    Exception
+        Whatever else the kernel raises, with a note that says whose kernel it is.
+    """
+    decision = decision or select(problem, backend)
+    overrides: dict[str, tuple[Status, str]] = {}
+    while True:
+        entry = _require(decision)
+        name = entry.backend.name
+        if (kernel := _kernel(entry, decision)) is not None:
+            try:
+                result = kernel(*args, **kwargs)
+            except Decline as decline:
+                verdict: tuple[Status, str] = ("declined", _words(decline))
+                if decision.source != "auto":
+                    raise BackendRejectedError(_refusal(decision, entry, verdict)) from decline
+                overrides[name] = verdict
+            except BaseException as error:
+                _add_note(error, entry, problem.operation)
+                if isinstance(error, Exception) or is_the_users(error):
+                    raise
+                raise fault(decision, f"raised {one_line(error)}") from error
+            else:
+                check_form(result, args[0], decision)
+                record(decision)
+                return result, decision
+        decision = _select(problem, backend, overrides)
+
+
+def _words(decline: Decline) -> str:
+    """Reason that a kernel gave for declining."""
+    words, failed = attempt_at_once(str, decline)
+    return (
+        "it gave a reason that can't be printed"
+        if failed
+        else printable(words) or "it gave no reason"
+    )
+
+
+def _add_note(error: BaseException, entry: RegisteredBackend, operation: str) -> None:
+    """Say in an exception's traceback whose kernel raised it."""
+    note = f"in backend {entry.backend.name!r} from {entry.provenance}, operation {operation}"
+    with contextlib.suppress(Exception):  # an exception class may refuse notes
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+
+
+def _select(problem: Problem, backend: str | None, overrides: Overrides) -> Decision:
+    plugins = registry()
+    names, source = asked_for(backend)
+    check_known(plugins, names, source, problem)
+    decision = choose(problem, plugins, names=names, source=source, overrides=overrides)
+    if decision.selected is None:  # the table of the error should say all that can be known
+        decision = choose(
+            problem, plugins, names=names, source=source, overrides=overrides, thorough=True
+        )
+    logger.debug("%s", decision)
+    _require(decision)
+    return decision
+
+
+def _require(decision: Decision) -> RegisteredBackend:
+    """The backend that was selected; an error with the whole table if there is none."""
+    if decision.selected is not None:
+        return decision.selected
+    if decision.source == "auto":
+        msg = f"no backend can take this call. {decision}"
+        raise BackendError(msg)
+    verdicts = {c.name: f"backend {c.name!r} {c.status}: {c.reason}" for c in decision.candidates}
+    why = "; ".join(verdicts[name] for name in decision.asked)
+    msg = f"{why} (asked for by {decision.source}).\n{decision}"
+    raise BackendRejectedError(msg)
+
+
+def _kernel(entry: RegisteredBackend, decision: Decision) -> Callable[..., Any] | None:
+    """Import the kernel; None if that fails in automatic selection, which then goes on."""
+    operation = decision.problem.operation
+    target = entry.backend.kernels[operation]
+    try:
+        kernel = resolve(target)
+        if callable(kernel):
+            return cast("Callable[..., Any]", kernel)
+        error: Exception = TypeError(f"{shown(kernel)} can't be called")
+    except Exception as raised:  # noqa: BLE001 - a plugin may raise anything
+        error = raised
+    reason = f"its kernel {target!r} can't be imported: {one_line(error)}"
+    if decision.source != "auto":
+        refusal = _refusal(decision, entry, ("unusable", reason))
+        raise BackendError(refusal) from error
+    plugins = registry()
+    if plugins.mark_broken(entry.backend.name, operation, reason):
+        with _cache_lock:
+            _cache.clear()
+        plugins.report_backend(entry, operation, reason, error)
+    return None
+
+
+def _refusal(decision: Decision, entry: RegisteredBackend, verdict: tuple[Status, str]) -> str:
+    """Message for a backend that was asked for by name, selected, and then could not do it."""
+    name = entry.backend.name
+    status, reason = verdict
+    after = choose(
+        decision.problem,
+        registry(),
+        names=(name,),
+        source=decision.source,
+        overrides={name: verdict},
+        thorough=True,
+    )
+    return f"backend {name!r} of {entry.provenance} {status}: {reason}.\n{after}"

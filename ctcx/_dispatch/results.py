@@ -1,0 +1,151 @@
+"""Look at what a kernel returned before the caller gets it.
+
+The form is looked at in every call: library, device, shape and dtype. Losses are looked at where
+values are checked: none is NaN or negative.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctcx._arrays.facts import describe, device_name, is_array, is_elsewhere, library_name
+from ctcx._arrays.tensor_forms import UNREADABLE
+from ctcx._errors import KernelError
+from ctcx._plugins.backend import HALF_DTYPES
+from ctcx._plugins.reporting import printable
+
+if TYPE_CHECKING:
+    from ctcx._arrays.facts import Facts
+    from ctcx._dispatch.decision import Decision
+    from ctcx._plugins.backend import Problem
+    from ctcx._typing import Array
+
+__all__ = ["are_losses", "check_form", "fault", "losses_fault", "on_host"]
+
+
+_FEW = 16
+"""Numbers that are looked at sooner one by one than by a call of NumPy's."""
+
+
+def check_form(result: Any, logits: Array, decision: Decision) -> None:
+    """Raise what is wrong with the form of a kernel's result, if anything is; reads no values.
+
+    Parameters
+    ----------
+    result
+        Of the kernel.
+    logits
+        (N, T, C), as the kernel got them.
+    decision
+        Whose kernel it was, and for what.
+
+    Raises
+    ------
+    KernelError
+        It is not what :class:`ctcx.plugin.Backend` says a kernel returns.
+    """
+    problem = decision.problem
+    if problem.operation == "loss_and_grad":
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise fault(decision, f"returned {_kind(result)}, expected a tuple (loss, grad)")
+        loss, grad = result
+        if not _is_like(grad, logits, logits.shape, logits.dtype, problem):
+            _check_array("grad", grad, logits.shape, problem.dtype, decision)
+    else:
+        loss = result
+    if problem.dtype in HALF_DTYPES or not _is_like(
+        loss, logits, logits.shape[:1], logits.dtype, problem
+    ):
+        dtype = "float64" if problem.dtype == "float64" else "float32"
+        _check_array("loss", loss, logits.shape[:1], dtype, decision)
+
+
+def are_losses(loss: Array, facts: Facts) -> bool:
+    """Whether no loss (N,) is NaN or negative."""
+    host = on_host(loss, facts)
+    if host is None:
+        return bool(facts.xp.all(loss >= 0))
+    if host.size <= _FEW:
+        return all(loss >= 0 for loss in host.tolist())
+    return bool(np.minimum.reduce(host) >= 0)  # NaN wins every minimum
+
+
+def on_host(loss: Array, facts: Facts) -> Any:
+    """Losses that lie in the host's memory as a NumPy array; None for others."""
+    known = facts.namespace in ("numpy", "torch", "jax.numpy")
+    if known and facts.device.startswith("cpu") and not facts.form & UNREADABLE:
+        return np.asarray(loss)
+    return None
+
+
+def losses_fault(loss: Array, facts: Facts, decision: Decision) -> KernelError:
+    """What to raise for losses that are none, though the input has passed all checks."""
+    bad = ~(loss >= 0)
+    n = int(facts.xp.argmax(facts.xp.astype(bad, facts.xp.int32)))
+    return fault(
+        decision,
+        f"returned a loss of {float(loss[n])} for sequence {n}, whose values passed all checks; "
+        f"expected a number of at least 0, or +inf where no path emits the labels",
+    )
+
+
+def fault(decision: Decision, what: str) -> KernelError:
+    """Error that names the plugin; ``what`` goes on from "its kernel"."""
+    entry = decision.selected
+    assert entry is not None  # noqa: S101 - its kernel was called
+    backend, operation = entry.backend, decision.problem.operation
+    if backend.name == "array-api":
+        advice = "This is a fault of ctcx: please report it"
+    else:
+        where = f" ({backend.url})" if backend.url else ""
+        advice = (
+            f"This is a fault of the plugin: please report it to its authors{where}; "
+            f"backend='array-api' computes without it"
+        )
+    return KernelError(
+        f"backend {backend.name!r} of {entry.provenance}, operation {operation}: its kernel "
+        f"{what}. {advice}",
+        backend=backend.name,
+        provenance=entry.provenance,
+        operation=operation,
+    )
+
+
+def _is_like(array: Any, logits: Array, shape: Any, dtype: Any, problem: Problem) -> bool:
+    """Whether it certainly is of this form and where the logits are: the common case, at once."""
+    return (
+        type(array) is type(logits)
+        and array.shape == shape
+        and array.dtype == dtype
+        and (
+            problem.namespace == "numpy"
+            or (problem.namespace == "torch" and array.device == logits.device)
+        )
+    )
+
+
+def _check_array(name: str, array: Any, shape: Any, dtype: str, decision: Decision) -> None:
+    problem = decision.problem
+    if not is_array(array):
+        got, expected = _kind(array), f"an array of {problem.namespace}"
+    elif (library := library_name(array)) != problem.namespace:
+        got, expected = f"an array of {library}", f"one of {problem.namespace}"
+    elif tuple(array.shape) != tuple(shape):
+        got, expected = f"an array of shape {tuple(array.shape)}", f"{tuple(shape)}"
+    elif (found := describe(array).dtype) != dtype:
+        got, expected = f"an array of {found}", dtype
+    elif not problem.traced and is_elsewhere(device := device_name(array), problem.device):
+        got, expected = f"an array on {device}", problem.device
+    else:
+        return
+    raise fault(decision, f"returned {got} as {name}, expected {expected}")
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "None"
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    return f"an object of type {printable(type(value).__qualname__)}"

@@ -1,0 +1,1 @@
+"""From what callers pass to what kernels get."""

@@ -1,0 +1,189 @@
+"""Checks of values: labels, lengths and logits. The only place that reads values of the input.
+
+Host data (lists, NumPy labels beside any logits) is checked on the host. All else is folded into
+one boolean on the device, read once. Only when that says no are values looked up, to say where.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import array_api_compat
+import numpy as np
+
+from ctcx._arrays.facts import device_of, is_numpy
+from ctcx._errors import CTCInputError
+from ctcx._inputs.host_data import to_lists
+
+if TYPE_CHECKING:
+    from ctcx._inputs.prepare import Prepared
+    from ctcx._typing import Array, ArrayModule
+
+__all__ = ["check_values", "locate"]
+
+
+def check_values(call: Prepared, *, time_major: bool = False) -> None:
+    """Raise what is wrong with the values, if anything is.
+
+    Raises
+    ------
+    CTCInputError
+        A length outside its range, a label out of range or equal to the blank, a NaN or +inf logit
+        inside a sequence; with sequence, position and value.
+    """
+    labels, logit_lengths, label_lengths = _best_copies(call)
+    logits = call.logits
+    xp_small = array_api_compat.array_namespace(labels)
+    ok_small = _small_ok(labels, logit_lengths, label_lengths, logits.shape, call.blank, xp_small)
+    if is_numpy(labels) and not is_numpy(logits):
+        if not ok_small:
+            _raise(call, time_major=time_major)
+        ok = _logits_ok(call)
+    else:
+        ok = ok_small & _logits_ok(call)
+    if not bool(ok):
+        _raise(call, time_major=time_major)
+
+
+def _best_copies(call: Prepared) -> tuple[Any, Any, Any]:
+    """Labels and lengths on the host if every one is known there, else on the device."""
+    count, frames, _ = call.logits.shape
+    logit_lengths, label_lengths = call.host_logit_lengths, call.host_label_lengths
+    if call.host_labels is None:
+        return call.labels, call.logit_lengths, call.label_lengths
+    width = call.host_labels.shape[1]
+    if logit_lengths is None and call.full_frames:
+        logit_lengths = np.full((count,), frames)
+    if label_lengths is None and call.full_labels:
+        label_lengths = np.full((count,), width)
+    if logit_lengths is None or label_lengths is None:
+        return call.labels, call.logit_lengths, call.label_lengths
+    return call.host_labels, logit_lengths, label_lengths
+
+
+def _small_ok(
+    labels: Array,
+    logit_lengths: Array,
+    label_lengths: Array,
+    shape: tuple[int, int, int],
+    blank: int,
+    xp: ArrayModule,
+) -> Array:
+    """Whether labels and lengths are right, as a 0-d boolean array."""
+    _, frames, classes = shape
+    width = labels.shape[1]
+    # Comparisons and & keep all of it on the device.
+    lengths_ok = (logit_lengths >= 0) & (logit_lengths <= frames)
+    lengths_ok = lengths_ok & (label_lengths >= 0) & (label_lengths <= width)
+    if width == 0:
+        return xp.all(lengths_ok)
+    position = xp.arange(0, width, dtype=label_lengths.dtype, device=device_of(labels))
+    unused = position[None, :] >= label_lengths[:, None]
+    fine = (labels >= 0) & (labels < classes) & (labels != blank)
+    return xp.all((fine | unused) & lengths_ok[:, None])
+
+
+def _logits_ok(call: Prepared) -> Array:
+    """Whether no logit inside a sequence is NaN or +inf, as a 0-d boolean array.
+
+    A maximum finds both, as NaN wins every maximum.
+    """
+    xp, logits = call.facts.xp, call.logits
+    if 0 in logits.shape:
+        return xp.ones((), dtype=xp.bool, device=device_of(logits))
+    limit = float("inf")
+    host_lengths = call.host_logit_lengths
+    if call.full_frames or (host_lengths is not None and (host_lengths == logits.shape[1]).all()):
+        return xp.max(logits) < limit
+    frames = xp.arange(
+        0,
+        logits.shape[1],
+        dtype=call.logit_lengths.dtype,
+        device=device_of(logits),
+    )
+    outside = frames[None, :] >= call.logit_lengths[:, None]
+    return xp.all((xp.max(logits, axis=2) < limit) | outside)
+
+
+def _raise(call: Prepared, *, time_major: bool) -> None:
+    locate(call, time_major=time_major)
+    msg = "the values of logits, labels or lengths are wrong in a way that could not be located"
+    raise CTCInputError(msg, argument="logits")
+
+
+def locate(call: Prepared, *, time_major: bool) -> None:
+    """Find the first value that is wrong and raise it; return if there is none.
+
+    Raises
+    ------
+    CTCInputError
+        As :func:`check_values`.
+    """
+    labels, logit_lengths, label_lengths = (
+        to_lists(array if host is None else host)  # as the caller wrote them, before any narrowing
+        for array, host in (
+            (call.labels, call.host_labels),
+            (call.logit_lengths, call.host_logit_lengths),
+            (call.label_lengths, call.host_label_lengths),
+        )
+    )
+    _, frames, classes = call.logits.shape
+    width = call.labels.shape[1]
+    for argument, lengths, limit, axis in (
+        ("logit_lengths", logit_lengths, frames, "frames"),
+        ("label_lengths", label_lengths, width, "label positions"),
+    ):
+        for sequence, length in enumerate(lengths):
+            if not 0 <= length <= limit:
+                msg = (
+                    f"{argument}[{sequence}] is {length}: expected 0 to {limit}, the number of "
+                    f"{axis}"
+                )
+                raise CTCInputError(msg, argument=argument, sequence=sequence, value=length)
+    for sequence, length in enumerate(label_lengths):
+        for position, label in enumerate(labels[sequence][:length]):
+            _check_label(label, sequence, position, classes, call.blank)
+    _report_logits(call, logit_lengths, time_major=time_major)
+
+
+def _check_label(label: int, sequence: int, position: int, classes: int, blank: int) -> None:
+    if not 0 <= label < classes:
+        problem = f"expected 0 to {classes - 1}, a class of the {classes} in the logits"
+        if label < 0:
+            problem += "; padding belongs past the sequence's label_lengths"
+    elif label == blank:
+        problem = (
+            f"that is the blank (blank={blank}), which no label may be; padding belongs past the "
+            f"sequence's label_lengths"
+        )
+    else:
+        return
+    msg = f"labels[{sequence}, {position}] is {label} (sequence {sequence}, position {position}): "
+    raise CTCInputError(
+        msg + problem, argument="labels", sequence=sequence, position=position, value=label
+    )
+
+
+def _report_logits(call: Prepared, logit_lengths: list[int], *, time_major: bool) -> None:
+    xp = call.facts.xp
+    bad = xp.isnan(call.logits) | (call.logits == float("inf"))
+    for sequence, length in enumerate(logit_lengths):
+        inside = bad[sequence, :length, :]
+        if length and bool(xp.any(inside)):
+            first = int(xp.argmax(xp.astype(xp.reshape(inside, (-1,)), xp.int8)))
+            frame, label_class = divmod(first, call.logits.shape[2])
+            value = float(call.logits[sequence, frame, label_class])
+            index = (frame, sequence) if time_major else (sequence, frame)
+            place = ", ".join(str(i) for i in ((frame,) if call.single else index))
+            msg = (
+                f"logits[{place}, {label_class}] is {value} (sequence {sequence}, frame {frame}, "
+                f"class {label_class}): expected finite numbers, or -inf for a masked class, in "
+                f"the {length} frames of the sequence"
+            )
+            raise CTCInputError(
+                msg,
+                argument="logits",
+                sequence=sequence,
+                position=(frame, label_class),
+                value=value,
+            )

@@ -1,0 +1,432 @@
+"""What a plugin says about itself: descriptors of kernels, array libraries and problems.
+
+Everything here is plain data. Callables that would import a heavy library are named as
+``"package.module:function"`` and imported on first use, so that registering a plugin costs nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from ctcx._isolation import attempt
+from ctcx._plugins.reporting import one_line, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "API_VERSION",
+    "Backend",
+    "Decline",
+    "Feature",
+    "Namespace",
+    "Operation",
+    "Problem",
+    "resolve",
+]
+
+API_VERSION: tuple[int, int] = (2, 0)
+"""Version of the plugin API, ``(major, minor)``; see :class:`Backend` for what is compatible."""
+
+Operation = Literal["loss", "loss_and_grad"]
+"""What a kernel computes; the keys of :attr:`Backend.kernels`."""
+
+OPERATIONS: tuple[str, ...] = get_args(Operation)
+
+HALF_DTYPES = frozenset({"float16", "bfloat16"})
+KNOWN_DTYPES = frozenset({"float32", "float64"}) | HALF_DTYPES
+_NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
+_NAMESPACE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
+
+
+class Feature(enum.Enum):
+    """What a kernel can do beyond the minimum, where that can be told before it is called.
+
+    A declared feature is tested by the conformance kit. An undeclared one is a gate: a problem that
+    needs it is rejected with a reason.
+    """
+
+    GRAD = "computes the gradient with respect to the logits (operation loss_and_grad)"
+    TRACEABLE = "can be called while the library traces (jax.jit): reads no values"
+    DETERMINISTIC = "the same input gives the same bits, every time"
+    HALF = "takes float16 or bfloat16 logits and computes in float32"
+    NONCONTIGUOUS = "takes logits that are not contiguous (transposed or sliced)"
+    CHECKS_VALUES = (
+        "checks the values it gets: a loss of NaN marks each sequence that has a length or label "
+        "out of range, a label equal to the blank, or a logit of NaN or +inf in its frames"
+    )
+    DELEGATES = "lets another backend's kernels compute, so that its numbers prove nothing new"
+
+
+class Decline(Exception):  # noqa: N818 - not an error: a kernel bows out
+    """Raised by a kernel, before it does any work, to say that it can't take this call.
+
+    Automatic selection then tries the next candidate and records the reason. With ``backend=``,
+    :func:`ctcx.use_backend` or ``CTCX_BACKEND`` it becomes an error. ``NotImplementedError`` is
+    not a way to decline: it is a bug, and propagates.
+    """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """The static facts of one call: all that selection may look at. Hashable; holds no values.
+
+    Attributes
+    ----------
+    operation
+        ``"loss"`` or ``"loss_and_grad"``.
+    namespace
+        Name of the array library: ``"numpy"``, ``"cupy"``, ``"torch"``, ``"jax.numpy"``, ...
+    device
+        The device as the library names it: ``"cpu"``, ``"cuda:0"``, ... Where there isn't one, as
+        while JAX traces and for arrays spread over several, ``"cpu"`` if JAX has no other kind of
+        device, else ``"unknown"``.
+    dtype
+        Of the logits: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
+    N, T, C, S
+        Sequences, frames, classes (blank included) and width of the label array. None for one that
+        is undecided while JAX traces, under ``jax.export`` with symbolic shapes: such a problem is
+        the core's alone, and no plugin is asked about it.
+    blank
+        Index of the blank class, in ``range(C)``.
+    traced
+        Whether values can't be read because the library is tracing (``jax.jit``).
+    contiguous
+        Whether the logits, seen as (N, T, C), are contiguous in row-major order; True where a
+        library has no such notion.
+    """
+
+    operation: Operation
+    namespace: str
+    device: str
+    dtype: str
+    N: int
+    T: int
+    C: int
+    S: int
+    blank: int
+    traced: bool = False
+    contiguous: bool = True
+
+
+def _nothing() -> str | None:
+    return None
+
+
+def _accept_all(problem: Problem) -> str | None:  # noqa: ARG001 - the signature is the protocol
+    return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backend:
+    """One kernel family that computes CTC, as its plugin describes it.
+
+    A kernel is a function ::
+
+        kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> loss
+        kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> (loss, grad)
+
+    It gets arrays of one library, on one device:
+
+    * ``logits`` (N, T, C), unnormalised, in one of the backend's ``dtypes``; contiguous unless it
+      declares :attr:`Feature.NONCONTIGUOUS`;
+    * ``labels`` (N, S), ``logit_lengths`` (N,) and ``label_lengths`` (N,), each in int32 or int64,
+      not necessarily the same, and in any strides: as the caller passed them;
+    * ``blank``, an ``int`` in ``range(C)``.
+
+    Entries past a length may be anything: NaN in logits, any integer in labels. All other values
+    have been checked, except with :attr:`Feature.CHECKS_VALUES`, and where the caller passes
+    ``validate=False`` or the library traces. For unchecked values a kernel neither reads nor writes
+    out of bounds; a sequence with a NaN or +inf logit in its frames gets a loss of NaN and a
+    gradient of NaN in its frames, whether or not it is feasible, and other sequences are right.
+
+    It returns, in the same library and on the same device,
+
+    * ``loss`` (N,): the negative log likelihood in nats, never negative, in float32 (float64 for
+      float64 logits); +inf where no path emits the labels, and where it is above 1.8e8, in every
+      dtype;
+    * ``grad`` (N, T, C), in a tuple after the loss: d loss[n] / d logits, in their dtype, exactly 0
+      past a sequence's length and for a sequence whose loss is +inf.
+
+    Both are new: nothing else refers to them, and ctcx may write into them.
+
+    Both are looked at: a wrong library, device, shape or dtype, and a loss of NaN or below 0 where
+    values are checked, is a :class:`ctcx.KernelError`. A kernel never writes to its inputs.
+    Reductions, the policy for infeasible sequences, layouts and checks of the input belong to ctcx,
+    so that backends agree.
+
+    Attributes
+    ----------
+    name
+        What users type in ``backend=``; lower-case letters, digits, ``-`` and ``_``.
+    kernels
+        ``{operation: "package.module:function"}``; imported on first use.
+    namespaces
+        Names of the array libraries it takes; ``{"*"}`` for code that needs the array API only.
+    devices
+        Kinds of device, as they stand before the colon (``"cpu"``, ``"cuda"``), or ``{"*"}``.
+    dtypes
+        Of the logits. Half precision goes with :attr:`Feature.HALF`.
+    features
+        See :class:`Feature`.
+    priority
+        In automatic selection the highest goes first; ties are broken by name.
+    opt_in
+        True (the default): never chosen automatically, so that installing a package changes
+        nobody's results. First-party backends earn False by passing the whole conformance kit.
+    probe
+        Called once, when first needed: None if usable on this machine, else why not.
+    accepts
+        Called with a :class:`Problem`: None if it can be taken, else why not. Cheap and pure.
+    api
+        The plugin API it was written for. Another major version, or a later minor one than
+        :data:`ctcx.plugin.API_VERSION`, is refused; an earlier minor one is fine.
+    summary, url
+        For people: one line, and where to read more.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A field of the wrong type or an impossible combination, with its name and value.
+    """
+
+    name: str
+    kernels: Mapping[str, str]
+    namespaces: frozenset[str]
+    devices: frozenset[str] = frozenset({"cpu"})
+    dtypes: frozenset[str] = frozenset({"float32", "float64"})
+    features: frozenset[Feature] = frozenset()
+    priority: int = 0
+    opt_in: bool = True
+    probe: Callable[[], str | None] = _nothing
+    accepts: Callable[[Problem], str | None] = _accept_all
+    api: tuple[int, int] = (2, 0)
+    summary: str = ""
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        _check_name("Backend", self.name)
+        where = f"Backend {self.name!r}"
+        _check_kernels(where, self)
+        for attribute in ("namespaces", "devices", "dtypes"):
+            _check_names(where, self, attribute)
+        _check_features(where, self)
+        for attribute in ("priority", "opt_in"):
+            _check_type(where, self, attribute, int if attribute == "priority" else bool)
+        for attribute in ("probe", "accepts"):
+            _check_callable(where, self, attribute)
+        _check_api(where, self.api)
+        for attribute in ("summary", "url"):
+            _check_line(where, self, attribute)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Namespace:
+    """How to work with one array library from outside: for tests, benchmarks and the command line.
+
+    The computation itself never needs this; it uses the array API. The one exception is ``loop``.
+
+    Attributes
+    ----------
+    name
+        As in :attr:`Problem.namespace`: the import name of the library's array namespace.
+    distribution
+        Name of the package that installs it, for versions and advice (``"torch"``).
+    from_numpy
+        ``"package.module:function"``; ``function(array, dtype, device)`` makes an array of the
+        library from a NumPy array (None for dtype or device: the library's default).
+    to_numpy
+        ``"package.module:function"``; ``function(array)`` gives a NumPy array.
+    devices
+        ``"package.module:function"``; ``function()`` gives the devices usable here, by the names
+        that ``from_numpy`` takes.
+    probe
+        None if the library can be used here, else why not. May import the library.
+    synchronize
+        ``"package.module:function"``; ``function(array)`` returns when ``array`` is computed. None
+        for libraries that compute at once.
+    jit
+        ``"package.module:function"``; ``function(callable)`` compiles it. None if there is none.
+    loop
+        ``"package.module:object"``, a :class:`ctcx._core.loops.base.Loop` for the core to loop over
+        frames with, for libraries that trace and compile. None for a loop in Python.
+    dtypes
+        Names of the dtypes of logits that the library has.
+    api
+        As in :class:`Backend`.
+    """
+
+    name: str
+    distribution: str
+    from_numpy: str
+    to_numpy: str
+    devices: str
+    probe: Callable[[], str | None] = _nothing
+    synchronize: str | None = None
+    jit: str | None = None
+    loop: str | None = None
+    dtypes: frozenset[str] = frozenset({"float32", "float64"})
+    api: tuple[int, int] = (2, 0)
+
+    def __post_init__(self) -> None:
+        name: object = self.name
+        if not isinstance(name, str) or not _NAMESPACE.match(name):
+            msg = f"Namespace: name must be the import name of a module, got {shown(name)}"
+            raise TypeError(msg)
+        where = f"Namespace {name!r}"
+        _check_line(where, self, "distribution")
+        for attribute in ("from_numpy", "to_numpy", "devices"):
+            _check_target(f"{where}: {attribute}", getattr(self, attribute))
+        for attribute in ("synchronize", "jit", "loop"):
+            if getattr(self, attribute) is not None:
+                _check_target(f"{where}: {attribute}", getattr(self, attribute))
+        _check_callable(where, self, "probe")
+        _check_names(where, self, "dtypes")
+        _check_api(where, self.api)
+
+
+@lru_cache(maxsize=256)
+def resolve(target: str) -> Any:
+    """Import what ``"package.module:attribute"`` names.
+
+    Raises
+    ------
+    ImportError
+        The module can't be imported, has no such attribute, or tried to end the process; the
+        message names ``target``.
+    Exception
+        Whatever else the import raises.
+    """
+    found, error = attempt(_imported, target)
+    if error is None:
+        return found
+    if isinstance(error, Exception):
+        raise error
+    msg = f"{target!r}: its import raised {one_line(error)}"
+    raise ImportError(msg) from error
+
+
+def _imported(target: str) -> Any:
+    module_name, _, attribute = target.partition(":")
+    module = import_module(module_name)
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        msg = f"{target!r}: module {module_name!r} has no attribute {attribute!r}"
+        raise ImportError(msg) from None
+
+
+def _check_name(kind: str, name: object) -> None:
+    if not isinstance(name, str) or not _NAME.match(name):
+        msg = (
+            f"{kind} name {shown(name)} is not valid: use lower-case letters, digits, '-' and '_', "
+            f"starting with a letter"
+        )
+        raise ValueError(msg)
+
+
+def _check_target(where: str, target: object) -> None:
+    if not isinstance(target, str) or not _TARGET.match(target):
+        msg = f"{where} must look like 'package.module:function', got {shown(target)}"
+        raise ValueError(msg)
+
+
+def _check_kernels(where: str, backend: Backend) -> None:
+    given: object = backend.kernels
+    if not isinstance(given, Mapping):
+        msg = f"{where}: kernels must map operations to functions, got {shown(given)}"
+        raise TypeError(msg)
+    kernels = dict(given)
+    if unknown := [key for key in kernels if key not in OPERATIONS]:
+        known = ", ".join(OPERATIONS)
+        msg = f"{where}: kernels has unknown operations {shown(unknown)}; known: {known}"
+        raise ValueError(msg)
+    if not kernels:
+        msg = f"{where}: kernels is empty; give at least {{'loss': 'package.module:function'}}"
+        raise ValueError(msg)
+    for operation, target in kernels.items():
+        _check_target(f"{where}: kernels[{operation!r}]", target)
+    object.__setattr__(backend, "kernels", kernels)
+
+
+def _check_names(where: str, descriptor: object, attribute: str) -> None:
+    """Make a frozen set of one of names, which must not be empty."""
+    names = _frozen(where, descriptor, attribute)
+    if not names:
+        msg = f"{where}: {attribute} is empty, so it could never be used"
+        raise ValueError(msg)
+    if bad := [name for name in names if not isinstance(name, str)]:
+        msg = f"{where}: {attribute} must be names, got {shown(bad[0])}"
+        raise TypeError(msg)
+    if attribute == "dtypes" and (strange := names - KNOWN_DTYPES):
+        msg = f"{where}: unknown dtypes {sorted(strange)}; known: {sorted(KNOWN_DTYPES)}"
+        raise ValueError(msg)
+
+
+def _check_features(where: str, backend: Backend) -> None:
+    features = _frozen(where, backend, "features")
+    if bad := [feature for feature in features if not isinstance(feature, Feature)]:
+        msg = f"{where}: features must be members of ctcx.plugin.Feature, got {shown(bad)}"
+        raise TypeError(msg)
+    if bool(backend.dtypes & HALF_DTYPES) != (Feature.HALF in features):
+        msg = f"{where}: Feature.HALF and the dtypes {sorted(HALF_DTYPES)} go together"
+        raise ValueError(msg)
+    if ("loss_and_grad" in backend.kernels) != (Feature.GRAD in features):
+        msg = f"{where}: Feature.GRAD and a loss_and_grad kernel go together"
+        raise ValueError(msg)
+
+
+def _frozen(where: str, descriptor: object, attribute: str) -> frozenset[Any]:
+    """Make a frozen set of the value of a field; of sets, lists and tuples, which are finite."""
+    given: object = getattr(descriptor, attribute)
+    if isinstance(given, str):
+        msg = f"{where}: {attribute} must be a set of names, got the string {shown(given)}"
+        raise TypeError(msg)
+    if not isinstance(given, (AbstractSet, list, tuple)):
+        msg = f"{where}: {attribute} must be a set, got {shown(given)}"
+        raise TypeError(msg)
+    try:
+        frozen = frozenset(given)
+    except Exception as error:  # noqa: BLE001 - something in it can't be hashed
+        msg = f"{where}: {attribute} can't be made a set: {one_line(error)}"
+        raise TypeError(msg) from None
+    object.__setattr__(descriptor, attribute, frozen)
+    return frozen
+
+
+def _check_type(where: str, descriptor: object, attribute: str, kind: type) -> None:
+    value: object = getattr(descriptor, attribute)
+    if type(value) is not kind:  # True is an int, and no priority
+        msg = f"{where}: {attribute} must be of type {kind.__name__}, got {shown(value)}"
+        raise TypeError(msg)
+
+
+def _check_callable(where: str, descriptor: object, attribute: str) -> None:
+    value: object = getattr(descriptor, attribute)
+    if not callable(value):
+        msg = f"{where}: {attribute} must be a function, got {shown(value)}"
+        raise TypeError(msg)
+
+
+def _check_line(where: str, descriptor: object, attribute: str) -> None:
+    value: object = getattr(descriptor, attribute)
+    if not isinstance(value, str) or not value.isprintable():
+        msg = f"{where}: {attribute} must be one line of text, got {shown(value)}"
+        raise TypeError(msg)
+
+
+def _check_api(where: str, api: object) -> None:
+    match api:
+        case (int(major), int(minor)) if isinstance(api, tuple):
+            if not isinstance(major, bool) and not isinstance(minor, bool):
+                return
+    msg = f"{where}: api must be two integers (major, minor), got {shown(api)}"
+    raise TypeError(msg)

@@ -1,0 +1,132 @@
+"""What ctcx itself registers, through the same hooks as any plugin."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from functools import partial
+from importlib import metadata
+
+from ctcx import __version__
+from ctcx._arrays.namespaces import cupy_runtime_info, probe_cupy, probe_import
+from ctcx._plugins.backend import KNOWN_DTYPES
+from ctcx.plugin import Backend, Feature, Namespace, hookimpl
+
+__all__ = ["ctcx_backends", "ctcx_namespaces", "ctcx_runtime_info"]
+
+_WORTH_KNOWING = (
+    "numpy",
+    "array-api-compat",
+    "pluggy",
+    "array-api-strict",
+    "torch",
+    "jax",
+    "jaxlib",
+    "numba",
+)
+
+
+@hookimpl
+def ctcx_backends() -> list[Backend]:
+    """Offer the core: slower than a compiled kernel, right on every library and device."""
+    return [
+        Backend(
+            name="array-api",
+            kernels={
+                "loss": "ctcx._core.kernels:loss",
+                "loss_and_grad": "ctcx._core.kernels:loss_and_grad",
+            },
+            namespaces=frozenset({"*"}),
+            devices=frozenset({"*"}),
+            dtypes=KNOWN_DTYPES,
+            features=frozenset(Feature) - {Feature.CHECKS_VALUES, Feature.DELEGATES},
+            priority=-1000,
+            opt_in=False,
+            summary="the core, for any library that implements the array API standard",
+        )
+    ]
+
+
+@hookimpl
+def ctcx_namespaces() -> list[Namespace]:
+    """Describe the array libraries that ctcx is tested with."""
+    here = "ctcx._arrays.namespaces"
+    full = frozenset({"float32", "float64"})
+    half = full | {"float16"}
+    return [
+        Namespace(
+            name="numpy",
+            distribution="numpy",
+            from_numpy=f"{here}:numpy_from_numpy",
+            to_numpy=f"{here}:numpy_to_numpy",
+            devices=f"{here}:numpy_devices",
+            loop="ctcx._core.loops.numpy:THREADED_LOOP",
+            dtypes=half,
+        ),
+        Namespace(
+            name="torch",
+            distribution="torch",
+            from_numpy=f"{here}:torch_from_numpy",
+            to_numpy=f"{here}:torch_to_numpy",
+            devices=f"{here}:torch_devices",
+            probe=partial(probe_import, "torch", "torch"),
+            synchronize=f"{here}:torch_synchronize",
+            dtypes=KNOWN_DTYPES,
+        ),
+        Namespace(
+            name="jax.numpy",
+            distribution="jax",
+            from_numpy=f"{here}:jax_from_numpy",
+            to_numpy=f"{here}:jax_to_numpy",
+            devices=f"{here}:jax_devices",
+            probe=partial(probe_import, "jax.numpy", "jax"),
+            synchronize=f"{here}:jax_synchronize",
+            jit=f"{here}:jax_jit",
+            loop="ctcx._core.loops.jax:JAX_LOOP",
+            dtypes=KNOWN_DTYPES,
+        ),
+        Namespace(
+            name="array_api_strict",
+            distribution="array-api-strict",
+            from_numpy=f"{here}:strict_from_numpy",
+            to_numpy=f"{here}:strict_to_numpy",
+            devices=f"{here}:strict_devices",
+            probe=partial(probe_import, "array_api_strict", "array-api-strict"),
+            dtypes=full,
+        ),
+        Namespace(
+            name="cupy",
+            distribution="cupy",
+            from_numpy=f"{here}:cupy_from_numpy",
+            to_numpy=f"{here}:cupy_to_numpy",
+            devices=f"{here}:cupy_devices",
+            probe=probe_cupy,
+            synchronize=f"{here}:cupy_synchronize",
+            loop="ctcx._core.loops.cupy:CUPY_LOOP",
+            dtypes=half,
+        ),
+    ]
+
+
+@hookimpl
+def ctcx_runtime_info() -> dict[str, str]:
+    """Versions of what ctcx runs on; libraries are looked up, not imported."""
+    lines = {
+        "ctcx": __version__,
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "platform": platform.platform(),
+        "usable cores": str(_usable_cores()),
+    }
+    for distribution in _WORTH_KNOWING:
+        # Metadata may be missing, damaged, or of a package that is half uninstalled.
+        with contextlib.suppress(Exception):
+            lines[distribution] = str(metadata.version(distribution))
+    return lines | cupy_runtime_info()
+
+
+def _usable_cores() -> int:
+    """Cores that this process may run on, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

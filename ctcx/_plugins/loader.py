@@ -1,0 +1,244 @@
+"""Load plugins one by one, each on its own: whatever one of them does, the others go on.
+
+pluggy isolates nothing (one plugin that fails to import, or one hook that raises, ends the whole
+call), so each entry point is imported, registered, checked and asked here inside its own ``try``.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from itertools import islice
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from ctcx._isolation import attempt
+from ctcx._plugins import hookspecs
+from ctcx._plugins.backend import API_VERSION, Backend, Namespace
+from ctcx._plugins.records import LeftOut
+from ctcx._plugins.reporting import one_line, printable, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from ctcx._plugins.records import PluginStatus
+
+__all__ = ["Draft", "Source", "ask", "at_most", "load", "settle"]
+
+_DESCRIPTORS = frozenset({Backend.__module__, Namespace.__module__})
+HOOKS: tuple[str, ...] = tuple(hookspecs.__all__)
+LIMIT = 1000
+"""So many things a hook may return: a generator that never ends is found out."""
+_UNKNOWN_FIELD = re.compile(r"(Backend|Namespace)\.__init__\(\) got an unexpected keyword argument")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An entry point that has not been imported yet."""
+
+    name: str
+    distribution: str
+    version: str
+    load: Callable[[], object]
+
+    @property
+    def provenance(self) -> str:
+        """Distribution and version, such as ``"ctcx-numba 0.2"``."""
+        return f"{self.distribution} {self.version}"
+
+
+@dataclass(slots=True)
+class Draft:
+    """What is known of one plugin while all of them are being loaded."""
+
+    source: Source
+    status: PluginStatus = "active"
+    reason: str = ""
+    error: BaseException | None = None
+    plugin: object = None
+    manager: pluggy.PluginManager | None = None
+    backends: list[Backend] = field(default_factory=list)
+    namespaces: list[Namespace] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def leave_out(self, descriptor: Backend | Namespace, status: PluginStatus, reason: str) -> None:
+        """Remember that one descriptor can't be used, and why; the plugin's others stay."""
+        self.left_out.append(
+            LeftOut(
+                plugin=self.source.name,
+                distribution=self.source.distribution,
+                version=self.source.version,
+                kind="backend" if isinstance(descriptor, Backend) else "namespace",
+                name=descriptor.name,
+                status=status,
+                reason=reason,
+            )
+        )
+
+    @property
+    def traceback(self) -> str:
+        """Traceback of what went wrong; empty if nothing raised."""
+        if self.error is None:
+            return ""
+        lines, failed = attempt(traceback.format_exception, self.error)
+        return one_line(self.error) if failed else "".join(lines)
+
+
+class _RuleError(Exception):
+    """The plugin breaks a rule; the message says which."""
+
+
+def load(source: Source, loaded: Sequence[Draft]) -> Draft:
+    """Import and register one plugin and collect its descriptors; it raises nothing of a plugin's.
+
+    ``loaded`` are those that came before.
+    """
+    draft = Draft(source)
+    _, error = attempt(_register, draft, loaded)
+    if error is not None:
+        draft.error = None if isinstance(error, _RuleError) else error
+        verdict, failed = attempt(_judge, error)
+        draft.status, draft.reason = ("failed", one_line(error)) if failed else verdict
+        draft.backends, draft.namespaces = [], []
+    return draft
+
+
+def settle(draft: Draft) -> None:
+    """Decide the status of a plugin some of whose descriptors had to be left out."""
+    if not draft.left_out:
+        return
+    draft.reason = "; ".join(dict.fromkeys(part.reason for part in draft.left_out))
+    if draft.backends or draft.namespaces:
+        draft.reason = f"left out in part: {draft.reason}"
+    else:
+        draft.status = draft.left_out[0].status
+
+
+def ask(draft: Draft, hook: str) -> Any:
+    """Call one hook of a plugin; None if it doesn't implement it.
+
+    Raises
+    ------
+    BaseException
+        Whatever the plugin raises.
+    """
+    assert draft.manager is not None  # noqa: S101 - it has been loaded
+    results = getattr(draft.manager.hook, hook)()
+    return results[0] if results else None
+
+
+def at_most(things: Iterable[Any]) -> list[Any]:
+    """What a hook returned, as a list.
+
+    Raises
+    ------
+    ValueError
+        There are more than a thousand.
+    """
+    found = list(islice(things, LIMIT + 1))
+    if len(found) > LIMIT:
+        msg = f"it gave more than {LIMIT:,} things"
+        raise ValueError(msg)
+    return found
+
+
+def _register(draft: Draft, loaded: Sequence[Draft]) -> None:
+    draft.plugin = draft.source.load()
+    for other in loaded:
+        if other.plugin is draft.plugin and other.manager is not None:
+            msg = f"its {_form(draft.plugin)} is already registered by {other.source.provenance}"
+            raise _RuleError(msg)
+    # One manager a plugin: with a shared one, an object of one plugin that can't be compared, for
+    # example, breaks the registration of the next.
+    manager = pluggy.PluginManager("ctcx")
+    manager.add_hookspecs(hookspecs)
+    manager.register(draft.plugin, name=draft.source.name)
+    _check_hooks(manager, draft.plugin)
+    draft.manager = manager
+    draft.backends = _collect(draft, "ctcx_backends", Backend)
+    draft.namespaces = _collect(draft, "ctcx_namespaces", Namespace)
+
+
+def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
+    """Refuse hooks that don't exist, functions that look like hooks, and plugins without any."""
+    callers = manager.get_hookcallers(plugin) or []
+    for caller in callers:
+        optional = any(i.optionalhook for i in caller.get_hookimpls() if i.plugin is plugin)
+        if not caller.has_spec() and not optional:
+            close = get_close_matches(caller.name, HOOKS, n=1, cutoff=0.75)
+            hint = f"did you mean {close[0]!r}?" if close else f"the hooks are {', '.join(HOOKS)}"
+            msg = f"it implements the unknown hook {caller.name!r}: {hint}"
+            raise _RuleError(msg)
+    for hook in HOOKS:
+        looks_like_one = callable(getattr(plugin, hook, None))
+        if looks_like_one and manager.parse_hookimpl_opts(plugin, hook) is None:
+            msg = f"its function {hook!r} is not marked with @ctcx.plugin.hookimpl"
+            raise _RuleError(msg)
+    if not callers:
+        msg = f"its {_form(plugin)} implements no hook of ctcx; the hooks are {', '.join(HOOKS)}"
+        raise _RuleError(msg)
+
+
+def _form(plugin: object) -> str:
+    return "module" if isinstance(plugin, ModuleType) else "object"
+
+
+def _collect(draft: Draft, hook: str, kind: type) -> list[Any]:
+    """Descriptors that one hook returns, those for another plugin API left out."""
+    assert draft.manager is not None  # noqa: S101 - it has been registered
+    callers = draft.manager.get_hookcallers(draft.plugin) or []
+    if hook not in {caller.name for caller in callers}:
+        return []
+    returned = ask(draft, hook)
+    if returned is None or isinstance(returned, (str, kind)):
+        msg = (
+            f"{hook}() returned {shown(returned)}; it must return or yield {kind.__name__} "
+            f"descriptors"
+        )
+        raise _RuleError(msg)
+    kept = []
+    for item in at_most(returned):
+        if not isinstance(item, kind):
+            msg = f"{hook}() gave {shown(item)}, which is no ctcx.plugin.{kind.__name__}"
+            raise _RuleError(msg)
+        # A copy, checked again: the plugin may have changed its own, or may do so later.
+        found: Any = kind(**{f.name: getattr(item, f.name) for f in fields(kind)})
+        if why := _incompatible(found.api, draft.source):
+            draft.leave_out(found, "incompatible", f"{kind.__name__} {found.name!r}: {why}")
+        else:
+            kept.append(found)
+    return kept
+
+
+def _incompatible(api: tuple[int, int], source: Source) -> str | None:
+    """Why a descriptor of this plugin API version can't be used; None if it can."""
+    theirs, host = (".".join(map(str, version)) for version in (api, API_VERSION))
+    written = f"it is written for plugin API {theirs} and this ctcx has {host}: "
+    if api > API_VERSION:
+        return f"{written}upgrade ctcx"
+    if api[0] < API_VERSION[0]:
+        return f"{written}the plugin needs an update, upgrade {source.distribution}"
+    return None
+
+
+def _judge(error: BaseException) -> tuple[PluginStatus, str]:
+    """Tell broken plugin code from a descriptor, or a hook's signature, that breaks a rule."""
+    if isinstance(error, (_RuleError, pluggy.PluginValidationError)):
+        return "invalid", printable(str(error))
+    reason = one_line(error)
+    if isinstance(error, TypeError) and _UNKNOWN_FIELD.search(reason):
+        host = ".".join(map(str, API_VERSION))
+        return "invalid", f"{reason}; if a later plugin API than {host} has it, upgrade ctcx"
+    return "invalid" if _raised_in(error) in _DESCRIPTORS else "failed", reason
+
+
+def _raised_in(error: BaseException) -> object:
+    """Name of the module whose code raised the error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return None if trace is None else trace.tb_frame.f_globals.get("__name__")

@@ -1,0 +1,80 @@
+"""How trouble with a plugin is reported: a warning that names the plugin, or an error if strict."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from ctcx._environment import env_flag
+from ctcx._errors import PluginError, PluginWarning
+from ctcx._isolation import attempt
+
+__all__ = ["STRICT", "one_line", "printable", "report", "shown", "strict", "warn"]
+
+STRICT = "CTCX_STRICT_PLUGINS"
+# Frames that no user wrote: of this package, and of the `with` of its context managers.
+_INNER = (str(Path(__file__).parents[1]) + os.sep, contextlib.__file__)
+
+
+def strict() -> bool:
+    """Whether a broken plugin is an error (``CTCX_STRICT_PLUGINS``) rather than a warning."""
+    return env_flag(STRICT)
+
+
+def report(message: str, error: BaseException | None = None) -> None:
+    """Warn, or raise under ``CTCX_STRICT_PLUGINS=1``, chained to what went wrong.
+
+    Raises
+    ------
+    PluginError
+        In strict mode.
+    """
+    if strict():
+        raise PluginError(message) from error
+    warn(message)
+
+
+def warn(message: str) -> None:
+    """Warn, at the line of the caller of ctcx."""
+    warnings.warn(message, PluginWarning, stacklevel=_levels_to_the_caller())
+
+
+def one_line(error: BaseException) -> str:
+    """Type and message of an exception, without its further lines; whatever its ``str()`` does."""
+    name = printable(type(error).__name__)
+    text, failed = attempt(str, error)
+    if failed is not None:
+        return f"{name} (its message can't be printed)"
+    lines = str.strip(text).splitlines()
+    return f"{name}: {printable(lines[0])}" if lines else name
+
+
+def shown(value: object) -> str:
+    """``repr()`` of an object of a plugin, cut where it is long; whatever its ``repr()`` does."""
+    text, failed = attempt(repr, value)
+    if failed is None:
+        return printable(text, 200)
+    return f"a {printable(type(value).__qualname__)} (its repr() fails)"
+
+
+def printable(text: str, limit: int = 500) -> str:
+    """Text of a plugin as one line that any terminal and any encoding takes, cut where it is long.
+
+    Control characters and halves of surrogate pairs become question marks.
+    """
+    words = " ".join(str.split(str.__getitem__(text, slice(4 * limit))))
+    line = "".join(c if c.isprintable() else "?" for c in words)
+    return line if len(line) <= limit else f"{line[:limit]}..."
+
+
+def _levels_to_the_caller() -> int:
+    """Stack level, seen from `report`, of the first frame that is not of this package."""
+    level = 1
+    frame = sys._getframe(1)  # noqa: SLF001 - what warnings itself uses; inspect.stack is slow
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INNER):
+        frame = frame.f_back
+        level += 1
+    return level

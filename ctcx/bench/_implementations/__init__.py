@@ -1,0 +1,1 @@
+"""Implementations that are measured: backends, peers and lower bounds."""

@@ -1,0 +1,146 @@
+"""Who is measured: backends on array libraries, other implementations, and lower bounds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from ctcx._plugins.backend import Feature
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from ctcx._plugins.registry import Registry
+
+__all__ = ["PEERS", "PRETENDED", "Contestant", "Kind", "backend_contestants", "floors", "peers"]
+
+Kind: TypeAlias = Literal["backend", "peer", "floor"]
+"""backend: a backend of ctcx on one array library. peer: another implementation. floor: a lower
+bound that a plugin registered."""
+
+PEERS = {
+    "torch": "torch.nn.functional.ctc_loss with log_softmax, and its backward",
+    "optax": "optax.ctc_loss, value and gradient under jax.jit",
+    "tensorflow-v1": "tf.compat.v1.nn.ctc_loss and its gradient in a tf.function",
+    "tensorflow-v2": "tf.nn.ctc_loss with dense labels and its gradient in a tf.function",
+    "keras": "keras.ops.ctc_loss and its gradient, compiled where its backend does that",
+}
+"""Implementations that are no backends of ctcx, and what is called."""
+
+PRETENDED = "array_api_strict"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contestant:
+    """One that computes loss and gradient, or a lower bound for that.
+
+    Attributes
+    ----------
+    name
+        Unique in a run, for people.
+    kind
+        See :data:`Kind`.
+    about
+        What it is, in one line.
+    backend, library
+        Names in the registry; empty for peers, and the backend for floors.
+    jit
+        Whether the call is compiled by the library.
+    floor_of
+        For a floor: names of the backends whose time is divided by it.
+    """
+
+    name: str
+    kind: Kind
+    about: str = ""
+    backend: str = ""
+    library: str = ""
+    jit: bool = False
+    floor_of: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, from which :meth:`from_dict` makes the same again."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Contestant:
+        """Return what :meth:`as_dict` was called on."""
+        return cls(**(data | {"floor_of": tuple(data["floor_of"])}))
+
+
+def backend_contestants(
+    plugins: Registry,
+    *,
+    backends: Collection[str] | None = None,
+    libraries: Collection[str] | None = None,
+) -> Iterator[Contestant]:
+    """Yield each backend on each array library that it takes, and again under the library's jit.
+
+    What can't be used here is yielded too: whether it can is found out in a process of its own.
+
+    Parameters
+    ----------
+    plugins
+        The registry.
+    backends, libraries
+        Only these, by registered names; None for all. :data:`PRETENDED` is yielded only if it is
+        named.
+    """
+    for entry in plugins.backends.values():
+        backend = entry.backend
+        if backends is not None and backend.name not in backends:
+            continue
+        for library in plugins.namespaces.values():
+            name = library.namespace.name
+            asked = name != PRETENDED if libraries is None else name in libraries
+            if not asked or not {"*", name} & backend.namespaces:
+                continue
+            about = f"{backend.summary or 'a backend'} ({entry.provenance})"
+            common = {"kind": "backend", "backend": backend.name, "library": name, "about": about}
+            yield Contestant(name=f"{backend.name} on {name}", **common)  # type: ignore[arg-type]
+            if library.namespace.jit and Feature.TRACEABLE in backend.features:
+                yield Contestant(
+                    name=f"{backend.name} on {name}, jit",
+                    jit=True,
+                    **common,  # type: ignore[arg-type]
+                )
+
+
+def floors(
+    plugins: Registry,
+    *,
+    backends: Collection[str] | None = None,
+    libraries: Collection[str] | None = None,
+) -> Iterator[Contestant]:
+    """Yield the floors of the backends that take part, on each library that a floor takes."""
+    for floor in plugins.floors:
+        if backends is not None and floor.backends and not floor.backends & set(backends):
+            continue
+        # In the order of the backends' libraries: the first one's line stands for all in a sweep.
+        order = list(plugins.namespaces)
+        for library in sorted(
+            floor.namespaces,
+            key=lambda name: (name not in order, order.index(name) if name in order else 0, name),
+        ):
+            if libraries is None or library in libraries:
+                yield Contestant(
+                    name=f"floor {floor.name} on {library}",
+                    kind="floor",
+                    about=floor.summary,
+                    backend=floor.name,
+                    library=library,
+                    floor_of=tuple(sorted(floor.backends)),
+                )
+
+
+def peers(only: Collection[str] | None = None) -> Iterator[Contestant]:
+    """Yield the other implementations, whether they are installed or not.
+
+    Parameters
+    ----------
+    only
+        Names in :data:`PEERS`; None for all.
+    """
+    for name, about in PEERS.items():
+        if only is None or name in only:
+            yield Contestant(name=name, kind="peer", about=about)

@@ -1,0 +1,1 @@
+"""Measure: workers in processes of their own, which take turns."""

@@ -1,0 +1,334 @@
+"""Measure all contestants on one workload, taking turns, and survive whatever they do."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from ctcx.bench._measure.duration_estimate import Pace, Size
+from ctcx.bench._measure.worker_process import Child, ChildError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ctcx.bench._implementations.registered import Contestant
+
+__all__ = ["Cell", "Cells", "Effort", "Field", "Given", "Layout", "Verdict"]
+
+Layout: TypeAlias = Literal["alone", "together"]
+"""alone: each contestant has a process of its own. together: one process holds all."""
+
+Verdict: TypeAlias = Literal["ok", "skipped", "failed", "wrong"]
+"""ok: measured. skipped: could not be measured here, or there was no time. failed: raised, crashed
+or hung. wrong: computed something else, so it gets no time."""
+
+_MOST_CRASHES = 2
+"""A contestant that has ended its process so often is left out of what follows."""
+
+_TO_COMPILE = 3.0
+"""A contestant's first call may take so many times as long as any other."""
+
+_MOST_ROUNDS = 30
+_FEWEST_TURNS = ((1, 1.0), (3, 0.0))
+"""How many turns there are at least, beside the first round, where a call takes so many seconds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effort:
+    """How long to measure.
+
+    Attributes
+    ----------
+    seconds
+        To spend on calls of one contestant with one workload, as far as calls are short enough.
+    turns
+        In how many turns.
+    patience
+        Seconds after which a contestant that doesn't answer is ended; its first answer, which may
+        have to wait for a compiler, may take three times as long.
+    longest
+        Seconds that a call may take: a contestant that would need more, by its pace with earlier
+        workloads, is not measured.
+    """
+
+    seconds: float
+    turns: int
+    patience: float
+    longest: float = float("inf")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """A workload as the processes get it: a file with the batch, a directory with the truth."""
+
+    inputs: Path
+    truth: Path
+    size: Size
+
+
+@dataclass(kw_only=True, slots=True)
+class Cell:
+    """One contestant with one workload.
+
+    Attributes
+    ----------
+    contestant
+        Who.
+    verdict, reason
+        ``ok``, or what is in the way.
+    facts
+        What the worker found when it prepared: first call, errors, peak memory.
+    durations
+        Seconds of each round.
+    iterations
+        Calls in a round.
+    """
+
+    contestant: Contestant
+    verdict: Verdict = "ok"
+    reason: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    durations: list[float] = field(default_factory=list)
+    iterations: int = 1
+
+    def out(self, verdict: Verdict, reason: str) -> None:
+        """Take the contestant out; what was measured of it doesn't count."""
+        self.verdict, self.reason, self.durations = verdict, reason, []
+
+
+Cells: TypeAlias = dict[str, Cell]
+"""By the contestants' names."""
+
+Tell: TypeAlias = "Callable[[str, str], None]"
+"""Called with a contestant's name and what is done with it."""
+
+
+class Field:
+    """The processes of all contestants in one layout.
+
+    Parameters
+    ----------
+    layout
+        See :data:`Layout`.
+    contestants
+        In the order in which they take turns.
+    baseline
+        The contestant that is measured even where it is slow: others are compared with it.
+    deadline
+        On the clock of :func:`time.monotonic`: nothing new is begun after it.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        contestants: Sequence[Contestant],
+        *,
+        baseline: str = "",
+        deadline: float = float("inf"),
+    ) -> None:
+        self.layout = layout
+        self._contestants = tuple(contestants)
+        self._baseline = baseline
+        self._deadline = deadline
+        self._children: dict[str, Child] = {}
+        self._out: dict[str, tuple[Verdict, str]] = {}
+        self._crashes: Counter[str] = Counter()
+        self._answered: set[str] = set()
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
+
+    def measure(
+        self,
+        given: Given,
+        effort: Effort,
+        contestants: Sequence[Contestant],
+        tell: Tell = lambda _who, _what: None,
+    ) -> Cells:
+        """Measure one workload.
+
+        Parameters
+        ----------
+        given
+            The workload.
+        effort
+            How long.
+        contestants
+            Those who take part, some or all of those of this field.
+        tell
+            See :data:`Tell`.
+
+        Returns
+        -------
+        dict of str to Cell
+            By contestant, in order; all that were measured have the verdict ``ok``.
+        """
+        cells = {one.name: Cell(contestant=one) for one in contestants}
+        while not (
+            self._prepare(cells, given, effort, tell) and self._take_turns(cells, effort, tell)
+        ):
+            # In one process, a crash takes the others' state along: they begin again.
+            for cell in cells.values():
+                if cell.verdict == "ok":
+                    cell.facts, cell.durations = {}, []
+        self._release(effort)
+        for cell in cells.values():
+            if cell.verdict == "ok" and "steady" in cell.facts:
+                self._paces[cell.contestant.name].saw(given.size, cell.facts["steady"])
+        return cells
+
+    def close(self) -> None:
+        """End all processes."""
+        for child in set(self._children.values()):
+            child.end()
+        self._children.clear()
+
+    def _prepare(self, cells: Cells, given: Given, effort: Effort, tell: Tell) -> bool:
+        """Let all compute once; False if all have to begin again."""
+        for name, cell in cells.items():
+            if cell.verdict != "ok" or cell.facts:
+                continue
+            if name in self._out:
+                cell.out(*self._out[name])
+                continue
+            if self._late(cell) or self._slow(cell, given.size, effort):
+                continue
+            tell(name, "prepares")
+            answer = self._ask(
+                cell,
+                effort,
+                "prepare",
+                inputs=str(given.inputs),
+                truth=str(given.truth),
+                memory=self.layout == "alone",
+            )
+            if answer is not None:
+                cell.durations, cell.iterations = answer.pop("durations"), answer["iterations"]
+                cell.facts = answer
+            elif self._collapsed():
+                return False
+        return True
+
+    def _take_turns(self, cells: Cells, effort: Effort, tell: Tell) -> bool:
+        """Let all be timed; False if all have to begin again."""
+        for turn in range(effort.turns):
+            for name, cell in cells.items():
+                if cell.verdict != "ok" or _enough(cell, effort, turn) or self._late(cell):
+                    continue
+                tell(name, f"turn {turn + 1} of {effort.turns}")
+                answer = self._ask(
+                    cell,
+                    effort,
+                    "turn",
+                    rounds=_rounds(cell, effort),
+                    iterations=cell.iterations,
+                    rest=self.layout == "alone",
+                )
+                if answer is not None:
+                    cell.durations += answer["durations"]
+                elif self._collapsed():
+                    return False
+        return True
+
+    def _collapsed(self) -> bool:
+        """Whether a contestant has taken all others along."""
+        return self.layout == "together" and not self._children
+
+    def _late(self, cell: Cell) -> bool:
+        """Whether the time is up; a cell that has been measured a little keeps that."""
+        if time.monotonic() < self._deadline:
+            return False
+        if not cell.durations:
+            cell.out("skipped", "not measured: the time set by --max-seconds was over")
+        return True
+
+    def _slow(self, cell: Cell, size: Size, effort: Effort) -> bool:
+        """Whether a call would take too long; nothing is measured then."""
+        name = cell.contestant.name
+        foreseen = self._paces[name].foresee(size)
+        if foreseen is None or foreseen[0] <= effort.longest or name == self._baseline:
+            return False
+        seconds, like = foreseen
+        reason = (
+            f"not measured: a call would take about {seconds:.2g} s by its pace on {like}, and "
+            f"{effort.longest:g} s is the most here"
+        )
+        cell.out("skipped", reason)
+        return True
+
+    def _ask(self, cell: Cell, effort: Effort, do: str, **order: Any) -> dict[str, Any] | None:
+        """Give an order; None if the contestant is out, with the cell saying why."""
+        name = cell.contestant.name
+        try:
+            child = self._child_of(cell.contestant)
+            answer = child.ask(do, contestant=name, timeout=self._patience(effort, name), **order)
+        except ChildError as error:
+            self._bury(name)
+            if time.monotonic() >= self._deadline:
+                cell.out("skipped", "cut off: the time set by --max-seconds was over")
+                return None
+            cell.out("failed", str(error))
+            self._crashes[name] += 1
+            if self._crashes[name] >= _MOST_CRASHES:
+                self._out[name] = ("failed", f"left out after {_MOST_CRASHES} failures: {error}")
+            return None
+        self._answered.add(name)
+        if "verdict" not in answer:
+            return answer
+        cell.out(answer["verdict"], answer["reason"])
+        cell.facts = answer
+        if answer.get("everywhere"):
+            self._out[name] = (answer["verdict"], answer["reason"])
+        return None
+
+    def _patience(self, effort: Effort, name: str = "") -> float:
+        compiles = name and name not in self._answered
+        patience = effort.patience * (_TO_COMPILE if compiles else 1.0)
+        return max(1.0, min(patience, self._deadline - time.monotonic()))
+
+    def _child_of(self, contestant: Contestant) -> Child:
+        """Return the process of a contestant, started if there is none."""
+        if contestant.name not in self._children:
+            mine = [contestant] if self.layout == "alone" else self._contestants
+            child = Child(mine)
+            self._children |= {one.name: child for one in mine}
+        return self._children[contestant.name]
+
+    def _bury(self, name: str) -> None:
+        """Forget a process that has ended."""
+        if child := self._children.get(name):
+            child.end()
+            self._children = {n: c for n, c in self._children.items() if c is not child}
+
+    def facts(self, effort: Effort) -> dict[str, str]:
+        """Return what the running processes tell of versions, drivers and threads."""
+        lines: dict[str, str] = {}
+        for child in self._living():
+            try:
+                lines |= child.ask("facts", timeout=self._patience(effort))["lines"]
+            except ChildError:
+                continue  # it is missed, and reported, when it is asked to measure
+        return lines
+
+    def _release(self, effort: Effort) -> None:
+        for child in self._living():
+            try:
+                child.ask("release", timeout=self._patience(effort))
+            except ChildError:
+                self._children = {n: c for n, c in self._children.items() if c is not child}
+
+    def _living(self) -> list[Child]:
+        return list(dict.fromkeys(self._children.values()))
+
+
+def _enough(cell: Cell, effort: Effort, turn: int) -> bool:
+    """Whether a contestant has been timed enough: long calls get fewer turns."""
+    fewest = next(turns for turns, calls in _FEWEST_TURNS if cell.facts["steady"] >= calls)
+    return turn >= fewest and sum(cell.durations) >= effort.seconds
+
+
+def _rounds(cell: Cell, effort: Effort) -> int:
+    """Return how many rounds go into a turn."""
+    one_round = max(1e-6, cell.facts["steady"] * cell.iterations)
+    return max(1, min(_MOST_ROUNDS, int(effort.seconds / effort.turns / one_round)))

@@ -1,0 +1,121 @@
+"""Turn a contestant and a batch into a call that can be timed, and a way to read its result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import ctcx
+from ctcx._plugins.backend import Feature, resolve
+from ctcx._plugins.registry import registry
+from ctcx.bench._implementations.peers import PREPARE, MissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ctcx._plugins.backend import Namespace
+    from ctcx.bench._implementations.peers import Prepared
+    from ctcx.bench._implementations.registered import Contestant
+    from ctcx.bench.workloads import Inputs
+
+__all__ = ["prepare", "unusable"]
+
+_CPU_KINDS = frozenset({"cpu", "CPU_DEVICE"})
+
+
+def unusable(contestant: Contestant) -> tuple[str | None, str]:
+    """Return why a contestant can't be used here (None if it can), and its device.
+
+    Imports the contestant's library. What a peer lacks is found out when it is first prepared.
+    """
+    if contestant.kind == "peer":
+        return None, "cpu"
+    plugins = registry()
+    if reason := plugins.namespace_unusable(contestant.library):
+        return reason, ""
+    library = plugins.namespaces[contestant.library].namespace
+    device = str(resolve(library.devices)()[0])
+    if contestant.kind == "floor":
+        (floor,) = [floor for floor in plugins.floors if floor.name == contestant.backend]
+        return floor.probe(), device
+    if reason := plugins.unusable(contestant.backend):
+        return reason, device
+    backend = plugins.backends[contestant.backend].backend
+    if Feature.GRAD not in backend.features:
+        return "it computes no gradient", device
+    kind = device.partition(":")[0]
+    accepted = {"*", kind} & backend.devices or (kind in _CPU_KINDS and "cpu" in backend.devices)
+    return (None if accepted else f"it doesn't take arrays on {device}"), device
+
+
+def prepare(contestant: Contestant, inputs: Inputs) -> Prepared:
+    """Return ``(call, read)`` as in :mod:`ctcx.bench._implementations.peers`.
+
+    Raises
+    ------
+    MissingError
+        A peer is not installed.
+    """
+    if contestant.kind == "peer":
+        return PREPARE[contestant.name](inputs)
+    library = registry().namespaces[contestant.library].namespace
+    device = resolve(library.devices)()[0]
+    make = resolve(library.from_numpy)
+    arrays = tuple(
+        make(array, None, device)
+        for array in (inputs.logits, inputs.labels, inputs.logit_lengths, inputs.label_lengths)
+    )
+    wait = resolve(library.synchronize) if library.synchronize else None
+    if contestant.kind == "floor":
+        return _floor_call(contestant, arrays, inputs.blank, wait), _read_nothing
+
+    def both(*arrays: Any) -> tuple[Any, ...]:
+        result = ctcx.ctc_loss_and_grad(*arrays, blank=inputs.blank, backend=contestant.backend)
+        return result.loss, result.grad
+
+    if contestant.jit:
+        both = resolve(library.jit or "")(both)
+
+    def call() -> tuple[Any, ...]:
+        result = both(*arrays)
+        if wait is not None:
+            for array in result:
+                wait(array)
+        return result
+
+    return call, _reader(library)
+
+
+def _floor_call(
+    contestant: Contestant,
+    arrays: tuple[Any, ...],
+    blank: int,
+    wait: Callable[[Any], None] | None,
+) -> Callable[[], Any]:
+    (floor,) = [floor for floor in registry().floors if floor.name == contestant.backend]
+    function = resolve(floor.function)
+
+    def call() -> Any:
+        result = function(*arrays, blank=blank)
+        if wait is not None:
+            # Its result may be anything; a wait for the logits' device is a wait for the floor.
+            wait(arrays[0])
+        return result
+
+    return call
+
+
+def _reader(library: Namespace) -> Callable[[Any], tuple[Any, Any]]:
+    to_numpy = resolve(library.to_numpy)
+
+    def read(result: Any) -> tuple[Any, Any]:
+        loss, grad = result
+        return np.asarray(to_numpy(loss)), np.asarray(to_numpy(grad))
+
+    return read
+
+
+def _read_nothing(_: Any) -> tuple[Any, Any]:
+    msg = "the result of a floor is not looked at"
+    raise MissingError(msg)

@@ -1,0 +1,1 @@
+"""What the JSON of a run says, as tables, charts and pages."""

@@ -1,0 +1,263 @@
+"""A finished run as read from pytest-benchmark's JSON: all that the reports know."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ctcx.bench._implementations.registered import Contestant
+from ctcx.bench._measure.machine import machine_name
+from ctcx.bench._measure.session import SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["Key", "Measured", "Missing", "ReportError", "Run", "WorkloadFacts", "load_run"]
+
+Key = tuple[str, str, str]
+"""Layout, workload, contestant."""
+
+
+class ReportError(ValueError):
+    """A file is no result of ``ctcx bench``, or of a later version; the message says which."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """Times of one contestant with one workload, in seconds a call.
+
+    Attributes
+    ----------
+    layout, workload, contestant
+        Which.
+    median, q1, q3
+        Quartiles over all rounds.
+    rounds
+        How many there were.
+    facts
+        First call, errors, peak memory, device.
+    """
+
+    layout: str
+    workload: str
+    contestant: str
+    median: float
+    q1: float
+    q3: float
+    rounds: int
+    facts: dict[str, Any]
+
+    @property
+    def key(self) -> Key:
+        """Which."""
+        return self.layout, self.workload, self.contestant
+
+    @property
+    def iqr(self) -> float:
+        """Interquartile range."""
+        return self.q3 - self.q1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Missing:
+    """A cell without a time: ``skipped``, ``failed`` or ``wrong``, and why."""
+
+    layout: str
+    workload: str
+    contestant: str
+    verdict: str
+    reason: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        """Which."""
+        return self.layout, self.workload, self.contestant
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkloadFacts:
+    """A workload: where it comes from, N, T, C and S, lattice cells, unavoidable bytes."""
+
+    name: str
+    origin: str
+    sweep: str | None
+    size: int
+    shape: tuple[int, ...] = ()
+    cells: int = 0
+    traffic: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """All that one run found out.
+
+    Attributes
+    ----------
+    command, date, seconds
+        What remakes it, when it was (ISO 8601, UTC), how long it took.
+    baseline
+        The contestant that others are compared with.
+    machine, lines
+        What decides speed; versions and what plugins tell.
+    copy_rate
+        Bytes a second that a copy reads and writes here; None if not known.
+    contestants, workloads
+        By name, in order.
+    measured, missing
+        Cells, by :data:`Key`.
+    left_out
+        Who was not even tried: contestant, where, reason.
+    """
+
+    command: str
+    date: str
+    seconds: float | None
+    baseline: str
+    machine: dict[str, Any]
+    lines: dict[str, str]
+    copy_rate: float | None
+    contestants: dict[str, Contestant]
+    workloads: dict[str, WorkloadFacts]
+    measured: dict[Key, Measured]
+    missing: dict[Key, Missing]
+    left_out: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def machine_name(self) -> str:
+        """What two comparable runs have in common."""
+        return machine_name(self.machine, self.lines)
+
+    def layouts(self) -> tuple[str, ...]:
+        """Return the layouts that have times."""
+        return tuple(dict.fromkeys(key[0] for key in self.measured))
+
+    def of(self, layout: str, workload: str) -> Iterator[Measured]:
+        """Yield the times of one table, in the order of the contestants."""
+        for name in self.contestants:
+            if found := self.measured.get((layout, workload, name)):
+                yield found
+
+    def ratio(self, one: Measured) -> float | None:
+        """Return how many times as fast as the baseline; None if that wasn't measured."""
+        base = self.measured.get((one.layout, one.workload, self.baseline))
+        return None if base is None else base.median / one.median
+
+    def floor_multiple(self, one: Measured) -> tuple[float, str] | None:
+        """Return the time as a multiple of its floor's, and the floor's name.
+
+        A floor on the same library goes before one on another. None if the backend has no floor,
+        or that wasn't measured.
+        """
+        who = self.contestants[one.contestant]
+        floors = [
+            (each.library != who.library, self.measured[key].median, each.name)
+            for each in self.contestants.values()
+            if each.kind == "floor"
+            and who.backend in each.floor_of
+            and (key := (one.layout, one.workload, each.name)) in self.measured
+        ]
+        if not floors or who.kind != "backend":
+            return None
+        _, seconds, name = min(floors)
+        return one.median / seconds, name
+
+    def rate(self, one: Measured) -> float | None:
+        """Return the bytes a second, counting each logit read and each entry written once."""
+        traffic = self.workloads[one.workload].traffic
+        return traffic / one.median if traffic else None
+
+    def per_cell(self, one: Measured) -> float | None:
+        """Return seconds a cell of the lattice."""
+        cells = self.workloads[one.workload].cells
+        return one.median / cells if cells else None
+
+
+def load_run(path: Path, *, baseline: str | None = None) -> Run:
+    """Read a run.
+
+    Parameters
+    ----------
+    path
+        A JSON file that ``ctcx bench`` made.
+    baseline
+        In place of the one of the run.
+
+    Raises
+    ------
+    ReportError
+        The file can't be read, is no run, or has no such contestant.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"can't read {path}: {error.strerror}"
+        raise ReportError(msg) from None
+    except ValueError as error:
+        msg = f"{path} is no JSON: {error}"
+        raise ReportError(msg) from None
+    about = data.get("ctcx") if isinstance(data, dict) else None
+    if not isinstance(about, dict) or "benchmarks" not in data:
+        msg = f"{path} is no result of ctcx bench: it has no section 'ctcx'"
+        raise ReportError(msg)
+    if about.get("schema") != SCHEMA:
+        msg = f"{path} has the form {about.get('schema')!r}, and this ctcx reads {SCHEMA!r}"
+        raise ReportError(msg)
+    try:
+        run = _run(data, about, baseline)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        msg = f"{path} is damaged: {type(error).__name__}: {error}"
+        raise ReportError(msg) from None
+    if run.baseline not in run.contestants:
+        msg = (
+            f"{path} has no contestant {run.baseline!r} for --baseline; it has "
+            f"{', '.join(run.contestants)}"
+        )
+        raise ReportError(msg)
+    return run
+
+
+def _run(data: dict[str, Any], about: dict[str, Any], baseline: str | None) -> Run:
+    contestants = [Contestant.from_dict(one) for one in about["contestants"]]
+    measured = [_measured(one) for one in data["benchmarks"] if _has_times(one)]
+    missing = [Missing(**one) for one in about["missing"]]
+    return Run(
+        command=about["command"],
+        date=data["datetime"],
+        seconds=about["seconds"],
+        baseline=baseline or about["baseline"],
+        machine=about["machine"],
+        lines=about["lines"],
+        copy_rate=about["copy_rate"],
+        contestants={one.name: one for one in contestants},
+        workloads={
+            one["name"]: WorkloadFacts(**(one | {"shape": tuple(one.get("shape", ()))}))
+            for one in about["workloads"]
+        },
+        measured={one.key: one for one in measured},
+        missing={one.key: one for one in missing},
+        left_out=tuple(
+            (one["contestant"], one["where"], one["reason"]) for one in about.get("left_out", ())
+        ),
+    )
+
+
+def _has_times(bench: dict[str, Any]) -> bool:
+    return "contestant" in bench["extra_info"] and math.isfinite(bench["stats"]["median"])
+
+
+def _measured(bench: dict[str, Any]) -> Measured:
+    info, stats = bench["extra_info"], bench["stats"]
+    return Measured(
+        layout=info["layout"],
+        workload=info["workload"],
+        contestant=info["contestant"],
+        median=stats["median"],
+        q1=stats["q1"],
+        q3=stats["q3"],
+        rounds=stats["rounds"],
+        facts=info["facts"],
+    )

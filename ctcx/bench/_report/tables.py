@@ -1,0 +1,257 @@
+"""What the tables of a report say, for Markdown and HTML alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ctcx.bench._report.format import error, seconds, size, three
+from ctcx.bench._report.slopes import fit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctcx.bench._report.results import Measured, Missing, Run, WorkloadFacts
+
+__all__ = [
+    "LAYOUTS",
+    "LETTERS",
+    "TIMES",
+    "Table",
+    "header",
+    "missing_table",
+    "ratios",
+    "sweep_table",
+    "sweeps",
+    "workload_table",
+]
+
+LETTERS = {"T": "frames", "N": "sequences", "C": "classes", "L": "labels a sequence"}
+"""What grows in a sweep."""
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+"""Before the name of what a number is a multiple of."""
+
+LAYOUTS = {
+    "alone": "each contestant in a process of its own",
+    "together": "all contestants in one process",
+}
+"""What the layouts are called in a title."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Rows of text under headings; the first column says what a row is about.
+
+    Attributes
+    ----------
+    title, about
+        What is above it.
+    head, rows
+        Its text; numbers are in all columns but the first ``words``.
+    words
+        How many columns are words.
+    kinds
+        For each row, a word by which it may be coloured.
+    """
+
+    title: str
+    about: str = ""
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+    kinds: tuple[str, ...] = ()
+
+
+def header(run: Run) -> Table:
+    """Return date, machine, versions and the command."""
+    machine = run.machine
+    cores = f"{machine['usable_cores']} usable of {machine['cores']}"
+    variables = ", ".join(f"{key}={value}" for key, value in machine["variables"].items())
+    first = {
+        "date": run.date.replace("T", " ").partition(".")[0] + " UTC",
+        "command": run.command,
+        "took": "-" if run.seconds is None else f"{run.seconds:.0f} s",
+        "CPU": f"{machine['cpu']}, {machine['architecture']}",
+        "cores": cores,
+        "memory": size(machine["memory"]),
+        "copy": "-" if run.copy_rate is None else f"{size(run.copy_rate)}/s, read and written",
+        "variables": variables or "none that decide about threads",
+    }
+    plugins = {
+        who.about.rpartition("(")[2].rstrip(")")
+        for who in run.contestants.values()
+        if who.kind == "backend"
+    }
+    lines = run.lines | {"plugins": ", ".join(sorted(plugins)) or "none"}
+    rows = tuple((key, value) for key, value in (first | lines).items())
+    return Table(title="Machine and versions", head=("what", "value"), rows=rows, words=2)
+
+
+def ratios(run: Run, layout: str) -> Table:
+    """Return how many times as fast as the baseline each is, on each workload."""
+    names = [
+        name
+        for name, workload in run.workloads.items()
+        if workload.sweep is None and any(run.of(layout, name))
+    ]
+    rows, kinds = [], []
+    for who in run.contestants.values():
+        found = [run.measured.get((layout, name, who.name)) for name in names]
+        if any(found):
+            cells = [
+                _ratio(run, one) if one else _why_not(run, layout, name, who.name)
+                for name, one in zip(names, found, strict=True)
+            ]
+            rows.append((who.name, *cells))
+            kinds.append(who.kind)
+    return Table(
+        title=f"Times as fast as {run.baseline}: {LAYOUTS[layout]}",
+        about="Loss and gradient in float32, ratio of medians; above 1 is faster.",
+        head=("contestant", *names),
+        rows=tuple(rows),
+        kinds=tuple(kinds),
+    )
+
+
+def workload_table(run: Run, layout: str, workload: WorkloadFacts) -> Table:
+    """Return all that was measured with one workload."""
+    head = (
+        "contestant",
+        "median",
+        "IQR",
+        f"{TIMES} {run.baseline}",
+        "first call",
+        "peak memory",
+        "loss error",
+        "gradient error",
+        "per cell",
+        "GB/s",
+        "of copy",
+        f"{TIMES} floor",
+    )
+    found = list(run.of(layout, workload.name))
+    return Table(
+        title=workload.name,
+        about=describe(workload),
+        head=head,
+        rows=tuple(_row(run, one) for one in found),
+        kinds=tuple(run.contestants[one.contestant].kind for one in found),
+    )
+
+
+def describe(workload: WorkloadFacts) -> str:
+    """Return origin and sizes in a sentence."""
+    if not workload.shape:
+        return workload.origin
+    sizes = ", ".join(f"{k}={v:,}" for k, v in zip("NTCL", workload.shape, strict=True))
+    return f"{workload.origin}; {sizes}; {workload.cells:,} lattice cells"
+
+
+def sweeps(run: Run) -> dict[str, dict[str, list[Measured]]]:
+    """Return, by the letter of the size that grows and by contestant, the points of its line."""
+    found: dict[str, dict[str, list[Measured]]] = {}
+    for workload in run.workloads.values():
+        if workload.sweep is not None:
+            for one in run.of("alone", workload.name):
+                lines = found.setdefault(workload.sweep, {})
+                lines.setdefault(one.contestant, []).append(one)
+    return found
+
+
+def sweep_table(run: Run, letter: str) -> Table:
+    """Return the medians of a sweep, the exponent of the growth, and the largest error."""
+    lines = sweeps(run)[letter]
+    sizes = sorted({run.workloads[one.workload].size for line in lines.values() for one in line})
+    rows = []
+    for name, points in lines.items():
+        by_size = {run.workloads[one.workload].size: one for one in points}
+        fitted = fit(list(by_size), [one.median for one in by_size.values()])
+        errors = [one.facts["grad"] for one in points if "grad" in one.facts]
+        rows.append(
+            (
+                name,
+                *(seconds(by_size[size].median) if size in by_size else "-" for size in sizes),
+                "-" if fitted is None else str(fitted),
+                error(max(errors, default=None)),
+            )
+        )
+    return Table(
+        title=f"Time by {LETTERS[letter]}",
+        about=_stays(run, letter),
+        head=("contestant", *(f"{letter}={size:,}" for size in sizes), "slope", "gradient error"),
+        rows=tuple(rows),
+        kinds=tuple(run.contestants[name].kind for name in lines),
+    )
+
+
+def _stays(run: Run, letter: str) -> str:
+    """Say which sizes don't grow."""
+    shapes = [one.shape for one in run.workloads.values() if one.sweep == letter and one.shape]
+    if not shapes:
+        return ""
+    pairs = zip("NTCL", shapes[0], strict=True)
+    return "With " + ", ".join(f"{k}={v:,}" for k, v in pairs if k != letter) + "."
+
+
+def missing_table(run: Run) -> Table:
+    """Return what has no time and why; cells with one reason are one row."""
+    grouped: dict[tuple[str, str, str], list[Missing]] = {}
+    for one in run.missing.values():
+        grouped.setdefault((one.verdict, one.contestant, one.reason), []).append(one)
+    order = {"wrong": 0, "failed": 1, "skipped": 2}
+    rows, kinds = [], []
+    for (verdict, who, reason), cells in sorted(grouped.items(), key=lambda g: order[g[0][0]]):
+        rows.append((verdict, who, _where(cells), reason))
+        kinds.append(verdict)
+    for who, where, reason in run.left_out:
+        rows.append(("left out", who, where, reason))
+        kinds.append("skipped")
+    return Table(
+        title="Without a time",
+        about="A wrong result gets no time, whatever it took.",
+        head=("verdict", "contestant", "where", "reason"),
+        rows=tuple(rows),
+        words=4,
+        kinds=tuple(kinds),
+    )
+
+
+def _row(run: Run, one: Measured) -> tuple[str, ...]:
+    facts = one.facts
+    per_cell, rate = run.per_cell(one), run.rate(one)
+    floor = run.floor_multiple(one)
+    return (
+        one.contestant,
+        seconds(one.median),
+        seconds(one.iqr) if one.rounds > 1 else "-",
+        _ratio(run, one),
+        seconds(facts.get("first")),
+        size(facts.get("peak")),
+        error(facts.get("loss_rel")),
+        error(facts.get("grad")),
+        "-" if per_cell is None else f"{three(per_cell * 1e9)} ns",
+        "-" if rate is None else three(rate / 1e9),
+        "-" if rate is None or not run.copy_rate else f"{rate / run.copy_rate:.0%}",
+        "-" if floor is None else three(floor[0]),
+    )
+
+
+def _ratio(run: Run, one: Measured) -> str:
+    ratio = run.ratio(one)
+    return "-" if ratio is None else three(ratio)
+
+
+def _why_not(run: Run, layout: str, workload: str, contestant: str) -> str:
+    missing = run.missing.get((layout, workload, contestant))
+    return missing.verdict if missing else "-"
+
+
+def _where(cells: Sequence[Missing]) -> str:
+    by_layout: dict[str, list[str]] = {}
+    for one in cells:
+        by_layout.setdefault(one.layout, []).append(one.workload)
+    lists = {layout: ", ".join(names) for layout, names in by_layout.items()}
+    if len(set(lists.values())) == 1 and len(lists) > 1:
+        return f"{lists.popitem()[1]} (alone and together)"
+    return "; ".join(f"{names} ({layout})" for layout, names in lists.items())

@@ -1,0 +1,236 @@
+"""What is computed: real inputs, named shapes, sweeps over one size, and plugins' cases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from ctcx._plugins.case import Case
+    from ctcx.data.bundled import Fixture
+
+__all__ = ["SWEEPS", "Inputs", "Sweep", "Workload", "random_inputs", "workloads"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Inputs:
+    """A batch in float32, with the blank counted from 0.
+
+    Attributes
+    ----------
+    logits : ndarray of float32, shape (N, T, C)
+        Emissions before the softmax.
+    labels : ndarray of int64, shape (N, S)
+        Padded on the right.
+    logit_lengths, label_lengths : ndarray of int64, shape (N,)
+        How many frames and labels count.
+    blank : int
+        In ``range(C)``.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    logit_lengths: NDArray[np.int64]
+    label_lengths: NDArray[np.int64]
+    blank: int
+
+    def save(self, path: Path) -> None:
+        """Write the batch to a file, for :meth:`load` in another process."""
+        arrays: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        np.savez(path, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Inputs:
+        """Read what :meth:`save` has written."""
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {each.name: stored[each.name] for each in fields(cls)}
+        return cls(**(arrays | {"blank": int(arrays["blank"])}))
+
+    @property
+    def cells(self) -> int:
+        """Cells of the lattice: frames times 2 L + 1 states, over all sequences."""
+        return int((self.logit_lengths * (2 * self.label_lengths + 1)).sum())
+
+    @property
+    def traffic(self) -> int:
+        """Bytes that no kernel can avoid: the logits read once, the gradient written once."""
+        return 2 * self.logits.nbytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Workload:
+    """A named input for the benchmarks.
+
+    Attributes
+    ----------
+    name : str
+        What ``--workload`` takes.
+    origin : str
+        Where it comes from, in a few words.
+    make : callable
+        Returns the :class:`Inputs`, the same on every machine.
+    quick : bool
+        Whether ``--quick`` measures it.
+    sweep : str or None
+        ``"T"``, ``"N"``, ``"C"`` or ``"L"`` for a point of a scaling plot.
+    size : int
+        That dimension's size at this point.
+    """
+
+    name: str
+    origin: str
+    make: Callable[[], Inputs]
+    quick: bool = False
+    sweep: str | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """One size that grows while the others stay.
+
+    Attributes
+    ----------
+    what : str
+        In words.
+    N, T, C, L : int
+        The sizes that stay; the one that grows is not looked at.
+    sizes : tuple of int
+        What the growing one takes.
+    """
+
+    what: str
+    sizes: tuple[int, ...]
+    N: int = 8
+    T: int = 200
+    C: int = 32
+    L: int = 20
+
+    def shape(self, letter: str, size: int) -> tuple[int, int, int, int]:
+        """Return N, T, C, L at one point."""
+        return tuple(size if each == letter else getattr(self, each) for each in "NTCL")  # type: ignore[return-value]
+
+
+SWEEPS = {
+    "T": Sweep(what="frames", sizes=(50, 200, 800, 3200)),
+    "N": Sweep(what="sequences", sizes=(1, 4, 16, 64)),
+    "C": Sweep(what="classes", sizes=(32, 256, 2048, 8192)),
+    "L": Sweep(what="labels a sequence", sizes=(5, 20, 80, 320), T=800),
+}
+"""By the letter of the size that grows."""
+
+# N, T, C, L, where from, and whether a quick run has time for it.
+_NAMED = {
+    "warpctc-28": (64, 150, 28, 40, "warp-ctc's published benchmark, small alphabet", True),
+    "warpctc-5k": (64, 150, 5000, 20, "warp-ctc's published benchmark, large alphabet", False),
+    "asr-char": (32, 400, 32, 60, "speech, characters", False),
+    "asr-bpe": (16, 500, 1024, 80, "speech, word pieces", False),
+    "ocr-zh": (64, 100, 6000, 20, "text lines, Chinese characters", False),
+    "long": (1, 20_000, 32, 2_000, "an audio book in one piece", False),
+}
+
+
+def workloads() -> dict[str, Workload]:
+    """Return all workloads by name: real inputs, named shapes, plugins' cases, sweeps.
+
+    Plugins add theirs with the hook :func:`ctcx._plugins.hookspecs.ctcx_conformance_cases`.
+
+    Returns
+    -------
+    dict of str to Workload
+        In the order in which they are measured and shown.
+
+    Examples
+    --------
+    >>> from ctcx.bench import workloads
+    >>> workloads()["warpctc-28"].make().logits.shape
+    (64, 150, 28)
+    """
+    from ctcx._plugins.registry import registry
+    from ctcx.data.bundled import notebook_fixture, ocr_lines
+
+    found = [
+        _real(
+            "notebook-fixture",
+            "the notebook's example, with the loss that it printed",
+            notebook_fixture,
+        ),
+        _real("ocr-lines", "what a text recogniser emitted for eight lines", ocr_lines),
+    ]
+    found += [
+        Workload(
+            name=name, origin=origin, quick=quick, make=partial(random_inputs, n, t, c, length)
+        )
+        for name, (n, t, c, length, origin, quick) in _NAMED.items()
+    ]
+    found += [_of_case(case) for case in registry().cases]
+    found += [
+        Workload(
+            name=f"scale-{letter}-{size}",
+            origin=f"{size} {sweep.what}",
+            quick=letter == "T" and size <= 800,
+            sweep=letter,
+            size=size,
+            make=partial(random_inputs, *sweep.shape(letter, size)),
+        )
+        for letter, sweep in SWEEPS.items()
+        for size in sweep.sizes
+    ]
+    # Two plugins may name their cases alike: the later ones get a number.
+    unique: dict[str, Workload] = {}
+    for each in found:
+        name, number = each.name, 2
+        while name in unique:
+            name, number = f"{each.name}-{number}", number + 1
+        unique[name] = each if name == each.name else _renamed(each, name)
+    return unique
+
+
+def random_inputs(n: int, t: int, c: int, length: int) -> Inputs:
+    """Return logits of scale 2, blank 0, and labels of which no two neighbours are equal."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((n, t, c), dtype=np.float32) * 2
+    labels = rng.integers(1, c, (n, length))
+    for i in range(1, length):
+        same = labels[:, i] == labels[:, i - 1]
+        labels[same, i] = 1 + labels[same, i] % (c - 1)
+    return Inputs(
+        logits=logits,
+        labels=labels,
+        logit_lengths=np.full(n, t),
+        label_lengths=np.full(n, length),
+        blank=0,
+    )
+
+
+def _real(name: str, origin: str, load: Callable[[], Fixture]) -> Workload:
+    return Workload(name=name, origin=origin, quick=True, make=lambda: _as_inputs(load()))
+
+
+def _of_case(case: Case) -> Workload:
+    return Workload(
+        name=case.name, origin=case.description, quick=True, make=partial(_as_inputs, case)
+    )
+
+
+def _renamed(workload: Workload, name: str) -> Workload:
+    return Workload(name=name, origin=workload.origin, quick=workload.quick, make=workload.make)
+
+
+def _as_inputs(given: Any) -> Inputs:
+    logits = np.ascontiguousarray(given.logits, dtype=np.float32)
+    return Inputs(
+        logits=logits,
+        labels=np.ascontiguousarray(given.labels, dtype=np.int64),
+        logit_lengths=np.ascontiguousarray(given.logit_lengths, dtype=np.int64),
+        label_lengths=np.ascontiguousarray(given.label_lengths, dtype=np.int64),
+        blank=given.blank % logits.shape[-1],
+    )

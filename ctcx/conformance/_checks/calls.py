@@ -1,0 +1,179 @@
+"""Calls after and beside one another: the same bits, and no shared scratch memory."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ctcx._plugins.backend import Feature
+from ctcx.conformance._checks.judging import raise_if, right, same
+from ctcx.conformance._checks.registry import check
+from ctcx.conformance._failures import CheckFailure
+from ctcx.conformance._subject import Outcome
+from ctcx.conformance.cases import Batch, case
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ctcx.conformance._subject import Inputs, Subject
+
+__all__ = ["check_deterministic", "check_repeats", "check_results_are_new", "check_threads"]
+
+_THREADS = 4
+
+_PATIENCE = 20.0
+"""Seconds for the repeats of a problem, which take 1 or 2 on most devices."""
+
+
+@check(requires={Feature.DETERMINISTIC})
+def check_deterministic(subject: Subject) -> None:
+    """The same input gives the same bits, run after run and with other calls in between."""
+    for batch in (case("ragged"), case("many classes"), case("confident for long")):
+        for grad in (False, True) if subject.can_grad else (False,):
+            first = subject.run(batch, grad=grad)
+            for between in (None, None, case("long label"), case("edge lengths")):
+                if between is not None:
+                    subject.run(between, grad=grad)
+                again = subject.run(batch, grad=grad)
+                if not again.same_bits(first):
+                    faults = same(subject, batch, again, first, "the first time")
+                    faults = faults or [f"case {batch.name!r}: the last bits differ between runs"]
+                    raise CheckFailure("\n".join(faults))
+
+
+@check()
+def check_results_are_new(subject: Subject) -> None:
+    """Whatever a caller writes into results, the next call returns the right ones.
+
+    ctcx itself scales a gradient in the memory that the kernel returned.
+    """
+    batch = case("ragged")
+    for grad in (False, True) if subject.can_grad else (False,):
+        inputs = subject.inputs(batch)
+        first = _call(subject, inputs, batch, grad=grad)
+        for array in subject.call(inputs, grad=grad, blank=batch.blank)[:2]:
+            array *= 3  # noqa: PLW2901 - in place, where the library has that
+        again = _call(subject, inputs, batch, grad=grad)
+        raise_if(same(subject, batch, again, first, "before the caller wrote into results"))
+
+
+@check(dtypes={"float32"})
+def check_repeats(subject: Subject) -> None:
+    """1,000 calls from four threads at once are all right, and the same to the bit if declared so.
+
+    A small problem, and one that is large enough for a kernel to share out among threads of its
+    own. Code that is written once for all libraries makes fewer calls where these take long, and
+    none makes more than fit into 20 seconds: a simulated device may be a thousand times slower.
+    """
+    slow = "*" in subject.descriptor.namespaces and subject.namespace not in {"numpy", "cupy"}
+    for batch, count in ((case("ragged"), 1000), (_wide_batch(), 200)):
+        for grad in (False, True) if subject.can_grad else (False,):
+            _repeat(subject, batch, count // 20 if slow else count, grad=grad)
+
+
+def _wide_batch() -> Batch:
+    rng = np.random.default_rng(17)
+    return Batch(
+        name="wide batch",
+        why="So much work that a kernel shares it out among threads.",
+        logits=rng.normal(size=(24, 120, 32)).astype(np.float32),
+        labels=rng.integers(1, 32, size=(24, 20)),
+        logit_lengths=rng.integers(60, 121, size=24),
+        label_lengths=rng.integers(5, 21, size=24),
+        blank=0,
+    )
+
+
+def _repeat(subject: Subject, batch: Batch, count: int, *, grad: bool) -> None:
+    """Fail if one of ``count`` calls of the same problem differs."""
+    raise_if(right(subject)(batch, subject.run(batch, grad=grad)))
+    inputs = subject.inputs(batch)
+    first = _call(subject, inputs, batch, grad=grad)
+    others: list[Outcome] = []
+    end = time.monotonic() + _PATIENCE
+
+    def work() -> None:
+        for _ in range(count // _THREADS):
+            if time.monotonic() > end:
+                break
+            again = _call(subject, inputs, batch, grad=grad)
+            if not again.same_bits(first):
+                others.append(again)
+
+    _at_once([work] * _THREADS)
+    faults: list[str] = []
+    for other in others:
+        faults += same(subject, batch, other, first, "the first time")
+    if others and not faults and subject.has(Feature.DETERMINISTIC):
+        faults.append(f"case {batch.name!r}: the last bits differ")
+    if faults:
+        what = "ctc_loss_and_grad" if grad else "ctc_loss"
+        msg = f"{what} gave another result in {len(others)} of up to {count} calls at once"
+        raise CheckFailure("\n".join([msg, *faults[:2]]))
+
+
+def _call(subject: Subject, inputs: Inputs, batch: Batch, *, grad: bool) -> Outcome:
+    """Return the numbers of a call, without the checks of everything else."""
+    loss, *others = (
+        subject.numpy(array) for array in subject.call(inputs, grad=grad, blank=batch.blank)
+    )
+    gradient = others[0].astype(np.float64) if others else None
+    return Outcome(loss.astype(np.float64), gradient)
+
+
+@check()
+def check_threads(subject: Subject) -> None:
+    """Four Python threads that call it at once each get their own right answer."""
+    grad = subject.can_grad
+    base = case("confident for long")
+    batches = [
+        replace(
+            base,
+            name=f"confident for long, thread {thread}",
+            logits=np.roll(base.logits, thread, axis=1) * (1 + thread / 8),
+        )
+        for thread in range(4)
+    ]
+    expected = [subject.run(batch, grad=grad) for batch in batches]
+    faults: list[str] = []
+
+    def work(batch: Batch, wanted: Outcome) -> None:
+        for _ in range(3):
+            got = subject.run(batch, grad=grad)
+            faults.extend(same(subject, batch, got, wanted, "without other threads"))
+
+    _at_once([partial(work, *pair) for pair in zip(batches, expected, strict=True)])
+    raise_if(faults[:2])
+
+
+def _at_once(tasks: Sequence[Callable[[], None]]) -> None:
+    """Run tasks in threads that start together, and raise what one of them raises."""
+    barrier = threading.Barrier(len(tasks))
+    errors: list[BaseException] = []
+
+    def work(task: Callable[[], None]) -> None:
+        try:
+            barrier.wait()
+            task()
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(task,)) for task in tasks]
+    interval = sys.getswitchinterval()
+    # Python normally lets a thread run for 5 ms, in which a small kernel is done.
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    if errors:
+        raise errors[0]

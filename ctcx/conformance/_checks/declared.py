@@ -1,0 +1,160 @@
+"""A backend does what it declares, and turns down the rest."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import array_api_compat
+import numpy as np
+
+import ctcx
+from ctcx._arrays.facts import describe
+from ctcx._errors import BackendError, BackendRejectedError, CTCInputError
+from ctcx._plugins.backend import Decline, Feature, resolve
+from ctcx._plugins.registry import registry
+from ctcx.conformance._checks.judging import raise_if
+from ctcx.conformance._checks.registry import check
+from ctcx.conformance._failures import CheckFailure, NotApplicable
+from ctcx.conformance.cases import Batch, case
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ctcx.conformance._subject import Subject
+
+__all__ = [
+    "check_checks_values",
+    "check_rejects_what_it_does_not_declare",
+    "check_takes_what_it_declares",
+]
+
+
+@check()
+def check_takes_what_it_declares(subject: Subject) -> None:
+    """Ordinary problems on the declared libraries, devices and dtypes are not turned down."""
+    for batch in (case("notebook"), case("ragged")):
+        for grad in (False, True) if subject.can_grad else (False,):
+            what = "loss_and_grad" if grad else "loss"
+            try:
+                subject.run(batch, grad=grad)
+            except (Decline, BackendError, NotApplicable) as error:
+                msg = (
+                    f"the backend declares {subject} and {what}, but it turns down the ordinary "
+                    f"case {batch.name!r}: {error}"
+                )
+                raise CheckFailure(msg) from error
+
+
+@check()
+def check_rejects_what_it_does_not_declare(subject: Subject) -> None:
+    """What the backend doesn't declare is rejected with a reason, and gives no numbers."""
+    batch = case("notebook")
+    faults = []
+    tried = 0
+    for what, attempt in _undeclared(subject, batch):
+        tried += 1
+        try:
+            attempt()
+        except BackendRejectedError as error:
+            if not str(error).strip():
+                faults.append(f"{what} is rejected without a reason")
+        except Exception as error:  # noqa: BLE001 - whatever it is, it should have been a rejection
+            faults.append(f"{what} is not rejected but raises {type(error).__name__}: {error}")
+        else:
+            faults.append(f"{what} is not declared, but gave numbers instead of a rejection")
+    raise_if(faults)
+    if not tried:
+        msg = "it declares all that could be tried here"
+        raise NotApplicable(msg)
+
+
+@check(requires={Feature.CHECKS_VALUES})
+def check_checks_values(subject: Subject) -> None:
+    """A wrong length, label or logit gives its sequence a loss of NaN, and the others theirs."""
+    batch = case("ragged")
+    right = {
+        grad: subject.run(batch, grad=grad).loss
+        for grad in ((False, True) if subject.can_grad else (False,))
+    }
+    faults = []
+    for what, n, wrong in _wrong_values(batch):
+        for grad in (False, True) if subject.can_grad else (False,):
+            inputs = subject.inputs(wrong)
+            result = subject.call(inputs, grad=grad, blank=wrong.blank, validate=False)
+            expected = right[grad].copy()
+            expected[n] = np.nan
+            loss = subject.numpy(result[0]).astype(np.float64)
+            if not np.array_equal(loss, expected, equal_nan=True):
+                faults.append(f"{what} in sequence {n}: losses {loss}, expected {expected}")
+            try:
+                subject.call(inputs, grad=grad, blank=wrong.blank)
+            except CTCInputError as error:
+                if error.sequence != n:
+                    faults.append(f"{what} in sequence {n}: the error names {error.sequence}")
+            else:
+                faults.append(f"{what} in sequence {n} is not reported")
+    raise_if(faults)
+
+
+def _wrong_values(batch: Batch) -> Iterator[tuple[str, int, Batch]]:
+    """Yield batches with one thing wrong: what, in which sequence, and the batch."""
+    _, frames, classes, width = batch.shape
+    n = int(np.flatnonzero((batch.label_lengths > 0) & (batch.logit_lengths > 0))[-1])
+    last_label, last_frame = int(batch.label_lengths[n]) - 1, int(batch.logit_lengths[n]) - 1
+    for value in (classes, -1, 2**31 - 1, batch.blank):
+        labels = batch.labels.copy()
+        labels[n, last_label] = value
+        yield f"the label {value}", n, replace(batch, labels=labels)
+    for length in (width + 1, -1):
+        lengths = batch.label_lengths.copy()
+        lengths[n] = length
+        yield f"the label length {length}", n, replace(batch, label_lengths=lengths)
+    for length in (frames + 1, -1):
+        lengths = batch.logit_lengths.copy()
+        lengths[n] = length
+        yield f"the logit length {length}", n, replace(batch, logit_lengths=lengths)
+    for logit in (np.nan, np.inf):
+        for frame, label_class in ((0, 0), (last_frame, classes - 1)):
+            logits = batch.logits.copy()
+            logits[n, frame, label_class] = logit
+            yield f"the logit {logit} in frame {frame}", n, replace(batch, logits=logits)
+
+
+def _undeclared(subject: Subject, batch: Batch) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield what the backend doesn't claim to do, each with a call that asks for it."""
+    backend, library = subject.descriptor, subject.library
+    options: dict[str, Any] = {"blank": batch.blank, "backend": subject.backend}
+    plain = subject.inputs(batch)
+    for dtype in sorted(library.dtypes - backend.dtypes):
+        try:
+            logits = subject.logits(batch.logits, dtype)
+        except (TypeError, ValueError):
+            continue  # this device doesn't have it
+        yield f"dtype {dtype}", partial(ctcx.ctc_loss, *plain._replace(logits=logits), **options)
+    if not subject.has(Feature.GRAD):
+        yield "the gradient (GRAD)", partial(ctcx.ctc_loss_and_grad, *plain, **options)
+    if not subject.has(Feature.NONCONTIGUOUS):
+        xp = array_api_compat.array_namespace(plain.logits)
+        turned = subject.logits(batch.logits.transpose(0, 2, 1))
+        logits = xp.permute_dims(turned, (0, 2, 1))
+        if not describe(logits).contiguous:
+            yield (
+                "logits that are not contiguous (NONCONTIGUOUS)",
+                partial(ctcx.ctc_loss, *plain._replace(logits=logits), **options),
+            )
+    if not subject.has(Feature.TRACEABLE) and library.jit is not None:
+        compiled = resolve(library.jit)(partial(ctcx.ctc_loss, **options))
+        yield "a call that is being compiled (TRACEABLE)", partial(compiled, *plain)
+    if "*" in backend.namespaces:
+        return
+    for name, entry in registry().namespaces.items():
+        # Nothing large is imported only to be turned down.
+        known = name in {"numpy", "array_api_strict"} or name.partition(".")[0] in sys.modules
+        if name in backend.namespaces or not known or entry.namespace.probe() is not None:
+            continue
+        device = resolve(entry.namespace.devices)()[0]
+        other = replace(subject, namespace=name, device=device, dtype="float32")
+        yield f"arrays of {name}", partial(ctcx.ctc_loss, *other.inputs(batch), **options)

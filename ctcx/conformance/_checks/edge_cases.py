@@ -1,0 +1,228 @@
+"""What breaks kernels: infeasible labels, masks, certainty, empty axes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ctcx._errors import InfeasibleError
+from ctcx.conformance._checks.judging import (
+    QUICK,
+    in_group,
+    judge_all,
+    raise_if,
+    right,
+    right_grad,
+    with_padding,
+)
+from ctcx.conformance._checks.registry import check
+from ctcx.conformance._failures import CheckFailure
+from ctcx.conformance._mismatches import describe_grad, describe_loss, grad_faults, loss_faults
+from ctcx.conformance.cases import Batch, case, truth
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ctcx.conformance._checks.judging import Judge
+    from ctcx.conformance._subject import Outcome, Subject
+
+__all__ = [
+    "check_confident_logits",
+    "check_degenerate_shapes",
+    "check_infeasible",
+    "check_infeasible_policies",
+    "check_largest_losses",
+    "check_masked_logits",
+    "check_never_nan",
+    "check_never_negative",
+    "check_unchecked_logits",
+]
+
+
+@check()
+def check_infeasible(subject: Subject) -> None:
+    """Labels that can't be emitted: loss exactly +inf, gradient exactly 0, feasible False."""
+    judge_all(subject, in_group("infeasible"), _infeasible_exactly(subject), grad=subject.can_grad)
+
+
+@check()
+def check_largest_losses(subject: Subject) -> None:
+    """Losses up to 1.8e8 nats are right; above: +inf, gradient 0, feasible False, as infeasible."""
+    judges = right(subject), _infeasible_exactly(subject)
+
+    def judge(batch: Batch, outcome: Outcome) -> list[str]:
+        return [fault for each in judges for fault in each(batch, outcome)]
+
+    judge_all(subject, in_group("limit"), judge, grad=False)
+    if subject.can_grad:
+        judge_all(subject, in_group("limit"), judge, grad=True)
+
+
+@check()
+def check_unchecked_logits(subject: Subject) -> None:
+    """Without validation NaN or +inf among a sequence's logits gives it NaN, and no other one.
+
+    Loss and gradient are NaN inside its length, also where its labels can't be emitted, whatever
+    ``infeasible`` says.
+    """
+    batch = case("too few frames")
+    spoiled = {0: (np.nan, 0), 1: (np.inf, 1), 3: (np.nan, -1), 7: (np.inf, -1)}
+    logits = batch.logits.copy()
+    for n, (value, frame) in spoiled.items():
+        logits[n, frame % batch.logit_lengths[n], n % batch.shape[2]] = value
+    # Past a length nothing matters.
+    wrong = with_padding(replace(batch, logits=logits), np.nan, 0)
+    rows = list(spoiled)
+    expected = truth(batch, subject.dtype)
+    faults: list[str] = []
+    for policy in ("inf", "zero"):
+        loss = expected.loss if policy == "inf" else np.where(expected.feasible, expected.loss, 0.0)
+        loss, grad = loss.copy(), expected.grad.copy()
+        loss[rows] = np.nan
+        grad[rows] = np.where(batch.padded_frames()[rows][:, :, None], 0.0, np.nan)
+        for with_grad in (False, True) if subject.can_grad else (False,):
+            got = subject.run(wrong, grad=with_grad, validate=False, infeasible=policy)
+            allowed = subject.tolerance.loss(np.nan_to_num(loss), batch.logit_lengths)
+            shown = replace(batch, name=f"{batch.name}, with NaN and inf, infeasible={policy!r}")
+            faults += loss_faults(shown, _no_nan(got.loss), _no_nan(loss), allowed)
+            if got.grad is not None:
+                allowed_grad = subject.tolerance.grad
+                faults += grad_faults(shown, _no_nan(got.grad), _no_nan(grad), allowed_grad)
+    raise_if(faults)
+
+
+_NAN = -7.0
+"""Stands for NaN where numbers are compared; no loss and no entry of a gradient is that."""
+
+
+def _no_nan(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.isnan(array), _NAN, array)
+
+
+def _infeasible_exactly(subject: Subject) -> Judge:
+    """Return a judge of what has to be exact for labels that can't be emitted."""
+
+    def judge(batch: Batch, outcome: Outcome) -> list[str]:
+        expected = truth(batch, subject.dtype)
+        no_slack = np.zeros(expected.loss.shape)
+        inf_or_not = np.where(expected.feasible, 0.0, np.inf)
+        got = np.where(np.isfinite(outcome.loss), 0.0, outcome.loss)
+        got = np.where(expected.feasible, got, outcome.loss)
+        faults = loss_faults(batch, got, inf_or_not, no_slack)
+        if outcome.grad is not None:
+            hopeless = ~expected.feasible[:, None, None]
+            faults += grad_faults(
+                batch, np.where(hopeless, outcome.grad, 0.0), np.zeros_like(outcome.grad), 0.0
+            )
+        if outcome.feasible is not None and (outcome.feasible != expected.feasible).any():
+            faults.append(
+                f"case {batch.name!r}: feasible is {outcome.feasible.tolist()}, "
+                f"expected {expected.feasible.tolist()}"
+            )
+        return faults
+
+    return judge
+
+
+@check()
+def check_infeasible_policies(subject: Subject) -> None:
+    """infeasible="zero" gives loss 0 and gradient 0, "raise" an error that names the sequences."""
+    batch = case("too few frames")
+    grad = subject.can_grad
+    expected = truth(batch, subject.dtype)
+    outcome = subject.run(batch, grad=grad, infeasible="zero")
+    loss = np.where(expected.feasible, expected.loss, 0.0)
+    allowed = np.where(
+        expected.feasible, subject.tolerance.loss(expected.loss, batch.logit_lengths), 0.0
+    )
+    raise_if(loss_faults(batch, outcome.loss, loss, allowed))
+    if outcome.grad is not None:
+        raise_if(right_grad(subject)(batch, outcome))
+    hopeless = tuple(np.flatnonzero(~expected.feasible).tolist())
+    try:
+        subject.run(batch, grad=grad, infeasible="raise")
+    except InfeasibleError as error:
+        if tuple(error.sequences) != hopeless:
+            msg = (
+                f"case {batch.name!r}: the error names sequences {error.sequences}, not {hopeless}"
+            )
+            raise CheckFailure(msg) from error
+    else:
+        msg = f"case {batch.name!r}: infeasible='raise' raised nothing for sequences {hopeless}"
+        raise CheckFailure(msg)
+
+
+@check()
+def check_degenerate_shapes(subject: Subject) -> None:
+    """Axes of size 0 and 1: no sequences, no frames, no label axis, one class."""
+    batches = in_group("degenerate")
+    judge_all(subject, batches, right(subject), grad=False)
+    if subject.can_grad:
+        judge_all(subject, batches, right(subject), grad=True)
+
+
+@check()
+def check_masked_logits(subject: Subject) -> None:
+    """Masked classes (-inf, or the most negative number) have probability 0 and break nothing."""
+    judge_all(subject, in_group("masked"), right(subject), grad=subject.can_grad)
+
+
+@check()
+def check_confident_logits(subject: Subject) -> None:
+    """Nearly one-hot emissions, right or wrong, neither underflow nor overflow."""
+    judge_all(subject, in_group("confident"), right(subject), grad=subject.can_grad)
+
+
+@check()
+def check_never_nan(subject: Subject) -> None:
+    """No case gives NaN, not even with NaN and infinities in the padding."""
+
+    def judge(batch: Batch, outcome: Outcome) -> list[str]:
+        faults = [f"{describe_loss(batch, n)}: NaN" for n in _where(np.isnan(outcome.loss))]
+        if outcome.grad is not None:
+            places = np.argwhere(~np.isfinite(outcome.grad))[:1]
+            faults += [f"{describe_grad(batch, *place)}: not finite" for place in places.tolist()]
+        return [f"case {batch.name!r}: {fault}" for fault in faults]
+
+    for padding in (np.nan, np.inf, -np.inf):
+        batches = (with_padding(batch, padding, 0) for batch in in_group("infeasible", "masked"))
+        judge_all(subject, batches, judge, grad=subject.can_grad)
+    judge_all(subject, in_group(*QUICK), judge, grad=subject.can_grad)
+
+
+@check()
+def check_never_negative(subject: Subject) -> None:
+    """A loss is never below 0, however confident the model is."""
+
+    def judge(batch: Batch, outcome: Outcome) -> list[str]:
+        return [
+            f"case {batch.name!r}: {describe_loss(batch, n)}: got {float(outcome.loss[n])!r}"
+            for n in _where(outcome.loss < 0)
+        ]
+
+    judge_all(subject, [_certain(), *in_group(*QUICK)], judge, grad=False)
+    if subject.can_grad:
+        judge_all(subject, [_certain(), *in_group("confident")], judge, grad=True)
+
+
+def _where(wrong: NDArray[np.bool_]) -> list[int]:
+    return [int(n) for n in np.flatnonzero(wrong)]
+
+
+def _certain() -> Batch:
+    """Return sequences whose loss is so near to 0 that rounding may carry it below."""
+    rng = np.random.default_rng(5)
+    path = np.array([0, 1, 0, 2, 2, 0, 3, 0])
+    logits = rng.normal(size=(8, 8, 5))
+    for n, scale in enumerate((8.0, 12.0, 15.0, 16.0, 17.0, 20.0, 25.0, 40.0)):
+        logits[n, np.arange(8), path] += scale
+    return replace(
+        case("confident"),
+        name="certain",
+        logits=logits,
+        labels=np.tile([1, 2, 3, 0, 0], (8, 1)),
+        label_lengths=np.full(8, 3),
+        sequences=(),
+    )

@@ -1,0 +1,103 @@
+"""The register of checks: what each needs, and in which order they run."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from ctcx._plugins.backend import Backend, Feature, Namespace
+    from ctcx.conformance._subject import Subject
+
+    CheckFunction: TypeAlias = Callable[[Subject], None]
+
+__all__ = ["Check", "check", "registered_checks"]
+
+_HALF = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Check:
+    """One check of the kit.
+
+    Attributes
+    ----------
+    name : str
+        Of the function, ``check_...``.
+    function : callable
+        Takes a subject; returns if all is well.
+    requires : frozenset of Feature
+        It is run on backends that declare all of these.
+    dtypes : frozenset of str
+        Of the logits that it is for.
+    jit : bool
+        Whether it needs a library that compiles.
+    slow : bool
+        Run only when asked for.
+    provisional : bool
+        New in this version of the kit: reported, but its failure fails nobody yet.
+    """
+
+    name: str
+    function: CheckFunction
+    requires: frozenset[Feature]
+    dtypes: frozenset[str]
+    jit: bool
+    slow: bool
+    provisional: bool
+
+    @property
+    def summary(self) -> str:
+        """What it checks, in a sentence, for people."""
+        return " ".join((inspect.getdoc(self.function) or "").split("\n\n")[0].split())
+
+    def excuse(
+        self, backend: Backend, namespace: Namespace, dtype: str, *, slow: bool
+    ) -> str | None:
+        """Return why it isn't run on this backend, library and dtype; None if it is."""
+        if missing := self.requires - backend.features:
+            names = ", ".join(sorted(feature.name for feature in missing))
+            return f"{backend.name} doesn't declare {names}"
+        if dtype not in self.dtypes:
+            return f"not for {dtype}"
+        if self.jit and namespace.jit is None:
+            return f"{namespace.name} has no jit"
+        if self.slow and not slow:
+            return "slow; run only when asked for"
+        return None
+
+
+_CHECKS: dict[str, Check] = {}
+
+
+def check(
+    *,
+    requires: Collection[Feature] = (),
+    dtypes: Collection[str] = ("float32", "float64", *_HALF),
+    jit: bool = False,
+    slow: bool = False,
+    provisional: bool = False,
+) -> Callable[[CheckFunction], CheckFunction]:
+    """Register a function as a check; see :class:`Check`."""
+
+    def register(function: CheckFunction) -> CheckFunction:
+        _CHECKS[function.__name__] = Check(
+            name=function.__name__,
+            function=function,
+            requires=frozenset(requires),
+            dtypes=frozenset(dtypes),
+            jit=jit,
+            slow=slow,
+            provisional=provisional,
+        )
+        return function
+
+    return register
+
+
+def registered_checks() -> dict[str, Check]:
+    """Return the checks registered so far by name, in the order that they run."""
+    return dict(_CHECKS)

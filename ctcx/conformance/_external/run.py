@@ -1,0 +1,140 @@
+"""Put a program through the suite, as a child process."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from typing import TYPE_CHECKING, Any
+
+from ctcx._errors import CTCInputError
+from ctcx.conformance._external.judging import judge, result
+from ctcx.conformance._external.problems import PROTOCOL, chosen, problem_line
+from ctcx.conformance._external.process import Child, Trouble
+from ctcx.conformance._mismatches import TOLERANCES
+from ctcx.conformance.runner import Report, Result, versions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ctcx.conformance._execute import Status
+    from ctcx.fixtures import Fixture
+
+__all__ = ["as_report", "check_dtype", "run_command"]
+
+
+def run_command(
+    command: str | Sequence[str],
+    *,
+    dtype: str = "float32",
+    only: Sequence[str] | None = None,
+    time_limit: float = 10.0,
+    progress: Callable[[Result], None] | None = None,
+) -> Report:
+    """Ask a program in any language all problems of the suite, one line of JSON at a time.
+
+    Parameters
+    ----------
+    command : str or sequence of str
+        Program and arguments. A string is split as a shell would, and no shell is used.
+    dtype : str
+        Whose tolerances hold.
+    only : sequence of str, optional
+        Names of problems; default: all.
+    time_limit : float
+        Seconds for each problem; the first one includes the start of the program.
+    progress : callable, optional
+        Called with each :class:`Result` as it comes.
+
+    Returns
+    -------
+    Report
+        Its results have the name of the problem as `check`.
+
+    Raises
+    ------
+    CTCInputError
+        The program can't be started, or there is no such dtype or problem.
+
+    Examples
+    --------
+    >>> from ctcx.conformance import run_command
+    >>> report = run_command("true", only=["notebook"])
+    >>> report.passed, report.results[0].message
+    (False, 'the program ended with exit code 0 instead of answering')
+    """
+    check_dtype(dtype)
+    words = shlex.split(command) if isinstance(command, str) else list(command)
+    if not words:
+        msg = "command is empty: expected a program and its arguments"
+        raise CTCInputError(msg, argument="command", value=command)
+    child = Child(words)
+    results = []
+    try:
+        for fixture in chosen(only):
+            begin = time.perf_counter()
+            status, message = _put(child, fixture, dtype, time_limit)
+            seconds = time.perf_counter() - begin
+            results.append(result(fixture, "program", dtype, status, message, seconds))
+            if progress is not None:
+                progress(results[-1])
+        child.close()
+    finally:
+        child.end()
+    return as_report(shlex.join(words), "program", results)
+
+
+def as_report(name: str, kind: str, results: Sequence[Result], *problems: str) -> Report:
+    """Return the report on a program."""
+    found = list(problems)
+    if not problems and not any(one.executed for one in results):
+        found.append("no problem was answered")
+    return Report(
+        backend=name,
+        provenance=f"protocol {PROTOCOL}",
+        results=tuple(results),
+        problems=tuple(found),
+        versions=versions_of(set()),
+        kind=kind,
+    )
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a dtype without tolerances."""
+    if dtype not in TOLERANCES:
+        msg = f"dtype is {dtype!r}: expected one of {', '.join(TOLERANCES)}"
+        raise CTCInputError(msg, argument="dtype", value=dtype)
+
+
+def _put(child: Child, fixture: Fixture, dtype: str, seconds: float) -> tuple[Status, str]:
+    if dtype not in fixture.tolerances:
+        return "skipped", f"{dtype} can't hold its logits"
+    try:
+        line = child.ask(problem_line(fixture), seconds)
+    except Trouble as trouble:
+        return "error", str(trouble)
+    document = _parsed(line)
+    if isinstance(document, str):
+        child.end()  # who knows what else is on its way
+        return "error", document
+    if document.get("id") != fixture.name:
+        child.end()
+        told = f"an answer to {document['id']!r}" if "id" in document else "an answer without 'id'"
+        return "error", f"{told} came when {fixture.name!r} was asked: answer in order, once each"
+    return judge(fixture, document, dtype)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | str:
+    """Return the object that a line holds, or what is wrong with it."""
+    shown = line[:60].decode(errors="replace")
+    shown += "..." if len(line) > 60 else ""
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):
+        return (
+            f"the program wrote what is not JSON: {shown!r}. Standard output is for answers "
+            f"alone, one object a line; write all else to standard error"
+        )
+    if not isinstance(document, dict):
+        return f"the program wrote {shown!r}: expected an object"
+    return document
