@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ctcx._version import __version__
+
 if TYPE_CHECKING:
     from ctcx import compat, conformance, plugin
     from ctcx._api.call import LossAndGrad, ctc_loss, ctc_loss_and_grad, explain
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
         UnknownBackendError,
     )
     from ctcx._inputs.labels import labels_from_one_hot, labels_to_one_hot, min_frames
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BackendError",

@@ -14,6 +14,8 @@ Warnings: PluginWarning (UserWarning), once for each plugin that could not be us
 
 from __future__ import annotations
 
+from ctcx._isolation import attempt
+
 __all__ = [
     "BackendError",
     "BackendRejectedError",
@@ -24,6 +26,9 @@ __all__ = [
     "PluginError",
     "PluginWarning",
     "UnknownBackendError",
+    "one_line",
+    "printable",
+    "shown",
 ]
 
 
@@ -119,3 +124,31 @@ class PluginError(CTCError):
 
 class PluginWarning(UserWarning):
     """A plugin could not be used and was left out; the rest goes on."""
+
+
+def one_line(error: BaseException) -> str:
+    """Type and message of an exception, without its further lines; whatever its ``str()`` does."""
+    name = printable(type(error).__name__)
+    text, failed = attempt(str, error)
+    if failed is not None:
+        return f"{name} (its message can't be printed)"
+    lines = str.strip(text).splitlines()
+    return f"{name}: {printable(lines[0])}" if lines else name
+
+
+def shown(value: object) -> str:
+    """``repr()`` of an object of a plugin, cut where it is long; whatever its ``repr()`` does."""
+    text, failed = attempt(repr, value)
+    if failed is None:
+        return printable(text, 200)
+    return f"a {printable(type(value).__qualname__)} (its repr() fails)"
+
+
+def printable(text: str, limit: int = 500) -> str:
+    """Text of a plugin as one line that any terminal and any encoding takes, cut where it is long.
+
+    Control characters and halves of surrogate pairs become question marks.
+    """
+    words = " ".join(str.split(str.__getitem__(text, slice(4 * limit))))
+    line = "".join(c if c.isprintable() else "?" for c in words)
+    return line if len(line) <= limit else f"{line[:limit]}..."

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 import ctcx
 from ctcx._cli import app
-from ctcx._comparison.result import TOLERANCES, Comparison, Row, for_json
+from ctcx._comparison.result import TOLERANCES, Comparison, Row
 from ctcx._comparison.run import compare, read_lines
+from ctcx._files import json_safe
 from ctcx._plugins.registry import registry
 from ctcx.data.bundled import notebook_fixture, ocr_lines
 from tests.helpers import needed
@@ -387,7 +388,7 @@ def test_json_has_no_bare_infinities(planted):
     assert row["loss"] == ["inf"]
     assert row["loss_error"] == "inf"
     plain = {"a": (math.inf, [-math.inf, 1.5]), "b": None}
-    assert for_json(plain) == {"a": ["inf", ["-inf", 1.5]], "b": None}
+    assert json_safe(plain) == {"a": ["inf", ["-inf", 1.5]], "b": None}
 
 
 @pytest.mark.parametrize("columns", [80, 140])

@@ -11,8 +11,8 @@ import numpy as np
 
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._arrays.facts import is_numpy, is_undecided
-from ctcx._arrays.tensor_forms import FUNCTIONAL, OPAQUE, SUBCLASS
-from ctcx._autodiff.adapters import adapter_for, is_torch_recording
+from ctcx._arrays.tensor_forms import FUNCTIONAL, OPAQUE, SUBCLASS, is_torch_recording
+from ctcx._autodiff.adapters import adapter_for
 from ctcx._autodiff.operation import Unit
 from ctcx._dispatch.dispatcher import CACHE_SIZE, Decision, call, explain_problem, select
 from ctcx._dispatch.results import are_losses, losses_fault
@@ -346,7 +346,7 @@ def _finished(prepared: Prepared, reduction: Reduction, loss: Array) -> Array:
     if reduction == PLAIN:
         return loss
     if prepared.facts.namespace == "jax.numpy":  # one compiled call for several operations
-        from ctcx._arrays.jax import reduced
+        from ctcx._autodiff.jax_rules import reduced
 
         return reduced(reduction, loss, prepared.label_lengths)
     xp = prepared.facts.xp

@@ -19,10 +19,9 @@ import torch
 from ctcx._api.call import Options, check_options, ctc_loss_and_grad, run
 from ctcx._arrays.tensor_forms import FUNCTIONAL
 from ctcx._autodiff.torch_function import from_above, merge
-from ctcx._errors import BackendError, CTCInputError
+from ctcx._errors import BackendError, CTCInputError, one_line
 from ctcx._inputs.concatenated import padded
 from ctcx._inputs.labels import from_lists, resolve_blank
-from ctcx._plugins.reporting import one_line
 
 if TYPE_CHECKING:
     from ctcx._inputs.prepare import Prepared

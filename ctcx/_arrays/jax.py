@@ -6,12 +6,11 @@ Imports JAX, so it is imported only where there are arrays of JAX's.
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -20,10 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctcx._reduction import Reduction
     from ctcx._typing import Array
 
-__all__ = ["has_explicit_axes", "is_staging", "reduced", "same_axes", "uploaded", "without_types"]
+__all__ = ["has_explicit_axes", "is_staging", "same_axes", "uploaded", "without_types"]
 
 
 def _find_trace_state() -> Any:
@@ -65,12 +63,6 @@ def uploaded(array: NDArray[Any], device: Any) -> Array:
     """Copy of a NumPy array on a device, of a dtype that JAX has; not while JAX traces."""
     copy = _same(array)  # on the default device
     return copy if copy.device == device else jax.device_put(array, device)
-
-
-@partial(jax.jit, static_argnums=0)
-def reduced(reduction: Reduction, loss: Array, label_lengths: Array) -> Array:
-    """:meth:`ctcx._reduction.Reduction.value`."""
-    return reduction.value(jnp, loss, reduction.divisor(jnp, label_lengths, loss.dtype))
 
 
 def same_axes(arrays: Any, axes: frozenset[str] = frozenset()) -> Any:

@@ -15,7 +15,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ctcx._plugins.reporting import one_line
+from ctcx._errors import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable

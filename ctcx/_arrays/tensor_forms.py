@@ -30,6 +30,7 @@ __all__ = [
     "form_of_modes",
     "forms_of",
     "is_plain",
+    "is_torch_recording",
 ]
 
 Form = int
@@ -180,3 +181,11 @@ def _require_dense(argument: str, tensor: Array) -> None:
         return
     msg = f"{argument} is {what}: expected a dense tensor, as from {advice}"
     raise CTCInputError(msg, argument=argument)
+
+
+def is_torch_recording() -> bool:
+    """Whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` traces this code."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and (
+        torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # noqa: SLF001
+    )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ctcx._reduction import Reduction
     from ctcx._typing import Array
 
-__all__ = ["Adapter", "adapter_for", "is_torch_recording"]
+__all__ = ["Adapter", "adapter_for"]
 
 
 class Adapter(Protocol):
@@ -46,14 +46,6 @@ def adapter_for(namespace: str, form: Form, *arrays: Array, differentiate: bool)
     if namespace == "jax.numpy" and (any_traced(*arrays) or has_jax_types(*arrays)):
         return _adapter("jax_rules")
     return None
-
-
-def is_torch_recording() -> bool:
-    """Whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` traces this code."""
-    torch: Any = sys.modules.get("torch")
-    return torch is not None and (
-        torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # noqa: SLF001
-    )
 
 
 def _adapter(module: str) -> Adapter:

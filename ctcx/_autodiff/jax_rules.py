@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from ctcx._arrays.facts import any_traced
-from ctcx._arrays.jax import reduced, without_types
+from ctcx._arrays.jax import without_types
 from ctcx._autodiff.operation import hessian_times
 from ctcx._reduction import PLAIN
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ctcx._reduction import Reduction
     from ctcx._typing import Array
 
-__all__ = ["loss", "loss_and_grad", "second"]
+__all__ = ["loss", "loss_and_grad", "reduced", "second"]
 
 
 def loss(unit: Unit, reduction: Reduction, *arrays: Array) -> Array:
@@ -129,3 +129,9 @@ def _differentiated_twice(logits: Array) -> Array:
 def _refuse(*_: object) -> None:
     msg = "ctcx has no third derivatives of the CTC loss"
     raise NotImplementedError(msg)
+
+
+@partial(jax.jit, static_argnums=0)
+def reduced(reduction: Reduction, loss: Array, label_lengths: Array) -> Array:
+    """:meth:`ctcx._reduction.Reduction.value`."""
+    return reduction.value(jnp, loss, reduction.divisor(jnp, label_lengths, loss.dtype))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from ctcx import __version__
 from ctcx._cli import backends, bench, compare, conformance, diagnose, doctor, explain, fixtures
 from ctcx._errors import CTCError, PluginWarning
+from ctcx._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,11 +26,12 @@ from ctcx._cli.output import (
     unwarned,
 )
 from ctcx._dispatch.requested import VARIABLE
+from ctcx._errors import one_line, printable
 from ctcx._isolation import attempt
 from ctcx._plugins.backend import resolve
 from ctcx._plugins.loader import at_most
 from ctcx._plugins.registry import DISABLE, registry
-from ctcx._plugins.reporting import STRICT, one_line, printable, strict
+from ctcx._plugins.reporting import STRICT, strict
 from ctcx.conformance._drawing import DRAW, SEED, THOROUGH
 from ctcx.conformance._plan import REQUIRED, SLOW
 

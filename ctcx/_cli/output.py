@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ctcx._comparison.result import for_json
 from ctcx._errors import PluginWarning
-from ctcx._files import replaced
+from ctcx._files import json_safe, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -201,4 +200,4 @@ def write_json(target: str, text: str) -> None:
 
 def json_text(data: Any) -> str:
     """Return plain data as JSON text that any parser takes."""
-    return json.dumps(for_json(data), indent=2, allow_nan=False, ensure_ascii=False)
+    return json.dumps(json_safe(data), indent=2, allow_nan=False, ensure_ascii=False)

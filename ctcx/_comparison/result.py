@@ -8,21 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from ctcx._files import json_safe
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "SCHEMA",
-    "TOLERANCES",
-    "Comparison",
-    "Line",
-    "Row",
-    "Tolerance",
-    "Verdict",
-    "for_json",
-]
+__all__ = ["SCHEMA", "TOLERANCES", "Comparison", "Line", "Row", "Tolerance", "Verdict"]
 
 SCHEMA = "ctcx-compare/1"
 
@@ -206,7 +199,7 @@ class Comparison:
                 for line in self.lines
             ],
         }
-        result: dict[str, Any] = for_json(plain)
+        result: dict[str, Any] = json_safe(plain)
         return result
 
     def _agreement(self) -> str:
@@ -229,17 +222,6 @@ class Comparison:
             f"of text, those of a float64 reference (off by {_worst(computed, 'ocr-lines')} at "
             f"most)."
         )
-
-
-def for_json(value: Any) -> Any:
-    """Return a copy of plain data with infinities and NaN as strings."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: for_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [for_json(item) for item in value]
-    return value
 
 
 def _worst(rows: Sequence[Row], name: str) -> str:

@@ -18,10 +18,9 @@ import numpy as np
 import ctcx
 from ctcx._comparison.result import TOLERANCES, Comparison, Line, Row
 from ctcx._dispatch.report import backends as known_backends
-from ctcx._errors import BackendRejectedError
+from ctcx._errors import BackendRejectedError, one_line
 from ctcx._plugins.backend import Feature, resolve
 from ctcx._plugins.registry import registry
-from ctcx._plugins.reporting import one_line
 from ctcx.data.bundled import greedy_readings, notebook_fixture, ocr_lines
 
 if TYPE_CHECKING:

@@ -24,11 +24,10 @@ from ctcx._dispatch.requested import (
 from ctcx._dispatch.results import check_form, fault
 from ctcx._dispatch.selection import choose
 from ctcx._dispatch.tracing import Run, record, trace
-from ctcx._errors import BackendError, BackendRejectedError
+from ctcx._errors import BackendError, BackendRejectedError, one_line, printable, shown
 from ctcx._isolation import attempt_at_once, is_the_users
 from ctcx._plugins.backend import Decline, resolve
 from ctcx._plugins.registry import registry
-from ctcx._plugins.reporting import one_line, printable, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

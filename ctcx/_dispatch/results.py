@@ -12,9 +12,8 @@ import numpy as np
 
 from ctcx._arrays.facts import describe, device_name, is_array, is_elsewhere, library_name
 from ctcx._arrays.tensor_forms import UNREADABLE
-from ctcx._errors import KernelError
+from ctcx._errors import KernelError, printable
 from ctcx._plugins.backend import HALF_DTYPES
-from ctcx._plugins.reporting import printable
 
 if TYPE_CHECKING:
     from ctcx._arrays.facts import Facts

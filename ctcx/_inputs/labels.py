@@ -20,8 +20,7 @@ from ctcx._arrays.facts import (
     library_name,
     namespace_of,
 )
-from ctcx._arrays.tensor_forms import UNREADABLE, forms_of
-from ctcx._autodiff.adapters import is_torch_recording
+from ctcx._arrays.tensor_forms import UNREADABLE, forms_of, is_torch_recording
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import (
     as_integer,

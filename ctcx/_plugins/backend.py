@@ -15,8 +15,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ctcx._errors import one_line, shown
 from ctcx._isolation import attempt
-from ctcx._plugins.reporting import one_line, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,9 +8,9 @@ import platform
 from functools import partial
 from importlib import metadata
 
-from ctcx import __version__
 from ctcx._arrays.namespaces import cupy_runtime_info, probe_cupy, probe_import
 from ctcx._plugins.backend import KNOWN_DTYPES
+from ctcx._version import __version__
 from ctcx.plugin import Backend, Feature, Namespace, hookimpl
 
 __all__ = ["ctcx_backends", "ctcx_namespaces", "ctcx_runtime_info"]

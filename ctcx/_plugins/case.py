@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from ctcx._plugins.reporting import shown
+from ctcx._errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from ctcx._errors import one_line, printable, shown
 from ctcx._isolation import attempt
 from ctcx._plugins import hookspecs
 from ctcx._plugins.backend import API_VERSION, Backend, Namespace
 from ctcx._plugins.records import LeftOut
-from ctcx._plugins.reporting import one_line, printable, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -14,7 +14,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from ctcx._errors import PluginError
+from ctcx._errors import PluginError, one_line, printable, shown
 from ctcx._isolation import attempt, attempt_at_once
 from ctcx._plugins.case import Case
 from ctcx._plugins.discovery import DISABLE, Found, load_plugins
@@ -27,7 +27,7 @@ from ctcx._plugins.records import (
     RegisteredBackend,
     RegisteredNamespace,
 )
-from ctcx._plugins.reporting import one_line, printable, report, shown, strict, warn
+from ctcx._plugins.reporting import report, strict, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from ctcx._environment import env_flag
 from ctcx._errors import PluginError, PluginWarning
-from ctcx._isolation import attempt
 
-__all__ = ["STRICT", "one_line", "printable", "report", "shown", "strict", "warn"]
+__all__ = ["STRICT", "report", "strict", "warn"]
 
 STRICT = "CTCX_STRICT_PLUGINS"
 # Frames that no user wrote: of this package, and of the `with` of its context managers.
@@ -40,34 +39,6 @@ def report(message: str, error: BaseException | None = None) -> None:
 def warn(message: str) -> None:
     """Warn, at the line of the caller of ctcx."""
     warnings.warn(message, PluginWarning, stacklevel=_levels_to_the_caller())
-
-
-def one_line(error: BaseException) -> str:
-    """Type and message of an exception, without its further lines; whatever its ``str()`` does."""
-    name = printable(type(error).__name__)
-    text, failed = attempt(str, error)
-    if failed is not None:
-        return f"{name} (its message can't be printed)"
-    lines = str.strip(text).splitlines()
-    return f"{name}: {printable(lines[0])}" if lines else name
-
-
-def shown(value: object) -> str:
-    """``repr()`` of an object of a plugin, cut where it is long; whatever its ``repr()`` does."""
-    text, failed = attempt(repr, value)
-    if failed is None:
-        return printable(text, 200)
-    return f"a {printable(type(value).__qualname__)} (its repr() fails)"
-
-
-def printable(text: str, limit: int = 500) -> str:
-    """Text of a plugin as one line that any terminal and any encoding takes, cut where it is long.
-
-    Control characters and halves of surrogate pairs become question marks.
-    """
-    words = " ".join(str.split(str.__getitem__(text, slice(4 * limit))))
-    line = "".join(c if c.isprintable() else "?" for c in words)
-    return line if len(line) <= limit else f"{line[:limit]}..."
 
 
 def _levels_to_the_caller() -> int:

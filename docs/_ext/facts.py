@@ -242,7 +242,8 @@ def hooks() -> str:
 
 def error_tree() -> str:
     """The exceptions as a nested list, and each with autodoc."""
-    public = [getattr(_errors, name) for name in _errors.__all__]
+    named = [getattr(_errors, name) for name in _errors.__all__]
+    public = [cls for cls in named if isinstance(cls, type)]
     lines: list[str] = []
 
     def walk(cls: type, depth: int) -> None:

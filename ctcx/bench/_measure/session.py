@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctcx._errors import one_line
 from ctcx._plugins.registry import registry
-from ctcx._plugins.reporting import one_line
 from ctcx.bench._implementations.registered import (
     PEERS,
     PRETENDED,

@@ -16,8 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctcx._errors import BackendRejectedError
-from ctcx._plugins.reporting import one_line
+from ctcx._errors import BackendRejectedError, one_line
 from ctcx.bench._implementations.peers import MissingError
 from ctcx.bench._implementations.registered import Contestant
 from ctcx.bench._measure.accuracy import Truth, errors

@@ -10,8 +10,7 @@ import numpy as np
 
 from ctcx._api.call import ctc_loss as _ctc_loss
 from ctcx._arrays.facts import is_array
-from ctcx._arrays.tensor_forms import OPAQUE, form_of, form_of_modes
-from ctcx._autodiff.adapters import is_torch_recording
+from ctcx._arrays.tensor_forms import OPAQUE, form_of, form_of_modes, is_torch_recording
 from ctcx._inputs.concatenated import padded
 from ctcx._inputs.host_data import plain
 from ctcx.compat._shared.argument_names import in_terms, refuse, shape_of
