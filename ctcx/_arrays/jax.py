@@ -1,6 +1,7 @@
-"""What takes JAX one compiled call here and several calls, each as long, by its array API.
+"""Arrays of JAX: make, read back and wait for them, and what JAX knows about them.
 
-Imports JAX, so it is imported only where there are arrays of JAX's.
+As in :mod:`ctcx._arrays.numpy`, and besides: whether JAX is tracing, and how its types say that
+arrays vary or are sharded. Imports JAX, so it is imported only where there are arrays of JAX's.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+
+from ctcx._arrays.numpy import to_numpy as copy_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +25,18 @@ if TYPE_CHECKING:
 
     from ctcx._typing import Array
 
-__all__ = ["has_explicit_axes", "is_staging", "same_axes", "uploaded", "without_types"]
+__all__ = [
+    "devices",
+    "from_numpy",
+    "has_explicit_axes",
+    "is_staging",
+    "jit",
+    "same_axes",
+    "synchronize",
+    "to_numpy",
+    "uploaded",
+    "without_types",
+]
 
 
 def _find_trace_state() -> Any:
@@ -155,3 +170,44 @@ def without_types(function: Callable[..., Any], ranks: Any, *arrays: Any) -> Any
     spec = (*_type_of(arrays[0]).sharding.spec, None, None, None)[:3]
     outside = jax.tree.map(lambda rank: NamedSharding(mesh, PartitionSpec(*spec[:rank])), ranks)
     return jax.sharding.auto_axes(call, axes=axes, out_sharding=outside)(*arrays)
+
+
+def from_numpy(array: NDArray[Any], dtype: str | None = None, device: str | None = None) -> Any:
+    """Committed JAX array; float64 only if JAX's 64-bit mode is on."""
+    # What 64-bit types become in 32-bit mode, without the warning that asking for them gives.
+    kind = jax.dtypes.canonicalize_dtype(jnp.dtype(dtype or array.dtype.name))
+    if dtype == "float64" and kind != dtype:
+        msg = "JAX has no float64 unless its 64-bit mode is on (JAX_ENABLE_X64=1)"
+        raise ValueError(msg)
+    where = None if device is None else _device(device)
+    return jax.device_put(array.astype(kind), where)
+
+
+def _device(name: str) -> Any:
+    known = {str(device): device for device in jax.devices()}
+    if name not in known:
+        msg = f"JAX has no device {name!r}; it has {', '.join(known)}"
+        raise ValueError(msg)
+    return known[name]
+
+
+def to_numpy(array: Any) -> NDArray[Any]:
+    """Copy on the host; bfloat16, which NumPy doesn't have, becomes float32."""
+    host = copy_of(array)
+    return host.astype("float32") if host.dtype.name == "bfloat16" else host
+
+
+def devices() -> tuple[str, ...]:
+    """Devices of the default platform, such as ``"cpu:0"``."""
+    return tuple(map(str, jax.devices()))
+
+
+def synchronize(array: Any) -> None:
+    """Wait until the array is computed."""
+    array.block_until_ready()
+
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile with :func:`jax.jit`."""
+    compiled: Callable[..., Any] = jax.jit(function)
+    return compiled

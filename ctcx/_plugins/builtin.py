@@ -8,7 +8,7 @@ import platform
 from functools import partial
 from importlib import metadata
 
-from ctcx._arrays.namespaces import cupy_runtime_info, probe_cupy, probe_import
+from ctcx._arrays.probing import cupy_runtime_info, probe_cupy, probe_import
 from ctcx._plugins.backend import KNOWN_DTYPES
 from ctcx._version import __version__
 from ctcx.plugin import Backend, Feature, Namespace, hookimpl
@@ -51,58 +51,58 @@ def ctcx_backends() -> list[Backend]:
 @hookimpl
 def ctcx_namespaces() -> list[Namespace]:
     """Describe the array libraries that ctcx is tested with."""
-    here = "ctcx._arrays.namespaces"
+    here = "ctcx._arrays"
     full = frozenset({"float32", "float64"})
     half = full | {"float16"}
     return [
         Namespace(
             name="numpy",
             distribution="numpy",
-            from_numpy=f"{here}:numpy_from_numpy",
-            to_numpy=f"{here}:numpy_to_numpy",
-            devices=f"{here}:numpy_devices",
+            from_numpy=f"{here}.numpy:from_numpy",
+            to_numpy=f"{here}.numpy:to_numpy",
+            devices=f"{here}.numpy:devices",
             loop="ctcx._core.loops.numpy:THREADED_LOOP",
             dtypes=half,
         ),
         Namespace(
             name="torch",
             distribution="torch",
-            from_numpy=f"{here}:torch_from_numpy",
-            to_numpy=f"{here}:torch_to_numpy",
-            devices=f"{here}:torch_devices",
+            from_numpy=f"{here}.torch:from_numpy",
+            to_numpy=f"{here}.torch:to_numpy",
+            devices=f"{here}.torch:devices",
             probe=partial(probe_import, "torch", "torch"),
-            synchronize=f"{here}:torch_synchronize",
+            synchronize=f"{here}.torch:synchronize",
             dtypes=KNOWN_DTYPES,
         ),
         Namespace(
             name="jax.numpy",
             distribution="jax",
-            from_numpy=f"{here}:jax_from_numpy",
-            to_numpy=f"{here}:jax_to_numpy",
-            devices=f"{here}:jax_devices",
+            from_numpy=f"{here}.jax:from_numpy",
+            to_numpy=f"{here}.jax:to_numpy",
+            devices=f"{here}.jax:devices",
             probe=partial(probe_import, "jax.numpy", "jax"),
-            synchronize=f"{here}:jax_synchronize",
-            jit=f"{here}:jax_jit",
+            synchronize=f"{here}.jax:synchronize",
+            jit=f"{here}.jax:jit",
             loop="ctcx._core.loops.jax:JAX_LOOP",
             dtypes=KNOWN_DTYPES,
         ),
         Namespace(
             name="array_api_strict",
             distribution="array-api-strict",
-            from_numpy=f"{here}:strict_from_numpy",
-            to_numpy=f"{here}:strict_to_numpy",
-            devices=f"{here}:strict_devices",
+            from_numpy=f"{here}.array_api_strict:from_numpy",
+            to_numpy=f"{here}.array_api_strict:to_numpy",
+            devices=f"{here}.array_api_strict:devices",
             probe=partial(probe_import, "array_api_strict", "array-api-strict"),
             dtypes=full,
         ),
         Namespace(
             name="cupy",
             distribution="cupy",
-            from_numpy=f"{here}:cupy_from_numpy",
-            to_numpy=f"{here}:cupy_to_numpy",
-            devices=f"{here}:cupy_devices",
+            from_numpy=f"{here}.cupy:from_numpy",
+            to_numpy=f"{here}.cupy:to_numpy",
+            devices=f"{here}.cupy:devices",
             probe=probe_cupy,
-            synchronize=f"{here}:cupy_synchronize",
+            synchronize=f"{here}.cupy:synchronize",
             loop="ctcx._core.loops.cupy:CUPY_LOOP",
             dtypes=half,
         ),
