@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ctcx
-from ctcx._plugins import backend
 from ctcx._plugins import registry as _registry
+from ctcx._plugins import targets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +134,7 @@ class PluginBench:
             origin = getattr(module, "__file__", None)
             if origin and any(Path(origin).is_relative_to(path) for path in self.paths):
                 del sys.modules[name]
-        backend.resolve.cache_clear()
+        targets.load_target.cache_clear()
 
 
 @pytest.fixture

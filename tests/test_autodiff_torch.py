@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._plugins.backend import resolve
+from ctcx._plugins.targets import load_target
 from tests.autodiff_plugin import PLUGIN
 from tests.helpers import needed, random_problem
 
@@ -356,7 +356,7 @@ class TestOverAPlugin:
         given = x.movedim(0, 1) if time_major else x
         kernel = lambda *arrays, blank: plugin.calls.append(arrays) or results.pop()
         monkeypatch.setattr(plugin, "loss_and_grad", kernel)
-        resolve.cache_clear()
+        load_target.cache_clear()
         options = {"backend": "remembering", "time_major": time_major, "infeasible": "zero"}
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import ctcx
 from ctcx._cli import app
 from ctcx._plugins import registry
-from ctcx._plugins.backend import resolve
+from ctcx._plugins.targets import load_target
 from ctcx._reference.oracle import enumerate_paths, reference, round_to_dtype
 from ctcx.conformance import BackendConformance, checks, run_conformance
 from ctcx.conformance._drawing import DRAWN
@@ -69,7 +69,7 @@ def flawed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 
         yield flawed_kernels
         sys.modules.pop("flawed_kernels")
-        resolve.cache_clear()
+        load_target.cache_clear()
     registry.reload()
 
 
@@ -502,9 +502,9 @@ def test_the_command_that_replays_is_kept_while_a_problem_is_computed(flawed: ob
         patch.setattr(
             flawed, "loss", partial(flawed.run, kernel=flawed.Kernel(), grad=False, after=look)
         )
-        resolve.cache_clear()
+        load_target.cache_clear()
         run_conformance("right", dtypes=["float32"], checks=[DRAWN], draw=3)
-    resolve.cache_clear()
+    load_target.cache_clear()
     assert seen[0].startswith("ctcx conformance right --replay drawn-0-0 --library numpy")
     assert not crumb.exists()
 

@@ -28,10 +28,10 @@ from ctcx._cli.output import (
 from ctcx._dispatch.requested import VARIABLE
 from ctcx._errors import one_line, printable
 from ctcx._isolation import attempt
-from ctcx._plugins.backend import resolve
 from ctcx._plugins.loader import at_most
 from ctcx._plugins.registry import DISABLE, registry
 from ctcx._plugins.reporting import STRICT, strict
+from ctcx._plugins.targets import load_target
 from ctcx.conformance._drawing import DRAW, SEED, THOROUGH
 from ctcx.conformance._plan import REQUIRED, SLOW
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ctcx._dispatch.report import BackendInfo
-    from ctcx._plugins.backend import Namespace
+    from ctcx._plugins.namespace import Namespace
     from ctcx._plugins.records import LeftOut, PluginRecord
 
 __all__ = ["doctor_command"]
@@ -166,7 +166,7 @@ def _examine(library: Namespace, reason: str | None) -> _Library:
 
 
 def _devices(library: Namespace) -> tuple[str, ...]:
-    return tuple(printable(str(device)) for device in at_most(resolve(library.devices)()))
+    return tuple(printable(str(device)) for device in at_most(load_target(library.devices)()))
 
 
 def _version(library: Namespace, *, importable: bool) -> str:

@@ -19,8 +19,9 @@ import ctcx
 from ctcx._comparison.result import TOLERANCES, Comparison, Line, Row
 from ctcx._dispatch.report import backends as known_backends
 from ctcx._errors import BackendRejectedError, one_line
-from ctcx._plugins.backend import Feature, resolve
+from ctcx._plugins.backend import Feature
 from ctcx._plugins.registry import registry
+from ctcx._plugins.targets import load_target
 from ctcx.data.bundled import greedy_readings, notebook_fixture, ocr_lines
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctcx._plugins.backend import Backend, Namespace, Operation
+    from ctcx._plugins.backend import Backend, Operation
+    from ctcx._plugins.namespace import Namespace
     from ctcx._typing import Array
     from ctcx.data.bundled import Fixture
 
@@ -178,7 +180,7 @@ def _unusable(*, reason: str, backend: str | None = None, library: str | None = 
 def _devices(library: Namespace, *, all_devices: bool, rows: list[Row]) -> Iterator[str]:
     """Yield the devices to compute on; that they can't be told is a row of its own."""
     try:
-        devices = tuple(resolve(library.devices)())
+        devices = tuple(load_target(library.devices)())
     except Exception as error:  # noqa: BLE001 - a library may raise anything
         rows.append(
             Row(
@@ -210,7 +212,7 @@ def _run(place: _Place, given: _Input, repeat: int) -> Row:
         if reason := _refusal(place, arrays, given.fixture.blank):
             return row(verdict="unusable", reason=reason)
         result, seconds = _timed(place, arrays, given.fixture.blank, repeat)
-        read = resolve(place.library.to_numpy)
+        read = load_target(place.library.to_numpy)
         loss, *more = (np.asarray(read(array), dtype=np.float64) for array in result)
         judged = _judge(given, loss, more[0] if more else None)
     except BackendRejectedError as error:  # its kernel declined
@@ -222,7 +224,7 @@ def _run(place: _Place, given: _Input, repeat: int) -> Row:
 
 def _arrays(place: _Place, fixture: Fixture) -> tuple[Array, ...]:
     """Return logits, labels and lengths as arrays of the library, so that no call has to upload."""
-    make = resolve(place.library.from_numpy)
+    make = load_target(place.library.from_numpy)
     return tuple(
         make(array, None, place.device)
         for array in (fixture.logits, fixture.labels, fixture.logit_lengths, fixture.label_lengths)
@@ -243,7 +245,7 @@ def _timed(
 ) -> tuple[tuple[Array, ...], float]:
     """Return loss and gradient, and the median time until they are there."""
     name = place.backend.name
-    wait = resolve(place.library.synchronize) if place.library.synchronize else None
+    wait = load_target(place.library.synchronize) if place.library.synchronize else None
 
     def call() -> tuple[Array, ...]:
         result: tuple[Array, ...]

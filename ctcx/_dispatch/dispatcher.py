@@ -26,8 +26,9 @@ from ctcx._dispatch.selection import choose
 from ctcx._dispatch.tracing import Run, record, trace
 from ctcx._errors import BackendError, BackendRejectedError, one_line, printable, shown
 from ctcx._isolation import attempt_at_once, is_the_users
-from ctcx._plugins.backend import Decline, resolve
+from ctcx._plugins.backend import Decline
 from ctcx._plugins.registry import registry
+from ctcx._plugins.targets import load_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -220,7 +221,7 @@ def _kernel(entry: RegisteredBackend, decision: Decision) -> Callable[..., Any] 
     operation = decision.problem.operation
     target = entry.backend.kernels[operation]
     try:
-        kernel = resolve(target)
+        kernel = load_target(target)
         if callable(kernel):
             return cast("Callable[..., Any]", kernel)
         error: Exception = TypeError(f"{shown(kernel)} can't be called")

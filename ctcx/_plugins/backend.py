@@ -7,30 +7,28 @@ Everything here is plain data. Callables that would import a heavy library are n
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from ctcx._errors import one_line, shown
-from ctcx._isolation import attempt
+from ctcx._errors import shown
+from ctcx._plugins.fields import (
+    HALF_DTYPES,
+    always_usable,
+    check_api,
+    check_callable,
+    check_line,
+    check_name,
+    check_names,
+    check_type,
+    freeze,
+)
+from ctcx._plugins.targets import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = [
-    "API_VERSION",
-    "Backend",
-    "Decline",
-    "Feature",
-    "Namespace",
-    "Operation",
-    "Problem",
-    "resolve",
-]
+__all__ = ["API_VERSION", "Backend", "Decline", "Feature", "Operation", "Problem"]
 
 API_VERSION: tuple[int, int] = (2, 0)
 """Version of the plugin API, ``(major, minor)``; see :class:`Backend` for what is compatible."""
@@ -39,12 +37,6 @@ Operation = Literal["loss", "loss_and_grad"]
 """What a kernel computes; the keys of :attr:`Backend.kernels`."""
 
 OPERATIONS: tuple[str, ...] = get_args(Operation)
-
-HALF_DTYPES = frozenset({"float16", "bfloat16"})
-KNOWN_DTYPES = frozenset({"float32", "float64"}) | HALF_DTYPES
-_NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
-_NAMESPACE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
-_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 
 
 class Feature(enum.Enum):
@@ -115,10 +107,6 @@ class Problem:
     blank: int
     traced: bool = False
     contiguous: bool = True
-
-
-def _nothing() -> str | None:
-    return None
 
 
 def _accept_all(problem: Problem) -> str | None:  # noqa: ARG001 - the signature is the protocol
@@ -206,137 +194,26 @@ class Backend:
     features: frozenset[Feature] = frozenset()
     priority: int = 0
     opt_in: bool = True
-    probe: Callable[[], str | None] = _nothing
+    probe: Callable[[], str | None] = always_usable
     accepts: Callable[[Problem], str | None] = _accept_all
     api: tuple[int, int] = (2, 0)
     summary: str = ""
     url: str = ""
 
     def __post_init__(self) -> None:
-        _check_name("Backend", self.name)
+        check_name("Backend", self.name)
         where = f"Backend {self.name!r}"
         _check_kernels(where, self)
         for attribute in ("namespaces", "devices", "dtypes"):
-            _check_names(where, self, attribute)
+            check_names(where, self, attribute)
         _check_features(where, self)
         for attribute in ("priority", "opt_in"):
-            _check_type(where, self, attribute, int if attribute == "priority" else bool)
+            check_type(where, self, attribute, int if attribute == "priority" else bool)
         for attribute in ("probe", "accepts"):
-            _check_callable(where, self, attribute)
-        _check_api(where, self.api)
+            check_callable(where, self, attribute)
+        check_api(where, self.api)
         for attribute in ("summary", "url"):
-            _check_line(where, self, attribute)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Namespace:
-    """How to work with one array library from outside: for tests, benchmarks and the command line.
-
-    The computation itself never needs this; it uses the array API. The one exception is ``loop``.
-
-    Attributes
-    ----------
-    name
-        As in :attr:`Problem.namespace`: the import name of the library's array namespace.
-    distribution
-        Name of the package that installs it, for versions and advice (``"torch"``).
-    from_numpy
-        ``"package.module:function"``; ``function(array, dtype, device)`` makes an array of the
-        library from a NumPy array (None for dtype or device: the library's default).
-    to_numpy
-        ``"package.module:function"``; ``function(array)`` gives a NumPy array.
-    devices
-        ``"package.module:function"``; ``function()`` gives the devices usable here, by the names
-        that ``from_numpy`` takes.
-    probe
-        None if the library can be used here, else why not. May import the library.
-    synchronize
-        ``"package.module:function"``; ``function(array)`` returns when ``array`` is computed. None
-        for libraries that compute at once.
-    jit
-        ``"package.module:function"``; ``function(callable)`` compiles it. None if there is none.
-    loop
-        ``"package.module:object"``, a :class:`ctcx._core.loops.base.Loop` for the core to loop over
-        frames with, for libraries that trace and compile. None for a loop in Python.
-    dtypes
-        Names of the dtypes of logits that the library has.
-    api
-        As in :class:`Backend`.
-    """
-
-    name: str
-    distribution: str
-    from_numpy: str
-    to_numpy: str
-    devices: str
-    probe: Callable[[], str | None] = _nothing
-    synchronize: str | None = None
-    jit: str | None = None
-    loop: str | None = None
-    dtypes: frozenset[str] = frozenset({"float32", "float64"})
-    api: tuple[int, int] = (2, 0)
-
-    def __post_init__(self) -> None:
-        name: object = self.name
-        if not isinstance(name, str) or not _NAMESPACE.match(name):
-            msg = f"Namespace: name must be the import name of a module, got {shown(name)}"
-            raise TypeError(msg)
-        where = f"Namespace {name!r}"
-        _check_line(where, self, "distribution")
-        for attribute in ("from_numpy", "to_numpy", "devices"):
-            _check_target(f"{where}: {attribute}", getattr(self, attribute))
-        for attribute in ("synchronize", "jit", "loop"):
-            if getattr(self, attribute) is not None:
-                _check_target(f"{where}: {attribute}", getattr(self, attribute))
-        _check_callable(where, self, "probe")
-        _check_names(where, self, "dtypes")
-        _check_api(where, self.api)
-
-
-@lru_cache(maxsize=256)
-def resolve(target: str) -> Any:
-    """Import what ``"package.module:attribute"`` names.
-
-    Raises
-    ------
-    ImportError
-        The module can't be imported, has no such attribute, or tried to end the process; the
-        message names ``target``.
-    Exception
-        Whatever else the import raises.
-    """
-    found, error = attempt(_imported, target)
-    if error is None:
-        return found
-    if isinstance(error, Exception):
-        raise error
-    msg = f"{target!r}: its import raised {one_line(error)}"
-    raise ImportError(msg) from error
-
-
-def _imported(target: str) -> Any:
-    module_name, _, attribute = target.partition(":")
-    module = import_module(module_name)
-    try:
-        return getattr(module, attribute)
-    except AttributeError:
-        msg = f"{target!r}: module {module_name!r} has no attribute {attribute!r}"
-        raise ImportError(msg) from None
-
-
-def _check_name(kind: str, name: object) -> None:
-    if not isinstance(name, str) or not _NAME.match(name):
-        msg = (
-            f"{kind} name {shown(name)} is not valid: use lower-case letters, digits, '-' and '_', "
-            f"starting with a letter"
-        )
-        raise ValueError(msg)
-
-
-def _check_target(where: str, target: object) -> None:
-    if not isinstance(target, str) or not _TARGET.match(target):
-        msg = f"{where} must look like 'package.module:function', got {shown(target)}"
-        raise ValueError(msg)
+            check_line(where, self, attribute)
 
 
 def _check_kernels(where: str, backend: Backend) -> None:
@@ -353,26 +230,12 @@ def _check_kernels(where: str, backend: Backend) -> None:
         msg = f"{where}: kernels is empty; give at least {{'loss': 'package.module:function'}}"
         raise ValueError(msg)
     for operation, target in kernels.items():
-        _check_target(f"{where}: kernels[{operation!r}]", target)
+        check_target(f"{where}: kernels[{operation!r}]", target)
     object.__setattr__(backend, "kernels", kernels)
 
 
-def _check_names(where: str, descriptor: object, attribute: str) -> None:
-    """Make a frozen set of one of names, which must not be empty."""
-    names = _frozen(where, descriptor, attribute)
-    if not names:
-        msg = f"{where}: {attribute} is empty, so it could never be used"
-        raise ValueError(msg)
-    if bad := [name for name in names if not isinstance(name, str)]:
-        msg = f"{where}: {attribute} must be names, got {shown(bad[0])}"
-        raise TypeError(msg)
-    if attribute == "dtypes" and (strange := names - KNOWN_DTYPES):
-        msg = f"{where}: unknown dtypes {sorted(strange)}; known: {sorted(KNOWN_DTYPES)}"
-        raise ValueError(msg)
-
-
 def _check_features(where: str, backend: Backend) -> None:
-    features = _frozen(where, backend, "features")
+    features = freeze(where, backend, "features")
     if bad := [feature for feature in features if not isinstance(feature, Feature)]:
         msg = f"{where}: features must be members of ctcx.plugin.Feature, got {shown(bad)}"
         raise TypeError(msg)
@@ -382,51 +245,3 @@ def _check_features(where: str, backend: Backend) -> None:
     if ("loss_and_grad" in backend.kernels) != (Feature.GRAD in features):
         msg = f"{where}: Feature.GRAD and a loss_and_grad kernel go together"
         raise ValueError(msg)
-
-
-def _frozen(where: str, descriptor: object, attribute: str) -> frozenset[Any]:
-    """Make a frozen set of the value of a field; of sets, lists and tuples, which are finite."""
-    given: object = getattr(descriptor, attribute)
-    if isinstance(given, str):
-        msg = f"{where}: {attribute} must be a set of names, got the string {shown(given)}"
-        raise TypeError(msg)
-    if not isinstance(given, (AbstractSet, list, tuple)):
-        msg = f"{where}: {attribute} must be a set, got {shown(given)}"
-        raise TypeError(msg)
-    try:
-        frozen = frozenset(given)
-    except Exception as error:  # noqa: BLE001 - something in it can't be hashed
-        msg = f"{where}: {attribute} can't be made a set: {one_line(error)}"
-        raise TypeError(msg) from None
-    object.__setattr__(descriptor, attribute, frozen)
-    return frozen
-
-
-def _check_type(where: str, descriptor: object, attribute: str, kind: type) -> None:
-    value: object = getattr(descriptor, attribute)
-    if type(value) is not kind:  # True is an int, and no priority
-        msg = f"{where}: {attribute} must be of type {kind.__name__}, got {shown(value)}"
-        raise TypeError(msg)
-
-
-def _check_callable(where: str, descriptor: object, attribute: str) -> None:
-    value: object = getattr(descriptor, attribute)
-    if not callable(value):
-        msg = f"{where}: {attribute} must be a function, got {shown(value)}"
-        raise TypeError(msg)
-
-
-def _check_line(where: str, descriptor: object, attribute: str) -> None:
-    value: object = getattr(descriptor, attribute)
-    if not isinstance(value, str) or not value.isprintable():
-        msg = f"{where}: {attribute} must be one line of text, got {shown(value)}"
-        raise TypeError(msg)
-
-
-def _check_api(where: str, api: object) -> None:
-    match api:
-        case (int(major), int(minor)) if isinstance(api, tuple):
-            if not isinstance(major, bool) and not isinstance(minor, bool):
-                return
-    msg = f"{where}: api must be two integers (major, minor), got {shown(api)}"
-    raise TypeError(msg)

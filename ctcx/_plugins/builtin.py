@@ -9,7 +9,7 @@ from functools import partial
 from importlib import metadata
 
 from ctcx._arrays.probing import cupy_runtime_info, probe_cupy, probe_import
-from ctcx._plugins.backend import KNOWN_DTYPES
+from ctcx._plugins.fields import KNOWN_DTYPES
 from ctcx._version import __version__
 from ctcx.plugin import Backend, Feature, Namespace, hookimpl
 

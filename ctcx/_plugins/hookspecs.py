@@ -13,9 +13,10 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ctcx._plugins.backend import Backend, Namespace
+    from ctcx._plugins.backend import Backend
     from ctcx._plugins.case import Case
     from ctcx._plugins.lower_bound import Floor
+    from ctcx._plugins.namespace import Namespace
 
 __all__ = [
     "ctcx_backends",

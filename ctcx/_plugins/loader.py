@@ -19,8 +19,11 @@ import pluggy
 from ctcx._errors import one_line, printable, shown
 from ctcx._isolation import attempt
 from ctcx._plugins import hookspecs
-from ctcx._plugins.backend import API_VERSION, Backend, Namespace
+from ctcx._plugins.backend import API_VERSION, Backend
+from ctcx._plugins.fields import check_name
+from ctcx._plugins.namespace import Namespace
 from ctcx._plugins.records import LeftOut
+from ctcx._plugins.targets import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Draft", "Source", "ask", "at_most", "load", "settle"]
 
-_DESCRIPTORS = frozenset({Backend.__module__, Namespace.__module__})
+# Their code raises where a plugin describes something that can't be.
+_DESCRIPTORS = frozenset(of.__module__ for of in (Backend, Namespace, check_name, check_target))
 HOOKS: tuple[str, ...] = tuple(hookspecs.__all__)
 LIMIT = 1000
 """So many things a hook may return: a generator that never ends is found out."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ctcx._plugins.backend import (
-    _check_callable,
-    _check_line,
-    _check_name,
-    _check_names,
-    _check_target,
-    _frozen,
-    _nothing,
+from ctcx._plugins.fields import (
+    always_usable,
+    check_callable,
+    check_line,
+    check_name,
+    check_names,
+    freeze,
 )
+from ctcx._plugins.targets import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,14 +68,14 @@ class Floor:
     function: str
     backends: frozenset[str] = frozenset()
     namespaces: frozenset[str] = frozenset({"numpy"})
-    probe: Callable[[], str | None] = _nothing
+    probe: Callable[[], str | None] = always_usable
     summary: str = ""
 
     def __post_init__(self) -> None:
-        _check_name("Floor", self.name)
+        check_name("Floor", self.name)
         where = f"Floor {self.name!r}"
-        _check_target(f"{where}: function", self.function)
-        _frozen(where, self, "backends")
-        _check_names(where, self, "namespaces")
-        _check_callable(where, self, "probe")
-        _check_line(where, self, "summary")
+        check_target(f"{where}: function", self.function)
+        freeze(where, self, "backends")
+        check_names(where, self, "namespaces")
+        check_callable(where, self, "probe")
+        check_line(where, self, "summary")

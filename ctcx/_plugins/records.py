@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from ctcx._plugins.backend import Backend, Namespace
+    from ctcx._plugins.backend import Backend
+    from ctcx._plugins.namespace import Namespace
 
 __all__ = ["LeftOut", "PluginRecord", "PluginStatus", "RegisteredBackend", "RegisteredNamespace"]
 

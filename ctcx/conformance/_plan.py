@@ -13,8 +13,8 @@ import numpy as np
 from ctcx._arrays.facts import describe
 from ctcx._environment import split_names
 from ctcx._errors import CTCError, UnknownBackendError
-from ctcx._plugins.backend import resolve
 from ctcx._plugins.registry import registry
+from ctcx._plugins.targets import load_target
 from ctcx.conformance import _checks  # noqa: F401 - registers the checks
 from ctcx.conformance._checks.registry import Check, registered_checks
 from ctcx.conformance._drawing import Drawing
@@ -23,7 +23,8 @@ from ctcx.conformance._subject import Subject
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from ctcx._plugins.backend import Backend, Namespace
+    from ctcx._plugins.backend import Backend
+    from ctcx._plugins.namespace import Namespace
 
 __all__ = ["REQUIRED", "Expectations", "Plan", "Planned", "make_plan"]
 
@@ -249,7 +250,7 @@ def _required() -> tuple[str, ...]:
 
 def _devices(backend: Backend, library: Namespace, seen: set[str], plan: Plan) -> Iterator[str]:
     """Yield the library's devices of the kinds that the backend declares."""
-    for device in resolve(library.devices)():
+    for device in load_target(library.devices)():
         seen.add(device)
         if {device.partition(":")[0], "*"} & backend.devices:
             yield device

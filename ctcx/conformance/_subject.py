@@ -15,8 +15,9 @@ import numpy as np
 import ctcx
 from ctcx._arrays.facts import describe
 from ctcx._errors import BackendRejectedError, KernelError
-from ctcx._plugins.backend import Feature, Problem, resolve
+from ctcx._plugins.backend import Feature, Problem
 from ctcx._plugins.registry import registry
+from ctcx._plugins.targets import load_target
 from ctcx._reference.oracle import round_to_dtype
 from ctcx.conformance._drawing import Drawing
 from ctcx.conformance._failures import CheckFailure, NotApplicable
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctcx._plugins.backend import Backend, Namespace, Operation
+    from ctcx._plugins.backend import Backend, Operation
+    from ctcx._plugins.namespace import Namespace
     from ctcx._typing import Array
     from ctcx.conformance.cases import Batch
 
@@ -121,7 +123,7 @@ class Subject:
     def array(self, values: NDArray[Any], dtype: str | None = None) -> Array:
         """Return a new array of the library on the device under test."""
         # A copy, in row-major order: some libraries share memory with what they are given.
-        return resolve(self.library.from_numpy)(np.array(values, order="C"), dtype, self.device)
+        return load_target(self.library.from_numpy)(np.array(values, order="C"), dtype, self.device)
 
     def logits(self, values: NDArray[np.float64], dtype: str | None = None) -> Array:
         """Return logits rounded to the dtype under test (or to another one)."""
@@ -141,7 +143,7 @@ class Subject:
 
     def numpy(self, array: Array) -> NDArray[Any]:
         """Return an array of the library as a NumPy array of its own."""
-        return np.array(resolve(self.library.to_numpy)(array))
+        return np.array(load_target(self.library.to_numpy)(array))
 
     def call(self, inputs: Inputs, *, grad: bool, blank: int, **options: Any) -> tuple[Array, ...]:
         """Call ctcx with the backend by name, and fail unless that backend alone ran."""

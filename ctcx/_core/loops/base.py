@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from ctcx._plugins.backend import resolve
 from ctcx._plugins.registry import registry
+from ctcx._plugins.targets import load_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -171,4 +171,4 @@ def loop_of(namespace: str) -> Loop:
     """Give the loop that the library's descriptor names, or the one in Python."""
     registered = registry().namespaces.get(namespace)
     target = None if registered is None else registered.namespace.loop
-    return _PYTHON_LOOP if target is None else cast("Loop", resolve(target))
+    return _PYTHON_LOOP if target is None else cast("Loop", load_target(target))

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import ctcx
-from ctcx._plugins.backend import Feature, resolve
+from ctcx._plugins.backend import Feature
 from ctcx._plugins.registry import registry
+from ctcx._plugins.targets import load_target
 from ctcx.bench._implementations.peers import PREPARE, MissingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ctcx._plugins.backend import Namespace
+    from ctcx._plugins.namespace import Namespace
     from ctcx.bench._implementations.peers import Prepared
     from ctcx.bench._implementations.registered import Contestant
     from ctcx.bench.workloads import Inputs
@@ -35,7 +36,7 @@ def unusable(contestant: Contestant) -> tuple[str | None, str]:
     if reason := plugins.namespace_unusable(contestant.library):
         return reason, ""
     library = plugins.namespaces[contestant.library].namespace
-    device = str(resolve(library.devices)()[0])
+    device = str(load_target(library.devices)()[0])
     if contestant.kind == "floor":
         (floor,) = [floor for floor in plugins.floors if floor.name == contestant.backend]
         return floor.probe(), device
@@ -60,13 +61,13 @@ def prepare(contestant: Contestant, inputs: Inputs) -> Prepared:
     if contestant.kind == "peer":
         return PREPARE[contestant.name](inputs)
     library = registry().namespaces[contestant.library].namespace
-    device = resolve(library.devices)()[0]
-    make = resolve(library.from_numpy)
+    device = load_target(library.devices)()[0]
+    make = load_target(library.from_numpy)
     arrays = tuple(
         make(array, None, device)
         for array in (inputs.logits, inputs.labels, inputs.logit_lengths, inputs.label_lengths)
     )
-    wait = resolve(library.synchronize) if library.synchronize else None
+    wait = load_target(library.synchronize) if library.synchronize else None
     if contestant.kind == "floor":
         return _floor_call(contestant, arrays, inputs.blank, wait), _read_nothing
 
@@ -75,7 +76,7 @@ def prepare(contestant: Contestant, inputs: Inputs) -> Prepared:
         return result.loss, result.grad
 
     if contestant.jit:
-        both = resolve(library.jit or "")(both)
+        both = load_target(library.jit or "")(both)
 
     def call() -> tuple[Any, ...]:
         result = both(*arrays)
@@ -94,7 +95,7 @@ def _floor_call(
     wait: Callable[[Any], None] | None,
 ) -> Callable[[], Any]:
     (floor,) = [floor for floor in registry().floors if floor.name == contestant.backend]
-    function = resolve(floor.function)
+    function = load_target(floor.function)
 
     def call() -> Any:
         result = function(*arrays, blank=blank)
@@ -107,7 +108,7 @@ def _floor_call(
 
 
 def _reader(library: Namespace) -> Callable[[Any], tuple[Any, Any]]:
-    to_numpy = resolve(library.to_numpy)
+    to_numpy = load_target(library.to_numpy)
 
     def read(result: Any) -> tuple[Any, Any]:
         loss, grad = result

@@ -12,7 +12,8 @@ import numpy as np
 
 import ctcx
 from ctcx._errors import BackendRejectedError
-from ctcx._plugins.backend import Feature, resolve
+from ctcx._plugins.backend import Feature
+from ctcx._plugins.targets import load_target
 from ctcx.conformance._checks.judging import judge_all, raise_if, right, same
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._draws import spread
@@ -159,7 +160,7 @@ def check_half_precision(subject: Subject) -> None:
 @check(requires={Feature.TRACEABLE}, jit=True)
 def check_traced(subject: Subject) -> None:
     """Compiled by the library (jit), a call gives what it gives without."""
-    jit = resolve(subject.library.jit or "")
+    jit = load_target(subject.library.jit or "")
     for batch in (case("edge lengths"), case("long label")):
         inputs = subject.inputs(batch)
         for grad in (False, True) if subject.can_grad else (False,):

@@ -13,8 +13,9 @@ import numpy as np
 import ctcx
 from ctcx._arrays.facts import describe
 from ctcx._errors import BackendError, BackendRejectedError, CTCInputError
-from ctcx._plugins.backend import Decline, Feature, resolve
+from ctcx._plugins.backend import Decline, Feature
 from ctcx._plugins.registry import registry
+from ctcx._plugins.targets import load_target
 from ctcx.conformance._checks.judging import raise_if
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._failures import CheckFailure, NotApplicable
@@ -146,7 +147,7 @@ def _undeclared(subject: Subject, batch: Batch) -> Iterator[tuple[str, Callable[
                 partial(ctcx.ctc_loss, *plain._replace(logits=logits), **options),
             )
     if not subject.has(Feature.TRACEABLE) and library.jit is not None:
-        compiled = resolve(library.jit)(partial(ctcx.ctc_loss, **options))
+        compiled = load_target(library.jit)(partial(ctcx.ctc_loss, **options))
         yield "a call that is being compiled (TRACEABLE)", partial(compiled, *plain)
     if "*" in backend.namespaces:
         return
@@ -155,6 +156,6 @@ def _undeclared(subject: Subject, batch: Batch) -> Iterator[tuple[str, Callable[
         known = name in {"numpy", "array_api_strict"} or name.partition(".")[0] in sys.modules
         if name in backend.namespaces or not known or entry.namespace.probe() is not None:
             continue
-        device = resolve(entry.namespace.devices)()[0]
+        device = load_target(entry.namespace.devices)()[0]
         other = replace(subject, namespace=name, device=device, dtype="float32")
         yield f"arrays of {name}", partial(ctcx.ctc_loss, *other.inputs(batch), **options)

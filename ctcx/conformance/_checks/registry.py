@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from ctcx._plugins.backend import Backend, Feature, Namespace
+    from ctcx._plugins.backend import Backend, Feature
+    from ctcx._plugins.namespace import Namespace
     from ctcx.conformance._subject import Subject
 
     CheckFunction: TypeAlias = Callable[[Subject], None]

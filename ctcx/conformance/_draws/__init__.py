@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ctcx._plugins.backend import resolve
+from ctcx._plugins.targets import load_target
 from ctcx.conformance._drawing import Drawing
 from ctcx.conformance._draws.judging import faults_of, spread
 from ctcx.conformance._draws.problem import Problem, draw
@@ -83,7 +83,7 @@ def how_many(subject: Subject) -> int:
         # Written once for all libraries, in their own functions: a call takes long, and what it
         # computes is the same as elsewhere.
         count //= 8
-    if subject.device != resolve(subject.library.devices)()[0]:
+    if subject.device != load_target(subject.library.devices)()[0]:
         # A second device of a library computes with the same code.
         count //= 4
     return max(1, count)
