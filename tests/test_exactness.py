@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._core import kernels, scaled_probabilities, transition_matrix
+from ctcx._core import scaled_probabilities, transition_matrix
+from ctcx._core.recursion import Recursion
 from ctcx._reference.oracle import reference
 from tests.helpers import random_problem
 
@@ -158,13 +159,13 @@ def test_confident_and_long(dtype):
 def test_what_plain_probabilities_lose_is_computed_again(dtype, recursion, monkeypatch):
     """A model that is sure one frame too late: the only path is far below the best state."""
     tried = []
-    original = kernels.Recursion.second_half
+    original = Recursion.second_half
 
     def spy(*args):
         tried.append("extended exponents")
         return original(*args)
 
-    monkeypatch.setattr(kernels.Recursion, "second_half", spy)
+    monkeypatch.setattr(Recursion, "second_half", spy)
     labels = np.arange(1, 61)[None, :]
     logits = np.zeros((1, 60, 61), dtype=dtype)
     logits[0, np.arange(1, 60), labels[0, :-1]] = 30.0

@@ -11,7 +11,7 @@ from ctcx._arrays.facts import device_of, has_float64
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["Context"]
+__all__ = ["DEAD", "GRAIN", "START", "Context", "in_grains"]
 
 
 class Context(NamedTuple):
@@ -56,3 +56,20 @@ class Context(NamedTuple):
     def cast(self, array: Array) -> Array:
         """To the dtype of the computation; no copy if it has it."""
         return array if array.dtype == self.dtype else self.xp.astype(array, self.dtype)
+
+
+DEAD = -1e30
+"""Exponent of a state of probability 0. Finite, so that differences of two are 0 and never NaN."""
+
+
+GRAIN = 8.0
+"""Exponents are multiples of this; a power of two, so that multiplying by it is exact."""
+
+
+START = 6e7
+"""Exponent of the state that each direction starts in."""
+
+
+def in_grains(numbers: Array, xp: ArrayModule) -> Array:
+    """Round to multiples of ``GRAIN``; what is taken off by that has an exact difference."""
+    return xp.round(numbers * (1.0 / GRAIN)) * GRAIN

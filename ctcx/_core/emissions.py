@@ -2,7 +2,7 @@ r"""Emission probabilities of the labels and the blank, as mantissa and exponent
 
 With ``x`` a logit and ``p`` the largest of its frame, over all classes,
 ``exp(x) = mantissa * exp(exponent + reference)``, where ``reference`` is p and ``exponent +
-reference`` is x, both rounded to a multiple of :data:`ctcx._core.lattice.GRAIN`. What rounding
+reference`` is x, both rounded to a multiple of :data:`ctcx._core.context.GRAIN`. What rounding
 takes from x goes into the mantissa, and is exact. So nothing is lost, and a constant that is added
 to all logits of a frame changes nothing, however large it is. The softmax's denominator is left
 out: it is the same for all states of a frame, so it drops out of every occupancy, and the loss adds
@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ctcx._arrays.facts import is_contiguous, is_undecided
-from ctcx._core.lattice import DEAD, in_grains
+from ctcx._core.context import DEAD, in_grains
 
 if TYPE_CHECKING:
     from ctcx._core.context import Context

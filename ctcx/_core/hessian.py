@@ -23,15 +23,15 @@ The result is linear in v, also as a computation: a library can turn it round (J
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ctcx._arrays.facts import library_name
 from ctcx._core.emissions import ClassLookup
 from ctcx._core.gradient import ClassSums, block_shape, denominator
-from ctcx._core.kernels import Recursion
+from ctcx._core.kernels import loop_for, run
 from ctcx._core.lattice import advance, inflow, is_due, renormalise
-from ctcx._core.loops.base import loop_of
 from ctcx._core.occupancy import likelihood, meet_at_frame, other_direction
+from ctcx._core.recursion import Recursion
 
 if TYPE_CHECKING:
     from ctcx._core.lattice import States
@@ -77,7 +77,7 @@ def hessian_vector_product(
         Of the dtype of the logits; 0 past a sequence's length and for infeasible sequences.
     """
     arrays = (logits, labels, logit_lengths, label_lengths, grad, vector)
-    return loop_of(library_name(logits)).run(_product, arrays, blank)
+    return cast("Array", run(_product, arrays, blank))
 
 
 def _product(
@@ -89,12 +89,13 @@ def _product(
     vector: Array,
     blank: int,
 ) -> Array:
-    recursion = Recursion(logits, labels, logit_lengths, label_lengths, blank)
+    loop = loop_for(library_name(logits))
+    recursion = Recursion(loop, logits, labels, logit_lengths, label_lengths, blank)
     recursion.prepare()
     context = recursion.context
     xp, dtype = context.xp, context.dtype
     classes = logits.shape[2]
-    loop, inside = recursion.loop, recursion.inside
+    inside = recursion.inside
 
     def softmax(part: tuple[slice, slice]) -> Array:
         powers, total, _ = denominator(

@@ -2,380 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from ctcx._arrays.facts import is_undecided, library_name
-from ctcx._core import scaled_probabilities, transition_matrix
-from ctcx._core.context import Context
-from ctcx._core.emissions import Emissions, EmissionSource
+from ctcx._arrays.facts import library_name
 from ctcx._core.gradient import ClassSums, block_shape, denominator, gradient_rows
-from ctcx._core.lattice import (
-    DEAD,
-    States,
-    Topology,
-    advance,
-    in_grains,
-    inflow,
-    initial_states,
-    is_due,
-    renormalise,
-)
-from ctcx._core.loops.base import loop_of
-from ctcx._core.occupancy import (
-    LIMIT,
-    Likelihood,
-    LogLikelihood,
-    likelihood,
-    log_likelihood,
-    loss_of,
-    meet_at_frame,
-    occupancy,
-    other_direction,
-)
+from ctcx._core.loops.base import Loop, PythonLoop
+from ctcx._core.recursion import Recursion, TooManyLogitsError
 from ctcx._plugins.backend import Decline
+from ctcx._plugins.registry import registry
+from ctcx._plugins.targets import load_target
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ctcx._typing import Array
 
-__all__ = ["Recursion", "loss", "loss_and_grad"]
-
-_NARROW = 64
-"""Labels up to this width are taken as they are."""
-
-
-class _Plan(NamedTuple):
-    """How a direction runs through ``2 * blocks * size`` frames, at least T.
-
-    In the middle it meets the other one.
-    """
-
-    blocks: int
-    size: int
-
-    @classmethod
-    def of(cls, frames: int, frames_a_block: int) -> _Plan:
-        if is_undecided(frames):  # in a form in which JAX can tell that it is at least T
-            return cls(-(-frames // (2 * frames_a_block)), frames_a_block)
-        half = max(1, (frames + 1) // 2)
-        blocks = -(-half // frames_a_block)
-        return cls(blocks, -(-half // blocks))
-
-    @property
-    def half(self) -> int:
-        return self.blocks * self.size
-
-
-class Recursion:
-    """What all kernels share: the inputs made ready, and the recursion.
-
-    Both directions run as one batch of 2N rows. The second N rows are the first N turned round in
-    every way: sequences, labels and frames.
-    """
-
-    def __init__(
-        self,
-        logits: Array,
-        labels: Array,
-        logit_lengths: Array,
-        label_lengths: Array,
-        blank: int,
-    ) -> None:
-        self.loop = loop_of(library_name(logits))
-        self._width = labels.shape[1]
-        if self.loop.reads_values and labels.shape[1] > _NARROW:
-            longest = int(label_lengths.max()) if label_lengths.shape[0] else 0
-            labels = labels[:, : max(0, longest)]
-        context = Context.of(logits, labels, logit_lengths, label_lengths)
-        context = _countable(logits, labels, context)
-        self.context, self.logits, self.blank = context, logits, blank
-        if labels.shape[1] == 0:  # one position that no sequence uses: nothing below is empty
-            labels = context.integers((logits.shape[0], 1), blank)
-        self._labels = context.as_indices(labels)
-        self.logit_lengths = context.as_indices(logit_lengths)
-        self.label_lengths = context.as_indices(label_lengths)
-        self._wrong: Array | None = None
-        self._read_lengths()
-        self._given = self.inside
-        self._leave_out(self._out_of_range())
-
-    def _read_lengths(self) -> None:
-        context, xp, labels = self.context, self.context.xp, self._labels
-        self.used = context.arange(0, labels.shape[1])[None, :] < self.label_lengths[:, None]
-        self.classes = xp.where(self.used, labels, self.blank)
-        frames = context.arange(0, self.logits.shape[1])[None, :]
-        self.inside = frames < self.logit_lengths[:, None]
-
-    def _out_of_range(self) -> Array:
-        """Sequences (N,) with a length or a label that can't be, where nobody has checked."""
-        logit_lengths, label_lengths, classes = self.logit_lengths, self.label_lengths, self.classes
-        _, frames, num_classes = self.logits.shape
-        bad = (classes < 0) | (classes >= num_classes)
-        return (
-            (logit_lengths < 0)
-            | (logit_lengths > frames)
-            | (label_lengths < 0)
-            | (label_lengths > self._width)
-            | self.context.xp.any(bad, axis=1)
-        )
-
-    def _leave_out(self, wrong: Array) -> None:
-        """Compute the sequences ``wrong`` (N,) as empty ones; what is returned for them is NaN."""
-        xp = self.context.xp
-        if self.loop.reads_values and not bool(xp.any(wrong)):
-            return
-        self._wrong = wrong if self._wrong is None else self._wrong | wrong
-        self.logit_lengths = xp.where(wrong, 0, self.logit_lengths)
-        self.label_lengths = xp.where(wrong, 0, self.label_lengths)
-        self._read_lengths()
-
-    def factor(self, rows: slice, frames: slice, possible: Array) -> Array:
-        """What the gradient of some frames is multiplied by, (n, t): 1, 0 or NaN."""
-        context, part = self.context, (rows, frames)
-        factor = context.cast(self.inside[part] & possible[rows, None])
-        if self._wrong is None:
-            return factor
-        left_out = self._wrong[rows, None] & self._given[part]
-        return context.xp.where(left_out, float("nan"), factor)
-
-    def loss(self, spread: Array, found: LogLikelihood, possible: Array) -> Array:
-        """Losses (N,), NaN for what has been left out; ``spread`` as for :func:`loss_of`."""
-        xp = self.context.xp
-        inside = None if self.all_inside else self.inside
-        loss = loss_of(self.peak, self._reference, spread, inside, found, xp)
-        if self.loop.reads_values:
-            possible = possible & (loss <= LIMIT)
-        loss = xp.where(possible, loss, float("inf"))
-        if self._wrong is None:
-            return loss
-        return xp.where(self._wrong, float("nan"), loss)
-
-    def prepare(self) -> None:
-        """Make ready what the recursions need."""
-        context, xp, logits = self.context, self.context.xp, self.logits
-        self._take_peaks(self._largest())
-        self._reference = in_grains(self.peak, xp)
-        self.columns = xp.concat(
-            [self.classes, context.integers((logits.shape[0], 1), self.blank)], axis=1
-        )
-        self.plan = _Plan.of(logits.shape[1], self.loop.frames_a_block)
-        classes = self.classes
-        rows, width = classes.shape
-        self.source = EmissionSource(
-            logits,
-            classes,
-            self.blank,
-            self.logit_lengths,
-            self._reference,
-            steps=2 * self.plan.half,
-            context=context,
-        )
-        self.topology = Topology.of_labels(
-            xp.concat([classes, xp.flip(classes)]),
-            context,
-            all_differ=self.loop.reads_values and not bool(xp.any(self.repeats())),
-        )
-        ends = xp.flip(width - self.label_lengths)
-        start = xp.concat([context.integers((rows,), 0), ends])
-        self.start = initial_states(start, width + 1, context)
-
-    def _largest(self) -> Array:
-        """Largest logit of each frame, (N, T); NaN wins."""
-        context, logits = self.context, self.logits
-        if logits.dtype == context.dtype:
-            return context.xp.max(logits, axis=2)
-
-        def block(rows: slice, frames: slice) -> tuple[Array]:
-            return (context.xp.max(context.cast(logits[rows, frames, :]), axis=2),)
-
-        (largest,) = self.loop.assemble(
-            block, logits.shape[:2], [((), context.dtype)], block_shape(*logits.shape), context
-        )
-        return largest
-
-    def _take_peaks(self, peak: Array) -> None:
-        """Keep the largest logits (N, T); leave out sequences of which one is NaN or +inf."""
-        xp = self.context.xp
-        self.all_inside = self.loop.reads_values and bool(xp.all(self.inside))
-        self.peak = peak if self.all_inside else xp.where(self.inside, peak, 0.0)
-        if self.loop.reads_values and bool(xp.all(xp.isfinite(self.peak))):
-            return
-        self._leave_out(xp.any(~(self.peak < float("inf")), axis=1))
-        # A frame of only -inf logits has no largest; its labels are impossible.
-        is_number = self.inside & (self.peak > -float("inf"))
-        self.peak = xp.where(is_number, self.peak, 0.0)
-        self.all_inside = self.loop.reads_values and bool(xp.all(self.inside))
-
-    def small(self) -> tuple[Array, Array] | None:
-        """Loss and gradient the short way, where there is little to compute and it is exact."""
-        rows, frames, classes = self.logits.shape
-        if (
-            not self.loop.reads_values
-            or self._wrong is not None
-            or not transition_matrix.is_small(rows, frames, classes, self.classes.shape[1])
-        ):
-            return None
-        return transition_matrix.loss_and_grad(
-            self.logits,
-            self.classes,
-            self.blank,
-            self.inside,
-            self.label_lengths,
-            self.has_enough_frames(),
-            self.context,
-        )
-
-    def occupancies(self) -> tuple[Array, LogLikelihood]:
-        """Occupancies (frames, N, S+1), the last column the blank's, and log likelihoods (N,)."""
-        if (found := self.linear()) is not None:
-            return found
-        states, past, total = self.first_half(keep=True)
-        return self.second_half(states, past, total), self.log_likelihood(total)
-
-    def linear(self) -> tuple[Array, LogLikelihood] | None:
-        """Occupancies and log likelihoods by plain probabilities, where proved."""
-        rows, frames, _ = self.logits.shape
-        if not self.loop.reads_values or rows == 0 or frames > scaled_probabilities.LONGEST:
-            return None
-        enough, xp = self.has_enough_frames(), self.context.xp
-        return scaled_probabilities.run(
-            self.source,
-            self.topology.may_skip,
-            self.start.blank_mantissa,
-            xp.concat([enough, xp.flip(enough)]),
-            all_full=self.all_inside,
-            half=self.plan.half,
-            context=self.context,
-        )
-
-    def log_likelihood(self, total: Likelihood) -> LogLikelihood:
-        """Logarithm of the forward rows' likelihood."""
-        return log_likelihood(self.forward(total), self.context.xp)
-
-    def possible(self, found: LogLikelihood) -> Array:
-        """Whether some path emits the labels, (N,), of a loss that isn't above the limit.
-
-        As far as can be known without the softmax's denominator, where values aren't read: a loss
-        may be above by that.
-        """
-        if self.loop.reads_values:
-            return found.possible
-        xp = self.context.xp
-        so_far = xp.sum(self.peak - self._reference, axis=1) - found.whole - found.rest
-        return found.possible & (so_far <= LIMIT)
-
-    def has_enough_frames(self) -> Array:
-        """Whether a sequence has a frame for each label and blank between equal ones: (N, 1)."""
-        context, xp = self.context, self.context.xp
-        need = self.label_lengths + xp.sum(
-            xp.astype(self.repeats(), context.index_dtype), axis=1, dtype=context.index_dtype
-        )
-        return (need <= self.logit_lengths)[:, None]
-
-    def repeats(self) -> Array:
-        """Which labels equal the one before, (N, S-1); padding never does."""
-        return (self.classes[:, 1:] == self.classes[:, :-1]) & self.used[:, 1:]
-
-    def forward(self, total: Likelihood) -> Likelihood:
-        """The rows of the forward direction."""
-        rows = self.logits.shape[0]
-        return Likelihood(*(part[:rows, :] for part in total))
-
-    def first_half(self, *, keep: bool) -> tuple[States, Any, Likelihood]:
-        """Both directions up to the middle: the states there, the past if kept, the likelihood."""
-        xp = self.context.xp
-
-        def step(
-            states: States, emissions: Emissions, _: None
-        ) -> tuple[States, list[States] | None]:
-            flows = []
-            for frame in range(self.plan.size):
-                if is_due(frame):
-                    states = renormalise(states, self.loop, xp)
-                flow, states = advance(states, self.topology, emissions, frame, self.loop, xp)
-                if keep:
-                    flows.append(flow)
-            return states, flows if keep else None
-
-        states, past = self.loop.scan(
-            step,
-            self.start,
-            self.emissions,
-            first=0,
-            blocks=self.plan.blocks,
-            size=self.plan.size,
-        )
-        states = renormalise(states, self.loop, xp)
-        ahead = other_direction(inflow(states, self.topology, xp), xp)
-        return states, past, likelihood(states, ahead, xp)
-
-    def second_half(self, states: States, past: Any, total: Likelihood) -> Array:
-        """Occupancies (frames, N, S+1): the columns are the labels, the last one the blank.
-
-        Frame by frame, each direction meets what the other one left in the first half.
-        """
-        xp = self.context.xp
-        scale = self.scale_of(total)
-
-        def step(
-            states: States, emissions: Emissions, flows: list[States]
-        ) -> tuple[States, tuple[Array]]:
-            met = []
-            for frame in range(self.plan.size):
-                if is_due(frame, self.plan.size):
-                    states = renormalise(states, self.loop, xp)
-                _, states = advance(states, self.topology, emissions, frame, self.loop, xp)
-                opposite = other_direction(flows[-1 - frame], xp)
-                met.append(meet_at_frame(states, opposite, scale, self.loop, xp))
-            labels, blanks = (xp.stack(part) for part in zip(*met, strict=True))
-            return states, (occupancy(labels, blanks, xp),)
-
-        _, past = self.loop.scan(
-            step,
-            states,
-            self.emissions,
-            first=self.plan.half,
-            blocks=self.plan.blocks,
-            size=self.plan.size,
-            past=past,
-        )
-        (both,) = self.loop.joined(past, xp)
-        return self.in_order(both)
-
-    def emissions(self, first: int, count: int) -> Emissions:
-        """Of ``count`` steps, for both directions."""
-        return self.source(first, count, all_full=self.all_inside)
-
-    def scale_of(self, total: Likelihood) -> Array:
-        """Exponent of the likelihood; for impossible labels beyond all, so that no state counts."""
-        return self.context.xp.where(total.possible, total.exponent, -1e6 * DEAD)
-
-    def in_order(self, both: Array) -> Array:
-        """Put what both directions met in their second halves, (half, 2N, S+1), frame by frame."""
-        xp, rows = self.context.xp, self.logits.shape[0]
-        # The backward direction goes from the middle to the first frame.
-        early = both[:, rows:, :]
-        early = xp.concat([xp.flip(early[:, :, :-1]), xp.flip(early[:, :, -1:])], axis=2)
-        return xp.concat([early, both[:, :rows, :]])
-
-
-def _countable(logits: Array, labels: Array, context: Context) -> Context:
-    """With indices that can count logits, which are looked up by position, and labels by class."""
-    rows, frames, classes = logits.shape
-    if is_undecided(*logits.shape, *labels.shape):  # as far as indices go here
-        return context._replace(index_dtype=context.xp.asarray(0).dtype)
-    largest_index = max(rows * frames * classes, classes * (labels.shape[1] + 2))
-    if largest_index < 2**31 or largest_index <= context.xp.iinfo(context.index_dtype).max:
-        return context
-    widest = context.xp.asarray(0).dtype
-    limit = context.xp.iinfo(widest).max
-    if largest_index <= limit:
-        return context._replace(index_dtype=widest)
-    msg = (
-        f"{rows} x {frames} x {classes} logits with {labels.shape[1]} label positions are more "
-        f"than {widest} can count ({limit}): split the batch, or use 64-bit integers "
-        f"(JAX_ENABLE_X64=1)"
-    )
-    raise Decline(msg)
+__all__ = ["loop_for", "loss", "loss_and_grad", "run"]
 
 
 def loss(
@@ -383,7 +25,7 @@ def loss(
 ) -> Array:
     """Negative log likelihood of each sequence, (N,)."""
     arrays = (logits, labels, logit_lengths, label_lengths)
-    return loop_of(library_name(logits)).run(_loss, arrays, blank)
+    return cast("Array", run(_loss, arrays, blank))
 
 
 def loss_and_grad(
@@ -391,15 +33,14 @@ def loss_and_grad(
 ) -> tuple[Array, Array]:
     """Negative log likelihood (N,) and its gradient (N, T, C) with respect to the logits."""
     arrays = (logits, labels, logit_lengths, label_lengths)
-    return cast(
-        "tuple[Array, Array]", loop_of(library_name(logits)).run(_loss_and_grad, arrays, blank)
-    )
+    return cast("tuple[Array, Array]", run(_loss_and_grad, arrays, blank))
 
 
 def _loss(
     logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, blank: int
 ) -> Array:
-    call = Recursion(logits, labels, logit_lengths, label_lengths, blank)
+    loop = loop_for(library_name(logits))
+    call = Recursion(loop, logits, labels, logit_lengths, label_lengths, blank)
     context = call.context
     if (result := call.small()) is not None:
         return result[0]
@@ -427,7 +68,8 @@ def _loss(
 def _loss_and_grad(
     logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, blank: int
 ) -> tuple[Array, Array]:
-    call = Recursion(logits, labels, logit_lengths, label_lengths, blank)
+    loop = loop_for(library_name(logits))
+    call = Recursion(loop, logits, labels, logit_lengths, label_lengths, blank)
     context, xp = call.context, call.context.xp
     if (result := call.small()) is not None:
         return result
@@ -462,3 +104,28 @@ def _loss_and_grad(
         # Only the softmax's denominator has brought these above the limit.
         grad = xp.where((loss == float("inf"))[:, None, None], 0.0, grad)
     return loss, grad
+
+
+_PYTHON_LOOP = PythonLoop()
+
+
+def loop_for(namespace: str) -> Loop:
+    """Give the loop that the library's descriptor names, or the one in Python."""
+    registered = registry().namespaces.get(namespace)
+    target = None if registered is None else registered.namespace.loop
+    return _PYTHON_LOOP if target is None else cast("Loop", load_target(target))
+
+
+def run(kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
+    """Call ``kernel(*arrays, blank)`` as the library of the first array runs kernels.
+
+    Raises
+    ------
+    Decline
+        The batch has more logits than the library can count.
+    """
+    loop = loop_for(library_name(arrays[0]))
+    try:
+        return loop.run(kernel, arrays, blank)
+    except TooManyLogitsError as error:
+        raise Decline(str(error)) from None

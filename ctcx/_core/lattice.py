@@ -32,6 +32,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ctcx._arrays.facts import is_undecided
+from ctcx._core.context import DEAD, START, in_grains
 
 if TYPE_CHECKING:
     from ctcx._core.context import Context
@@ -39,36 +40,11 @@ if TYPE_CHECKING:
     from ctcx._core.loops.base import Loop
     from ctcx._typing import Array, ArrayModule
 
-__all__ = [
-    "DEAD",
-    "GRAIN",
-    "START",
-    "States",
-    "Topology",
-    "advance",
-    "in_grains",
-    "inflow",
-    "initial_states",
-    "is_due",
-    "renormalise",
-]
+__all__ = ["States", "Topology", "advance", "inflow", "initial_states", "is_due", "renormalise"]
 
-DEAD = -1e30
-"""Exponent of a state of probability 0. Finite, so that differences of two are 0 and never NaN."""
-
-GRAIN = 8.0
-"""Exponents are multiples of this; a power of two, so that multiplying by it is exact."""
-
-START = 6e7
-"""Exponent of the state that each direction starts in."""
 
 _EVERY = 8
 """Frames after which to renormalise."""
-
-
-def in_grains(numbers: Array, xp: ArrayModule) -> Array:
-    """Round to multiples of ``GRAIN``; what is taken off by that has an exact difference."""
-    return xp.round(numbers * (1.0 / GRAIN)) * GRAIN
 
 
 class States(NamedTuple):

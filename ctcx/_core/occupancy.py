@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ctcx._core.lattice import DEAD, START, States
+from ctcx._core.context import DEAD, START
+from ctcx._core.lattice import States
 
 if TYPE_CHECKING:
     from ctcx._core.loops.base import Loop

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-
-from ctcx._plugins.registry import registry
-from ctcx._plugins.targets import load_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
     from ctcx._core.context import Context
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["Loop", "PythonLoop", "loop_of"]
+__all__ = ["Loop", "PythonLoop"]
 
 
 class Loop(Protocol):
@@ -162,13 +159,3 @@ class PythonLoop:
 
 def _slices(length: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
-
-
-_PYTHON_LOOP = PythonLoop()
-
-
-def loop_of(namespace: str) -> Loop:
-    """Give the loop that the library's descriptor names, or the one in Python."""
-    registered = registry().namespaces.get(namespace)
-    target = None if registered is None else registered.namespace.loop
-    return _PYTHON_LOOP if target is None else cast("Loop", load_target(target))
