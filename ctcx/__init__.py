@@ -16,8 +16,9 @@ from ctcx._version import __version__
 
 if TYPE_CHECKING:
     from ctcx import compat, conformance, plugin
-    from ctcx._api.call import LossAndGrad, ctc_loss, ctc_loss_and_grad, explain
+    from ctcx._api.explain import explain
     from ctcx._api.hvp import ctc_hvp
+    from ctcx._api.loss import LossAndGrad, ctc_loss, ctc_loss_and_grad
     from ctcx._dispatch.dispatcher import trace, use_backend
     from ctcx._dispatch.report import backends, show_versions
     from ctcx._errors import (
@@ -64,7 +65,7 @@ __all__ = [
 # Where each public name lives. Modules are imported on first use, so that `import ctcx` costs next
 # to nothing (tests/test_import.py holds the list of what it may import).
 _HOMES = {
-    "_api.call": ("LossAndGrad", "ctc_loss", "ctc_loss_and_grad", "explain"),
+    "_api.explain": ("explain",),
     "_errors": (
         "BackendError",
         "BackendRejectedError",
@@ -77,6 +78,7 @@ _HOMES = {
         "UnknownBackendError",
     ),
     "_api.hvp": ("ctc_hvp",),
+    "_api.loss": ("LossAndGrad", "ctc_loss", "ctc_loss_and_grad"),
     "_inputs.labels": ("labels_from_one_hot", "labels_to_one_hot", "min_frames"),
     "_dispatch.report": ("backends", "show_versions"),
     "_dispatch.requested": ("use_backend",),

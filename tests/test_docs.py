@@ -36,7 +36,8 @@ FACTS_BLOCK = re.compile(r"^```\{facts\} ([\w-]+)\n```$", re.MULTILINE)
 # Modules whose docstrings the pages show.
 SHOWN = (
     "ctcx",
-    "ctcx._api.call",
+    "ctcx._api.explain",
+    "ctcx._api.loss",
     "ctcx._dispatch.requested",
     "ctcx._plugins.case",
     "ctcx._plugins.backend",

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import fields
 from functools import lru_cache, partial
 from reprlib import repr as short_repr
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._arrays.facts import is_numpy, is_undecided
-from ctcx._arrays.tensor_forms import FUNCTIONAL, OPAQUE, SUBCLASS, is_torch_recording
+from ctcx._arrays.tensor_forms import FUNCTIONAL, OPAQUE, SUBCLASS
 from ctcx._autodiff.adapters import adapter_for
 from ctcx._autodiff.operation import Unit
-from ctcx._dispatch.dispatcher import CACHE_SIZE, Decision, call, explain_problem, select
+from ctcx._dispatch.dispatcher import CACHE_SIZE, Decision, call, select
 from ctcx._dispatch.results import are_losses, losses_fault
 from ctcx._errors import CTCInputError, InfeasibleError
 from ctcx._inputs.prepare import Prepared, prepare
@@ -23,18 +22,16 @@ from ctcx._plugins.backend import Feature, Operation, Problem
 from ctcx._reduction import PLAIN, Reduction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ctcx._arrays.facts import Facts
     from ctcx._typing import Array
 
 __all__ = [
-    "LossAndGrad",
     "Options",
+    "check_choice",
     "check_options",
-    "ctc_loss",
-    "ctc_loss_and_grad",
-    "explain",
+    "problem_of",
+    "reduce_losses",
+    "reduction_of",
     "run",
     "scaled",
 ]
@@ -44,243 +41,6 @@ Infeasible = Literal["inf", "zero", "raise"]
 
 _REDUCTIONS = ("none", "sum", "mean", "mean_per_label")
 _POLICIES = ("inf", "zero", "raise")
-
-
-class LossAndGrad(NamedTuple):
-    """What :func:`ctcx.ctc_loss_and_grad` returns.
-
-    Attributes
-    ----------
-    loss
-        (N,), or () where reduced or for one sequence; nats.
-    grad
-        In the layout and dtype of the logits.
-    feasible
-        (N,) boolean, () for one sequence: whether any path emits the labels.
-    """
-
-    loss: Array
-    grad: Array
-    feasible: Array
-
-
-def ctc_loss(
-    logits: Array,
-    labels: Array | Sequence[Sequence[int]],
-    logit_lengths: Array | Sequence[int] | None = None,
-    label_lengths: Array | Sequence[int] | None = None,
-    *,
-    blank: int = 0,
-    time_major: bool = False,
-    reduction: ReductionName = "none",
-    infeasible: Infeasible = "inf",
-    backend: str | None = None,
-    validate: bool = True,
-) -> Array:
-    r"""CTC loss: the negative log probability that the frames emit the labels.
-
-    .. math:: \mathrm{loss} = -\ln \sum_{\pi \in B^{-1}(y)} \prod_t \mathrm{softmax}(x_t)_{\pi_t}
-
-    over all paths that become the labels when equal neighbours are merged and blanks removed
-    (Graves et al. 2006, eq. 3 and 12).
-
-    Parameters
-    ----------
-    logits : array (N, T, C)
-        Unnormalised; the softmax is inside. (T, N, C) with ``time_major=True``; (T, C) for one
-        sequence. float16, bfloat16, float32 or float64, of NumPy, CuPy, PyTorch, JAX or another
-        library of the array API standard, which decides where it is computed. -inf masks a class.
-    labels : array of int (N, S) or list of lists
-        Classes, without blanks. What stands past a sequence's length never matters. (S,) for one
-        sequence. Lists (also tuples and ranges; the rows may be arrays) and NumPy arrays go along
-        with logits of any library.
-    logit_lengths : array of int (N,), optional
-        Frames of each sequence; default T. What stands in later frames never matters. A list, or
-        an int for one sequence.
-    label_lengths : array of int (N,), optional
-        Labels of each sequence; default S, or the lengths of the lists.
-    blank : int
-        Class of the blank; negative ones count from the end.
-    time_major : bool
-        Whether frames come first in ``logits``.
-    reduction : {"none", "sum", "mean", "mean_per_label"}
-        ``"mean"`` is over the batch; ``"mean_per_label"`` first divides each loss by its number of
-        labels (at least 1), which is what PyTorch calls mean. The mean of no sequences is 0.
-    infeasible : {"inf", "zero", "raise"}
-        What to do where no path emits the labels (fewer frames than :func:`ctcx.min_frames`, or
-        masked classes): loss +inf, loss 0, or :class:`ctcx.InfeasibleError`. The gradient is 0.
-    backend : str, optional
-        That backend or an error; default: see :func:`ctcx.use_backend` and :func:`ctcx.explain`.
-    validate : bool
-        False skips the checks of values, of the input and of the losses, which cost one pass and
-        wait for the device. They are skipped anyway where values can't be read, as under
-        ``jax.jit``.
-
-    Returns
-    -------
-    array (N,) or ()
-        In nats, never negative, never NaN; float32, or float64 for float64 logits. In the library
-        and on the device of the logits.
-
-    Raises
-    ------
-    CTCInputError
-        Wrong shapes, dtypes, libraries or devices; a label out of range or equal to the blank, a
-        length out of range, NaN or +inf inside a sequence; masked arrays, and sets, dicts and
-        generators for labels. Names argument, sequence, position and value.
-    InfeasibleError
-        Under ``infeasible="raise"``.
-    BackendError
-        No backend can take this call, or the one that was named can't; with the reason of each.
-
-    References
-    ----------
-    Graves, Fernandez, Gomez, Schmidhuber: Connectionist Temporal Classification: labelling
-    unsegmented sequence data with recurrent neural networks. ICML 2006.
-
-    Examples
-    --------
-    >>> import numpy as np, ctcx
-    >>> logits = np.zeros((1, 3, 4), dtype=np.float32)
-    >>> ctcx.ctc_loss(logits, [[1, 2]])
-    array([2.5...], dtype=float32)
-    """
-    options = Options(time_major, reduction, infeasible, backend, validate)
-    if is_torch_recording():
-        from ctcx._api import torch_operators
-
-        return torch_operators.traced_loss(
-            logits, labels, logit_lengths, label_lengths, blank, options
-        )
-    if is_captured(logits):
-        arrays = {"logits": logits, "labels": labels}
-        arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
-        return in_graph(ctc_loss, arrays, blank=blank, **options._asdict())
-    return run("loss", logits, labels, logit_lengths, label_lengths, blank, options)[1]
-
-
-def ctc_loss_and_grad(
-    logits: Array,
-    labels: Array | Sequence[Sequence[int]],
-    logit_lengths: Array | Sequence[int] | None = None,
-    label_lengths: Array | Sequence[int] | None = None,
-    *,
-    blank: int = 0,
-    time_major: bool = False,
-    reduction: ReductionName = "none",
-    infeasible: Infeasible = "inf",
-    backend: str | None = None,
-    validate: bool = True,
-) -> LossAndGrad:
-    r"""CTC loss and its gradient with respect to the logits.
-
-    .. math::
-        \frac{\partial\,\mathrm{loss}}{\partial x_{t,c}}
-        = \mathrm{softmax}(x_t)_c - \sum_{s: y_s = c} \gamma_t(s)
-
-    where gamma is the probability of being in state s at frame t, given the labels (Graves et al.
-    2006, eq. 16). It is 0 past a sequence's length and for infeasible sequences, and each frame's
-    adds up to 0.
-
-    Parameters
-    ----------
-    logits, labels, logit_lengths, label_lengths
-        As for :func:`ctcx.ctc_loss`.
-    blank, time_major, reduction, infeasible, backend, validate
-        As for :func:`ctcx.ctc_loss`.
-
-    Returns
-    -------
-    LossAndGrad
-        ``loss`` as from :func:`ctcx.ctc_loss`; ``grad``, of the shape, library, device and dtype of
-        the logits: the gradient of the reduced loss, of the sum for ``reduction="none"``;
-        ``feasible`` (N,): whether any path emits the labels.
-
-    Raises
-    ------
-    CTCInputError, InfeasibleError, BackendError
-        As for :func:`ctcx.ctc_loss`.
-
-    Examples
-    --------
-    >>> import numpy as np, ctcx
-    >>> logits = np.zeros((1, 2, 3), dtype=np.float32)
-    >>> result = ctcx.ctc_loss_and_grad(logits, [[1]])
-    >>> np.round(result.grad, 4)
-    array([[[ 0.    , -0.3333,  0.3333],
-            [ 0.    , -0.3333,  0.3333]]], dtype=float32)
-    >>> result.feasible
-    array([ True])
-    """
-    options = Options(time_major, reduction, infeasible, backend, validate)
-    if is_torch_recording():
-        from ctcx._api import torch_operators
-
-        return LossAndGrad(
-            *torch_operators.traced_loss_and_grad(
-                logits, labels, logit_lengths, label_lengths, blank, options
-            )
-        )
-    if is_captured(logits):
-        arrays = {"logits": logits, "labels": labels}
-        arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
-        return LossAndGrad(*in_graph(ctc_loss_and_grad, arrays, blank=blank, **options._asdict()))
-    prepared, (loss, grad) = run(
-        "loss_and_grad", logits, labels, logit_lengths, label_lengths, blank, options
-    )
-    how = _reduction(prepared, options)
-    feasible = loss != float("inf")
-    if reduction in ("mean", "mean_per_label"):
-        grad = scaled(prepared, how, grad, reuse=True)
-    loss = _finished(prepared, how, loss)
-    if prepared.single:
-        return LossAndGrad(loss, grad[0, ...], feasible[0, ...])
-    if time_major:
-        grad = prepared.facts.xp.permute_dims(grad, (1, 0, 2))
-    return LossAndGrad(loss, grad, feasible)
-
-
-def explain(
-    logits: Array,
-    labels: Array | Sequence[Sequence[int]],
-    logit_lengths: Array | Sequence[int] | None = None,
-    label_lengths: Array | Sequence[int] | None = None,
-    *,
-    blank: int = 0,
-    time_major: bool = False,
-    reduction: ReductionName = "none",
-    infeasible: Infeasible = "inf",
-    backend: str | None = None,
-    validate: bool = True,
-    operation: Operation = "loss_and_grad",
-) -> Decision:
-    """Say which backend a call with these arguments would use, and why not the others.
-
-    Computes nothing and imports no kernel.
-
-    Parameters
-    ----------
-    logits, labels, logit_lengths, label_lengths
-        As for :func:`ctcx.ctc_loss`.
-    blank, time_major, reduction, infeasible, backend, validate
-        As for :func:`ctcx.ctc_loss`.
-    operation : {"loss_and_grad", "loss"}
-        Which function the call would be to.
-
-    Returns
-    -------
-    Decision
-        ``str()`` of it is a table: every candidate, its package and version, status and reason.
-
-    Raises
-    ------
-    CTCInputError
-        As for :func:`ctcx.ctc_loss`, for static facts; an ``operation`` that there isn't.
-    """
-    check_options(Options(time_major, reduction, infeasible, backend, validate))
-    _check_choice("operation", operation, get_args(Operation))
-    prepared = prepare(logits, labels, logit_lengths, label_lengths, blank, time_major=time_major)
-    return explain_problem(_problem(operation, prepared), backend)
 
 
 class Options(NamedTuple):
@@ -315,7 +75,7 @@ def run(
 
 def _computed(operation: Operation, prepared: Prepared, options: Options) -> Any:
     """Compute as the library has to see it: the reduced loss; or losses and gradient."""
-    reduction = _reduction(prepared, options)
+    reduction = reduction_of(prepared, options)
     compute = partial(_compute, options)
     arrays = prepared[:4]
     facts = prepared.facts
@@ -329,7 +89,7 @@ def _computed(operation: Operation, prepared: Prepared, options: Options) -> Any
         # Its tensors may require a gradient nonetheless.
         prepared = prepared._replace(logits=prepared.logits.detach())
     result = compute(operation, prepared)
-    return _finished(prepared, reduction, result) if operation == "loss" else result
+    return reduce_losses(prepared, reduction, result) if operation == "loss" else result
 
 
 def _of_class(kind: type, result: Any) -> Any:
@@ -338,11 +98,11 @@ def _of_class(kind: type, result: Any) -> Any:
     return result.as_subclass(kind)
 
 
-def _reduction(prepared: Prepared, options: Options) -> Reduction:
+def reduction_of(prepared: Prepared, options: Options) -> Reduction:
     return Reduction(options.reduction, options.infeasible == "zero", prepared.single)
 
 
-def _finished(prepared: Prepared, reduction: Reduction, loss: Array) -> Array:
+def reduce_losses(prepared: Prepared, reduction: Reduction, loss: Array) -> Array:
     if reduction == PLAIN:
         return loss
     if prepared.facts.namespace == "jax.numpy":  # one compiled call for several operations
@@ -359,7 +119,7 @@ def _compute(options: Options, operation: Operation, prepared: Prepared) -> Any:
         from ctcx._api import torch_operators
 
         return torch_operators.dispatched(operation, options, prepared)
-    problem = _problem(operation, prepared)
+    problem = problem_of(operation, prepared)
     validate = options.validate and not prepared.facts.traced
     decision = select(problem, options.backend)
     left_to_kernel = validate and _checks_values(decision)
@@ -391,12 +151,12 @@ def _checks_values(decision: Decision) -> bool:
     return entry is not None and Feature.CHECKS_VALUES in entry.backend.features
 
 
-def _problem(operation: Operation, prepared: Prepared) -> Problem:
+def problem_of(operation: Operation, prepared: Prepared) -> Problem:
     facts: Facts = prepared.facts
     sizes: tuple[Any, ...] = (*prepared.logits.shape, prepared.labels.shape[1])
     if facts.traced and is_undecided(*sizes):
         sizes = tuple(None if is_undecided(size) else size for size in sizes)
-    return _problem_of(
+    return _cached_problem(
         operation,
         facts.namespace,
         facts.device,
@@ -409,7 +169,7 @@ def _problem(operation: Operation, prepared: Prepared) -> Problem:
 
 
 @lru_cache(maxsize=CACHE_SIZE)
-def _problem_of(*values: Any) -> Problem:
+def _cached_problem(*values: Any) -> Problem:
     """Make a problem of its fields; looking one up takes a fifth of the time of making it."""
     return Problem(**dict(zip(_PROBLEM_FIELDS, values, strict=True)))
 
@@ -426,13 +186,13 @@ def check_options(options: Options) -> None:
         and type(options.time_major) is type(options.validate) is bool
     ):
         return
-    _check_choice("reduction", options.reduction, _REDUCTIONS)
-    _check_choice("infeasible", options.infeasible, _POLICIES)
+    check_choice("reduction", options.reduction, _REDUCTIONS)
+    check_choice("infeasible", options.infeasible, _POLICIES)
     _check_flag("time_major", options.time_major)
     _check_flag("validate", options.validate)
 
 
-def _check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in choices:
         msg = f"{argument} must be one of {', '.join(map(repr, choices))}; got {short_repr(value)}"
         raise CTCInputError(msg, argument=argument, value=value)

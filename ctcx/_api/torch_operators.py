@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctcx._api.call import Options, check_options, ctc_loss_and_grad, run
+from ctcx._api.call import Options, check_options, run
+from ctcx._api.loss import ctc_loss_and_grad
 from ctcx._arrays.tensor_forms import FUNCTIONAL
 from ctcx._autodiff.torch_function import from_above, merge
 from ctcx._errors import BackendError, CTCInputError, one_line

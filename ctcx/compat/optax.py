@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat
 import numpy as np
 
-from ctcx._api.call import ctc_loss as _ctc_loss
+from ctcx._api.loss import ctc_loss as _ctc_loss
 from ctcx._arrays.facts import describe, index_dtype, is_array, is_numpy
 from ctcx.compat._shared.argument_names import in_terms, refuse, shape_of
 from ctcx.compat._shared.generic_lattice import log_softmax

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ctcx._api.call import ctc_loss as _ctc_loss
-from ctcx._api.call import ctc_loss_and_grad as _ctc_loss_and_grad
+from ctcx._api.loss import ctc_loss as _ctc_loss
+from ctcx._api.loss import ctc_loss_and_grad as _ctc_loss_and_grad
 from ctcx._arrays.facts import is_array
 from ctcx._inputs.labels import labels_from_one_hot
 from ctcx.compat._shared.argument_names import refuse, shape_of

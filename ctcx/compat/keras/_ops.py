@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ctcx._api.call import ctc_loss as _ctc_loss
+from ctcx._api.loss import ctc_loss as _ctc_loss
 from ctcx._arrays.facts import is_array
 from ctcx.compat._shared.argument_names import in_terms, is_ragged, refuse, shape_of
 from ctcx.compat._shared.tensorflow_bridge import holds_tensors, without_autograph

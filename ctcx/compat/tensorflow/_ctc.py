@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat
 
-from ctcx._api.call import ctc_loss as _ctc_loss
-from ctcx._api.call import ctc_loss_and_grad as _ctc_loss_and_grad
+from ctcx._api.loss import ctc_loss as _ctc_loss
+from ctcx._api.loss import ctc_loss_and_grad as _ctc_loss_and_grad
 from ctcx._arrays.facts import is_array, is_numpy
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import check_integer_dtype, plain

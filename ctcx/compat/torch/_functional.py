@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from ctcx._api.call import ctc_loss as _ctc_loss
+from ctcx._api.loss import ctc_loss as _ctc_loss
 from ctcx._arrays.facts import is_array
 from ctcx._arrays.tensor_forms import OPAQUE, form_of, form_of_modes, is_torch_recording
 from ctcx._inputs.concatenated import padded

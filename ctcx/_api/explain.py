@@ -1,0 +1,67 @@
+"""Which backend a call would use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+from ctcx._api.call import (
+    Infeasible,
+    Options,
+    ReductionName,
+    check_choice,
+    check_options,
+    problem_of,
+)
+from ctcx._dispatch.dispatcher import Decision, explain_problem
+from ctcx._inputs.prepare import prepare
+from ctcx._plugins.backend import Operation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctcx._typing import Array
+
+__all__ = ["explain"]
+
+
+def explain(
+    logits: Array,
+    labels: Array | Sequence[Sequence[int]],
+    logit_lengths: Array | Sequence[int] | None = None,
+    label_lengths: Array | Sequence[int] | None = None,
+    *,
+    blank: int = 0,
+    time_major: bool = False,
+    reduction: ReductionName = "none",
+    infeasible: Infeasible = "inf",
+    backend: str | None = None,
+    validate: bool = True,
+    operation: Operation = "loss_and_grad",
+) -> Decision:
+    """Say which backend a call with these arguments would use, and why not the others.
+
+    Computes nothing and imports no kernel.
+
+    Parameters
+    ----------
+    logits, labels, logit_lengths, label_lengths
+        As for :func:`ctcx.ctc_loss`.
+    blank, time_major, reduction, infeasible, backend, validate
+        As for :func:`ctcx.ctc_loss`.
+    operation : {"loss_and_grad", "loss"}
+        Which function the call would be to.
+
+    Returns
+    -------
+    Decision
+        ``str()`` of it is a table: every candidate, its package and version, status and reason.
+
+    Raises
+    ------
+    CTCInputError
+        As for :func:`ctcx.ctc_loss`, for static facts; an ``operation`` that there isn't.
+    """
+    check_options(Options(time_major, reduction, infeasible, backend, validate))
+    check_choice("operation", operation, get_args(Operation))
+    prepared = prepare(logits, labels, logit_lengths, label_lengths, blank, time_major=time_major)
+    return explain_problem(problem_of(operation, prepared), backend)
