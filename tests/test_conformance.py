@@ -22,6 +22,7 @@ from ctcx._cli import app
 from ctcx._plugins import registry
 from ctcx._plugins.targets import load_target
 from ctcx._reference.oracle import enumerate_paths, reference, round_to_dtype
+from ctcx._reference.tolerances import TOLERANCES
 from ctcx.conformance import BackendConformance, checks, run_conformance
 from ctcx.conformance._drawing import DRAWN
 from ctcx.conformance._draws import (
@@ -35,7 +36,6 @@ from ctcx.conformance._draws import (
 )
 from ctcx.conformance._draws.problem import LAYOUTS, Form, right_answer
 from ctcx.conformance._draws.sizes import Sizes, cycle_length, sizes
-from ctcx.conformance._mismatches import TOLERANCES
 from ctcx.conformance._plan import REQUIRED, make_plan
 from ctcx.conformance._subject import Subject
 from ctcx.conformance.cases import Batch, cases, from_plugin, truth

@@ -68,7 +68,7 @@ def trace_command(
     from ctcx._diagnosis.answer import read_answer
     from ctcx._diagnosis.html_page import page
     from ctcx._diagnosis.view import as_json, look
-    from ctcx.conformance._mismatches import TOLERANCES
+    from ctcx._reference.tolerances import TOLERANCES
     from ctcx.fixtures._read import read_document
 
     if dtype not in TOLERANCES:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctcx._diagnosis.answer import QUANTITIES
-from ctcx.conformance._mismatches import TOLERANCES
+from ctcx._reference.tolerances import TOLERANCES
 from ctcx.fixtures._fixture import ARRAYS
 
 if TYPE_CHECKING:

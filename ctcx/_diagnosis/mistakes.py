@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ctcx._diagnosis.divergence import wrong_cells
-from ctcx.conformance._mismatches import TOLERANCES
+from ctcx._reference.tolerances import TOLERANCES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

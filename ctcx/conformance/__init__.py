@@ -16,8 +16,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ctcx.conformance._version import KIT_VERSION
-
 if TYPE_CHECKING:
     from ctcx.conformance._checks.registry import Check
     from ctcx.conformance._external import PROTOCOL, check_answers, export_problems, run_command
@@ -38,6 +36,9 @@ __all__ = [
     "run_command",
     "run_conformance",
 ]
+
+KIT_VERSION = "2.0"
+"""Major: a check got stricter or went. Minor: checks came, provisional for one minor version."""
 
 _HOMES = {
     "PROTOCOL": "_external",

@@ -19,9 +19,9 @@ from ctcx._plugins.backend import Feature, Problem
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
 from ctcx._reference.oracle import round_to_dtype
+from ctcx._reference.tolerances import TOLERANCES, Tolerance
 from ctcx.conformance._drawing import Drawing
 from ctcx.conformance._failures import CheckFailure, NotApplicable
-from ctcx.conformance._mismatches import TOLERANCES, Tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,10 +10,10 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from ctcx._plugins.registry import registry
+from ctcx.conformance import KIT_VERSION
 from ctcx.conformance._drawing import DRAWN, FAILURES, Drawing
 from ctcx.conformance._execute import Result, execute
 from ctcx.conformance._plan import Expectations, make_plan
-from ctcx.conformance._version import KIT_VERSION
 
 if TYPE_CHECKING:
     import os

@@ -25,10 +25,10 @@ from ctcx import _errors, fixtures, plugin
 from ctcx._comparison import result
 from ctcx._diagnosis import MISTAKES
 from ctcx._plugins import builtin, hookspecs
+from ctcx._reference.tolerances import TOLERANCES, Tolerance
 from ctcx.bench._implementations.registered import PEERS
 from ctcx.bench.workloads import SWEEPS, workloads
 from ctcx.conformance import KIT_VERSION, checks
-from ctcx.conformance import _mismatches as conformance_compare
 from ctcx.conformance.cases import cases
 from ctcx.data.bundled import notebook_fixture
 
@@ -282,7 +282,7 @@ def check_list() -> str:
     rows = []
     for check in checks().values():
         needs = [code(feature.name) for feature in sorted(check.requires, key=lambda f: f.name)]
-        if len(check.dtypes) < len(conformance_compare.TOLERANCES):
+        if len(check.dtypes) < len(TOLERANCES):
             needs.append(", ".join(code(dtype) for dtype in sorted(check.dtypes)))
         needs += ["a library with jit"] * check.jit + ["to be asked for (slow)"] * check.slow
         needs += ["nothing yet: provisional"] * check.provisional
@@ -302,7 +302,7 @@ def case_list() -> str:
 
 def tolerances() -> str:
     """What the conformance kit allows."""
-    return _tolerances(conformance_compare.Tolerance, conformance_compare.TOLERANCES, "dtype")
+    return _tolerances(Tolerance, TOLERANCES, "dtype")
 
 
 def compare_tolerances() -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctcx.conformance._mismatches import TOLERANCES
+from ctcx._reference.tolerances import TOLERANCES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ctcx.conformance._mismatches import TOLERANCES
+from ctcx._reference.tolerances import TOLERANCES
 
 if TYPE_CHECKING:
     from ctcx.bench._implementations.registered import Kind

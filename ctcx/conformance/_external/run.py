@@ -8,10 +8,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ctcx._errors import CTCInputError
+from ctcx._reference.tolerances import TOLERANCES
 from ctcx.conformance._external.judging import judge, result
 from ctcx.conformance._external.problems import PROTOCOL, chosen, problem_line
 from ctcx.conformance._external.process import Child, Trouble
-from ctcx.conformance._mismatches import TOLERANCES
 from ctcx.conformance.runner import Report, Result, versions_of
 
 if TYPE_CHECKING:
