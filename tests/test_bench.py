@@ -20,11 +20,10 @@ import ctcx
 from ctcx._cli import app
 from ctcx._reference.oracle import reference
 from ctcx.bench._implementations.registered import Contestant
-from ctcx.bench._measure.accuracy import Truth, errors, known_truth
+from ctcx.bench._measure.accuracy import Truth, errors, known_truth, wrong
 from ctcx.bench._measure.duration_estimate import Pace, Size
 from ctcx.bench._measure.memory import copy_rate, peak_growth
 from ctcx.bench._measure.session import Options, Session
-from ctcx.bench._measure.verdict import wrong
 from ctcx.bench._measure.worker_process import Child, ChildError
 from ctcx.bench._report.format import seconds, three
 from ctcx.bench._report.html_report import html_report

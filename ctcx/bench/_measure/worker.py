@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 from ctcx._errors import BackendRejectedError, one_line
 from ctcx.bench._implementations.peers import MissingError
 from ctcx.bench._implementations.registered import Contestant
-from ctcx.bench._measure.accuracy import Truth, errors
+from ctcx.bench._measure.accuracy import Truth, errors, wrong
 from ctcx.bench._measure.memory import copy_rate, peak_growth
 from ctcx.bench._measure.timed_call import prepare, unusable
-from ctcx.bench._measure.verdict import wrong
 from ctcx.bench.workloads import Inputs
 
 if TYPE_CHECKING:
