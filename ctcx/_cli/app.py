@@ -70,7 +70,7 @@ app.command("explain")(explain.explain_command)
 app.command("conformance")(conformance.conformance_command)
 app.command("fixtures")(fixtures.fixtures_command)
 app.command("bench")(bench.bench_command)
-app.command("trace")(diagnose.trace_command)
+app.command("diagnose")(diagnose.diagnose_command)
 
 
 def run() -> None:

@@ -1,4 +1,4 @@
-"""``ctcx trace``: one computation from inside."""
+"""``ctcx diagnose``: one computation from inside."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from ctcx._diagnosis.view import View
     from ctcx.fixtures import Fixture
 
-__all__ = ["trace_command"]
+__all__ = ["diagnose_command"]
 
 _FRAMES = 24
 _COLUMNS = 13
 
 
-def trace_command(
+def diagnose_command(
     *,
     fixture: Annotated[
         str,

@@ -449,7 +449,7 @@ def fixture_arrays() -> str:
 
 
 def mistakes() -> str:
-    """Every mistake that ``ctcx trace`` knows."""
+    """Every mistake that ``ctcx diagnose`` knows."""
     rows = [(code(mistake.name), mistake.sentence) for mistake in MISTAKES]
     return table(("mistake", "what is said"), rows)
 

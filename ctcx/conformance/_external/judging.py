@@ -72,5 +72,5 @@ def judge(fixture: Fixture, document: dict[str, Any], dtype: str) -> tuple[Statu
         lines.append(f"likely mistake ({mistake.name}): {mistake.sentence}")
     else:
         lines.append("no known mistake gives these numbers")
-    lines.append(f"to see it: ctcx trace {fixture.name} --against FILE with this answer")
+    lines.append(f"to see it: ctcx diagnose {fixture.name} --against FILE with this answer")
     return "failed", "\n".join(lines)

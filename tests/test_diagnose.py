@@ -1,4 +1,4 @@
-"""`ctcx trace` and `ctcx.plot`: what is inside a computation, and where another one goes wrong."""
+"""`ctcx diagnose` and `ctcx.plot`: what is inside a computation, and where another one errs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _SPEC.loader.exec_module(wrong_ctc)
 SHORT = [name for name in fixtures.names() if name not in {"long", "confident"}]
 
 
-def trace(*arguments):
-    return CliRunner().invoke(app, ["trace", *map(str, arguments)], prog_name="ctcx")
+def diagnosis_of(*arguments):
+    return CliRunner().invoke(app, ["diagnose", *map(str, arguments)], prog_name="ctcx")
 
 
 def named(name):
@@ -208,7 +208,7 @@ def spelled(path):
 
 
 def test_the_terminal_shows_everything_of_a_small_one():
-    done = trace("notebook")
+    done = diagnosis_of("notebook")
     assert done.exit_code == 0
     for word in ("loss 4.4487411", "3:1", "alpha, by state", "occupancy", "best path: 0 1 0 - 1"):
         assert word in done.stdout
@@ -216,15 +216,15 @@ def test_the_terminal_shows_everything_of_a_small_one():
 
 
 def test_a_long_one_is_shown_in_part_and_says_so():
-    done = trace("long")
+    done = diagnosis_of("long")
     assert "Shown in part" in done.stdout
     assert re.search(r"^\s+499 ", done.stdout, re.MULTILINE)
     assert "\n  250 " not in done.stdout
-    assert re.search(r"^\s+250 ", trace("long", "--frames", "250:252").stdout, re.MULTILINE)
+    assert re.search(r"^\s+250 ", diagnosis_of("long", "--frames", "250:252").stdout, re.MULTILINE)
 
 
 def test_json_has_all_of_it():
-    document = json.loads(trace("repeats", "--sequence", 2, "--json", "-").stdout)
+    document = json.loads(diagnosis_of("repeats", "--sequence", 2, "--json", "-").stdout)
     fixture = named("repeats")
     assert document["states"] == [0, 1, 0, 2, 0, 2, 0, 1, 0]
     assert document["alpha"][0][8] == "-inf"
@@ -237,11 +237,11 @@ def test_against_says_where_and_why_and_exits_with_1(tmp_path):
     document, _ = said(named("repeats"), "repeat-transition-allowed")
     other = tmp_path / "other.json"
     other.write_text(json.dumps(document))
-    done = trace("repeats", "--against", other)
+    done = diagnosis_of("repeats", "--against", other)
     assert done.exit_code == 1
     assert "first wrong number: gradient at sequence 0, frame 0, class" in done.stdout
     assert "likely mistake (repeat-transition-allowed)" in done.stdout
-    found = json.loads(trace("repeats", "--against", other, "--json", "-").stdout)["against"]
+    found = json.loads(diagnosis_of("repeats", "--against", other, "--json", "-").stdout)["against"]
     assert found["mistake"] == "repeat-transition-allowed"
     assert found["parting"]["quantity"] == "gradient"
 
@@ -249,10 +249,10 @@ def test_against_says_where_and_why_and_exits_with_1(tmp_path):
 def test_against_what_is_right_exits_with_0(tmp_path):
     file = tmp_path / "f.json"
     fixtures.save(fixtures.named("repeats", "ragged"), file, time_major=True)
-    done = trace("ragged", "--against", file, "--dtype", "float64")
+    done = diagnosis_of("ragged", "--against", file, "--dtype", "float64")
     assert done.exit_code == 0, done.output
     assert "right: every number that is given" in done.stdout
-    assert trace(f"{file}#repeats").exit_code == 0
+    assert diagnosis_of(f"{file}#repeats").exit_code == 0
 
 
 def page_data(path):
@@ -266,7 +266,7 @@ def test_the_page_stands_alone_and_marks_the_first_wrong_cell(tmp_path):
     document["alpha"][1][2][1] = -1.0
     other, page = tmp_path / "o.json", tmp_path / "p.html"
     other.write_text(json.dumps(document))
-    assert trace("repeats", "--against", other, "--html", page).exit_code == 1
+    assert diagnosis_of("repeats", "--against", other, "--html", page).exit_code == 1
     text, data = page_data(page)
     assert not re.search(r"""(?:src|href)=|url\(|import |https?://""", text)
     assert data["sequence"] == 1
@@ -283,7 +283,7 @@ def test_the_page_of_200_frames_and_121_states_is_below_1_mb_with_all_of_another
     options = fixtures.RandomOptions(count=1, frames=(200, 200), labels=(60, 60), seed=3)
     file, page = tmp_path / "f.json", tmp_path / "p.html"
     fixtures.save(fixtures.random(options), file)
-    assert trace(file, "--against", file, "--html", page).exit_code == 0
+    assert diagnosis_of(file, "--against", file, "--html", page).exit_code == 0
     _, data = page_data(page)
     assert (data["frames"], len(data["states"])) == (200, 121)
     assert page.stat().st_size < 1_000_000
@@ -295,7 +295,7 @@ def test_a_name_cannot_end_the_script(tmp_path):
     document = json.loads(file.read_text())
     document["fixtures"][0]["name"] = "</script><b>&"
     file.write_text(json.dumps(document))
-    trace(file, "--html", page)
+    diagnosis_of(file, "--html", page)
     text, data = page_data(page)
     assert data["name"] == "</script><b>&"
     assert text.count("</script>") == 2
@@ -316,7 +316,7 @@ def test_a_name_cannot_end_the_script(tmp_path):
 )
 def test_wrong_arguments(arguments, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = trace(*arguments)
+    done = diagnosis_of(*arguments)
     assert done.exit_code == 2
     assert expected in " ".join(done.output.replace("│", " ").split())
     assert list(tmp_path.iterdir()) == []
@@ -341,8 +341,8 @@ def test_a_malformed_answer_names_the_place(document, expected):
 def test_a_file_of_several_needs_a_name(tmp_path):
     file = tmp_path / "f.json"
     fixtures.save(fixtures.named("repeats", "ragged"), file)
-    assert "has 2 fixtures: expected" in trace(file).output
-    assert "has no fixture 'x'" in trace(f"{file}#x").output
+    assert "has 2 fixtures: expected" in diagnosis_of(file).output
+    assert "has no fixture 'x'" in diagnosis_of(f"{file}#x").output
 
 
 # Figures
