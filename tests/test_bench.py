@@ -440,7 +440,7 @@ def test_without_any_time_there_is_no_report(planted, tmp_path):
         (["--max-seconds", "-1"], "--max-seconds"),
         (["--output", "/nowhere/at/all"], "is no name for files in a directory that exists"),
         (["--report", "/nowhere/a.json"], "can't read /nowhere/a.json"),
-        (["--compare", "/nowhere/a.json", "b"], "can't read /nowhere/a.json"),
+        (["--diff", "/nowhere/a.json", "b"], "can't read /nowhere/a.json"),
     ],
 )
 def test_what_is_not_there_is_told_before_anything_is_measured(arguments, told):
@@ -495,7 +495,7 @@ def scaled(who, factor):
 
 def test_a_run_does_not_differ_from_itself(finished):
     path = str(finished[1] / "ctcx-bench.json")
-    result = CliRunner().invoke(app, ["bench", "--compare", path, path])
+    result = CliRunner().invoke(app, ["bench", "--diff", path, path])
     assert result.exit_code == 0
     assert "0 changes" in result.output
 
@@ -509,7 +509,7 @@ def test_a_change_of_speed_is_told(finished, report, tmp_path, factor, kind, cod
     assert {one.kind for one in changes} == {kind}
     assert len(changes) == sum(key[2] == "right on numpy" for key in load_run(old).measured)
     assert all("50.0 times as" in one.note for one in changes)
-    result = CliRunner().invoke(app, ["bench", "--compare", str(old), str(new)])
+    result = CliRunner().invoke(app, ["bench", "--diff", str(old), str(new)])
     assert result.exit_code == code
     assert kind in result.output
 
@@ -590,7 +590,7 @@ def test_runs_of_different_machines_are_not_compared_unless_told(finished, repor
     new = changed(report, tmp_path, elsewhere)
     with pytest.raises(DifferentMachinesError, match="Another CPU"):
         compare_runs(load_run(old), load_run(new))
-    command = ["bench", "--compare", str(old), str(new)]
+    command = ["bench", "--diff", str(old), str(new)]
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 2
     assert "different machines" in " ".join(refused.output.split())

@@ -155,9 +155,14 @@ def test_the_command_reports_like_the_kit(program, tmp_path):
         (("--command", "true", "--dtype", "int8"), "dtype is 'int8': expected one of"),
         (("--command", "true", "--check", "nothing"), "no problem 'nothing': expected one of"),
         (("--command", "true", "--library", "numpy"), "a program has no array library"),
-        (("array-api", "--command", "true"), "a backend or a program, not both"),
+        (
+            ("array-api", "--command", "true"),
+            "a backend, a program or a folder of answers, one at once",
+        ),
+        (("--command", "true", "--judge", "x"), "one at once"),
+        (("--judge", "x", "--check", "notebook"), "judged as a whole"),
         ((), "say which backend to test"),
-        (("--check", "/nowhere"), "/nowhere/problems.ndjson: can't be read"),
+        (("--judge", "/nowhere"), "/nowhere/problems.ndjson: can't be read"),
         (("--export", "/dev/null/x"), "can't be written"),
     ],
 )
@@ -180,7 +185,7 @@ def exported(tmp_path, program):
 
 
 def test_answers_in_a_file_are_judged_in_any_order(exported):
-    assert command("--check", exported, "--dtype", "float64").exit_code == 0
+    assert command("--judge", exported, "--dtype", "float64").exit_code == 0
     answers = exported / "answers.ndjson"
     lines = answers.read_text().splitlines()
     answers.write_text("\n".join(lines[::-1]))
@@ -211,7 +216,7 @@ def test_the_lines_of_the_file_are_those_a_child_gets_and_fixtures_lie_beside(ex
 def test_files_that_are_wrong_say_where(exported, file, change, expected):
     path = exported / file
     path.write_text(change(path.read_text()))
-    done = command("--check", exported)
+    done = command("--judge", exported)
     assert done.exit_code == 2
     assert expected in done.output
     assert "Traceback" not in done.output

@@ -1,4 +1,4 @@
-"""``ctcx bench``: measure everything that is here, report it, and compare reports."""
+"""``ctcx bench``: measure everything that is here, report it, and tell two reports apart."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ def bench_command(
             "--report", metavar="FILE", help="Measure nothing; make the reports from this JSON."
         ),
     ] = None,
-    compare: Annotated[
+    diff: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            "--compare", metavar="OLD NEW", help="Measure nothing; tell what two JSONs differ in."
+            "--diff", metavar="OLD NEW", help="Measure nothing; tell what two JSONs differ in."
         ),
     ] = None,
     different_machines: Annotated[
@@ -111,13 +111,11 @@ def bench_command(
     Backends, array libraries and other implementations, on real inputs, named workloads and
     sweeps. A result is checked against a float64 reference before its time counts. What can't be
     measured is listed with its reason, and never keeps the others from being measured. Exit code 1
-    if a contestant fails or is wrong; with --compare, if something became slower, less exact, or
+    if a contestant fails or is wrong; with --diff, if something became slower, less exact, or
     is gone. After Ctrl-C what was measured until then is reported, and the exit code is 130.
     """
-    if compare is not None:
-        raise typer.Exit(
-            _compare(*compare, different_machines=different_machines, json_file=json_file)
-        )
+    if diff is not None:
+        raise typer.Exit(_diff(*diff, different_machines=different_machines, json_file=json_file))
     _need(_NEEDED)
     stem = _stem(output)
     if report is not None:
@@ -206,14 +204,14 @@ def _rich(table: Table) -> RichTable:
     return made
 
 
-def _compare(old: str, new: str, *, different_machines: bool, json_file: str | None) -> int:
+def _diff(old: str, new: str, *, different_machines: bool, json_file: str | None) -> int:
     from ctcx.bench._report.run_comparison import DifferentMachinesError, compare_runs
 
     before, after = _load(old, None), _load(new, None)
     try:
         changes = compare_runs(before, after, different_machines=different_machines)
     except DifferentMachinesError as error:
-        raise typer.BadParameter(str(error), param_hint="--compare") from None
+        raise typer.BadParameter(str(error), param_hint="--diff") from None
     if json_file is not None:
         write_json(json_file, json_text(asdict(changes)))
     if json_file != "-":

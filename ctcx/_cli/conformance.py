@@ -52,8 +52,7 @@ def conformance_command(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Only this check, or problem of --command; may be repeated. Without a backend and "
-            "--command: a folder of --export, to judge its answers.ndjson.",
+            help="Only this check, or problem of --command; may be repeated.",
         ),
     ] = None,
     slow: Annotated[
@@ -93,6 +92,10 @@ def conformance_command(
         str | None,
         typer.Option(metavar="DIR", help="Write the problems of --command to files instead."),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Judge the answers.ndjson in a folder of --export."),
+    ] = None,
     list_checks: Annotated[
         bool, typer.Option("--list", help="Say what each check proves, and run none.")
     ] = False,
@@ -101,7 +104,7 @@ def conformance_command(
     """Prove a backend right, or find out where it is wrong.
 
     Runs the conformance kit on every array library, device and dtype that the backend declares and
-    that is here. With --command, or with --export and --check, it is a program in any language
+    that is here. With --command, or with --export and --judge, it is a program in any language
     that is tested. Exit code 1 if a check fails, or if none could be run.
     """
     if list_checks:
@@ -113,11 +116,12 @@ def conformance_command(
         for path in export_problems(export):
             typer.echo(f"written: {path}", err=True)
         return
-    if name is not None and command is not None:
-        msg = "test a backend or a program, not both at once"
-        raise typer.BadParameter(msg, param_hint="--command")
+    if sum(each is not None for each in (name, command, judge)) > 1:
+        msg = "test a backend, a program or a folder of answers, one at once"
+        raise typer.BadParameter(msg, param_hint="NAME, --command, --judge")
     if name is None:
-        report = _outside(command, check, dtype, time_limit, has_library=bool(library or device))
+        has_library = bool(library or device)
+        report = _external(command, judge, check, dtype, time_limit, has_library=has_library)
     else:
         checks = [one if one.startswith("check_") else f"check_{one}" for one in check or ()]
         report = _run(
@@ -140,8 +144,9 @@ def conformance_command(
     raise typer.Exit(0 if report.passed else 1)
 
 
-def _outside(
+def _external(
     command: str | None,
+    judge: str | None,
     check: list[str] | None,
     dtypes: list[str] | None,
     time_limit: float,
@@ -152,18 +157,19 @@ def _outside(
     from ctcx.conformance import check_answers, run_command
     from ctcx.conformance._external.problems import chosen
 
-    if command is None and not check:
+    if command is None and judge is None:
         msg = "say which backend to test; `ctcx backends` lists them"
         raise typer.BadParameter(msg, param_hint="NAME")
     if has_library or len(dtypes or ()) > 1:
         msg = "a program has no array library and no device, and one dtype"
         raise typer.BadParameter(msg, param_hint="--library, --device, --dtype")
     dtype = dtypes[0] if dtypes else "float32"
-    if command is None:
-        if check is None or len(check) > 1:
-            msg = "without a backend and --command, it takes one folder"
+    if judge is not None:
+        if check:
+            msg = "a folder is judged as a whole"
             raise typer.BadParameter(msg, param_hint="--check")
-        return check_answers(check[0], dtype=dtype)
+        return check_answers(judge, dtype=dtype)
+    assert command is not None  # noqa: S101 - one of the two was given
     with _progress(len(chosen(check or None))) as progress:
         return run_command(
             command, dtype=dtype, only=check or None, time_limit=time_limit, progress=progress

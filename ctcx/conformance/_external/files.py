@@ -81,7 +81,7 @@ def check_answers(directory: str | os.PathLike[str], *, dtype: str = "float32") 
             f"{folder / _PROBLEMS} is not what this ctcx asks: expected the file as "
             f"`ctcx conformance --export {folder}` writes it; export and answer again"
         )
-        raise CTCInputError(msg, argument="check", value=str(directory))
+        raise CTCInputError(msg, argument="directory", value=str(directory))
     answers = _answers(folder / _ANSWERS)
     results = []
     for fixture in problems():
@@ -105,7 +105,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         msg = f"{path}: can't be read: {error.strerror}"
-        raise CTCInputError(msg, argument="check", value=str(path)) from None
+        raise CTCInputError(msg, argument="directory", value=str(path)) from None
 
 
 def _answers(path: Path) -> dict[str, dict[str, Any]]:
@@ -118,13 +118,13 @@ def _answers(path: Path) -> dict[str, dict[str, Any]]:
             document = json.loads(line)
         except (ValueError, RecursionError) as error:
             msg = f"{path}, line {number}: not JSON: {error}"
-            raise CTCInputError(msg, argument="check") from None
+            raise CTCInputError(msg, argument="directory") from None
         name = document.get("id") if isinstance(document, dict) else None
         if name not in known:
             msg = f"{path}, line {number}: the id is {name!r}: expected that of a problem"
-            raise CTCInputError(msg, argument="check", value=name)
+            raise CTCInputError(msg, argument="directory", value=name)
         if name in answers:
             msg = f"{path}, line {number}: a second answer to {name!r}: expected one"
-            raise CTCInputError(msg, argument="check", value=name)
+            raise CTCInputError(msg, argument="directory", value=name)
         answers[name] = document
     return answers
