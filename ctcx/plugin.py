@@ -13,7 +13,7 @@ from ctcx._arrays.facts import has_host_memory
 from ctcx._cores import usable_cores
 from ctcx._plugins.backend import API_VERSION, Backend, Decline, Feature, Problem
 from ctcx._plugins.case import Case
-from ctcx._plugins.lower_bound import Floor
+from ctcx._plugins.lower_bound import LowerBound
 from ctcx._plugins.namespace import Namespace
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "Case",
     "Decline",
     "Feature",
-    "Floor",
+    "LowerBound",
     "Namespace",
     "Problem",
     "has_host_memory",

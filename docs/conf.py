@@ -53,5 +53,5 @@ nitpick_ignore_regex = [
     # What docstrings name for readers of the source.
     ("py:.*", r"ctcx\._core\..*"),
     # Fields are described in their class, as a list.
-    ("py:attr", r"(ctcx\.plugin\.)?(Backend|Floor|Problem|Namespace)\..*"),
+    ("py:attr", r"(ctcx\.plugin\.)?(Backend|LowerBound|Problem|Namespace)\..*"),
 ]

@@ -36,11 +36,11 @@ from ctcx.bench.workloads import Inputs, random_inputs, workloads
 
 ROOT = Path(ctcx.__file__).parents[1]
 
-# A third party's package: backends that do all that can go wrong, a floor and a workload.
+# A third party's package: backends that do all that can go wrong, a lower bound and a workload.
 PLANTED = """
 import os, sys, time
 from ctcx._core import kernels
-from ctcx.plugin import Backend, Case, Decline, Feature, Floor, hookimpl
+from ctcx.plugin import Backend, Case, Decline, Feature, LowerBound, hookimpl
 
 def right(*arrays, blank):
     print("a library that talks")
@@ -101,8 +101,8 @@ def ctcx_backends():
     yield backend("elsewhere", kernels={"loss_and_grad": "ctcx_planted:right"}, probe=elsewhere)
 
 @hookimpl
-def ctcx_benchmark_floors():
-    yield Floor(name="low", function="ctcx_planted:low", backends={"right"})
+def ctcx_benchmark_lower_bounds():
+    yield LowerBound(name="low", function="ctcx_planted:low", backends={"right"})
 
 @hookimpl
 def ctcx_conformance_cases():
@@ -178,7 +178,7 @@ def test_what_is_measured_is_in_the_json_of_pytest_benchmark(report, run):
     assert bench["stats"]["rounds"] == len(bench["stats"]["data"]) >= 3
     for layout in ("alone", "together"):
         for workload in ("notebook-fixture", "planted-case"):
-            for who in ("array-api on numpy", "right on numpy", "floor low on numpy"):
+            for who in ("array-api on numpy", "right on numpy", "lower bound low on numpy"):
                 assert run.measured[layout, workload, who].median > 0
 
 
@@ -232,18 +232,18 @@ def test_the_exit_code_says_that_somebody_failed(finished):
     assert "a library that talks" not in done.stdout
 
 
-def test_a_floor_is_measured_and_told_as_a_multiple(run):
+def test_a_lower_bound_is_measured_and_told_as_a_multiple(run):
     one = run.measured["alone", "notebook-fixture", "right on numpy"]
-    floor = run.measured["alone", "notebook-fixture", "floor low on numpy"]
-    assert run.floor_multiple(one) == (one.median / floor.median, "floor low on numpy")
+    bound = run.measured["alone", "notebook-fixture", "lower bound low on numpy"]
+    assert run.bound_multiple(one) == (one.median / bound.median, "lower bound low on numpy")
     core = run.measured["alone", "notebook-fixture", "array-api on numpy"]
-    assert run.floor_multiple(core) is None
+    assert run.bound_multiple(core) is None
 
 
 def test_each_time_has_its_error_memory_and_first_call(run):
     for one in run.measured.values():
         assert one.facts["first"] > 0
-        if one.contestant.startswith("floor"):
+        if one.contestant.startswith("lower bound"):
             continue
         assert 0 <= one.facts["loss_rel"] < 1e-6
         assert 0 <= one.facts["grad"] < 2e-5
@@ -558,7 +558,7 @@ def test_a_move_that_unchanged_programs_make_too_is_noise(report, tmp_path):
     old = load_run(changed(report, tmp_path, as_peer))
     changes = compare_runs(old, load_run(changed(report, tmp_path, drifted)))
     assert changes.drift == pytest.approx(0.2)
-    assert {one.key[2] for one in changes.changes} == {"floor low on numpy"}
+    assert {one.key[2] for one in changes.changes} == {"lower bound low on numpy"}
     assert "20%" in changes.summary()
 
 

@@ -101,9 +101,9 @@ def ctcx_namespaces():
         "@hookimpl\ndef ctcx_conformance_cases(): yield trouble()",
         lambda: _registry.registry().cases,
     ),
-    "floors": (
-        "@hookimpl\ndef ctcx_benchmark_floors(): yield trouble()",
-        lambda: _registry.registry().floors,
+    "lower bounds": (
+        "@hookimpl\ndef ctcx_benchmark_lower_bounds(): yield trouble()",
+        lambda: _registry.registry().lower_bounds,
     ),
     "runtime info": ("@hookimpl\ndef ctcx_runtime_info(): trouble()", versions),
     "runtime info, late": (
@@ -127,7 +127,7 @@ def everything():
             versions(),
         ]
         registry = _registry.registry()
-        told += [repr(registry.plugins), repr(registry.cases), repr(registry.floors)]
+        told += [repr(registry.plugins), repr(registry.cases), repr(registry.lower_bounds)]
         reasons = map(registry.namespace_unusable, registry.namespaces)
         told += [repr([reason for reason in reasons if reason])]
     text = "\n".join(told)
@@ -161,7 +161,7 @@ def test_whatever_a_plugin_raises_is_recorded_named_once_and_ctcx_goes_on(plugin
     assert len(message) < 1000
     assert not caught(action)  # named once
     text = everything()
-    if place not in {"cases", "cases, late", "floors", "runtime info", "runtime info, late"}:
+    if place not in {"cases", "cases, late", "lower bounds", "runtime info", "runtime info, late"}:
         assert re.search(told, text)
 
 
@@ -231,15 +231,16 @@ RETURNED = {
 
 @pytest.mark.parametrize("returned", RETURNED)
 @pytest.mark.parametrize(
-    "hook", ["backends", "namespaces", "conformance_cases", "benchmark_floors", "runtime_info"]
+    "hook",
+    ["backends", "namespaces", "conformance_cases", "benchmark_lower_bounds", "runtime_info"],
 )
 def test_hooks_that_return_what_can_not_be_looked_at(plugins, hook, returned):
     code = f"@hookimpl\ndef ctcx_{hook}(): return {RETURNED[returned]}"
     plugins.write("it", HEAD.format(statement="raise SystemExit(4)") + code)
     _, warned = plugins.load()
     registry = _registry.registry()
-    warned += caught(lambda: (registry.cases, registry.floors, registry.runtime_info()))
-    if hook in {"conformance_cases", "benchmark_floors"} and returned == "repr":
+    warned += caught(lambda: (registry.cases, registry.lower_bounds, registry.runtime_info()))
+    if hook in {"conformance_cases", "benchmark_lower_bounds"} and returned == "repr":
         assert not warned  # an empty string is nothing
     else:
         (message,) = warned

@@ -54,8 +54,8 @@ def test_a_good_plugin_registers_through_every_hook(plugins):
     assert registry.namespaces["good_arrays"].provenance == "ctcx-good 1.2"
     assert registry.namespace_unusable("good_arrays") == "good-arrays is not installed"
     assert "good-case" in [case.name for case in registry.cases]
-    (floor,) = registry.floors
-    assert (floor.name, floor.backends) == ("good-floor", {"good"})
+    (bound,) = registry.lower_bounds
+    assert (bound.name, bound.backends) == ("good-bound", {"good"})
     info = registry.runtime_info()
     assert info["good driver"] == "12.4"
     assert info["python"] != "as seen by good"
@@ -395,61 +395,67 @@ def test_a_case_hook_that_gives_something_else(plugins):
         assert registry.cases is not None
 
 
-FLOOR_HOOK = """
-from ctcx.plugin import Floor
+BOUND_HOOK = """
+from ctcx.plugin import LowerBound
 
 @hookimpl
-def ctcx_benchmark_floors():
+def ctcx_benchmark_lower_bounds():
     {}
 """
-FLOOR = 'Floor(name="low", function="json:loads", summary={!r})'
-BROKEN_FLOORS = {
+BOUND = 'LowerBound(name="low", function="json:loads", summary={!r})'
+BROKEN_BOUNDS = {
     "raises": ("yield from open('/nowhere')", "FileNotFoundError"),
-    "gives something else": ("return [3]", "gave something that is no Floor"),
-    "gives one": (f"return {FLOOR.format('')}", "TypeError"),
+    "gives something else": ("return [3]", "gave something that is no LowerBound"),
+    "gives one": (f"return {BOUND.format('')}", "TypeError"),
 }
 
 
-@pytest.mark.parametrize("what", BROKEN_FLOORS)
-def test_a_broken_floor_hook_costs_only_its_floors(plugins, what):
-    body, reason = BROKEN_FLOORS[what]
-    plugins.write("lost", backend_code("lost") + FLOOR_HOOK.format(body))
+@pytest.mark.parametrize("what", BROKEN_BOUNDS)
+def test_a_broken_hook_for_lower_bounds_costs_only_those(plugins, what):
+    body, reason = BROKEN_BOUNDS[what]
+    plugins.write("lost", backend_code("lost") + BOUND_HOOK.format(body))
     plugins.install("good")
     registry, _ = plugins.load()
     with pytest.warns(ctcx.PluginWarning, match=rf"ctcx-lost 1.0: its .*{reason}"):
-        floors = registry.floors
-    assert [floor.name for floor in floors] == ["good-floor"]
+        lower_bounds = registry.lower_bounds
+    assert [bound.name for bound in lower_bounds] == ["good-bound"]
     assert "lost" in registry.backends
 
 
-def test_a_floor_whose_name_is_taken_is_left_out(plugins):
+def test_a_lower_bound_whose_name_is_taken_is_left_out(plugins):
     for name in ("first", "second"):
-        body = f"yield {FLOOR.format(name)}"
-        plugins.write(name, backend_code(name) + FLOOR_HOOK.format(body))
+        body = f"yield {BOUND.format(name)}"
+        plugins.write(name, backend_code(name) + BOUND_HOOK.format(body))
     registry, _ = plugins.load()
-    with pytest.warns(ctcx.PluginWarning, match="ctcx-second 1.0: .*floor 'low', whose name is"):
-        floors = registry.floors
-    assert [floor.summary for floor in floors] == ["first"]
+    with pytest.warns(
+        ctcx.PluginWarning, match="ctcx-second 1.0: .*lower bound 'low', whose name is"
+    ):
+        lower_bounds = registry.lower_bounds
+    assert [bound.summary for bound in lower_bounds] == ["first"]
 
 
 @pytest.mark.parametrize(
     ("field", "value", "error"),
     [
-        ("name", "Low", "Floor name 'Low' is not valid"),
+        ("name", "Low", "LowerBound name 'Low' is not valid"),
         (
             "function",
             "json.loads",
-            "Floor 'low': function must look like 'package.module:function'",
+            "LowerBound 'low': function must look like 'package.module:function'",
         ),
-        ("backends", "mine", "Floor 'low': backends must be a set of names, got the string 'mine'"),
+        (
+            "backends",
+            "mine",
+            "LowerBound 'low': backends must be a set of names, got the string 'mine'",
+        ),
         ("namespaces", "numpy", "namespaces must be a set of names"),
         ("namespaces", (), "namespaces is empty, so it could never be used"),
     ],
 )
-def test_a_floor_says_what_is_wrong_with_it(field, value, error):
+def test_a_lower_bound_says_what_is_wrong_with_it(field, value, error):
     facts = {"name": "low", "function": "json:loads"} | {field: value}
     with pytest.raises((TypeError, ValueError), match=re.escape(error)):
-        ctcx.plugin.Floor(**facts)
+        ctcx.plugin.LowerBound(**facts)
 
 
 @pytest.mark.parametrize("body", ["raise OSError('no driver')", "return 'driver 12'"])

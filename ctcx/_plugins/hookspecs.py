@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from ctcx._plugins.backend import Backend
     from ctcx._plugins.case import Case
-    from ctcx._plugins.lower_bound import Floor
+    from ctcx._plugins.lower_bound import LowerBound
     from ctcx._plugins.namespace import Namespace
 
 __all__ = [
     "ctcx_backends",
-    "ctcx_benchmark_floors",
+    "ctcx_benchmark_lower_bounds",
     "ctcx_conformance_cases",
     "ctcx_namespaces",
     "ctcx_runtime_info",
@@ -61,7 +61,7 @@ def ctcx_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
 
 
 @hookspec
-def ctcx_benchmark_floors() -> Iterable[Floor]:  # type: ignore[empty-body]
+def ctcx_benchmark_lower_bounds() -> Iterable[LowerBound]:  # type: ignore[empty-body]
     """Offer lower bounds to measure kernels against: work that a kernel can't do without.
 
     Called when a benchmark first asks. Name the functions as strings: they are imported when they
@@ -69,21 +69,21 @@ def ctcx_benchmark_floors() -> Iterable[Floor]:  # type: ignore[empty-body]
 
     Returns
     -------
-    iterable of Floor
+    iterable of LowerBound
         A list, or the function is a generator.
 
     Examples
     --------
-    >>> from ctcx.plugin import Floor, hookimpl
+    >>> from ctcx.plugin import LowerBound, hookimpl
     >>> @hookimpl
-    ... def ctcx_benchmark_floors():
-    ...     yield Floor(
+    ... def ctcx_benchmark_lower_bounds():
+    ...     yield LowerBound(
     ...         name="mine-softmax",
     ...         function="my_package.kernels:softmax_only",
     ...         backends={"mine"},
     ...         summary="the kernel of mine, writing the softmax and nothing else",
     ...     )
-    >>> [floor.name for floor in ctcx_benchmark_floors()]
+    >>> [bound.name for bound in ctcx_benchmark_lower_bounds()]
     ['mine-softmax']
     """
 

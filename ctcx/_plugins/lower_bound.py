@@ -18,11 +18,11 @@ from ctcx._plugins.targets import check_target
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Floor"]
+__all__ = ["LowerBound"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Floor:
+class LowerBound:
     """Work that a kernel can't do without, as a function of its own: what is left to gain above it.
 
     For example the same kernel writing the softmax and nothing else, or a pass that reads the
@@ -39,7 +39,7 @@ class Floor:
         ``function(logits, labels, logit_lengths, label_lengths, blank=blank)``, with arrays of the
         library and no checks before it, and may return anything.
     backends
-        Names of the backends whose time is divided by it; a floor of none is shown by itself.
+        Names of the backends whose time is divided by it; one of none is shown by itself.
     namespaces
         Names of the array libraries whose arrays it takes.
     probe
@@ -54,8 +54,8 @@ class Floor:
 
     Examples
     --------
-    >>> from ctcx.plugin import Floor
-    >>> Floor(
+    >>> from ctcx.plugin import LowerBound
+    >>> LowerBound(
     ...     name="mine-softmax",
     ...     function="my_package.kernels:softmax_only",
     ...     backends={"mine"},
@@ -72,8 +72,8 @@ class Floor:
     summary: str = ""
 
     def __post_init__(self) -> None:
-        check_name("Floor", self.name)
-        where = f"Floor {self.name!r}"
+        check_name("LowerBound", self.name)
+        where = f"LowerBound {self.name!r}"
         check_target(f"{where}: function", self.function)
         freeze(where, self, "backends")
         check_names(where, self, "namespaces")

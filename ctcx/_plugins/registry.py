@@ -19,7 +19,7 @@ from ctcx._isolation import attempt, attempt_at_once
 from ctcx._plugins.case import Case
 from ctcx._plugins.discovery import DISABLE, Found, load_plugins
 from ctcx._plugins.loader import Draft, Source, ask, at_most
-from ctcx._plugins.lower_bound import Floor
+from ctcx._plugins.lower_bound import LowerBound
 from ctcx._plugins.records import (
     LeftOut,
     PluginRecord,
@@ -165,18 +165,22 @@ class Registry:
         return tuple(found)
 
     @cached_property
-    def floors(self) -> tuple[Floor, ...]:
+    def lower_bounds(self) -> tuple[LowerBound, ...]:
         """Lower bounds of all plugins; a hook that fails, or a name taken, is reported."""
-        found: dict[str, Floor] = {}
-        for draft, returned in self._ask_all("ctcx_benchmark_floors", at_most):
-            if not all(issubclass(type(floor), Floor) for floor in returned):
-                self._report_hook(draft, "ctcx_benchmark_floors", "gave something that is no Floor")
+        found: dict[str, LowerBound] = {}
+        for draft, returned in self._ask_all("ctcx_benchmark_lower_bounds", at_most):
+            if not all(issubclass(type(bound), LowerBound) for bound in returned):
+                self._report_hook(
+                    draft, "ctcx_benchmark_lower_bounds", "gave something that is no LowerBound"
+                )
                 continue
-            for floor in returned:
-                if floor.name in found:
-                    taken = f"gave the floor {floor.name!r}, whose name is taken: it is left out"
-                    self._report_hook(draft, "ctcx_benchmark_floors", taken)
-                found.setdefault(floor.name, floor)
+            for bound in returned:
+                if bound.name in found:
+                    taken = (
+                        f"gave the lower bound {bound.name!r}, whose name is taken: it is left out"
+                    )
+                    self._report_hook(draft, "ctcx_benchmark_lower_bounds", taken)
+                found.setdefault(bound.name, bound)
         return tuple(found.values())
 
     def runtime_info(self) -> dict[str, str]:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ctcx.plugin import Backend, Feature, Floor, hookimpl
+from ctcx.plugin import Backend, Feature, LowerBound, hookimpl
 
 __all__ = [
     "ctcx_backends",
-    "ctcx_benchmark_floors",
+    "ctcx_benchmark_lower_bounds",
     "ctcx_runtime_info",
     "include_dir",
     "library_path",
@@ -69,10 +69,10 @@ def ctcx_backends() -> list[Backend]:
 
 
 @hookimpl
-def ctcx_benchmark_floors() -> list[Floor]:
+def ctcx_benchmark_lower_bounds() -> list[LowerBound]:
     """Offer the same kernel writing the softmax and nothing else, as what can't be gone below."""
     return [
-        Floor(
+        LowerBound(
             name="cpu-softmax",
             function="ctcx_cpu.kernels:softmax_only",
             backends=frozenset({"cpu"}),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib import util
 
-from ctcx.plugin import Backend, Feature, Floor, hookimpl
+from ctcx.plugin import Backend, Feature, LowerBound, hookimpl
 
-__all__ = ["ctcx_backends", "ctcx_benchmark_floors", "ctcx_runtime_info"]
+__all__ = ["ctcx_backends", "ctcx_benchmark_lower_bounds", "ctcx_runtime_info"]
 
 _LIBRARIES = frozenset({"numpy", "torch", "jax.numpy"})
 
@@ -49,10 +49,10 @@ def ctcx_backends() -> list[Backend]:
 
 
 @hookimpl
-def ctcx_benchmark_floors() -> list[Floor]:
+def ctcx_benchmark_lower_bounds() -> list[LowerBound]:
     """Offer the same kernel writing the softmax and nothing else, as what can't be gone below."""
     return [
-        Floor(
+        LowerBound(
             name="numba-softmax",
             function="ctcx_numba.kernels:softmax_only",
             backends=frozenset({"numba"}),

@@ -93,7 +93,7 @@ def softmax_only(
     blank: int,
     num_threads: int | None = None,
 ) -> Any:
-    """Softmax of all frames within the sequences, and nothing else: the floor of the gradient.
+    """Softmax of all frames within the sequences, and nothing else: a lower bound of the gradient.
 
     Parameters
     ----------

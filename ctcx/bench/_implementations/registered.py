@@ -12,11 +12,19 @@ if TYPE_CHECKING:
 
     from ctcx._plugins.registry import Registry
 
-__all__ = ["PEERS", "PRETENDED", "Contestant", "Kind", "backend_contestants", "floors", "peers"]
+__all__ = [
+    "PEERS",
+    "PRETENDED",
+    "Contestant",
+    "Kind",
+    "backend_contestants",
+    "lower_bounds",
+    "peers",
+]
 
-Kind: TypeAlias = Literal["backend", "peer", "floor"]
-"""backend: a backend of ctcx on one array library. peer: another implementation. floor: a lower
-bound that a plugin registered."""
+Kind: TypeAlias = Literal["backend", "peer", "lower_bound"]
+"""backend: a backend of ctcx on one array library. peer: another implementation. lower_bound: a
+lower bound that a plugin registered."""
 
 PEERS = {
     "torch": "torch.nn.functional.ctc_loss with log_softmax, and its backward",
@@ -43,11 +51,11 @@ class Contestant:
     about
         What it is, in one line.
     backend, library
-        Names in the registry; empty for peers, and the backend for floors.
+        Names in the registry; empty for peers, and the backend for lower bounds.
     jit
         Whether the call is compiled by the library.
-    floor_of
-        For a floor: names of the backends whose time is divided by it.
+    bound_of
+        For a lower bound: names of the backends whose time is divided by it.
     """
 
     name: str
@@ -56,7 +64,7 @@ class Contestant:
     backend: str = ""
     library: str = ""
     jit: bool = False
-    floor_of: tuple[str, ...] = ()
+    bound_of: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, from which :meth:`from_dict` makes the same again."""
@@ -65,7 +73,7 @@ class Contestant:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Contestant:
         """Return what :meth:`as_dict` was called on."""
-        return cls(**(data | {"floor_of": tuple(data["floor_of"])}))
+        return cls(**(data | {"bound_of": tuple(data["bound_of"])}))
 
 
 def backend_contestants(
@@ -106,30 +114,30 @@ def backend_contestants(
                 )
 
 
-def floors(
+def lower_bounds(
     plugins: Registry,
     *,
     backends: Collection[str] | None = None,
     libraries: Collection[str] | None = None,
 ) -> Iterator[Contestant]:
-    """Yield the floors of the backends that take part, on each library that a floor takes."""
-    for floor in plugins.floors:
-        if backends is not None and floor.backends and not floor.backends & set(backends):
+    """Yield the lower bounds of the backends that take part, on each library that one takes."""
+    for bound in plugins.lower_bounds:
+        if backends is not None and bound.backends and not bound.backends & set(backends):
             continue
         # In the order of the backends' libraries: the first one's line stands for all in a sweep.
         order = list(plugins.namespaces)
         for library in sorted(
-            floor.namespaces,
+            bound.namespaces,
             key=lambda name: (name not in order, order.index(name) if name in order else 0, name),
         ):
             if libraries is None or library in libraries:
                 yield Contestant(
-                    name=f"floor {floor.name} on {library}",
-                    kind="floor",
-                    about=floor.summary,
-                    backend=floor.name,
+                    name=f"lower bound {bound.name} on {library}",
+                    kind="lower_bound",
+                    about=bound.summary,
+                    backend=bound.name,
                     library=library,
-                    floor_of=tuple(sorted(floor.backends)),
+                    bound_of=tuple(sorted(bound.backends)),
                 )
 
 

@@ -16,7 +16,7 @@ from ctcx.bench._implementations.registered import (
     PRETENDED,
     Contestant,
     backend_contestants,
-    floors,
+    lower_bounds,
     peers,
 )
 from ctcx.bench._measure.accuracy import cache_directory, known_truth
@@ -347,7 +347,9 @@ def _found(options: Options) -> tuple[Contestant, ...]:
             plugins, backends=options.backends or None, libraries=options.libraries or None
         ),
         *peers([*chosen, options.baseline]),
-        *floors(plugins, backends=options.backends or None, libraries=options.libraries or None),
+        *lower_bounds(
+            plugins, backends=options.backends or None, libraries=options.libraries or None
+        ),
     )
 
 

@@ -37,9 +37,9 @@ def unusable(contestant: Contestant) -> tuple[str | None, str]:
         return reason, ""
     library = plugins.namespaces[contestant.library].namespace
     device = str(load_target(library.devices)()[0])
-    if contestant.kind == "floor":
-        (floor,) = [floor for floor in plugins.floors if floor.name == contestant.backend]
-        return floor.probe(), device
+    if contestant.kind == "lower_bound":
+        (bound,) = [bound for bound in plugins.lower_bounds if bound.name == contestant.backend]
+        return bound.probe(), device
     if reason := plugins.unusable(contestant.backend):
         return reason, device
     backend = plugins.backends[contestant.backend].backend
@@ -68,8 +68,8 @@ def prepare(contestant: Contestant, inputs: Inputs) -> Prepared:
         for array in (inputs.logits, inputs.labels, inputs.logit_lengths, inputs.label_lengths)
     )
     wait = load_target(library.synchronize) if library.synchronize else None
-    if contestant.kind == "floor":
-        return _floor_call(contestant, arrays, inputs.blank, wait), _read_nothing
+    if contestant.kind == "lower_bound":
+        return _lower_bound_call(contestant, arrays, inputs.blank, wait), _read_nothing
 
     def both(*arrays: Any) -> tuple[Any, ...]:
         result = ctcx.ctc_loss_and_grad(*arrays, blank=inputs.blank, backend=contestant.backend)
@@ -88,19 +88,19 @@ def prepare(contestant: Contestant, inputs: Inputs) -> Prepared:
     return call, _reader(library)
 
 
-def _floor_call(
+def _lower_bound_call(
     contestant: Contestant,
     arrays: tuple[Any, ...],
     blank: int,
     wait: Callable[[Any], None] | None,
 ) -> Callable[[], Any]:
-    (floor,) = [floor for floor in registry().floors if floor.name == contestant.backend]
-    function = load_target(floor.function)
+    (bound,) = [bound for bound in registry().lower_bounds if bound.name == contestant.backend]
+    function = load_target(bound.function)
 
     def call() -> Any:
         result = function(*arrays, blank=blank)
         if wait is not None:
-            # Its result may be anything; a wait for the logits' device is a wait for the floor.
+            # Its result may be anything; a wait for the logits' device is a wait for it.
             wait(arrays[0])
         return result
 
@@ -118,5 +118,5 @@ def _reader(library: Namespace) -> Callable[[Any], tuple[Any, Any]]:
 
 
 def _read_nothing(_: Any) -> tuple[Any, Any]:
-    msg = "the result of a floor is not looked at"
+    msg = "the result of a lower bound is not looked at"
     raise MissingError(msg)

@@ -79,7 +79,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - a kernel may raise anything
             return {"verdict": "failed", "reason": one_line(error)}
         answer: dict[str, Any] = {"first": first, "upload": ready - begin}
-        if one.kind != "floor":
+        if one.kind != "lower_bound":
             try:
                 found = errors(batch, Truth.load(Path(truth)), *read(result))
             except Exception as error:  # noqa: BLE001 - a result may be anything

@@ -24,7 +24,7 @@ HUES = 8
 """Colours ``--c0`` to ``--c7`` that a page must define."""
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
-_DASHES = {"backend": (1, 0), "peer": (5, 3), "floor": (1, 3)}
+_DASHES = {"backend": (1, 0), "peer": (5, 3), "lower_bound": (1, 3)}
 _SVG = "http://www.w3.org/2000/svg"
 _POINT = "graphics-symbol"
 

@@ -32,8 +32,8 @@ Per cell is a cell of the lattice, of which there are frames times 2 L + 1 state
 logit read once and each entry of the gradient written once; of copy is that as a share of what a
 copy reads and writes a second, measured at the beginning of the same run.
 
-{times} floor is the time as a multiple of the floor that the backend's plugin registers, work that
-it can't do without; on the same library if there is one.
+{times} lower bound is the time as a multiple of the lower bound that the backend's plugin
+registers: the work that no kernel can avoid; on the same library if there is one.
 """
 
 

@@ -146,23 +146,23 @@ class Run:
         base = self.measured.get((one.layout, one.workload, self.baseline))
         return None if base is None else base.median / one.median
 
-    def floor_multiple(self, one: Measured) -> tuple[float, str] | None:
-        """Return the time as a multiple of its floor's, and the floor's name.
+    def bound_multiple(self, one: Measured) -> tuple[float, str] | None:
+        """Return the time as a multiple of its lower bound's, and the name of that.
 
-        A floor on the same library goes before one on another. None if the backend has no floor,
+        A lower bound on the same library goes before one on another. None if there is none,
         or that wasn't measured.
         """
         who = self.contestants[one.contestant]
-        floors = [
+        lower_bounds = [
             (each.library != who.library, self.measured[key].median, each.name)
             for each in self.contestants.values()
-            if each.kind == "floor"
-            and who.backend in each.floor_of
+            if each.kind == "lower_bound"
+            and who.backend in each.bound_of
             and (key := (one.layout, one.workload, each.name)) in self.measured
         ]
-        if not floors or who.kind != "backend":
+        if not lower_bounds or who.kind != "backend":
             return None
-        _, seconds, name = min(floors)
+        _, seconds, name = min(lower_bounds)
         return one.median / seconds, name
 
     def rate(self, one: Measured) -> float | None:

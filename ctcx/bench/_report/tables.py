@@ -128,7 +128,7 @@ def workload_table(run: Run, layout: str, workload: WorkloadFacts) -> Table:
         "per cell",
         "GB/s",
         "of copy",
-        f"{TIMES} floor",
+        f"{TIMES} lower bound",
     )
     found = list(run.of(layout, workload.name))
     return Table(
@@ -220,7 +220,7 @@ def missing_table(run: Run) -> Table:
 def _row(run: Run, one: Measured) -> tuple[str, ...]:
     facts = one.facts
     per_cell, rate = run.per_cell(one), run.rate(one)
-    floor = run.floor_multiple(one)
+    bound = run.bound_multiple(one)
     return (
         one.contestant,
         seconds(one.median),
@@ -233,7 +233,7 @@ def _row(run: Run, one: Measured) -> tuple[str, ...]:
         "-" if per_cell is None else f"{three(per_cell * 1e9)} ns",
         "-" if rate is None else three(rate / 1e9),
         "-" if rate is None or not run.copy_rate else f"{rate / run.copy_rate:.0%}",
-        "-" if floor is None else three(floor[0]),
+        "-" if bound is None else three(bound[0]),
     )
 
 

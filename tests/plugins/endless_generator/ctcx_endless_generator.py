@@ -2,7 +2,7 @@
 
 from itertools import count
 
-from ctcx.plugin import Backend, Case, Floor, hookimpl
+from ctcx.plugin import Backend, Case, LowerBound, hookimpl
 
 
 @hookimpl
@@ -26,6 +26,6 @@ def ctcx_conformance_cases():
 
 
 @hookimpl
-def ctcx_benchmark_floors():
+def ctcx_benchmark_lower_bounds():
     while True:
-        yield Floor(name="again", function="json:loads")
+        yield LowerBound(name="again", function="json:loads")

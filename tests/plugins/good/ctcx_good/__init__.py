@@ -1,6 +1,6 @@
-"""Two backends, a namespace, a case, a floor and a line for bug reports."""
+"""Two backends, a namespace, a case, a lower bound and a line for bug reports."""
 
-from ctcx.plugin import Backend, Case, Feature, Floor, Namespace, hookimpl
+from ctcx.plugin import Backend, Case, Feature, LowerBound, Namespace, hookimpl
 
 KERNELS = {
     "loss": "ctcx_good.kernels:loss",
@@ -61,10 +61,10 @@ def ctcx_conformance_cases():
 
 
 @hookimpl
-def ctcx_benchmark_floors():
-    yield Floor(
-        name="good-floor",
-        function="ctcx_good.kernels:floor",
+def ctcx_benchmark_lower_bounds():
+    yield LowerBound(
+        name="good-bound",
+        function="ctcx_good.kernels:bound",
         backends={"good"},
         summary="makes an array like the gradient",
     )
