@@ -43,6 +43,7 @@ def ctcx_backends() -> list[Backend]:
     """Offer one backend, for arrays in the host's memory."""
     return [
         Backend(
+            api=(2, 0),
             name="cpu",
             kernels={
                 "loss": "ctcx_cpu.kernels:loss",
@@ -84,7 +85,9 @@ def ctcx_benchmark_lower_bounds() -> list[LowerBound]:
 
 @hookimpl
 def ctcx_runtime_info() -> dict[str, str]:
-    """Return the instruction set, and how many threads a call uses."""
+    """Return the version, the instruction set, and how many threads a call uses."""
+    from importlib.metadata import version
+
     from ctcx_cpu import _native
     from ctcx_cpu.kernels import number_of_threads
 
@@ -92,4 +95,8 @@ def ctcx_runtime_info() -> dict[str, str]:
         threads = str(number_of_threads())
     except ValueError as error:
         threads = str(error)
-    return {"ctcx-cpu instructions": _native.instructions(), "ctcx-cpu threads": threads}
+    return {
+        "ctcx-cpu version": f"{version('ctcx-cpu')}, C interface {_native.version()}",
+        "ctcx-cpu instructions": _native.instructions(),
+        "ctcx-cpu threads": threads,
+    }

@@ -114,7 +114,7 @@ def softmax_only(
     return like_given(gradient, logits)
 
 
-def number_of_threads(asked: int | None = None) -> int:
+def number_of_threads(asked: object = None) -> int:
     """Threads that a call may use: as asked, else ``CTCX_NUM_THREADS``, else the usable cores.
 
     Raises

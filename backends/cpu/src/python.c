@@ -145,6 +145,11 @@ static PyObject *instructions(PyObject *module, PyObject *ignored) {
   return PyUnicode_FromString(ctcx_cpu_instructions());
 }
 
+static PyObject *version(PyObject *module, PyObject *ignored) {
+  (void)module, (void)ignored;
+  return PyUnicode_FromString(ctcx_cpu_version());
+}
+
 static PyObject *xla_handler(PyObject *module, PyObject *ignored) {
   (void)module, (void)ignored;
   return PyCapsule_New(ctcx_cpu_xla_handler(), "xla._CUSTOM_CALL_TARGET", NULL);
@@ -154,6 +159,7 @@ static PyMethodDef methods[] = {
     {"compute", (PyCFunction)(void (*)(void))compute, METH_FASTCALL,
      "compute(logits, labels, logit_lengths, label_lengths, losses, gradient, type, blank, threads)"},
     {"instructions", instructions, METH_NOARGS, "The instruction set that the kernels use."},
+    {"version", version, METH_NOARGS, "The version of the C interface."},
     {"xla_handler", xla_handler, METH_NOARGS, "The handler for XLA, as a capsule."},
     {NULL, NULL, 0, NULL}};
 
