@@ -11,6 +11,10 @@ import array_api_strict
 import numpy as np
 import pytest
 
+posix_only = pytest.mark.skipif(
+    os.name == "nt", reason="signals and symbolic links work differently on Windows"
+)
+
 STRICT_DEVICES = ("CPU_DEVICE", "device1", "device2", "no_float64", "no_x64")
 
 

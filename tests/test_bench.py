@@ -33,6 +33,10 @@ from ctcx.bench._report.run_comparison import DifferentMachinesError, compare_ru
 from ctcx.bench._report.slopes import fit
 from ctcx.bench.suite import Playback
 from ctcx.bench.workloads import Inputs, random_inputs, workloads
+from tests.helpers import posix_only
+
+# One worker, so that the long run of the fixture `finished` is made once.
+pytestmark = pytest.mark.xdist_group("bench")
 
 ROOT = Path(ctcx.__file__).parents[1]
 
@@ -131,7 +135,9 @@ def planted(tmp_path_factory):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ctcx-planted\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[ctcx.plugins]\nplanted = ctcx_planted\n")
     cache = tmp_path_factory.mktemp("cache")
-    return os.environ | {
+    # pytest-benchmark measures nothing in a process that pytest-xdist started.
+    inherited = {name: value for name, value in os.environ.items() if "XDIST" not in name}
+    return inherited | {
         "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]),
         "XDG_CACHE_HOME": str(cache),
         "PLANTED": ALL,
@@ -198,7 +204,7 @@ def test_every_planned_cell_has_a_time_or_a_reason(run):
     [
         ("wrong", "wrong", "the gradient is off by 0.001"),
         ("raising", "failed", "RuntimeError: out of <b>paint</b>"),
-        ("aborting", "failed", "SIGABRT"),
+        pytest.param("aborting", "failed", "SIGABRT", marks=posix_only),
         ("hanging", "failed", "gave no answer for 6 s and was ended"),
         ("declining", "skipped", "not on a weekday"),
         ("loss_only", "skipped", "it computes no gradient"),
@@ -211,6 +217,7 @@ def test_what_goes_wrong_is_told_and_gets_no_time(run, layout, who, verdict, rea
     assert reason in cell.reason
 
 
+@posix_only
 @pytest.mark.parametrize("layout", ["alone", "together"])
 def test_a_crash_in_the_middle_of_its_turns_costs_only_the_one_that_crashed(run, layout):
     cell = run.missing[layout, "notebook-fixture", "late on numpy"]
@@ -368,6 +375,7 @@ def answers_ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
+@posix_only
 @pytest.mark.usefixtures("answers_ctrl_c")
 def test_ctrl_c_keeps_what_was_measured(planted, tmp_path):
     some = ["--workload", "notebook-fixture", "--workload", "planted-case", "--output", "cut"]
@@ -610,6 +618,7 @@ def test_a_child_imports_its_own_library_only():
     assert not before & {"torch", "jax", "tensorflow", "keras", "pytest", "numba"}
 
 
+@posix_only
 def test_a_child_that_ends_says_how():
     child = Child(())
     child.ask("release", timeout=60)

@@ -41,6 +41,7 @@ from ctcx.conformance._subject import Subject
 from ctcx.conformance.cases import Batch, cases, from_plugin, truth
 from ctcx.fixtures import read_fixtures
 from ctcx.plugin import Case, Feature
+from tests.helpers import needed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -259,6 +260,7 @@ def test_every_dtype_has_tolerances() -> None:
     assert set(TOLERANCES) == {"float16", "bfloat16", "float32", "float64"}
 
 
+@pytest.mark.slow
 def test_the_right_kernel_passes_everything(flawed: object) -> None:
     report = run_conformance("right")
     assert report.passed, report.summary()
@@ -270,6 +272,8 @@ def test_the_right_kernel_passes_everything(flawed: object) -> None:
 @pytest.mark.parametrize(("name", "check"), flaws())
 def test_each_flaw_is_caught(flawed: object, name: str, check: str) -> None:
     flaw = flawed.FLAWS[name]
+    for library in flaw.namespaces:
+        needed(library)
     device, dtype = flaw.on
     devices = None if device is None else [device]
     report = run_conformance(name, devices=devices, dtypes=[dtype], checks=[check])
@@ -322,6 +326,7 @@ def test_a_modest_kernel_is_checked_for_what_it_declares(flawed: object) -> None
     assert by_name["check_deterministic"].status == "skipped"
 
 
+@pytest.mark.slow
 def test_the_core_passes_on_numpy() -> None:
     report = run_conformance("array-api", namespaces=["numpy"])
     assert report.passed, report.summary()
@@ -663,6 +668,7 @@ def run_suite(pytester: pytest.Pytester, text: str, *options: str) -> pytest.Run
     return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-ra", *options)
 
 
+@pytest.mark.slow
 def test_three_lines_are_enough(flawed: object, pytester: pytest.Pytester) -> None:
     result = run_suite(pytester, THREE_LINES.format(backend="right"))
     outcomes = result.parseoutcomes()

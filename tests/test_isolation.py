@@ -15,6 +15,7 @@ import ctcx.plugin
 from ctcx._dispatch.report import versions
 from ctcx._plugins import registry as _registry
 from ctcx.plugin import Backend, Feature, Namespace
+from tests.helpers import posix_only
 
 LOGITS = np.zeros((1, 3, 4), dtype=np.float32)
 
@@ -466,6 +467,7 @@ def test_entry_points_that_point_nowhere(plugins, value):
     everything()
 
 
+@posix_only
 def test_metadata_that_may_not_be_read(plugins):
     info = malformed(plugins, "secret")
     (info / "entry_points.txt").unlink()
@@ -558,6 +560,7 @@ WAITS = {
 }
 
 
+@posix_only
 @pytest.mark.parametrize(
     ("place", "how"),
     [
@@ -576,6 +579,7 @@ def test_ctrl_c_while_a_plugin_works_interrupts(plugins, place, how):
     assert done.stdout == "interrupted\nTrue\n", done.stderr
 
 
+@posix_only
 @pytest.mark.parametrize("how", ["waits", "is busy"])
 def test_ctrl_c_while_a_kernel_works_interrupts(plugins, how):
     code = (
@@ -588,6 +592,7 @@ def test_ctrl_c_while_a_kernel_works_interrupts(plugins, how):
     assert done.stdout == "interrupted\nTrue\n", done.stderr
 
 
+@posix_only
 def test_what_a_signal_handler_of_the_application_raises_goes_to_the_application(plugins):
     """A server that ends on SIGTERM by SystemExit must end, whatever runs at that moment."""
     statement = "import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(30)"
@@ -602,6 +607,7 @@ def test_what_a_signal_handler_of_the_application_raises_goes_to_the_application
     assert plugins.python(code, "-W", "ignore").returncode == 7
 
 
+@posix_only
 def test_a_plugin_that_handles_sigint_itself_keeps_its_handler(plugins):
     statement = "import signal; signal.signal(signal.SIGINT, lambda *_: print('mine'))"
     plugins.write("it", HEAD.format(statement=statement) + PLACES["probe"][0])

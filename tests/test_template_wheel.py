@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.wheel, pytest.mark.slow]
+pytestmark = [pytest.mark.wheel, pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
 CORE = Path(__file__).parents[1]
 TEMPLATE = CORE / "backends" / "template"

@@ -125,14 +125,15 @@ def _key(distribution: metadata.Distribution) -> str | None:
     return key if isinstance(key, str) else None
 
 
+def _field(distribution: metadata.Distribution, name: str) -> object:
+    """Return a field; without a METADATA file this may raise or give None, by Python's version."""
+    about: Any = distribution.metadata
+    return about.get(name)
+
+
 def _about(distribution: metadata.Distribution) -> tuple[str, str]:
     """Name and version, as far as they can be read."""
-    about, failed = attempt_at_once(lambda: distribution.metadata)
-    name, version = (
-        (None, None)
-        if failed
-        else (attempt_at_once(about.get, field)[0] for field in ("Name", "Version"))
-    )
+    name, version = (attempt_at_once(_field, distribution, each)[0] for each in ("Name", "Version"))
     if not isinstance(name, str):
         name = attempt_at_once(_key, distribution)[0] or "(unknown distribution)"
     if not isinstance(version, str):

@@ -1,6 +1,6 @@
 """The core on CuPy: right, never waiting for the device, and few launches a frame.
 
-`ctcx conformance array-api --library cupy` is the whole kit; this is what it can't see.
+test_kit.py is the whole kit; this is what it can't see.
 """
 
 import cuda_on_cpu
