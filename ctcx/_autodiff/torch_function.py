@@ -227,17 +227,23 @@ class _Direct(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
             weights = _weights(ctx, above, losses)
             total = from_above((grad, *arrays), ctx.unit.blank, weights, None)
         else:
-            total = grad if grad is not None else ctx.unit("loss_and_grad", *arrays)[1]
-            del grad
+            total = _computed(ctx.unit, *arrays) if grad is None else grad
+            del grad  # PyTorch keeps an array without a copy if nothing else refers to it
             if not _is_one(above) or ctx.reduction.kind.startswith("mean"):
                 weights = _weights(ctx, above, losses)
                 total *= weights[:, None, None] if weights.ndim else weights
         return None, None, total, None, None, None
 
 
+def _computed(unit: Unit, logits: Array, *rest: Array) -> Array:
+    """Compute the gradient (N, T, C), with nothing on the tape."""
+    grad: Array = unit("loss_and_grad", logits.detach(), *rest)[1]
+    return grad
+
+
 def _is_one(above: Array) -> bool:
     """Whether all of it is certainly 1; a device is not waited for."""
-    return above.is_cpu and bool((above == 1).all())
+    return above.is_cpu and (above.item() == 1 if above.ndim == 0 else bool((above == 1).all()))
 
 
 class _Known(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
@@ -247,7 +253,7 @@ class _Known(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
     def forward(ctx: Any, unit: Unit, grad: Array | None, *arrays: Array) -> Array:
         """Return what is known, or call the kernel."""
         if grad is None:
-            grad = unit("loss_and_grad", arrays[0].detach(), *arrays[1:])[1]
+            grad = _computed(unit, *arrays)
         ctx.blank = unit.blank
         ctx.save_for_backward(grad, *arrays)
         return grad
