@@ -195,6 +195,18 @@ def test_the_documentation_speaks_of_the_package_as_it_is():
         assert (ROOT / name).exists(), name
 
 
+def test_every_folder_is_on_the_page_about_the_architecture():
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    drawing = (DOCS / "architecture.svg").read_text(encoding="utf-8")
+    packages = [path.parent.name for path in (ROOT / "ctcx").glob("*/__init__.py")]
+    plugins = [path.parent.name for path in (ROOT / "backends").glob("*/pyproject.toml")]
+    assert packages
+    assert plugins
+    assert [name for name in packages if f"| `ctcx/{name}/` |" not in page] == []
+    assert [name for name in plugins if f"`backends/{name}/`" not in page] == []
+    assert [name for name in packages if not re.search(rf"\b{name}\b", drawing)] == []
+
+
 def test_examples_on_the_page_about_differentiation_are_so(capsys):
     text = (DOCS / "differentiation.md").read_text(encoding="utf-8")
     need_what_is_imported(text)
