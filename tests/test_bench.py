@@ -1,4 +1,4 @@
-"""``ctcx bench``: what it measures and refuses, and that no contestant can end a run."""
+"""``ctcx bench``: what it measures and refuses, and that no implementation can end a run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from typer.testing import CliRunner
 import ctcx
 from ctcx._cli import app
 from ctcx._reference.oracle import reference
-from ctcx.bench._implementations.registered import Contestant
-from ctcx.bench._measure.accuracy import Truth, errors, known_truth, wrong
-from ctcx.bench._measure.duration_estimate import Pace, Size
+from ctcx.bench._implementations.registered import Implementation
+from ctcx.bench._measure.accuracy import WorkloadReference, errors, known_truth, wrong
+from ctcx.bench._measure.duration_estimate import DurationEstimate, WorkloadSize
 from ctcx.bench._measure.memory import copy_rate, peak_growth
-from ctcx.bench._measure.session import Options, Session
-from ctcx.bench._measure.worker_process import Child, ChildError
+from ctcx.bench._measure.session import Session, SessionOptions
+from ctcx.bench._measure.worker_process import WorkerError, WorkerProcess
 from ctcx.bench._report.format import seconds, three
 from ctcx.bench._report.html_report import html_report
 from ctcx.bench._report.markdown_report import markdown_report
 from ctcx.bench._report.results import ReportError, load_run
 from ctcx.bench._report.run_comparison import DifferentMachinesError, compare_runs
 from ctcx.bench._report.slopes import fit
-from ctcx.bench.suite import Playback
-from ctcx.bench.workloads import Inputs, random_inputs, workloads
+from ctcx.bench.suite import RecordedClock
+from ctcx.bench.workloads import WorkloadBatch, random_inputs, workloads
 from tests.helpers import posix_only
 
 # One worker, so that the long run of the fixture `finished` is made once.
@@ -193,7 +193,7 @@ def test_every_planned_cell_has_a_time_or_a_reason(run):
     for name in run.workloads:
         layouts = ("alone",) if name.startswith("scale-") else ("alone", "together")
         for layout in layouts:
-            for who in run.contestants:
+            for who in run.implementations:
                 cell = (layout, name, who)
                 assert cell in run.measured or run.missing[cell].reason
 
@@ -250,7 +250,7 @@ def test_a_lower_bound_is_measured_and_told_as_a_multiple(run):
 def test_each_time_has_its_error_memory_and_first_call(run):
     for one in run.measured.values():
         assert one.facts["first"] > 0
-        if one.contestant.startswith("lower bound"):
+        if one.implementation.startswith("lower bound"):
             continue
         assert 0 <= one.facts["loss_rel"] < 1e-6
         assert 0 <= one.facts["grad"] < 2e-5
@@ -352,7 +352,7 @@ def test_the_report_may_have_another_baseline(finished):
 
 
 def workers_in(directory):
-    """Processes of contestants that were started from a directory; Linux tells."""
+    """Processes of implementations that were started from a directory; Linux tells."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -444,7 +444,7 @@ def test_without_any_time_there_is_no_report(planted, tmp_path):
         (["--library", "nonsense"], "no plugin describes the array library 'nonsense'"),
         (["--workload", "nonsense-*"], "there is no workload 'nonsense-*'; there are notebook-"),
         (["--peer", "nonsense"], "there is no peer 'nonsense'; there are torch"),
-        (["--baseline", "nonsense"], "there is no contestant for --baseline 'nonsense'"),
+        (["--baseline", "nonsense"], "there is no implementation for --baseline 'nonsense'"),
         (["--max-seconds", "-1"], "--max-seconds"),
         (["--output", "/nowhere/at/all"], "is no name for files in a directory that exists"),
         (["--report", "/nowhere/a.json"], "can't read /nowhere/a.json"),
@@ -472,7 +472,7 @@ def test_a_missing_extra_is_named(monkeypatch):
         ("[]", "is no result of ctcx bench"),
         ('{"benchmarks": []}', "is no result of ctcx bench"),
         ('{"benchmarks": [], "ctcx": {"schema": "ctcx-bench/9"}}', "has the form 'ctcx-bench/9'"),
-        ('{"benchmarks": [], "ctcx": {"schema": "ctcx-bench/1"}}', "is damaged: KeyError"),
+        ('{"benchmarks": [], "ctcx": {"schema": "ctcx-bench/2"}}', "is damaged: KeyError"),
     ],
 )
 def test_a_file_that_is_no_run_is_refused(tmp_path, text, told):
@@ -494,7 +494,7 @@ def changed(report, tmp_path, change):
 def scaled(who, factor):
     def change(report):
         for bench in report["benchmarks"]:
-            if bench["extra_info"]["contestant"] == who:
+            if bench["extra_info"]["implementation"] == who:
                 for key in ("median", "q1", "q3"):
                     bench["stats"][key] *= factor
 
@@ -535,7 +535,7 @@ def test_a_change_within_the_quartiles_is_noise(report, tmp_path):
             wide(data)
             for bench in data["benchmarks"]:
                 info = bench["extra_info"]
-                if (info["layout"], info["workload"], info["contestant"]) == one:
+                if (info["layout"], info["workload"], info["implementation"]) == one:
                     bench["stats"] |= {"median": median, "q1": median - 0.2, "q3": median + 0.2}
 
         new = load_run(changed(report, tmp_path, moved))
@@ -545,20 +545,20 @@ def test_a_change_within_the_quartiles_is_noise(report, tmp_path):
 def test_a_move_that_unchanged_programs_make_too_is_noise(report, tmp_path):
     def as_peer(data):
         """The core plays torch: the same version in both runs."""
-        for one in data["ctcx"]["contestants"]:
+        for one in data["ctcx"]["implementations"]:
             if one["name"] == "array-api on numpy":
                 one |= {"name": "torch", "kind": "peer"}
         for bench in data["benchmarks"]:
             info = bench["extra_info"]
-            if info["contestant"] == "array-api on numpy":
-                info["contestant"] = "torch"
+            if info["implementation"] == "array-api on numpy":
+                info["implementation"] = "torch"
             bench["stats"] |= {"median": 1.0, "q1": 1.0, "q3": 1.0}
         data["ctcx"]["baseline"] = "torch"
 
     def drifted(data):
         as_peer(data)
         for bench in data["benchmarks"]:
-            who = bench["extra_info"]["contestant"]
+            who = bench["extra_info"]["implementation"]
             factor = {"torch": 1.2, "right on numpy": 1.15}.get(who, 1.6)
             for key in ("median", "q1", "q3"):
                 bench["stats"][key] *= factor
@@ -574,7 +574,7 @@ def test_what_got_lost_or_less_exact_is_told(finished, report, tmp_path):
     def worse(data):
         gone = data["benchmarks"].pop(0)["extra_info"]
         data["ctcx"]["missing"].append(
-            {key: gone[key] for key in ("layout", "workload", "contestant")}
+            {key: gone[key] for key in ("layout", "workload", "implementation")}
             | {"verdict": "wrong", "reason": "wrong result", "facts": {}}
         )
         data["benchmarks"][0]["extra_info"]["facts"] |= {"grad": 1e-5, "peak": 9e9}
@@ -609,7 +609,7 @@ def test_runs_of_different_machines_are_not_compared_unless_told(finished, repor
 
 
 def test_a_child_imports_its_own_library_only():
-    child = Child([Contestant(name="torch", kind="peer")])
+    child = WorkerProcess([Implementation(name="torch", kind="peer")])
     try:
         before = set(child.ask("facts", timeout=60)["modules"])
     finally:
@@ -620,17 +620,19 @@ def test_a_child_imports_its_own_library_only():
 
 @posix_only
 def test_a_child_that_ends_says_how():
-    child = Child(())
+    child = WorkerProcess(())
     child.ask("release", timeout=60)
     child.end()
-    with pytest.raises(ChildError, match="SIGKILL"):
+    with pytest.raises(WorkerError, match="SIGKILL"):
         child.ask("release", timeout=60)
 
 
 def test_an_order_that_fails_is_no_end():
-    child = Child(())
+    child = WorkerProcess(())
     try:
-        answer = child.ask("turn", timeout=60, contestant="x", rounds=1, iterations=1, rest=False)
+        answer = child.ask(
+            "turn", timeout=60, implementation="x", rounds=1, iterations=1, rest=False
+        )
         assert answer["verdict"] == "failed"
         assert child.ask("release", timeout=60) == {}
     finally:
@@ -639,7 +641,7 @@ def test_an_order_that_fails_is_no_end():
 
 def ragged():
     rng = np.random.default_rng(5)
-    return Inputs(
+    return WorkloadBatch(
         logits=rng.standard_normal((3, 12, 6), dtype=np.float32),
         labels=np.array([[1, 2, 2, 3], [4, 5, 9, 9], [1, 1, 1, 1]]),
         logit_lengths=np.array([12, 7, 4]),
@@ -655,7 +657,7 @@ def test_the_truth_is_kept_and_the_errors_are_against_it(tmp_path):
     stamp = path.stat().st_mtime_ns
     known_truth(inputs, path.parent).save(tmp_path)
     assert path.stat().st_mtime_ns == stamp
-    truth = Truth.load(tmp_path)
+    truth = WorkloadReference.load(tmp_path)
     right = reference(
         inputs.logits, inputs.labels, inputs.logit_lengths, inputs.label_lengths, inputs.blank
     )
@@ -683,7 +685,7 @@ def test_the_truth_is_kept_and_the_errors_are_against_it(tmp_path):
 def test_inputs_are_written_and_read(tmp_path):
     inputs = ragged()
     inputs.save(tmp_path / "x.npz")
-    again = Inputs.load(tmp_path / "x.npz")
+    again = WorkloadBatch.load(tmp_path / "x.npz")
     assert again.blank == 0
     assert again.cells == inputs.cells == 12 * 9 + 7 * 5 + 4 * 9
     for name in ("logits", "labels", "logit_lengths", "label_lengths"):
@@ -730,17 +732,17 @@ def test_a_slope_is_the_exponent_of_a_power():
 
 
 def test_a_pace_foresees_from_what_is_alike():
-    pace = Pace()
-    assert pace.foresee(Size(name="x", cells=10, traffic=10)) is None
-    pace.saw(Size(name="tiny", cells=10, traffic=10), 1.0)
-    pace.saw(Size(name="middle", cells=1000, traffic=1000), 2.0)
-    assert pace.foresee(Size(name="x", cells=4000, traffic=1000)) == (8.0, "middle")
-    assert pace.foresee(Size(name="x", cells=20, traffic=10)) == (0.04, "middle")
-    assert pace.foresee(Size(name="x", cells=10**6, traffic=10)) is None
+    pace = DurationEstimate()
+    assert pace.foresee(WorkloadSize(name="x", cells=10, traffic=10)) is None
+    pace.saw(WorkloadSize(name="tiny", cells=10, traffic=10), 1.0)
+    pace.saw(WorkloadSize(name="middle", cells=1000, traffic=1000), 2.0)
+    assert pace.foresee(WorkloadSize(name="x", cells=4000, traffic=1000)) == (8.0, "middle")
+    assert pace.foresee(WorkloadSize(name="x", cells=20, traffic=10)) == (0.04, "middle")
+    assert pace.foresee(WorkloadSize(name="x", cells=10**6, traffic=10)) is None
 
 
 def test_the_clock_plays_back_what_was_measured():
-    clock = Playback()
+    clock = RecordedClock()
     clock.load([0.3, 0.6], 3)
     seen = []
     for _ in range(2):
@@ -793,20 +795,20 @@ def test_a_report_without_sweeps_has_no_plots(finished, report, tmp_path):
     assert "#scaling" not in text
 
 
-def left_out(**options):
-    session = Session(Options(**options))
-    listed = session.as_dict()["left_out"]
+def excluded(**options):
+    session = Session(SessionOptions(**options))
+    listed = session.as_dict()["excluded"]
     session.close()
     assert all(one["reason"] for one in listed)
-    return {(one["contestant"], one["where"]) for one in listed}
+    return {(one["implementation"], one["where"]) for one in listed}
 
 
 def test_who_takes_no_part_is_listed():
-    full = left_out()
+    full = excluded()
     assert ("array-api on array_api_strict", "all") in full
     assert ("keras", "sweeps") in full
     assert ("keras", "all") not in full
     assert not any(who.endswith("on numpy") for who, _ in full)
-    assert {("keras", "all"), ("array-api on jax.numpy", "all")} <= left_out(quick=True)
-    asked = left_out(libraries=("array_api_strict",))
+    assert {("keras", "all"), ("array-api on jax.numpy", "all")} <= excluded(quick=True)
+    asked = excluded(libraries=("array_api_strict",))
     assert not any("array_api_strict" in who for who, _ in asked)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from ctcx._reference.oracle import reference
-from ctcx.bench._implementations.registered import PEERS, Contestant
+from ctcx.bench._implementations.registered import PEERS, Implementation
 from ctcx.bench._measure.accuracy import errors, known_truth
-from ctcx.bench._measure.worker_process import Child
-from ctcx.bench.workloads import Inputs, workloads
+from ctcx.bench._measure.worker_process import WorkerProcess
+from ctcx.bench.workloads import WorkloadBatch, workloads
 from ctcx.data.bundled import ocr_lines
 
 REQUIRED = [name for name in os.environ.get("CTCX_TEST_PEERS", "").split(",") if name]
@@ -40,7 +40,7 @@ a wrong call costs at least is in :data:`MISTAKES`.
 def ragged():
     """Lengths of all kinds, repeated labels, and a blank that is neither first nor last."""
     rng = np.random.default_rng(3)
-    return Inputs(
+    return WorkloadBatch(
         logits=rng.standard_normal((3, 14, 7), dtype=np.float32) * 2,
         labels=np.array([[1, 3, 3, 0], [6, 5, 4, 4], [1, 0, 0, 0]]),
         logit_lengths=np.array([14, 9, 5]),
@@ -59,7 +59,7 @@ BATCHES = {
 @pytest.fixture(scope="module", params=PEERS)
 def peer(request):
     """A peer's name, and its process."""
-    child = Child([Contestant(name=request.param, kind="peer")])
+    child = WorkerProcess([Implementation(name=request.param, kind="peer")])
     yield request.param, child
     child.end()
 
@@ -73,7 +73,7 @@ def test_a_peer_computes_the_same_loss_and_gradient(peer, batch, tmp_path):
     answer = child.ask(
         "prepare",
         timeout=120,
-        contestant=name,
+        implementation=name,
         inputs=str(tmp_path / "inputs.npz"),
         truth=str(tmp_path),
         memory=False,
@@ -84,7 +84,7 @@ def test_a_peer_computes_the_same_loss_and_gradient(peer, batch, tmp_path):
     assert answer["loss_rel"] < WRONG
     assert answer["grad"] < WRONG
     assert answer["steady"] > 0
-    turn = child.ask("turn", timeout=60, contestant=name, rounds=3, iterations=2, rest=True)
+    turn = child.ask("turn", timeout=60, implementation=name, rounds=3, iterations=2, rest=True)
     assert len(turn["durations"]) == 3
     loaded = set(child.ask("facts", timeout=60)["modules"])
     assert loaded & LIBRARIES <= OWN[name]

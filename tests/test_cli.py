@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import ctcx
 from ctcx._cli import app
-from ctcx._comparison.result import TOLERANCES, Comparison, Row
+from ctcx._comparison.result import TOLERANCE_OF, BackendResult, Comparison
 from ctcx._comparison.run import compare, read_lines
 from ctcx._files import json_safe
 from ctcx._plugins.registry import registry
@@ -259,7 +259,7 @@ def test_compare_says_what_is_seen(cli):
     assert ended.out.count("4.448741") == 2
     for line in ("wooden floor", "woodon door (misread)", "hot coffoe (misread)", "9.249"):
         assert line in ended.out
-    for tolerance in TOLERANCES.values():
+    for tolerance in TOLERANCE_OF.values():
         assert str(tolerance) in ended.out
     assert "median of one call" in ended.out
 
@@ -425,7 +425,9 @@ def test_no_color_is_respected():
 def test_comparison_in_words():
     def row(**more):
         usual = {"input": "notebook", "backend": "b", "library": "numpy", "device": "cpu"}
-        return Row(**usual | {"verdict": "ok", "loss_error": 0.0, "grad_error": 0.0} | more)
+        return BackendResult(
+            **usual | {"verdict": "ok", "loss_error": 0.0, "grad_error": 0.0} | more
+        )
 
     def summary(*rows):
         losses = np.arange(8.0)
@@ -454,7 +456,7 @@ def test_lines_put_losses_beside_readings():
 
 def test_tolerances_are_wide_enough_for_float32_and_no_wider_than_printed_digits():
     fixture = notebook_fixture()
-    allowed = TOLERANCES["notebook"].loss(np.array([4.448741]), fixture.logit_lengths)
+    allowed = TOLERANCE_OF["notebook"].loss(np.array([4.448741]), fixture.logit_lengths)
     assert 5e-7 < allowed[0] < 1e-5
 
 

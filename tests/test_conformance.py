@@ -27,7 +27,7 @@ from ctcx.conformance import BackendConformance, checks, run_conformance
 from ctcx.conformance._drawing import DRAWN
 from ctcx.conformance._draws import (
     Drawing,
-    Problem,
+    DrawnProblem,
     draw,
     faults_of,
     how_many,
@@ -487,7 +487,7 @@ def test_a_replay_keeps_form_padding_and_extremes(flawed: object, tmp_path: Path
         dtype="float32",
         drawing=Drawing(folder=str(tmp_path)),
     )
-    path = write_problem(subject, Problem(batch=batch, form=form), "By hand.")
+    path = write_problem(subject, DrawnProblem(batch=batch, form=form), "By hand.")
     again = read_problem(str(path))
     assert again.form == form
     np.testing.assert_array_equal(again.batch.labels, batch.labels)

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 import ctcx
 from ctcx import fixtures
 from ctcx._cli import app
-from ctcx._diagnosis import MISTAKES, best_path, diagnose, first_parting, read_answer
-from ctcx._reference.lattice import Problem, solve
+from ctcx._diagnosis import MISTAKES, best_path, diagnose, first_divergence, read_answer
+from ctcx._reference.lattice import LatticeInputs, solve
 
 _SPEC = importlib.util.spec_from_file_location(
     "wrong_ctc", Path(__file__).with_name("wrong_ctc.py")
@@ -79,7 +79,7 @@ def test_a_wrong_implementation_gets_the_name_of_its_own_mistake(mistake, name, 
     fixture = named(name)
     _, answer = said(fixture, mistake, variant)
     assert diagnose(fixture, answer, "float64").name == mistake
-    assert any(first_parting(fixture, answer, n, "float64") for n in range(fixture.shape[0]))
+    assert any(first_divergence(fixture, answer, n, "float64") for n in range(fixture.shape[0]))
 
 
 @pytest.mark.parametrize("mistake", sorted(SHOWN_BY))
@@ -98,7 +98,7 @@ def test_a_right_implementation_gets_no_name(name):
     _document, answer = said(fixture)
     assert diagnose(fixture, answer, "float64") is None
     assert all(
-        first_parting(fixture, answer, n, "float64") is None for n in range(fixture.shape[0])
+        first_divergence(fixture, answer, n, "float64") is None for n in range(fixture.shape[0])
     )
     # and float32 is enough for float32
     rounded = {k: np.asarray(v, dtype=np.float32).astype(float) for k, v in answer.items()}
@@ -147,11 +147,11 @@ def test_the_first_cell_is_the_first_in_the_order_of_computation(quantity, cells
         document[quantity][0][t][column] = 0.5
     # what comes later is wrong as well, and is not what is named
     document["loss"][0] = 1.0
-    parting = first_parting(fixture, read_answer("x", document, fixture), 0, "float64")
-    assert (parting.quantity, parting.frame, parting.column) == (quantity, *first)
-    assert parting.got == 0.5
+    divergence = first_divergence(fixture, read_answer("x", document, fixture), 0, "float64")
+    assert (divergence.quantity, divergence.frame, divergence.column) == (quantity, *first)
+    assert divergence.got == 0.5
     assert f"frame {first[0]}, {'class' if quantity == 'gradient' else 'state'} {first[1]}" in str(
-        parting
+        divergence
     )
 
 
@@ -163,7 +163,7 @@ def test_a_beta_that_includes_the_emission_is_right_too():
     )
     document["beta"] = plain((fixture.arrays["beta"] + emission).tolist())
     answer = read_answer("x", document, fixture)
-    assert first_parting(fixture, answer, 0, "float64") is None
+    assert first_divergence(fixture, answer, 0, "float64") is None
 
 
 def test_a_finite_logarithm_of_zero_is_no_fault_in_itself():
@@ -172,15 +172,15 @@ def test_a_finite_logarithm_of_zero_is_no_fault_in_itself():
     document["alpha"] = [
         [[x if x != "-inf" else -706.89 for x in r] for r in s] for s in document["alpha"]
     ]
-    assert first_parting(fixture, read_answer("x", document, fixture), 0, "float64") is None
+    assert first_divergence(fixture, read_answer("x", document, fixture), 0, "float64") is None
 
 
 def test_a_gradient_past_the_length_is_wrong():
     fixture = named("padding-junk")
     document = inside(fixture)
     document["gradient"][1][7][0] = 0.1
-    parting = first_parting(fixture, read_answer("x", document, fixture), 1, "float64")
-    assert "past the length 6" in str(parting)
+    divergence = first_divergence(fixture, read_answer("x", document, fixture), 1, "float64")
+    assert "past the length 6" in str(divergence)
 
 
 # The best path
@@ -189,7 +189,7 @@ def test_a_gradient_past_the_length_is_wrong():
 def test_the_best_path_is_the_best_of_all():
     rng = np.random.default_rng(0)
     for labels in ([1, 1], [1, 2], [2], []):
-        lattice = solve(Problem(rng.normal(size=(5, 3)), tuple(labels), 0))
+        lattice = solve(LatticeInputs(rng.normal(size=(5, 3)), tuple(labels), 0))
         best = best_path(lattice)
         paths = np.indices((3,) * 5).reshape(5, -1).T
         scores = {
@@ -243,7 +243,7 @@ def test_against_says_where_and_why_and_exits_with_1(tmp_path):
     assert "likely mistake (repeat-transition-allowed)" in done.stdout
     found = json.loads(diagnosis_of("repeats", "--against", other, "--json", "-").stdout)["against"]
     assert found["mistake"] == "repeat-transition-allowed"
-    assert found["parting"]["quantity"] == "gradient"
+    assert found["divergence"]["quantity"] == "gradient"
 
 
 def test_against_what_is_right_exits_with_0(tmp_path):

@@ -20,7 +20,7 @@ from ctcx._reference.oracle import reference
 from ctcx._reference.portable_math import log, split_exp
 from ctcx.fixtures import _cross_check
 from ctcx.fixtures._fixture import FRAME_ARRAYS
-from ctcx.fixtures._random_fixtures import Bits
+from ctcx.fixtures._random_fixtures import PortableRandom
 
 RANDOM = ("--random", "20", "--frames", "5:40", "--classes", "6", "--seed", "7")
 
@@ -199,7 +199,7 @@ def test_confident_examples_are_confident():
 
 
 def test_normal_numbers_are_normal():
-    drawn = Bits(3).normal(40_000)
+    drawn = PortableRandom(3).normal(40_000)
     assert abs(drawn.mean()) < 0.02
     assert abs(drawn.std() - 1) < 0.02
     assert abs((np.abs(drawn) < 1.959964).mean() - 0.95) < 0.005

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ctcx.data.bundled import (
-    Fixture,
+    BundledBatch,
     greedy_readings,
     notebook_fixture,
     notebook_random_example,
@@ -27,12 +27,12 @@ MAKERS = (notebook_fixture, notebook_random_example, ocr_lines)
 
 
 @pytest.fixture(scope="module")
-def lines() -> Fixture:
+def lines() -> BundledBatch:
     """Return the text lines once, for tests that only look."""
     return ocr_lines()
 
 
-def clean(fixture: Fixture) -> list[int]:
+def clean(fixture: BundledBatch) -> list[int]:
     """Return which lines were drawn without blur or noise."""
     return [n for n, condition in enumerate(fixture.conditions) if condition == "clean"]
 
@@ -66,7 +66,7 @@ def simple_loss(log_probs: NDArray[np.float64], labels: Sequence[int], blank: in
     return -float(np.logaddexp(alpha[-1], alpha[-2]) if len(states) > 1 else alpha[0])
 
 
-def line_loss(fixture: Fixture, n: int, text: str) -> float:
+def line_loss(fixture: BundledBatch, n: int, text: str) -> float:
     """Return the loss of a text, the drawn one or another, on line n."""
     labels = [fixture.alphabet.index(character) for character in text]
     return simple_loss(
@@ -83,7 +83,7 @@ def without_one_double(text: str) -> str:
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_shapes_and_dtypes(make: Callable[[], Fixture]) -> None:
+def test_shapes_and_dtypes(make: Callable[[], BundledBatch]) -> None:
     fixture = make()
     n, t, c = fixture.logits.shape
     assert fixture.logits.dtype == np.float32
@@ -100,7 +100,7 @@ def test_shapes_and_dtypes(make: Callable[[], Fixture]) -> None:
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_change_to_one_result_does_not_reach_the_next(make: Callable[[], Fixture]) -> None:
+def test_a_change_to_one_result_does_not_reach_the_next(make: Callable[[], BundledBatch]) -> None:
     spoiled, before = make(), make()
     names = ("logits", "labels", "logit_lengths", "label_lengths", "expected_loss", "expected_grad")
     for name in names:
@@ -162,7 +162,7 @@ def test_greedy_readings_need_an_alphabet() -> None:
 
 def test_greedy_readings_count_a_negative_blank_from_the_end() -> None:
     path = np.array([0, 0, 2, 0, 1, 1])
-    fixture = Fixture(
+    fixture = BundledBatch(
         name="spelled",
         logits=np.eye(3, dtype=np.float32)[path][None],
         labels=np.zeros((1, 1), dtype=np.int64),
@@ -177,7 +177,7 @@ def test_greedy_readings_count_a_negative_blank_from_the_end() -> None:
     assert greedy_readings(fixture) == ["aab"]
 
 
-def test_labels_spell_the_texts(lines: Fixture) -> None:
+def test_labels_spell_the_texts(lines: BundledBatch) -> None:
     assert len(lines.texts) == len(lines.conditions) == len(lines.logits)
     assert len(lines.alphabet) == lines.logits.shape[2] == 6625
     assert len(set(lines.alphabet)) == 6625
@@ -187,13 +187,13 @@ def test_labels_spell_the_texts(lines: Fixture) -> None:
         assert not row[length:].any()
 
 
-def test_padded_frames_are_zero(lines: Fixture) -> None:
+def test_padded_frames_are_zero(lines: BundledBatch) -> None:
     for rows, length in zip(lines.logits, lines.logit_lengths, strict=True):
         assert not rows[length:].any()
         assert rows[:length].any(axis=-1).all()
 
 
-def test_doubled_letters_are_there_and_fit(lines: Fixture) -> None:
+def test_doubled_letters_are_there_and_fit(lines: BundledBatch) -> None:
     for text, length in zip(lines.texts, lines.logit_lengths, strict=True):
         doubles = sum(a == b for a, b in pairwise(text))
         assert doubles >= 1
@@ -202,7 +202,7 @@ def test_doubled_letters_are_there_and_fit(lines: Fixture) -> None:
         assert any(pair in text for text in lines.texts), pair
 
 
-def test_clean_lines_read_as_drawn_and_a_spoiled_one_does_not(lines: Fixture) -> None:
+def test_clean_lines_read_as_drawn_and_a_spoiled_one_does_not(lines: BundledBatch) -> None:
     readings = greedy_readings(lines)
     assert len(clean(lines)) >= 4
     for n in clean(lines):
@@ -210,7 +210,7 @@ def test_clean_lines_read_as_drawn_and_a_spoiled_one_does_not(lines: Fixture) ->
     assert any(reading != text for reading, text in zip(readings, lines.texts, strict=True))
 
 
-def test_a_missing_double_costs_more_than_the_true_text(lines: Fixture) -> None:
+def test_a_missing_double_costs_more_than_the_true_text(lines: BundledBatch) -> None:
     for n in clean(lines):
         text = lines.texts[n]
         true = line_loss(lines, n, text)
@@ -219,7 +219,7 @@ def test_a_missing_double_costs_more_than_the_true_text(lines: Fixture) -> None:
         assert wrong > true + 1, (text, true, wrong)
 
 
-def test_a_misread_line_has_a_high_loss(lines: Fixture) -> None:
+def test_a_misread_line_has_a_high_loss(lines: BundledBatch) -> None:
     readings = greedy_readings(lines)
     misread = [n for n, reading in enumerate(readings) if reading != lines.texts[n]]
     assert misread
@@ -229,7 +229,7 @@ def test_a_misread_line_has_a_high_loss(lines: Fixture) -> None:
         assert loss > line_loss(lines, n, readings[n])
 
 
-def test_provenance_names_model_and_licence(lines: Fixture) -> None:
+def test_provenance_names_model_and_licence(lines: BundledBatch) -> None:
     for words in ("rapidocr-onnxruntime 1.4.4", "PP-OCR", "Apache-2.0"):
         assert words in lines.provenance
 

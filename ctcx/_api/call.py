@@ -12,17 +12,17 @@ import numpy as np
 from ctcx._arrays.facts import is_numpy, is_undecided
 from ctcx._arrays.tensor_forms import FUNCTIONAL, OPAQUE, SUBCLASS
 from ctcx._autodiff.adapters import adapter_for
-from ctcx._autodiff.operation import Unit
+from ctcx._autodiff.operation import CallOperation
 from ctcx._dispatch.dispatcher import CACHE_SIZE, Decision, call, select
 from ctcx._dispatch.results import are_losses, losses_fault
 from ctcx._errors import CTCInputError, InfeasibleError
-from ctcx._inputs.prepare import Prepared, prepare
+from ctcx._inputs.prepare import KernelInputs, prepare
 from ctcx._inputs.validate import check_values, locate
 from ctcx._plugins.backend import Feature, Operation, Problem
 from ctcx._reduction import PLAIN, Reduction
 
 if TYPE_CHECKING:
-    from ctcx._arrays.facts import Facts
+    from ctcx._arrays.facts import ArrayFacts
     from ctcx._typing import Array
 
 __all__ = [
@@ -61,7 +61,7 @@ def run(
     label_lengths: Any,
     blank: int,
     options: Options,
-) -> tuple[Prepared, Any]:
+) -> tuple[KernelInputs, Any]:
     """Prepare, check and compute: the reduced loss; or losses and gradient, which are not."""
     check_options(options)
     prepared = prepare(
@@ -73,7 +73,7 @@ def run(
     return prepared, result
 
 
-def _computed(operation: Operation, prepared: Prepared, options: Options) -> Any:
+def _computed(operation: Operation, prepared: KernelInputs, options: Options) -> Any:
     """Compute as the library has to see it: the reduced loss; or losses and gradient."""
     reduction = reduction_of(prepared, options)
     compute = partial(_compute, options)
@@ -81,7 +81,7 @@ def _computed(operation: Operation, prepared: Prepared, options: Options) -> Any
     facts = prepared.facts
     adapter = adapter_for(facts.namespace, facts.form, *arrays, differentiate=operation == "loss")
     if adapter is not None:
-        unit = Unit.of(prepared, compute)
+        unit = CallOperation.of(prepared, compute)
         if operation == "loss":
             return adapter.loss(unit, reduction, *arrays)
         return adapter.loss_and_grad(unit, *arrays)
@@ -98,11 +98,11 @@ def _of_class(kind: type, result: Any) -> Any:
     return result.as_subclass(kind)
 
 
-def reduction_of(prepared: Prepared, options: Options) -> Reduction:
+def reduction_of(prepared: KernelInputs, options: Options) -> Reduction:
     return Reduction(options.reduction, options.infeasible == "zero", prepared.single)
 
 
-def reduce_losses(prepared: Prepared, reduction: Reduction, loss: Array) -> Array:
+def reduce_losses(prepared: KernelInputs, reduction: Reduction, loss: Array) -> Array:
     if reduction == PLAIN:
         return loss
     if prepared.facts.namespace == "jax.numpy":  # one compiled call for several operations
@@ -113,7 +113,7 @@ def reduce_losses(prepared: Prepared, reduction: Reduction, loss: Array) -> Arra
     return reduction.value(xp, loss, reduction.divisor(xp, prepared.label_lengths, loss.dtype))
 
 
-def _compute(options: Options, operation: Operation, prepared: Prepared) -> Any:
+def _compute(options: Options, operation: Operation, prepared: KernelInputs) -> Any:
     """Check values and call a kernel; the adapters call this, with what tracers stand for."""
     if prepared.facts.form & OPAQUE:
         from ctcx._api import torch_operators
@@ -151,8 +151,8 @@ def _checks_values(decision: Decision) -> bool:
     return entry is not None and Feature.CHECKS_VALUES in entry.backend.features
 
 
-def problem_of(operation: Operation, prepared: Prepared) -> Problem:
-    facts: Facts = prepared.facts
+def problem_of(operation: Operation, prepared: KernelInputs) -> Problem:
+    facts: ArrayFacts = prepared.facts
     sizes: tuple[Any, ...] = (*prepared.logits.shape, prepared.labels.shape[1])
     if facts.traced and is_undecided(*sizes):
         sizes = tuple(None if is_undecided(size) else size for size in sizes)
@@ -204,7 +204,7 @@ def _check_flag(argument: str, value: object) -> None:
         raise CTCInputError(msg, argument=argument, value=value)
 
 
-def _raise_if_infeasible(loss: Array, prepared: Prepared) -> None:
+def _raise_if_infeasible(loss: Array, prepared: KernelInputs) -> None:
     if prepared.facts.traced:
         msg = 'infeasible="raise" needs to read values, which can\'t be done while tracing'
         raise CTCInputError(msg, argument="infeasible", value="raise")
@@ -213,7 +213,7 @@ def _raise_if_infeasible(loss: Array, prepared: Prepared) -> None:
         _raise_infeasible(feasible, prepared)
 
 
-def _raise_infeasible(feasible: Array, prepared: Prepared) -> None:
+def _raise_infeasible(feasible: Array, prepared: KernelInputs) -> None:
     bad = tuple(i for i in range(feasible.shape[0]) if not bool(feasible[i]))
     shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
     first = bad[0]
@@ -226,7 +226,9 @@ def _raise_infeasible(feasible: Array, prepared: Prepared) -> None:
     raise InfeasibleError(msg, sequences=bad)
 
 
-def scaled(prepared: Prepared, reduction: Reduction, array: Array, *, reuse: bool = False) -> Array:
+def scaled(
+    prepared: KernelInputs, reduction: Reduction, array: Array, *, reuse: bool = False
+) -> Array:
     """Divide (N, T, C), one block a sequence, by what the reduction divides losses by.
 
     ``reuse``: the array isn't needed any more. Half precision isn't used for it, which has no

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ctcx._api.call import Infeasible, ReductionName
-    from ctcx._inputs.prepare import Prepared
+    from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array
 
 __all__ = ["ctc_hvp"]
@@ -148,7 +148,7 @@ def _check_form(vector: Any, logits: Any) -> None:
         raise CTCInputError(msg, argument="vector")
 
 
-def _check_values(vector: Array, prepared: Prepared, *, time_major: bool) -> None:
+def _check_values(vector: Array, prepared: KernelInputs, *, time_major: bool) -> None:
     """Refuse NaN and infinity inside of sequences; ``vector`` is (N, T, C)."""
     xp = prepared.facts.xp
     lengths = prepared.logit_lengths

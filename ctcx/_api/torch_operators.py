@@ -25,7 +25,7 @@ from ctcx._inputs.concatenated import padded
 from ctcx._inputs.labels import from_lists, resolve_blank
 
 if TYPE_CHECKING:
-    from ctcx._inputs.prepare import Prepared
+    from ctcx._inputs.prepare import KernelInputs
     from ctcx._plugins.backend import Operation
     from ctcx._typing import Array
 
@@ -147,7 +147,7 @@ def _loss_dtype(logits: Array) -> Any:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def dispatched(operation: Operation, options: Options, prepared: Prepared) -> Any:
+def dispatched(operation: Operation, options: Options, prepared: KernelInputs) -> Any:
     """Call the operator for what a kernel would compute, so that PyTorch's dispatcher sees it.
 
     Raises

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
 
 __all__ = [
-    "Facts",
+    "ArrayFacts",
     "any_traced",
     "at_least_one",
     "describe",
@@ -43,7 +43,7 @@ __all__ = [
 _DEVICE_WRAPPER = re.compile(r".*\('(.*)'\)\Z")
 
 
-class Facts(NamedTuple):
+class ArrayFacts(NamedTuple):
     """Static facts about an array; the fields are as in :class:`ctcx.plugin.Problem`.
 
     ``form`` is about tensors of PyTorch (:mod:`ctcx._arrays.tensor_forms`), and 0 for other arrays.
@@ -73,7 +73,7 @@ def is_numpy(value: object) -> bool:
     return isinstance(value, np.ndarray)
 
 
-def describe(array: Array, argument: str | None = None) -> Facts:
+def describe(array: Array, argument: str | None = None) -> ArrayFacts:
     """Read off the facts.
 
     Raises
@@ -84,14 +84,16 @@ def describe(array: Array, argument: str | None = None) -> Facts:
     xp = namespace_of(array)
     dtype = _dtype_name(array.dtype)
     if type(array) is np.ndarray:
-        return Facts(xp, "numpy", "cpu", dtype, False, array.flags.c_contiguous)
+        return ArrayFacts(xp, "numpy", "cpu", dtype, False, array.flags.c_contiguous)
     namespace = _namespace_name(xp)
     if namespace == "torch":  # whose answers are at hand, without the detours of other libraries
         form = (form_of(argument, array) if argument else forms_of(array)) | form_of_modes()
         device = _device_label(array.device)
         traced, contiguous = bool(form & META), bool(array.is_contiguous())
-        return Facts(xp, namespace, device, dtype, traced, contiguous, form)
-    return Facts(xp, namespace, device_name(array), dtype, any_traced(array), is_contiguous(array))
+        return ArrayFacts(xp, namespace, device, dtype, traced, contiguous, form)
+    return ArrayFacts(
+        xp, namespace, device_name(array), dtype, any_traced(array), is_contiguous(array)
+    )
 
 
 def namespace_of(array: Array) -> ArrayModule:

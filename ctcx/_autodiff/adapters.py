@@ -11,7 +11,7 @@ from ctcx._arrays.tensor_forms import FUNCTIONAL, TRANSFORMED
 
 if TYPE_CHECKING:
     from ctcx._arrays.tensor_forms import Form
-    from ctcx._autodiff.operation import Unit
+    from ctcx._autodiff.operation import CallOperation
     from ctcx._reduction import Reduction
     from ctcx._typing import Array
 
@@ -21,11 +21,11 @@ __all__ = ["Adapter", "adapter_for"]
 class Adapter(Protocol):
     """Lets a library see a computation as one operation, which it can differentiate."""
 
-    def loss(self, unit: Unit, reduction: Reduction, *arrays: Array) -> Array:
+    def loss(self, unit: CallOperation, reduction: Reduction, *arrays: Array) -> Array:
         """Return what ``reduction`` makes of ``unit("loss", *arrays)``, known to the library."""
         ...
 
-    def loss_and_grad(self, unit: Unit, *arrays: Array) -> tuple[Array, Array]:
+    def loss_and_grad(self, unit: CallOperation, *arrays: Array) -> tuple[Array, Array]:
         """Return what ``unit("loss_and_grad", *arrays)`` does, known to the library."""
         ...
 

@@ -20,19 +20,19 @@ from ctcx._autodiff.operation import hessian_times
 from ctcx._reduction import PLAIN
 
 if TYPE_CHECKING:
-    from ctcx._autodiff.operation import Unit
+    from ctcx._autodiff.operation import CallOperation
     from ctcx._reduction import Reduction
     from ctcx._typing import Array
 
 __all__ = ["loss", "loss_and_grad", "reduced", "second"]
 
 
-def loss(unit: Unit, reduction: Reduction, *arrays: Array) -> Array:
+def loss(unit: CallOperation, reduction: Reduction, *arrays: Array) -> Array:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
     return _loss(unit, reduction, *arrays)
 
 
-def loss_and_grad(unit: Unit, *arrays: Array) -> tuple[Array, Array]:
+def loss_and_grad(unit: CallOperation, *arrays: Array) -> tuple[Array, Array]:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
     loss, grad = _loss_and_grad(unit, *arrays)
     return loss, grad
@@ -48,7 +48,7 @@ def second(blank: int, vector: Array, grad: Array, logits: Array, *rest: Array) 
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _loss(unit: Unit, reduction: Reduction, *arrays: Array) -> Array:
+def _loss(unit: CallOperation, reduction: Reduction, *arrays: Array) -> Array:
     def call(*arrays: Array) -> Array:
         return reduced(reduction, unit("loss", *arrays), arrays[3])
 
@@ -57,7 +57,7 @@ def _loss(unit: Unit, reduction: Reduction, *arrays: Array) -> Array:
 
 
 def _loss_jvp(
-    unit: Unit, reduction: Reduction, primals: tuple[Array, ...], tangents: tuple[Any, ...]
+    unit: CallOperation, reduction: Reduction, primals: tuple[Array, ...], tangents: tuple[Any, ...]
 ) -> tuple[Array, Array]:
     lengths = primals[3]
     if any_traced(*primals):
@@ -72,7 +72,7 @@ def _loss_jvp(
     return result, _along(reduction, loss, grad, lengths, _dense(tangents[0], primals[0]))
 
 
-def _call(unit: Unit, *arrays: Array) -> tuple[Array, Array]:
+def _call(unit: CallOperation, *arrays: Array) -> tuple[Array, Array]:
     def call(*arrays: Array) -> Any:
         return unit("loss_and_grad", *arrays)
 
@@ -89,7 +89,7 @@ _loss_and_grad = partial(jax.custom_jvp, nondiff_argnums=(0,))(_call)
 
 
 def _loss_and_grad_jvp(
-    unit: Unit, primals: tuple[Array, ...], tangents: tuple[Any, ...]
+    unit: CallOperation, primals: tuple[Array, ...], tangents: tuple[Any, ...]
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     loss, grad = _loss_and_grad(unit, *primals)
     tangent = _dense(tangents[0], primals[0])

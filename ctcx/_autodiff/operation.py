@@ -9,33 +9,33 @@ from ctcx._inputs.prepare import rebind
 from ctcx._plugins.backend import Decline
 
 if TYPE_CHECKING:
-    from ctcx._inputs.prepare import Prepared
+    from ctcx._inputs.prepare import KernelInputs
     from ctcx._plugins.backend import Operation
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["Compute", "Unit", "hessian_times"]
+__all__ = ["CallOperation", "Compute", "hessian_times"]
 
 
 class Compute(Protocol):
     """Checks values, selects a backend and calls its kernel."""
 
-    def __call__(self, operation: Operation, prepared: Prepared) -> Any:
+    def __call__(self, operation: Operation, prepared: KernelInputs) -> Any:
         """Return what the kernel returns."""
         ...
 
 
-class Unit(NamedTuple):
+class CallOperation(NamedTuple):
     """A call without its arrays: logits, labels, logit lengths and label lengths.
 
     It holds no array because those of one transformation are not those of another: a library passes
     tracers, what they stand for, or a batch of batches.
     """
 
-    facts_only: Prepared
+    facts_only: KernelInputs
     compute: Compute
 
     @classmethod
-    def of(cls, prepared: Prepared, compute: Compute) -> Unit:
+    def of(cls, prepared: KernelInputs, compute: Compute) -> CallOperation:
         """Of a call that was prepared."""
         return cls(
             prepared._replace(logits=None, labels=None, logit_lengths=None, label_lengths=None),

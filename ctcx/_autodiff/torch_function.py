@@ -20,7 +20,7 @@ from ctcx._reduction import PLAIN
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ctcx._autodiff.operation import Unit
+    from ctcx._autodiff.operation import CallOperation as Unit
     from ctcx._reduction import Reduction
     from ctcx._typing import Array
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table as RichTable
 
-    from ctcx.bench._measure.session import Options, Session
-    from ctcx.bench._report.results import Run
+    from ctcx.bench._measure.session import Session, SessionOptions
+    from ctcx.bench._report.results import BenchmarkRun
     from ctcx.bench._report.tables import Table
 
 __all__ = ["bench_command"]
@@ -76,13 +76,15 @@ def bench_command(
         typer.Option(
             min=1.0,
             metavar="S",
-            help="End a contestant that gives no answer for so long; its first call, which may "
-            "compile, has three times as long.",
+            help="End an implementation that gives no answer for so long; its first call, which "
+            "may compile, has three times as long.",
         ),
     ] = 120.0,
     baseline: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The contestant to compare with.", show_default="torch"),
+        typer.Option(
+            metavar="NAME", help="The implementation to compare with.", show_default="torch"
+        ),
     ] = None,
     output: Annotated[
         str,
@@ -111,7 +113,7 @@ def bench_command(
     Backends, array libraries and other implementations, on real inputs, named workloads and
     sweeps. A result is checked against a float64 reference before its time counts. What can't be
     measured is listed with its reason, and never keeps the others from being measured. Exit code 1
-    if a contestant fails or is wrong; with --diff, if something became slower, less exact, or
+    if an implementation fails or is wrong; with --diff, if something became slower, less exact, or
     is gone. After Ctrl-C what was measured until then is reported, and the exit code is 130.
     """
     if diff is not None:
@@ -121,9 +123,9 @@ def bench_command(
     if report is not None:
         _write_reports(_load(report, baseline), stem)
         return
-    from ctcx.bench._measure.session import Options
+    from ctcx.bench._measure.session import SessionOptions
 
-    options = Options(
+    options = SessionOptions(
         quick=quick,
         backends=known_backends(backend) or (),
         libraries=known_libraries(library) or (),
@@ -139,7 +141,7 @@ def bench_command(
     raise typer.Exit(_conclude(session, stem, target, json_file, interrupted=interrupted))
 
 
-def _measure(options: Options, target: Path) -> tuple[Session, bool]:
+def _measure(options: SessionOptions, target: Path) -> tuple[Session, bool]:
     from ctcx.bench._measure.session import UnknownNameError
     from ctcx.bench._run import run_suite
 
@@ -167,7 +169,7 @@ def _conclude(
         typer.echo(f"written: {target}", err=True)
     else:
         typer.echo("ctcx: error: nothing was measured, so there is no report", err=True)
-        lines = {(one["verdict"], one["contestant"], one["reason"]) for one in missing}
+        lines = {(one["verdict"], one["implementation"], one["reason"]) for one in missing}
         show(bullets(sorted(lines)))
     if interrupted:
         typer.echo("ctcx: interrupted: what was not measured is listed as such", err=True)
@@ -176,7 +178,7 @@ def _conclude(
     return 1 if bad or not target.exists() else 0
 
 
-def _write_reports(run: Run, stem: Path) -> None:
+def _write_reports(run: BenchmarkRun, stem: Path) -> None:
     from ctcx.bench._report.html_report import html_report
     from ctcx.bench._report.markdown_report import markdown_report
 
@@ -186,7 +188,7 @@ def _write_reports(run: Run, stem: Path) -> None:
         typer.echo(f"written: {path}", err=True)
 
 
-def _print(run: Run) -> None:
+def _print(run: BenchmarkRun) -> None:
     from ctcx.bench._report.tables import missing_table, ratios
 
     for layout in run.layouts():
@@ -224,7 +226,7 @@ def _diff(old: str, new: str, *, different_machines: bool, json_file: str | None
     return 1 if any(one.bad for one in changes.changes) else 0
 
 
-def _load(path: str, baseline: str | None) -> Run:
+def _load(path: str, baseline: str | None) -> BenchmarkRun:
     from ctcx.bench._report.results import ReportError, load_run
 
     try:

@@ -22,13 +22,13 @@ from ctcx._cli.output import (
     unwarned,
     write_json,
 )
-from ctcx._comparison.result import TOLERANCES
+from ctcx._comparison.result import TOLERANCE_OF
 from ctcx._comparison.run import compare
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ctcx._comparison.result import Comparison, Row
+    from ctcx._comparison.result import BackendResult, Comparison
 
 __all__ = ["compare_command"]
 
@@ -87,7 +87,7 @@ def _print(found: Comparison) -> None:
     show(*_footer(found))
 
 
-def _results(rows: list[Row]) -> Table:
+def _results(rows: list[BackendResult]) -> Table:
     # Headings in two lines leave room for the names in a terminal of 80 columns.
     loss = "loss" if rows[0].input == "notebook" else "mean\nloss"
     numbers = (loss, "loss\noff by", "gradient\noff by", "time,\nms")
@@ -126,7 +126,7 @@ def _lines(found: Comparison) -> Table:
 
 
 def _footer(found: Comparison) -> list[Text]:
-    notes = [f"Tolerance of {name}: {tolerance}." for name, tolerance in TOLERANCES.items()]
+    notes = [f"Tolerance of {name}: {tolerance}." for name, tolerance in TOLERANCE_OF.items()]
     calls = "one call" if found.repeat == 1 else f"{found.repeat} calls"
     notes.append(
         f"Time: loss and gradient, median of {calls} after one to warm up, until the result is "
@@ -135,7 +135,7 @@ def _footer(found: Comparison) -> list[Text]:
     return [Text("")] + [Text(note, style="dim") for note in notes]
 
 
-def _place(row: Row) -> str:
+def _place(row: BackendResult) -> str:
     """Say what a row is about, as far as it is about anything in particular."""
     parts = [row.backend or "", row.library or "", row.device or ""]
     where = " ".join(part for part in parts if part)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.table import Table
 
-    from ctcx._diagnosis.view import View
+    from ctcx._diagnosis.view import SequenceInspection
     from ctcx.fixtures import Fixture
 
 __all__ = ["diagnose_command"]
@@ -55,7 +55,9 @@ def diagnose_command(
     html: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", callback=check_target, help="Write a page to look at in a browser."
+            metavar="FILE",
+            callback=check_target,
+            help="Write a page to look at in a browser.",
         ),
     ] = None,
 ) -> None:
@@ -67,7 +69,7 @@ def diagnose_command(
     """
     from ctcx._diagnosis.answer import read_answer
     from ctcx._diagnosis.html_page import page
-    from ctcx._diagnosis.view import as_json, look
+    from ctcx._diagnosis.view import as_json, inspect_sequence
     from ctcx._reference.tolerances import TOLERANCES
     from ctcx.fixtures._read import read_document
 
@@ -78,7 +80,7 @@ def diagnose_command(
     answer = None
     if against is not None:
         answer = read_answer(against, read_document(against), found)
-    view = look(found, sequence, dtype, answer)
+    view = inspect_sequence(found, sequence, dtype, answer)
     shown = _frames(frames, len(view.lattice.alpha))
     # Files first: a pager that is closed ends the printing.
     if html is not None:
@@ -88,7 +90,7 @@ def diagnose_command(
         write_json(json_file, as_json(view))
     if "-" not in {json_file, html}:
         _print(view, shown)
-    raise typer.Exit(0 if view.parting is None and view.mistake is None else 1)
+    raise typer.Exit(0 if view.divergence is None and view.mistake is None else 1)
 
 
 def _find(given: str) -> Fixture:
@@ -127,7 +129,7 @@ def _frames(given: str | None, count: int) -> list[int]:
     return list(range(start, stop))
 
 
-def _print(view: View, frames: Sequence[int]) -> None:
+def _print(view: SequenceInspection, frames: Sequence[int]) -> None:
     lattice, fixture = view.lattice, view.fixture
     names = [_class(k, fixture.blank) for k in range(lattice.softmax.shape[1])]
     states = [f"{s}:{_class(int(k), fixture.blank)}" for s, k in enumerate(lattice.states)]
@@ -156,18 +158,18 @@ def _print(view: View, frames: Sequence[int]) -> None:
         show(Text("\nShown in part. --frames A:B, --json FILE and --html FILE show more.", "dim"))
 
 
-def _print_verdict(view: View) -> None:
+def _print_verdict(view: SequenceInspection) -> None:
     if view.answer is None:
         return
-    if view.parting is None:
+    if view.divergence is None:
         line = Text.assemble(("right", "bold green"), ": every number that is given")
         show(line)
     else:
-        show(Text.assemble(("first wrong number", "bold red"), f": {view.parting}"))
+        show(Text.assemble(("first wrong number", "bold red"), f": {view.divergence}"))
     if view.mistake is not None:
         told = f"likely mistake ({view.mistake.name}): {view.mistake.sentence}"
         show(Text(told, style="bold"))
-    elif view.parting is not None:
+    elif view.divergence is not None:
         show(Text("no known mistake gives these numbers"))
 
 

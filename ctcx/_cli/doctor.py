@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from ctcx._dispatch.report import BackendInfo
     from ctcx._plugins.namespace import Namespace
-    from ctcx._plugins.records import LeftOut, PluginRecord
+    from ctcx._plugins.records import PluginRecord, SkippedDescriptor
 
 __all__ = ["doctor_command"]
 
@@ -67,7 +67,7 @@ class _Diagnosis:
 
     versions: dict[str, str]
     plugins: tuple[PluginRecord, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[SkippedDescriptor, ...]
     backends: tuple[BackendInfo, ...]
     libraries: tuple[_Library, ...]
     unreadable: dict[str, str]

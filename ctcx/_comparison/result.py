@@ -6,16 +6,14 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-
 from ctcx._files import json_safe
+from ctcx._reference.tolerances import PRINTED, TOLERANCES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
 
-__all__ = ["SCHEMA", "TOLERANCES", "Comparison", "Line", "Row", "Tolerance", "Verdict"]
+__all__ = ["SCHEMA", "TOLERANCE_OF", "BackendResult", "Comparison", "TextLine", "Verdict"]
 
 SCHEMA = "ctcx-compare/1"
 
@@ -24,47 +22,12 @@ Verdict: TypeAlias = Literal["ok", "differs", "failed", "unusable"]
 used here, which is nobody's fault."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tolerance:
-    """How far from the reference a result in float32 may be.
-
-    Attributes
-    ----------
-    loss_rel : float
-        Relative error of a loss.
-    loss_abs_per_frame : float
-        Error of a loss in nats, on top, for each frame; 16 frames are always granted.
-    grad : float
-        Absolute error of an entry of the gradient, which lies in [-1, 1].
-    """
-
-    loss_rel: float
-    loss_abs_per_frame: float
-    grad: float
-
-    def __str__(self) -> str:
-        loss = f"loss within {self.loss_rel:g} relative"
-        if self.loss_abs_per_frame:
-            loss += f" plus {self.loss_abs_per_frame:g} nats a frame (16 frames at least)"
-        return f"{loss}, gradient within {self.grad:g}"
-
-    def loss(self, expected: NDArray[np.float64], frames: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the error allowed in each loss, shape (N,)."""
-        size = np.where(np.isfinite(expected), np.abs(expected), 0.0)
-        return self.loss_rel * size + self.loss_abs_per_frame * np.maximum(frames, 16)
-
-
-TOLERANCES = {
-    # The notebook prints 7 or 8 digits.
-    "notebook": Tolerance(loss_rel=1e-6, loss_abs_per_frame=0.0, grad=1e-6),
-    # What the conformance kit grants in float32: about one rounding in each frame.
-    "ocr-lines": Tolerance(loss_rel=2e-6, loss_abs_per_frame=1.25e-7, grad=5e-6),
-}
-"""By the name of the input; the only place where this comparison has any."""
+TOLERANCE_OF = {"notebook": PRINTED, "ocr-lines": TOLERANCES["float32"]}
+"""How far from its reference the result of an input may be, by the name of the input."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class BackendResult:
     """One backend on one library and device with one input.
 
     Attributes
@@ -106,7 +69,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class TextLine:
     """One real line of text, and what the recogniser that emitted the logits made of it.
 
     Attributes
@@ -151,9 +114,9 @@ class Comparison:
 
     Attributes
     ----------
-    rows : tuple of Row
+    rows : tuple of BackendResult
         By input, then what can't be used.
-    lines : tuple of Line
+    lines : tuple of TextLine
         The real lines of text.
     references : dict of str to tuple of float
         By input: the loss of each sequence that is right.
@@ -163,8 +126,8 @@ class Comparison:
         What it ran on.
     """
 
-    rows: tuple[Row, ...]
-    lines: tuple[Line, ...]
+    rows: tuple[BackendResult, ...]
+    lines: tuple[TextLine, ...]
     references: dict[str, tuple[float, ...]]
     repeat: int
     versions: dict[str, str]
@@ -186,7 +149,7 @@ class Comparison:
             "summary": self.summary(),
             "versions": self.versions,
             "repeat": self.repeat,
-            "tolerances": {name: asdict(tolerance) for name, tolerance in TOLERANCES.items()},
+            "tolerances": {name: asdict(tolerance) for name, tolerance in TOLERANCE_OF.items()},
             "references": {name: list(losses) for name, losses in self.references.items()},
             "rows": [asdict(row) for row in self.rows],
             "lines": [
@@ -224,7 +187,7 @@ class Comparison:
         )
 
 
-def _worst(rows: Sequence[Row], name: str) -> str:
+def _worst(rows: Sequence[BackendResult], name: str) -> str:
     """Return the largest error in an input, of loss or gradient."""
     errors = [
         error
@@ -242,7 +205,7 @@ def _all_of(count: int, what: str) -> str:
     return f"All {count} {what}s"
 
 
-def _sense(lines: Sequence[Line]) -> str:
+def _sense(lines: Sequence[TextLine]) -> str:
     """Say how the losses go with the readings."""
     misread = [line.loss for line in lines if line.misread]
     right = [line.loss for line in lines if not line.misread]

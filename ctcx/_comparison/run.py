@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import ctcx
-from ctcx._comparison.result import TOLERANCES, Comparison, Line, Row
+from ctcx._comparison.result import TOLERANCE_OF, BackendResult, Comparison, TextLine
 from ctcx._dispatch.report import backends as known_backends
 from ctcx._errors import BackendRejectedError, one_line
 from ctcx._plugins.backend import Feature
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from ctcx._plugins.backend import Backend, Operation
     from ctcx._plugins.namespace import Namespace
     from ctcx._typing import Array
-    from ctcx.data.bundled import Fixture
+    from ctcx.data.bundled import BundledBatch
 
-__all__ = ["Comparison", "Line", "Row", "compare", "read_lines"]
+__all__ = ["BackendResult", "Comparison", "TextLine", "compare", "read_lines"]
 
 
 def compare(
@@ -65,7 +65,7 @@ def compare(
     tell = progress or (lambda _: None)
     inputs = (_notebook(), _ocr())
     plugins = registry()
-    rows: list[Row] = []
+    rows: list[BackendResult] = []
     usable = _usable(backends, rows)
     for name, entry in plugins.namespaces.items():
         if libraries is not None and name not in libraries:
@@ -88,18 +88,22 @@ def compare(
     )
 
 
-def read_lines(fixture: Fixture, loss: Sequence[float] | NDArray[np.float64]) -> tuple[Line, ...]:
+def read_lines(
+    fixture: BundledBatch, loss: Sequence[float] | NDArray[np.float64]
+) -> tuple[TextLine, ...]:
     """Put the readings of a text recogniser beside the losses of the texts that were drawn.
 
     Parameters
     ----------
-    fixture : Fixture
+    fixture : BundledBatch
         One whose classes are characters.
     loss : array_like of float, shape (N,)
         Negative log probability of each text.
     """
     return tuple(
-        Line(text=text, condition=condition, reading=reading, frames=int(frames), loss=float(nats))
+        TextLine(
+            text=text, condition=condition, reading=reading, frames=int(frames), loss=float(nats)
+        )
         for text, condition, reading, frames, nats in zip(
             fixture.texts,
             fixture.conditions,
@@ -115,7 +119,7 @@ def read_lines(fixture: Fixture, loss: Sequence[float] | NDArray[np.float64]) ->
 class _Input:
     """A fixture with the answer that is right."""
 
-    fixture: Fixture
+    fixture: BundledBatch
     loss: NDArray[np.float64]
     grad: NDArray[np.float64]
 
@@ -157,7 +161,7 @@ def _ocr() -> _Input:
     return _Input(fixture=fixture, loss=truth.loss, grad=truth.grad)
 
 
-def _usable(only: Collection[str] | None, rows: list[Row]) -> list[Backend]:
+def _usable(only: Collection[str] | None, rows: list[BackendResult]) -> list[Backend]:
     """Return the backends that can be used; each of the others is a row of its own."""
     known = registry().backends
     usable = []
@@ -171,19 +175,21 @@ def _usable(only: Collection[str] | None, rows: list[Row]) -> list[Backend]:
     return usable
 
 
-def _unusable(*, reason: str, backend: str | None = None, library: str | None = None) -> Row:
-    return Row(
+def _unusable(
+    *, reason: str, backend: str | None = None, library: str | None = None
+) -> BackendResult:
+    return BackendResult(
         input=None, backend=backend, library=library, device=None, verdict="unusable", reason=reason
     )
 
 
-def _devices(library: Namespace, *, all_devices: bool, rows: list[Row]) -> Iterator[str]:
+def _devices(library: Namespace, *, all_devices: bool, rows: list[BackendResult]) -> Iterator[str]:
     """Yield the devices to compute on; that they can't be told is a row of its own."""
     try:
         devices = tuple(load_target(library.devices)())
     except Exception as error:  # noqa: BLE001 - a library may raise anything
         rows.append(
-            Row(
+            BackendResult(
                 input=None,
                 backend=None,
                 library=library.name,
@@ -198,10 +204,10 @@ def _devices(library: Namespace, *, all_devices: bool, rows: list[Row]) -> Itera
     yield from devices[:1] if pretended else devices
 
 
-def _run(place: _Place, given: _Input, repeat: int) -> Row:
+def _run(place: _Place, given: _Input, repeat: int) -> BackendResult:
     """Compute one input in one place, and judge it."""
     row = functools.partial(
-        Row,
+        BackendResult,
         input=given.fixture.name,
         backend=place.backend.name,
         library=place.library.name,
@@ -222,7 +228,7 @@ def _run(place: _Place, given: _Input, repeat: int) -> Row:
     return row(loss=tuple(loss.ravel().tolist()), seconds=seconds, **judged)
 
 
-def _arrays(place: _Place, fixture: Fixture) -> tuple[Array, ...]:
+def _arrays(place: _Place, fixture: BundledBatch) -> tuple[Array, ...]:
     """Return logits, labels and lengths as arrays of the library, so that no call has to upload."""
     make = load_target(place.library.from_numpy)
     return tuple(
@@ -276,7 +282,7 @@ def _judge(
         if got is not None and got.shape != expected.shape:
             reason = f"the {what} has shape {got.shape}, expected {expected.shape}"
             return {"verdict": "differs", "reason": reason}
-    tolerance = TOLERANCES[given.fixture.name]
+    tolerance = TOLERANCE_OF[given.fixture.name]
     loss_error = _error(loss, given.loss)
     allowed = tolerance.loss(given.loss, given.fixture.logit_lengths)
     reasons = []
@@ -304,12 +310,12 @@ def _error(got: NDArray[np.float64], expected: NDArray[np.float64]) -> NDArray[n
         return np.where(got == expected, 0.0, np.abs(got - expected))
 
 
-def _merged(rows: list[Row]) -> list[Row]:
+def _merged(rows: list[BackendResult]) -> list[BackendResult]:
     """Return one row instead of one for each input if none can be computed, for one reason."""
     first = rows[0]
     if all(not row.computed and row.reason == first.reason for row in rows):
         return [
-            Row(
+            BackendResult(
                 input=None,
                 backend=first.backend,
                 library=first.library,
@@ -321,8 +327,8 @@ def _merged(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def _by_input(row: Row) -> tuple[int, bool]:
+def _by_input(row: BackendResult) -> tuple[int, bool]:
     """Sort by input, and put what can't be used last; otherwise the order stays."""
-    order = list(TOLERANCES)
+    order = list(TOLERANCE_OF)
     place = order.index(row.input) if row.input is not None else len(order)
     return place if row.computed else len(order) + 1, row.library is None

@@ -56,14 +56,14 @@ _LEAST = 1e-260
 _TINY = 1e-300
 
 
-class _States(NamedTuple):
+class _ScaledStates(NamedTuple):
     """Probabilities of the labels (M, S+1), the last column spare, and of the blanks (M, S+1)."""
 
     label: Array
     blank: Array
 
 
-class _Emissions(NamedTuple):
+class _ScaledEmissions(NamedTuple):
     """Of some frames, at most 1: (frames, M, S+1), (frames, M, 1)."""
 
     label: Array
@@ -73,7 +73,7 @@ class _Emissions(NamedTuple):
 class _Past(NamedTuple):
     """What the first half leaves for the second one, by block; ``flows`` by block and frame."""
 
-    flows: list[list[_States]]
+    flows: list[list[_ScaledStates]]
     tops: list[Array]
     floors: list[Array]
 
@@ -162,10 +162,10 @@ class _Probabilities:
         early.reverse()
         return xp.concat(early + late), self.log_likelihood(logarithm)
 
-    def first_half(self) -> tuple[_States, Array, _Past]:
+    def first_half(self) -> tuple[_ScaledStates, Array, _Past]:
         """Go to the middle: the states there, the logarithm of their unit, and the past."""
         xp, zero = self.xp, self.zero
-        states = _States(self.start * 0.0, self.start)
+        states = _ScaledStates(self.start * 0.0, self.start)
         scale, floor = zero, zero  # the start is exact
         past = _Past([], [], [])
         for first in range(0, self.half, _FRAMES_A_BLOCK):
@@ -189,8 +189,8 @@ class _Probabilities:
         return states, scale, past
 
     def meet(
-        self, states: _States, emissions: _Emissions, flows: list[_States]
-    ) -> tuple[_States, Array, Array]:
+        self, states: _ScaledStates, emissions: _ScaledEmissions, flows: list[_ScaledStates]
+    ) -> tuple[_ScaledStates, Array, Array]:
         """Go through a block of the second half, and meet what the other direction left.
 
         The states behind it, the products of both directions in the labels (frames, 2N, S), and
@@ -219,9 +219,9 @@ class _Probabilities:
     def logits(self, first: int, count: int) -> Array:
         return self.source.logits(first, count, all_full=self.all_full)
 
-    def emissions(self, logits: Array, top: Array) -> _Emissions:
+    def emissions(self, logits: Array, top: Array) -> _ScaledEmissions:
         label = self.xp.exp(self.xp.astype(logits, self.xp.float64) - top)
-        return _Emissions(label, label[..., -1:])
+        return _ScaledEmissions(label, label[..., -1:])
 
     def log_likelihood(self, logarithm: Array) -> LogLikelihood:
         """Of the forward rows, from (2N, 1) in float64."""
@@ -231,26 +231,26 @@ class _Probabilities:
         return LogLikelihood(cast(whole), cast(rest), self.possible[:rows, 0])
 
 
-def _inflow(states: _States, may_skip: Array, zero: Array, xp: ArrayModule) -> _States:
+def _inflow(states: _ScaledStates, may_skip: Array, zero: Array, xp: ArrayModule) -> _ScaledStates:
     """Sum what flows into each state (Graves et al. 2006, eq. 6 and 7, before the emission)."""
     previous = xp.concat([zero, states.label[:, :-1]], axis=1)
     to_label = states.label + (states.blank + previous * may_skip)
-    return _States(to_label, states.blank + previous)
+    return _ScaledStates(to_label, states.blank + previous)
 
 
-def _emit(flow: _States, emissions: _Emissions, frame: int) -> _States:
-    return _States(
+def _emit(flow: _ScaledStates, emissions: _ScaledEmissions, frame: int) -> _ScaledStates:
+    return _ScaledStates(
         flow.label * emissions.label[frame, ...], flow.blank * emissions.blank[frame, ...]
     )
 
 
-def _sum(states: _States, xp: ArrayModule) -> Array:
+def _sum(states: _ScaledStates, xp: ArrayModule) -> Array:
     """Sum over all states of each row, (M, 1)."""
     label = xp.sum(states.label[:, :-1], axis=1, keepdims=True)
     return label + xp.sum(states.blank, axis=1, keepdims=True)
 
 
-def _rescaled(states: _States, xp: ArrayModule) -> tuple[_States, Array, Array]:
+def _rescaled(states: _ScaledStates, xp: ArrayModule) -> tuple[_ScaledStates, Array, Array]:
     """Divide each row by its largest state; the logarithm of that; and what is added to each."""
     top = xp.maximum(
         xp.max(states.label[:, :-1], axis=1, keepdims=True),
@@ -258,7 +258,7 @@ def _rescaled(states: _States, xp: ArrayModule) -> tuple[_States, Array, Array]:
     )
     top = xp.maximum(top, _TINY)
     floor = xp.maximum(_LOST / top, _FLOOR)
-    return _States(states.label / top + floor, states.blank / top + floor), xp.log(top), floor
+    return _ScaledStates(states.label / top + floor, states.blank / top + floor), xp.log(top), floor
 
 
 def _largest(logits: Array, xp: ArrayModule) -> Array:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from ctcx._diagnosis.answer import QUANTITIES, Answer, read_answer
 from ctcx._diagnosis.best_path import best_path
-from ctcx._diagnosis.divergence import Parting, first_parting
+from ctcx._diagnosis.divergence import Divergence, first_divergence
 from ctcx._diagnosis.mistakes import MISTAKES, diagnose
 
 __all__ = [
     "MISTAKES",
     "QUANTITIES",
     "Answer",
-    "Parting",
+    "Divergence",
     "best_path",
     "diagnose",
-    "first_parting",
+    "first_divergence",
     "read_answer",
 ]

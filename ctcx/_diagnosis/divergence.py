@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ctcx._diagnosis.answer import Answer
     from ctcx.fixtures._fixture import Fixture
 
-__all__ = ["Parting", "first_parting", "partings", "wrong_cells"]
+__all__ = ["Divergence", "divergences", "first_divergence", "wrong_cells"]
 
 _AS_GOOD_AS_NOTHING = -650.0
 """A logarithm that may stand for that of 0: TensorFlow's is -706.89."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parting:
+class Divergence:
     """A number that is wrong, while all that is computed before it is right.
 
     Attributes
@@ -65,12 +65,12 @@ class Parting:
         )
 
 
-def first_parting(fixture: Fixture, answer: Answer, n: int, dtype: str) -> Parting | None:
+def first_divergence(fixture: Fixture, answer: Answer, n: int, dtype: str) -> Divergence | None:
     """Return where sequence ``n`` of an answer first goes wrong; None if it is right."""
-    return next(iter(partings(fixture, answer, n, dtype)), None)
+    return next(iter(divergences(fixture, answer, n, dtype)), None)
 
 
-def partings(fixture: Fixture, answer: Answer, n: int, dtype: str) -> list[Parting]:
+def divergences(fixture: Fixture, answer: Answer, n: int, dtype: str) -> list[Divergence]:
     """Return the first wrong cell of each quantity that is wrong, in the order of computation."""
     found = []
     for name in QUANTITIES:
@@ -95,7 +95,7 @@ def partings(fixture: Fixture, answer: Answer, n: int, dtype: str) -> list[Parti
         if cell and cell[0] >= fixture.arrays["logit_lengths"][n]:
             note = f"past the length {fixture.arrays['logit_lengths'][n]}"
         found.append(
-            Parting(
+            Divergence(
                 quantity=name,
                 sequence=n,
                 frame=cell[0] if cell else None,

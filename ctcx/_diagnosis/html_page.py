@@ -15,7 +15,7 @@ from ctcx._diagnosis.divergence import wrong_cells
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ctcx._diagnosis.view import View
+    from ctcx._diagnosis.view import SequenceInspection
 
 __all__ = ["page"]
 
@@ -32,13 +32,13 @@ _MARKED = 2000
 """So many wrong numbers of a quantity are marked; more say no more."""
 
 
-def page(view: View) -> str:
+def page(view: SequenceInspection) -> str:
     """Return the page of one sequence: a lattice to look at, and where another one parts from it.
 
     Numbers are float32 there, in base64: 200 frames by 121 states are 0.5 MB.
     """
     lattice = view.lattice
-    parting = view.parting
+    divergence = view.divergence
     data: dict[str, Any] = {
         "name": view.fixture.name,
         "about": view.fixture.about,
@@ -61,12 +61,12 @@ def page(view: View) -> str:
         },
         "other": None if view.answer is None else _other(view),
         "part": None
-        if parting is None
+        if divergence is None
         else {
-            "quantity": parting.quantity,
-            "frame": parting.frame if parting.note == "" else None,
-            "column": parting.column,
-            "text": str(parting),
+            "quantity": divergence.quantity,
+            "frame": divergence.frame if divergence.note == "" else None,
+            "column": divergence.column,
+            "text": str(divergence),
         },
         "diagnosis": None if view.mistake is None else view.mistake.sentence,
     }
@@ -76,7 +76,7 @@ def page(view: View) -> str:
     return text.replace("@TITLE@", html.escape(view.fixture.name)).replace("@DATA@", numbers)
 
 
-def _other(view: View) -> dict[str, Any]:
+def _other(view: SequenceInspection) -> dict[str, Any]:
     answer = view.answer or {}
     n, (frames, width) = view.sequence, view.lattice.alpha.shape
     arrays, wrong = {}, {}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["MISTAKES", "Mistake", "diagnose"]
 
 
-class _Guess(NamedTuple):
+class _Hypothesis(NamedTuple):
     """What one way of making a mistake gives for one sequence."""
 
     loss: float
@@ -34,7 +34,7 @@ class _Guess(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Sequence:
+class _PaddedSequence:
     """One sequence with its padding."""
 
     logits: NDArray[np.float64]
@@ -53,7 +53,7 @@ class _Sequence:
         skip: bool | None = None,
         starts: Sequence[int] = (0, 1),
         ends: Sequence[int] = (-1, -2),
-    ) -> _Guess:
+    ) -> _Hypothesis:
         """Return loss and the usual gradient of the recursion, with something changed.
 
         ``skip`` is True for always and False for never.
@@ -69,12 +69,12 @@ class _Sequence:
         full = np.zeros(self.logits.shape)
         full[:frames] = occupancy
         if not np.isfinite(loss):
-            return _Guess(loss, (full,))
+            return _Hypothesis(loss, (full,))
         used = (np.arange(len(full)) < frames)[:, None]
         with np.errstate(over="ignore"):
             of_probs = np.where(used, np.exp(log_probs) - full, 0.0)
         of_logits = np.where(used, np.exp(_log_softmax(self.logits)) - full, 0.0)
-        return _Guess(loss, (of_probs, of_logits, -full))
+        return _Hypothesis(loss, (of_probs, of_logits, -full))
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -131,34 +131,34 @@ def _step(values: NDArray[np.float64], skips: NDArray[np.bool_]) -> NDArray[np.f
     return total
 
 
-def _wrong_blank(one: _Sequence) -> Iterator[_Guess]:
+def _wrong_blank(one: _PaddedSequence) -> Iterator[_Hypothesis]:
     for blank in sorted({0, one.logits.shape[1] - 1} - {one.blank}):
         yield one.run(blank=blank)
 
 
-def _repeat_allowed(one: _Sequence) -> Iterator[_Guess]:
+def _repeat_allowed(one: _PaddedSequence) -> Iterator[_Hypothesis]:
     yield one.run(skip=True)
 
 
-def _no_skip(one: _Sequence) -> Iterator[_Guess]:
+def _no_skip(one: _PaddedSequence) -> Iterator[_Hypothesis]:
     yield one.run(skip=False)
 
 
-def _no_softmax(one: _Sequence) -> Iterator[_Guess]:
+def _no_softmax(one: _PaddedSequence) -> Iterator[_Hypothesis]:
     raw = one.run(one.logits)
     yield raw
     # "Likelihoods" above 1 have a negative loss, which a careful program clips.
-    yield _Guess(max(0.0, raw.loss), raw.gradients)
+    yield _Hypothesis(max(0.0, raw.loss), raw.gradients)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(np.maximum(one.logits, 0.0))
     yield one.run(logs)
 
 
-def _two_softmaxes(one: _Sequence) -> Iterator[_Guess]:
+def _two_softmaxes(one: _PaddedSequence) -> Iterator[_Hypothesis]:
     yield one.run(_log_softmax(np.exp(_log_softmax(one.logits))))
 
 
-def _end_state(one: _Sequence) -> Iterator[_Guess]:
+def _end_state(one: _PaddedSequence) -> Iterator[_Hypothesis]:
     yield one.run(ends=(-1,))
     if one.count:
         yield one.run(ends=(-2,))
@@ -166,17 +166,17 @@ def _end_state(one: _Sequence) -> Iterator[_Guess]:
         yield one.run()
 
 
-def _start_state(one: _Sequence) -> Iterator[_Guess]:
+def _start_state(one: _PaddedSequence) -> Iterator[_Hypothesis]:
     yield one.run(starts=(0,))
     yield one.run(starts=(1,) if one.count else (0,))
 
 
-def _shifted(one: _Sequence) -> Iterator[_Guess]:
+def _shifted(one: _PaddedSequence) -> Iterator[_Hypothesis]:
     for by in (1, -1):
         yield one.run(labels=(one.labels[: one.count] + by) % one.logits.shape[1])
 
 
-def _padding(one: _Sequence) -> Iterator[_Guess]:
+def _padding(one: _PaddedSequence) -> Iterator[_Hypothesis]:
     # Outside of the lengths may stand what no softmax takes.
     logits = np.nan_to_num(one.logits, nan=0.0, posinf=0.0, neginf=-np.inf)
     whole = replace(one, logits=logits)
@@ -185,14 +185,14 @@ def _padding(one: _Sequence) -> Iterator[_Guess]:
         whole.run(labels=one.labels),
         whole.run(frames=len(logits), labels=one.labels),
     ):
-        yield _Guess(changed.loss, changed.gradients[:2])
+        yield _Hypothesis(changed.loss, changed.gradients[:2])
     right = one.run()
     unmasked = right.gradients[0].copy()
     unmasked[one.frames :] = np.exp(_log_softmax(logits))[one.frames :]
-    yield _Guess(right.loss, (unmasked,))
+    yield _Hypothesis(right.loss, (unmasked,))
 
 
-def _of_log_probs(one: _Sequence) -> Iterator[_Guess]:
+def _of_log_probs(one: _PaddedSequence) -> Iterator[_Hypothesis]:
     right = one.run()
     if not np.isfinite(right.loss):
         yield right
@@ -200,12 +200,12 @@ def _of_log_probs(one: _Sequence) -> Iterator[_Guess]:
     minus_occupancy = right.gradients[2]
     with np.errstate(divide="ignore", invalid="ignore"):
         of_probs = minus_occupancy / np.exp(_log_softmax(one.logits))
-    yield _Guess(right.loss, (minus_occupancy, np.where(minus_occupancy == 0, 0.0, of_probs)))
+    yield _Hypothesis(right.loss, (minus_occupancy, np.where(minus_occupancy == 0, 0.0, of_probs)))
 
 
-def _minus(one: _Sequence) -> Iterator[_Guess]:
+def _minus(one: _PaddedSequence) -> Iterator[_Hypothesis]:
     right = one.run()
-    yield _Guess(right.loss, (-right.gradients[0],))
+    yield _Hypothesis(right.loss, (-right.gradients[0],))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,7 @@ class Mistake:
         For programs.
     sentence : str
         For people: what is likely wrong, and what would be right.
-    guesses : callable or None
+    hypotheses : callable or None
         What it gives for a sequence: always the same number of ways to make it. None if it is told
         by a pattern.
     in_loss : bool
@@ -227,7 +227,7 @@ class Mistake:
 
     name: str
     sentence: str
-    guesses: Callable[[_Sequence], Iterator[_Guess]] | None = None
+    hypotheses: Callable[[_PaddedSequence], Iterator[_Hypothesis]] | None = None
     in_loss: bool = True
 
 
@@ -235,67 +235,67 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         name="blank-at-wrong-end",
         sentence="The blank is taken to be at the other end of the classes; `blank` says where.",
-        guesses=_wrong_blank,
+        hypotheses=_wrong_blank,
     ),
     Mistake(
         name="repeat-transition-allowed",
         sentence="Equal labels are let follow one another directly: a skip over the blank is only "
         "for labels that differ.",
-        guesses=_repeat_allowed,
+        hypotheses=_repeat_allowed,
     ),
     Mistake(
         name="skip-missing",
         sentence="Different labels are not let follow one another directly: the skip over the "
         "blank between them is missing.",
-        guesses=_no_skip,
+        hypotheses=_no_skip,
     ),
     Mistake(
         name="softmax-missing",
         sentence="The logits are used as if they were probabilities or their logarithms: the "
         "softmax is missing.",
-        guesses=_no_softmax,
+        hypotheses=_no_softmax,
     ),
     Mistake(
         name="softmax-twice",
         sentence="The softmax is applied twice: what goes in are logits, not probabilities.",
-        guesses=_two_softmaxes,
+        hypotheses=_two_softmaxes,
     ),
     Mistake(
         name="alpha-end-states",
         sentence="Only one of the two end states counts: paths may end in the last label or in the "
         "blank after it.",
-        guesses=_end_state,
+        hypotheses=_end_state,
     ),
     Mistake(
         name="alpha-start-states",
         sentence="Only one of the two start states counts: paths may begin with the blank or with "
         "the first label.",
-        guesses=_start_state,
+        hypotheses=_start_state,
     ),
     Mistake(
         name="one-hot-shifted",
         sentence="The labels are off by one class: the one-hot rows are shifted, or classes are "
         "counted from 1.",
-        guesses=_shifted,
+        hypotheses=_shifted,
     ),
     Mistake(
         name="padding-not-masked",
         sentence="What stands past a length is used: mask frames from `logit_lengths` on, labels "
         "from `label_lengths` on, and the gradient there is 0.",
-        guesses=_padding,
+        hypotheses=_padding,
         in_loss=False,
     ),
     Mistake(
         name="gradient-of-log-probabilities",
         sentence="The gradient is with respect to the (log-)probabilities: that with respect to "
         "the logits is the softmax minus the occupancy.",
-        guesses=_of_log_probs,
+        hypotheses=_of_log_probs,
         in_loss=False,
     ),
     Mistake(
         name="gradient-sign",
         sentence="The gradient has the opposite sign: it is that of the log-likelihood.",
-        guesses=_minus,
+        hypotheses=_minus,
         in_loss=False,
     ),
     Mistake(
@@ -338,9 +338,9 @@ def diagnose(fixture: Fixture, answer: Answer, dtype: str) -> Mistake | None:
     partly = None
     for mistake in MISTAKES:
         where = wrong if mistake.in_loss else (wrong | slope_wrong) & feasible
-        if mistake.guesses is None or not where.any():
+        if mistake.hypotheses is None or not where.any():
             continue
-        loss_fits, gradient_fits = _fits(fixture, answer, mistake.guesses, dtype)
+        loss_fits, gradient_fits = _fits(fixture, answer, mistake.hypotheses, dtype)
         if loss_fits and gradient_fits:
             return mistake
         if loss_fits and wrong.any():
@@ -365,7 +365,7 @@ def _by_pattern(
 def _fits(
     fixture: Fixture,
     answer: Answer,
-    guesses: Callable[[_Sequence], Iterator[_Guess]],
+    hypotheses: Callable[[_PaddedSequence], Iterator[_Hypothesis]],
     dtype: str,
 ) -> tuple[bool, bool]:
     """Return whether some one way to make the mistake gives all losses, and all gradients too."""
@@ -373,7 +373,7 @@ def _fits(
     loss_fits: list[bool] = []
     gradient_fits: list[NDArray[np.bool_]] = []
     for n in range(fixture.shape[0]):
-        one = _Sequence(
+        one = _PaddedSequence(
             np.asarray(fixture.arrays["logits"][n], dtype=np.float64),
             np.asarray(fixture.arrays["labels"][n], dtype=np.int64),
             int(fixture.arrays["logit_lengths"][n]),
@@ -381,23 +381,25 @@ def _fits(
             fixture.blank,
         )
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            here = list(guesses(one))
+            here = list(hypotheses(one))
         loss_fits = loss_fits or [True] * len(here)
         gradient_fits = gradient_fits or [np.ones(3, dtype=np.bool_) for _ in here]
-        for i, guess in enumerate(here):
-            allowed = 10 * float(tolerance.loss(np.array([guess.loss]), np.array([one.frames]))[0])
+        for i, hypothesis in enumerate(here):
+            allowed = 10 * float(
+                tolerance.loss(np.array([hypothesis.loss]), np.array([one.frames]))[0]
+            )
             got = float(answer["loss"][n])
             # The mistake may also be in what nothing depends on: a loss that stays right is no
             # evidence against it, and the gradient decides.
-            loss_fits[i] &= got == guess.loss or abs(got - guess.loss) <= allowed
+            loss_fits[i] &= got == hypothesis.loss or abs(got - hypothesis.loss) <= allowed
             if "gradient" in answer:
                 fitting = np.zeros(3, dtype=np.bool_)
                 for j in range(3):
-                    slope = guess.gradients[min(j, len(guess.gradients) - 1)]
+                    slope = hypothesis.gradients[min(j, len(hypothesis.gradients) - 1)]
                     with np.errstate(invalid="ignore"):
                         off = ~(np.abs(answer["gradient"][n] - slope) <= 10 * tolerance.grad)
                     # log-zero is another mistake: an infeasible sequence may have any gradient
-                    fitting[j] = not off.any() or not np.isfinite(guess.loss)
+                    fitting[j] = not off.any() or not np.isfinite(hypothesis.loss)
                 gradient_fits[i] &= fitting
     both = any(a and b.any() for a, b in zip(loss_fits, gradient_fits, strict=True))
     return any(loss_fits), both

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ctcx._diagnosis.best_path import best_path
-from ctcx._diagnosis.divergence import first_parting
+from ctcx._diagnosis.divergence import first_divergence
 from ctcx._diagnosis.mistakes import diagnose
 from ctcx._errors import CTCInputError
 from ctcx._reference.lattice import solve
@@ -15,19 +15,19 @@ from ctcx.fixtures._text import JSON, array_text
 
 if TYPE_CHECKING:
     from ctcx._diagnosis.answer import Answer
-    from ctcx._diagnosis.divergence import Parting
+    from ctcx._diagnosis.divergence import Divergence
     from ctcx._diagnosis.mistakes import Mistake
     from ctcx._reference.lattice import Lattice
     from ctcx.fixtures._fixture import Fixture
 
-__all__ = ["View", "as_json", "look"]
+__all__ = ["SequenceInspection", "as_json", "inspect_sequence"]
 
 _FORMAT = 1
 _ARRAYS = ("log_softmax", "softmax", "alpha", "beta", "occupancy", "gradient")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class View:
+class SequenceInspection:
     """One sequence of a fixture from inside.
 
     Attributes
@@ -44,7 +44,7 @@ class View:
         Whose tolerances hold for `answer`.
     answer : Answer or None
         What another implementation says about the whole fixture.
-    parting : Parting or None
+    divergence : Divergence or None
         Where that first goes wrong in this sequence.
     mistake : Mistake or None
         What it probably does.
@@ -56,11 +56,13 @@ class View:
     best_path: list[int]
     dtype: str
     answer: Answer | None = None
-    parting: Parting | None = None
+    divergence: Divergence | None = None
     mistake: Mistake | None = None
 
 
-def look(fixture: Fixture, sequence: int | None, dtype: str, answer: Answer | None = None) -> View:
+def inspect_sequence(
+    fixture: Fixture, sequence: int | None, dtype: str, answer: Answer | None = None
+) -> SequenceInspection:
     """Return what there is to see.
 
     Parameters
@@ -85,25 +87,25 @@ def look(fixture: Fixture, sequence: int | None, dtype: str, answer: Answer | No
         raise CTCInputError(msg, argument="sequence", value=sequence)
     found = {}
     if answer is not None:
-        found = {n: first_parting(fixture, answer, n, dtype) for n in range(count)}
+        found = {n: first_divergence(fixture, answer, n, dtype) for n in range(count)}
     if sequence is None:
-        sequence = next((n for n, parting in found.items() if parting), 0)
+        sequence = next((n for n, divergence in found.items() if divergence), 0)
     lattice = solve(fixture.problem(sequence))
-    return View(
+    return SequenceInspection(
         fixture=fixture,
         sequence=sequence,
         lattice=lattice,
         best_path=best_path(lattice),
         dtype=dtype,
         answer=answer,
-        parting=found.get(sequence),
+        divergence=found.get(sequence),
         mistake=None if answer is None else diagnose(fixture, answer, dtype),
     )
 
 
-def as_json(view: View) -> str:
+def as_json(view: SequenceInspection) -> str:
     """Return the view as JSON text; infinities are strings."""
-    lattice, parting = view.lattice, view.parting
+    lattice, divergence = view.lattice, view.divergence
     facts = {
         "format": "ctcx-trace",
         "version": _FORMAT,
@@ -120,16 +122,16 @@ def as_json(view: View) -> str:
     if view.answer is not None:
         facts["against"] = {
             "dtype": view.dtype,
-            "right": parting is None,
-            "parting": None
-            if parting is None
+            "right": divergence is None,
+            "divergence": None
+            if divergence is None
             else {
-                "quantity": parting.quantity,
-                "frame": parting.frame,
-                "column": parting.column,
-                "got": _plain(parting.got),
-                "expected": _plain(parting.expected),
-                "count": parting.count,
+                "quantity": divergence.quantity,
+                "frame": divergence.frame,
+                "column": divergence.column,
+                "got": _plain(divergence.got),
+                "expected": _plain(divergence.expected),
+                "count": divergence.count,
             },
             "mistake": None if view.mistake is None else view.mistake.name,
             "sentence": None if view.mistake is None else view.mistake.sentence,

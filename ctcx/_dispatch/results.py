@@ -16,7 +16,7 @@ from ctcx._errors import KernelError, printable
 from ctcx._plugins.fields import HALF_DTYPES
 
 if TYPE_CHECKING:
-    from ctcx._arrays.facts import Facts
+    from ctcx._arrays.facts import ArrayFacts
     from ctcx._dispatch.decision import Decision
     from ctcx._plugins.backend import Problem
     from ctcx._typing import Array
@@ -61,7 +61,7 @@ def check_form(result: Any, logits: Array, decision: Decision) -> None:
         _check_array("loss", loss, logits.shape[:1], dtype, decision)
 
 
-def are_losses(loss: Array, facts: Facts) -> bool:
+def are_losses(loss: Array, facts: ArrayFacts) -> bool:
     """Whether no loss (N,) is NaN or negative."""
     host = on_host(loss, facts)
     if host is None:
@@ -71,7 +71,7 @@ def are_losses(loss: Array, facts: Facts) -> bool:
     return bool(np.minimum.reduce(host) >= 0)  # NaN wins every minimum
 
 
-def on_host(loss: Array, facts: Facts) -> Any:
+def on_host(loss: Array, facts: ArrayFacts) -> Any:
     """Losses that lie in the host's memory as a NumPy array; None for others."""
     known = facts.namespace in ("numpy", "torch", "jax.numpy")
     if known and facts.device.startswith("cpu") and not facts.form & UNREADABLE:
@@ -79,7 +79,7 @@ def on_host(loss: Array, facts: Facts) -> Any:
     return None
 
 
-def losses_fault(loss: Array, facts: Facts, decision: Decision) -> KernelError:
+def losses_fault(loss: Array, facts: ArrayFacts, decision: Decision) -> KernelError:
     """What to raise for losses that are none, though the input has passed all checks."""
     bad = ~(loss >= 0)
     n = int(facts.xp.argmax(facts.xp.astype(bad, facts.xp.int32)))

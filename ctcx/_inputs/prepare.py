@@ -12,7 +12,7 @@ import array_api_compat
 import numpy as np
 
 from ctcx._arrays.facts import (
-    Facts,
+    ArrayFacts,
     any_traced,
     describe,
     device_name,
@@ -42,12 +42,12 @@ from ctcx._inputs.labels import from_lists, resolve_blank
 if TYPE_CHECKING:
     from ctcx._typing import Array
 
-__all__ = ["FLOATING", "Prepared", "prepare", "rebind"]
+__all__ = ["FLOATING", "KernelInputs", "prepare", "rebind"]
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 
-class Prepared(NamedTuple):
+class KernelInputs(NamedTuple):
     """A call's arrays in the form that kernels get, and what else is known about them.
 
     Attributes
@@ -72,7 +72,7 @@ class Prepared(NamedTuple):
     logit_lengths: Array
     label_lengths: Array
     blank: int
-    facts: Facts
+    facts: ArrayFacts
     single: bool
     full_frames: bool
     full_labels: bool
@@ -89,7 +89,7 @@ def prepare(
     blank: int,
     *,
     time_major: bool,
-) -> Prepared:
+) -> KernelInputs:
     """Check what can be checked without values, and bring arrays into the kernels' form.
 
     Raises
@@ -110,7 +110,7 @@ def _prepare_any(
     blank: int,
     *,
     time_major: bool,
-) -> Prepared:
+) -> KernelInputs:
     """Do so for whatever a caller passes."""
     logits = plain("logits", logits)
     facts = _check_logits(logits)
@@ -157,7 +157,7 @@ def _prepare_any(
     integers = (uploaded_labels, uploaded_logit_lengths, uploaded_label_lengths)
     if facts.namespace != "torch" and any_traced(*integers):
         facts = facts._replace(traced=True)
-    return Prepared(
+    return KernelInputs(
         logits,
         uploaded_labels,
         uploaded_logit_lengths,
@@ -181,7 +181,7 @@ def _prepare_plain(
     blank: Any,
     *,
     time_major: bool,
-) -> Prepared | None:
+) -> KernelInputs | None:
     """Prepare at once what training loops pass: a batch of arrays that need no conversion.
 
     They are NumPy's own, or PyTorch's plain tensors. None for all else, right or wrong: the general
@@ -210,7 +210,7 @@ def _prepare_plain(
     if every_label:
         label_lengths = xp.full((count,), labels.shape[1], dtype=xp.int64, device=device)
     on_host = facts.namespace == "numpy"
-    return Prepared(
+    return KernelInputs(
         logits,
         labels,
         logit_lengths,
@@ -226,7 +226,7 @@ def _prepare_plain(
     )
 
 
-def _plain_facts(logits: Any, *integers: Any) -> Facts | None:
+def _plain_facts(logits: Any, *integers: Any) -> ArrayFacts | None:
     """Facts about logits, if kernels can have them and the other arrays as they are."""
     kind = type(logits)
     is_tensor = kind is getattr(sys.modules.get("torch"), "Tensor", None)
@@ -253,8 +253,8 @@ _INTEGERS = ("labels", "logit_lengths", "label_lengths")
 
 
 def rebind(
-    prepared: Prepared, logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array
-) -> Prepared:
+    prepared: KernelInputs, logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array
+) -> KernelInputs:
     """Put other arrays in the place of those of a call: what a tracer stood for, or more sequences.
 
     The dtypes and all sizes but the number of sequences must be the same.
@@ -270,11 +270,11 @@ def rebind(
     host = (prepared.host_labels, prepared.host_logit_lengths, prepared.host_label_lengths)
     if any(h is not None and h.shape[0] != logits.shape[0] for h in host):
         host = (None, None, None)
-    return Prepared(*arrays, *prepared[4:5], facts, *prepared[6:9], *host)
+    return KernelInputs(*arrays, *prepared[4:5], facts, *prepared[6:9], *host)
 
 
 def _plain_tensors(
-    facts: Facts, logits: Any, labels: Any, logit_lengths: Any, label_lengths: Any
+    facts: ArrayFacts, logits: Any, labels: Any, logit_lengths: Any, label_lengths: Any
 ) -> tuple[Any, ...]:
     """Add the forms of labels and lengths to the facts of logits of PyTorch.
 
@@ -300,7 +300,7 @@ def _plain_tensors(
     return facts, *arrays
 
 
-def _check_logits(logits: Any) -> Facts:
+def _check_logits(logits: Any) -> ArrayFacts:
     if not is_array(logits):
         msg = (
             f"logits must be an array of NumPy, CuPy, PyTorch, JAX or another library of the array "
@@ -344,7 +344,7 @@ def _labels_as_array(labels: Any, *, single: bool) -> tuple[Any, Any]:
 
 
 def _check_labels(
-    labels: Any, logits: Array, facts: Facts, *, single: bool, time_major: bool
+    labels: Any, logits: Array, facts: ArrayFacts, *, single: bool, time_major: bool
 ) -> Any:
     if not _is_at_home(labels, facts):
         check_integer_dtype("labels", labels)
@@ -368,7 +368,9 @@ def _check_labels(
     return labels[None, :] if single else labels
 
 
-def _check_lengths(argument: str, given: Any, logits: Array, facts: Facts, *, single: bool) -> Any:
+def _check_lengths(
+    argument: str, given: Any, logits: Array, facts: ArrayFacts, *, single: bool
+) -> Any:
     if _is_at_home(given, facts) and given.shape == logits.shape[:1]:
         return given
     if not is_array(given):
@@ -399,7 +401,7 @@ def _check_own_lengths(own: Any, lengths: Any, longest: int) -> None:
         raise CTCInputError(msg, argument="label_lengths", sequence=sequence, value=length)
 
 
-def _is_at_home(array: Any, facts: Facts) -> bool:
+def _is_at_home(array: Any, facts: ArrayFacts) -> bool:
     """Whether it is of a dtype and where the kernels get it, so that no check is needed.
 
     Asked first, since in a training loop it is so each time, and each check costs microseconds.
@@ -415,7 +417,7 @@ def _is_at_home(array: Any, facts: Facts) -> bool:
     )
 
 
-def _check_home(argument: str, array: Any, facts: Facts) -> None:
+def _check_home(argument: str, array: Any, facts: ArrayFacts) -> None:
     """Host data goes along with any library; anything else must live where the logits live."""
     if is_numpy(array):
         return
@@ -439,7 +441,7 @@ def _host(array: Any) -> Any:
     return array if is_numpy(array) else None
 
 
-def _upload(array: Any, facts: Facts, dtype: Any, device: Any) -> Array:
+def _upload(array: Any, facts: ArrayFacts, dtype: Any, device: Any) -> Array:
     """To the library and device of the logits; one transfer at most.
 
     int32 and int64 of the library stay as they are; all else becomes its index dtype.

@@ -16,13 +16,13 @@ from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import to_lists
 
 if TYPE_CHECKING:
-    from ctcx._inputs.prepare import Prepared
+    from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array, ArrayModule
 
 __all__ = ["check_values", "locate"]
 
 
-def check_values(call: Prepared, *, time_major: bool = False) -> None:
+def check_values(call: KernelInputs, *, time_major: bool = False) -> None:
     """Raise what is wrong with the values, if anything is.
 
     Raises
@@ -45,7 +45,7 @@ def check_values(call: Prepared, *, time_major: bool = False) -> None:
         _raise(call, time_major=time_major)
 
 
-def _best_copies(call: Prepared) -> tuple[Any, Any, Any]:
+def _best_copies(call: KernelInputs) -> tuple[Any, Any, Any]:
     """Labels and lengths on the host if every one is known there, else on the device."""
     count, frames, _ = call.logits.shape
     logit_lengths, label_lengths = call.host_logit_lengths, call.host_label_lengths
@@ -83,7 +83,7 @@ def _small_ok(
     return xp.all((fine | unused) & lengths_ok[:, None])
 
 
-def _logits_ok(call: Prepared) -> Array:
+def _logits_ok(call: KernelInputs) -> Array:
     """Whether no logit inside a sequence is NaN or +inf, as a 0-d boolean array.
 
     A maximum finds both, as NaN wins every maximum.
@@ -105,13 +105,13 @@ def _logits_ok(call: Prepared) -> Array:
     return xp.all((xp.max(logits, axis=2) < limit) | outside)
 
 
-def _raise(call: Prepared, *, time_major: bool) -> None:
+def _raise(call: KernelInputs, *, time_major: bool) -> None:
     locate(call, time_major=time_major)
     msg = "the values of logits, labels or lengths are wrong in a way that could not be located"
     raise CTCInputError(msg, argument="logits")
 
 
-def locate(call: Prepared, *, time_major: bool) -> None:
+def locate(call: KernelInputs, *, time_major: bool) -> None:
     """Find the first value that is wrong and raise it; return if there is none.
 
     Raises
@@ -164,7 +164,7 @@ def _check_label(label: int, sequence: int, position: int, classes: int, blank: 
     )
 
 
-def _report_logits(call: Prepared, logit_lengths: list[int], *, time_major: bool) -> None:
+def _report_logits(call: KernelInputs, logit_lengths: list[int], *, time_major: bool) -> None:
     xp = call.facts.xp
     bad = xp.isnan(call.logits) | (call.logits == float("inf"))
     for sequence, length in enumerate(logit_lengths):

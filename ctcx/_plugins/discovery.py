@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ctcx._environment import split_names
 from ctcx._errors import one_line, printable
 from ctcx._isolation import attempt_at_once
-from ctcx._plugins.loader import Draft, Source, load, settle
+from ctcx._plugins.loader import PluginEntry, PluginState, load, settle
 from ctcx._plugins.reporting import strict
 from ctcx._version import __version__
 
@@ -36,7 +36,7 @@ class Found(NamedTuple):
         ``{distribution: reason}`` of other packages whose metadata can't be read.
     """
 
-    drafts: list[Draft]
+    drafts: list[PluginState]
     unreadable: dict[str, str]
 
 
@@ -45,10 +45,10 @@ def load_plugins() -> Found:
     strict()  # a variable with a senseless value is found before any plugin is imported
     blocked = {_normal(name) for name in split_names(os.environ.get(DISABLE, ""))}
     installed = _Installed()
-    drafts = [load(Source("ctcx", "ctcx", __version__, _load_builtin), [])]
+    drafts = [load(PluginEntry("ctcx", "ctcx", __version__, _load_builtin), [])]
     for source in sorted(installed.sources, key=lambda each: (each.name, each.distribution)):
         if blocked & {_normal(source.name), _normal(source.distribution), "all"}:
-            drafts.append(Draft(source, status="blocked", reason=f"blocked by {DISABLE}"))
+            drafts.append(PluginState(source, status="blocked", reason=f"blocked by {DISABLE}"))
         else:
             drafts.append(load(source, drafts))
     for kind in ("backends", "namespaces"):
@@ -69,7 +69,7 @@ class _Installed:
     """
 
     def __init__(self) -> None:
-        self.sources: list[Source] = []
+        self.sources: list[PluginEntry] = []
         self.unreadable: dict[str, str] = {}
         seen: set[str | None] = {None}
         for distribution in self._distributions():
@@ -111,7 +111,7 @@ class _Installed:
             self.unreadable[_about(distribution)[0]] = one_line(failed)
 
     def _add(self, distribution: metadata.Distribution, name: str, load: Any) -> None:
-        self.sources.append(Source(name, *_about(distribution), load))
+        self.sources.append(PluginEntry(name, *_about(distribution), load))
 
 
 def _find(finder: object, context: object) -> Iterator[metadata.Distribution]:
@@ -147,9 +147,9 @@ def _load_builtin() -> object:
     return builtin
 
 
-def _drop_duplicates(drafts: Sequence[Draft], kind: str) -> None:
+def _drop_duplicates(drafts: Sequence[PluginState], kind: str) -> None:
     """Leave out what is registered twice: the built-in one wins, between others nobody does."""
-    owners: dict[str, list[Draft]] = defaultdict(list)
+    owners: dict[str, list[PluginState]] = defaultdict(list)
     for draft in drafts:
         for descriptor in getattr(draft, kind):
             owners[descriptor.name].append(draft)

@@ -22,7 +22,7 @@ from ctcx._plugins import hookspecs
 from ctcx._plugins.backend import API_VERSION, Backend
 from ctcx._plugins.fields import check_name
 from ctcx._plugins.namespace import Namespace
-from ctcx._plugins.records import LeftOut
+from ctcx._plugins.records import SkippedDescriptor
 from ctcx._plugins.targets import check_target
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ctcx._plugins.records import PluginStatus
 
-__all__ = ["Draft", "Source", "ask", "at_most", "load", "settle"]
+__all__ = ["PluginEntry", "PluginState", "ask", "at_most", "load", "settle"]
 
 # Their code raises where a plugin describes something that can't be.
 _DESCRIPTORS = frozenset(of.__module__ for of in (Backend, Namespace, check_name, check_target))
@@ -41,7 +41,7 @@ _UNKNOWN_FIELD = re.compile(r"(Backend|Namespace)\.__init__\(\) got an unexpecte
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PluginEntry:
     """An entry point that has not been imported yet."""
 
     name: str
@@ -56,10 +56,10 @@ class Source:
 
 
 @dataclass(slots=True)
-class Draft:
+class PluginState:
     """What is known of one plugin while all of them are being loaded."""
 
-    source: Source
+    source: PluginEntry
     status: PluginStatus = "active"
     reason: str = ""
     error: BaseException | None = None
@@ -67,12 +67,12 @@ class Draft:
     manager: pluggy.PluginManager | None = None
     backends: list[Backend] = field(default_factory=list)
     namespaces: list[Namespace] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[SkippedDescriptor] = field(default_factory=list)
 
     def leave_out(self, descriptor: Backend | Namespace, status: PluginStatus, reason: str) -> None:
         """Remember that one descriptor can't be used, and why; the plugin's others stay."""
         self.left_out.append(
-            LeftOut(
+            SkippedDescriptor(
                 plugin=self.source.name,
                 distribution=self.source.distribution,
                 version=self.source.version,
@@ -96,12 +96,12 @@ class _RuleError(Exception):
     """The plugin breaks a rule; the message says which."""
 
 
-def load(source: Source, loaded: Sequence[Draft]) -> Draft:
+def load(source: PluginEntry, loaded: Sequence[PluginState]) -> PluginState:
     """Import and register one plugin and collect its descriptors; it raises nothing of a plugin's.
 
     ``loaded`` are those that came before.
     """
-    draft = Draft(source)
+    draft = PluginState(source)
     _, error = attempt(_register, draft, loaded)
     if error is not None:
         draft.error = None if isinstance(error, _RuleError) else error
@@ -111,7 +111,7 @@ def load(source: Source, loaded: Sequence[Draft]) -> Draft:
     return draft
 
 
-def settle(draft: Draft) -> None:
+def settle(draft: PluginState) -> None:
     """Decide the status of a plugin some of whose descriptors had to be left out."""
     if not draft.left_out:
         return
@@ -122,7 +122,7 @@ def settle(draft: Draft) -> None:
         draft.status = draft.left_out[0].status
 
 
-def ask(draft: Draft, hook: str) -> Any:
+def ask(draft: PluginState, hook: str) -> Any:
     """Call one hook of a plugin; None if it doesn't implement it.
 
     Raises
@@ -150,7 +150,7 @@ def at_most(things: Iterable[Any]) -> list[Any]:
     return found
 
 
-def _register(draft: Draft, loaded: Sequence[Draft]) -> None:
+def _register(draft: PluginState, loaded: Sequence[PluginState]) -> None:
     draft.plugin = draft.source.load()
     for other in loaded:
         if other.plugin is draft.plugin and other.manager is not None:
@@ -191,7 +191,7 @@ def _form(plugin: object) -> str:
     return "module" if isinstance(plugin, ModuleType) else "object"
 
 
-def _collect(draft: Draft, hook: str, kind: type) -> list[Any]:
+def _collect(draft: PluginState, hook: str, kind: type) -> list[Any]:
     """Descriptors that one hook returns, those for another plugin API left out."""
     assert draft.manager is not None  # noqa: S101 - it has been registered
     callers = draft.manager.get_hookcallers(draft.plugin) or []
@@ -218,7 +218,7 @@ def _collect(draft: Draft, hook: str, kind: type) -> list[Any]:
     return kept
 
 
-def _incompatible(api: tuple[int, int], source: Source) -> str | None:
+def _incompatible(api: tuple[int, int], source: PluginEntry) -> str | None:
     """Why a descriptor of this plugin API version can't be used; None if it can."""
     theirs, host = (".".join(map(str, version)) for version in (api, API_VERSION))
     written = f"it is written for plugin API {theirs} and this ctcx has {host}: "

@@ -9,7 +9,13 @@ if TYPE_CHECKING:
     from ctcx._plugins.backend import Backend
     from ctcx._plugins.namespace import Namespace
 
-__all__ = ["LeftOut", "PluginRecord", "PluginStatus", "RegisteredBackend", "RegisteredNamespace"]
+__all__ = [
+    "PluginRecord",
+    "PluginStatus",
+    "RegisteredBackend",
+    "RegisteredNamespace",
+    "SkippedDescriptor",
+]
 
 PluginStatus: TypeAlias = Literal["active", "blocked", "failed", "incompatible", "invalid"]
 """active: in use. blocked: by ``CTCX_DISABLE_PLUGINS``, never imported. failed: its code raised.
@@ -65,7 +71,7 @@ class RegisteredNamespace(_FromPlugin):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LeftOut(_FromPlugin):
+class SkippedDescriptor(_FromPlugin):
     """A backend or namespace that was registered and can't be used, while its plugin may be."""
 
     kind: Literal["backend", "namespace"]

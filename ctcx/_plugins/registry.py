@@ -18,14 +18,14 @@ from ctcx._errors import PluginError, one_line, printable, shown
 from ctcx._isolation import attempt, attempt_at_once
 from ctcx._plugins.case import Case
 from ctcx._plugins.discovery import DISABLE, Found, load_plugins
-from ctcx._plugins.loader import Draft, Source, ask, at_most
+from ctcx._plugins.loader import PluginEntry, PluginState, ask, at_most
 from ctcx._plugins.lower_bound import LowerBound
 from ctcx._plugins.records import (
-    LeftOut,
     PluginRecord,
     PluginStatus,
     RegisteredBackend,
     RegisteredNamespace,
+    SkippedDescriptor,
 )
 from ctcx._plugins.reporting import report, strict, warn
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DISABLE",
-    "LeftOut",
     "PluginRecord",
     "PluginStatus",
     "RegisteredBackend",
     "RegisteredNamespace",
     "Registry",
+    "SkippedDescriptor",
     "registry",
     "reload",
 ]
@@ -58,7 +58,7 @@ class Registry:
         By name.
     plugins : tuple of PluginRecord
         Every entry point, the built-in one first, with what became of it.
-    left_out : tuple of LeftOut
+    left_out : tuple of SkippedDescriptor
         Backends and namespaces that were registered and can't be used.
     unreadable : mapping of str to str
         Why the metadata of other distributions could not be read: if they have plugins, they aren't
@@ -194,7 +194,7 @@ class Registry:
 
     def _ask_all(
         self, hook: str, read: Callable[[Any], list[Any]]
-    ) -> Iterator[tuple[Draft, list[Any]]]:
+    ) -> Iterator[tuple[PluginState, list[Any]]]:
         """What ``read`` makes of the answers of those plugins that implement a hook."""
         for draft in self._active:
             answer, error = attempt(_answer, draft, hook, read)
@@ -204,7 +204,7 @@ class Registry:
                 yield draft, answer
 
     def _report_hook(
-        self, draft: Draft, hook: str, what: str, error: BaseException | None = None
+        self, draft: PluginState, hook: str, what: str, error: BaseException | None = None
     ) -> None:
         message = f"{_title(draft.source)}: its {hook}() {what}.{_silence(draft.source)}"
         self._report((draft.source.provenance, draft.source.name, hook), message, error)
@@ -215,7 +215,7 @@ class Registry:
             report(message, error)
 
 
-def _answer(draft: Draft, hook: str, read: Callable[[Any], list[Any]]) -> list[Any] | None:
+def _answer(draft: PluginState, hook: str, read: Callable[[Any], list[Any]]) -> list[Any] | None:
     answer = ask(draft, hook)
     return None if answer is None else read(answer)
 
@@ -281,7 +281,7 @@ def _load(*, fresh: bool) -> Registry:
     return loaded
 
 
-def _record(draft: Draft) -> PluginRecord:
+def _record(draft: PluginState) -> PluginRecord:
     return PluginRecord(
         name=draft.source.name,
         distribution=draft.source.distribution,
@@ -294,7 +294,7 @@ def _record(draft: Draft) -> PluginRecord:
     )
 
 
-def _origin(draft: Draft) -> dict[str, str]:
+def _origin(draft: PluginState) -> dict[str, str]:
     source = draft.source
     return {
         "plugin": source.name,
@@ -303,15 +303,15 @@ def _origin(draft: Draft) -> dict[str, str]:
     }
 
 
-def _complaint(draft: Draft) -> str:
+def _complaint(draft: PluginState) -> str:
     what = "is used only in part" if draft.status == "active" else f"is left out ({draft.status})"
     return f"{_title(draft.source)} {what}: {draft.reason}.{_silence(draft.source)}"
 
 
-def _title(source: Source) -> str:
+def _title(source: PluginEntry) -> str:
     return f"ctcx plugin {source.name!r} of {source.provenance}"
 
 
-def _silence(source: Source | str) -> str:
+def _silence(source: PluginEntry | str) -> str:
     name = source if isinstance(source, str) else source.name
     return f" Set {DISABLE}={name} to block it and to silence this."

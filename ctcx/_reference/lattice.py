@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Lattice", "Problem", "fewest_frames", "solve", "solve_all"]
+__all__ = ["Lattice", "LatticeInputs", "fewest_frames", "solve", "solve_all"]
 
 _FURTHEST = 1e9
 """A class that is so many nats below the most probable one counts as impossible."""
@@ -31,7 +31,7 @@ _CHUNK = 2_000_000
 """How many cells of lattices are worked on together."""
 
 
-class Problem(NamedTuple):
+class LatticeInputs(NamedTuple):
     """One sequence: logits (T, C), labels, and the blank class."""
 
     logits: NDArray[np.float64]
@@ -88,13 +88,13 @@ def fewest_frames(labels: Sequence[int]) -> int:
     return len(labels) + sum(a == b for a, b in pairwise(labels))
 
 
-def solve(problem: Problem) -> Lattice:
+def solve(problem: LatticeInputs) -> Lattice:
     """Return the lattice of one sequence."""
     (lattice,) = solve_all([problem])
     return lattice
 
 
-def solve_all(problems: Sequence[Problem]) -> Iterator[Lattice]:
+def solve_all(problems: Sequence[LatticeInputs]) -> Iterator[Lattice]:
     """Yield the lattice of each sequence; many are worked on together, with the same result."""
     start = 0
     while start < len(problems):
@@ -124,7 +124,7 @@ class _Scaled(NamedTuple):
         return _Scaled(add_up(scaled(self.m, self.k - top)), top[..., 0])
 
 
-def _solve_together(problems: Sequence[Problem]) -> Iterator[Lattice]:
+def _solve_together(problems: Sequence[LatticeInputs]) -> Iterator[Lattice]:
     frames = np.array([len(problem.logits) for problem in problems])
     counts = np.array([len(problem.labels) for problem in problems])
     classes = max(problem.logits.shape[1] for problem in problems)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LARGEST_LOSS",
-    "Truth",
+    "ReferenceAnswer",
     "enumerate_paths",
     "reference",
     "round_to_dtype",
@@ -46,7 +46,7 @@ _CELLS = 1 << 21
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Truth:
+class ReferenceAnswer:
     """The right answer to a batch, in double precision.
 
     Attributes
@@ -70,7 +70,7 @@ def enumerate_paths(
     logit_lengths: ArrayLike,
     label_lengths: ArrayLike,
     blank: int,
-) -> Truth:
+) -> ReferenceAnswer:
     """Return loss and gradient by adding up all paths.
 
     Parameters
@@ -86,7 +86,7 @@ def enumerate_paths(
 
     Returns
     -------
-    Truth
+    ReferenceAnswer
 
     Raises
     ------
@@ -105,7 +105,7 @@ def reference(
     blank: int,
     *,
     real: type[np.floating[Any]] = np.float64,
-) -> Truth:
+) -> ReferenceAnswer:
     """Return loss and gradient by the forward-backward recursion.
 
     Parameters
@@ -117,7 +117,7 @@ def reference(
 
     Returns
     -------
-    Truth
+    ReferenceAnswer
         In float64, whatever ``real`` is.
 
     Notes
@@ -137,7 +137,7 @@ def reference(
         loss[rows], grad[rows, :longest] = _recurse(
             some, spellings[rows, :most], frames[rows], counts[rows], blank
         )
-    return Truth(loss=loss, grad=grad, feasible=np.isfinite(loss))
+    return ReferenceAnswer(loss=loss, grad=grad, feasible=np.isfinite(loss))
 
 
 def _together(frames: NDArray[np.int64], counts: NDArray[np.int64]) -> Iterator[NDArray[np.intp]]:
@@ -154,23 +154,23 @@ def _together(frames: NDArray[np.int64], counts: NDArray[np.int64]) -> Iterator[
         yield np.array(waiting)
 
 
-def within_limit(answer: Truth) -> Truth:
+def within_limit(answer: ReferenceAnswer) -> ReferenceAnswer:
     """Return the answer that a backend gives: losses above the limit are +inf, without gradient.
 
     Parameters
     ----------
-    answer : Truth
+    answer : ReferenceAnswer
         Of an oracle.
 
     Returns
     -------
-    Truth
+    ReferenceAnswer
         The same if no finite loss is above :data:`LARGEST_LOSS`.
     """
     over = np.isfinite(answer.loss) & (answer.loss > LARGEST_LOSS)
     if not over.any():
         return answer
-    return Truth(
+    return ReferenceAnswer(
         loss=np.where(over, np.inf, answer.loss),
         grad=np.where(over[:, None, None], 0.0, answer.grad),
         feasible=answer.feasible & ~over,
@@ -218,7 +218,7 @@ def _by_sequence(
     labels: ArrayLike,
     logit_lengths: ArrayLike,
     label_lengths: ArrayLike,
-) -> Truth:
+) -> ReferenceAnswer:
     """Apply ``sequence`` to each sequence of a batch, cut to its lengths."""
     batch = np.asarray(logits, dtype=np.float64)
     spellings = np.asarray(labels, dtype=np.int64)
@@ -231,7 +231,7 @@ def _by_sequence(
     )
     for n, (frames, count) in enumerate(lengths):
         loss[n], grad[n, :frames] = sequence(batch[n, :frames], spellings[n, :count])
-    return Truth(loss=loss, grad=grad, feasible=np.isfinite(loss))
+    return ReferenceAnswer(loss=loss, grad=grad, feasible=np.isfinite(loss))
 
 
 def _log_softmax(logits: NDArray[Any]) -> NDArray[Any]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = ["TOLERANCES", "Tolerance"]
+__all__ = ["PRINTED", "TOLERANCES", "Tolerance"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +38,12 @@ class Tolerance:
     grad_very_long: float
     row_sum: float
 
+    def __str__(self) -> str:
+        loss = f"loss within {self.loss_rel:g} relative"
+        if self.loss_abs:
+            loss += f" plus {self.loss_abs:g} nats a frame (16 frames at least)"
+        return f"{loss}, gradient within {self.grad:g}"
+
     def loss(self, expected: NDArray[np.float64], frames: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the error allowed in each loss, shape (N,)."""
         size = np.where(np.isfinite(expected), np.abs(expected), 0.0)
@@ -61,3 +67,6 @@ TOLERANCES: dict[str, Tolerance] = {
     ),
 }
 """The one table of tolerances, by the dtype of the logits."""
+
+PRINTED = Tolerance(loss_rel=1e-6, loss_abs=0.0, grad=1e-6, grad_very_long=1e-6, row_sum=1e-6)
+"""Beside numbers that were printed with 7 or 8 digits, for a few frames in float32."""

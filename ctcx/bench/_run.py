@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ctcx.bench import plugin
-from ctcx.bench._measure.session import Options, Session
+from ctcx.bench._measure.session import Session, SessionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ __all__ = ["run_suite"]
 
 
 def run_suite(
-    options: Options, json: Path, tell: Callable[[str, int, int], None]
+    options: SessionOptions, json: Path, tell: Callable[[str, int, int], None]
 ) -> tuple[Session, bool]:
     """Measure, and let pytest-benchmark write its JSON; it isn't written if nothing was measured.
 
@@ -70,7 +70,7 @@ def run_suite(
 class _Watcher:
     """Hands the session over, and tells of each test."""
 
-    def __init__(self, options: Options, tell: Callable[[str, int, int], None]) -> None:
+    def __init__(self, options: SessionOptions, tell: Callable[[str, int, int], None]) -> None:
         self._tell = tell
         self._done = 0
         self.session = Session(options, tell=self._line)

@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ctcx.bench._measure.session import Options, Planned, Session, UnknownNameError
+from ctcx.bench._measure.session import (
+    PlannedMeasurement,
+    Session,
+    SessionOptions,
+    UnknownNameError,
+)
 
 if TYPE_CHECKING:
-    from ctcx.bench._measure.schedule import Cell
+    from ctcx.bench._measure.schedule import Measurement
 
 __all__ = [
     "SESSION",
@@ -46,14 +51,14 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "workloads": {"action": "append", "help": "only workloads like this"},
     "baseline": {"help": "whose time the others are divided by"},
     "max_seconds": {"type": float, "help": "begin nothing new after so many seconds"},
-    "patience": {"type": float, "help": "end a contestant that is silent for so many seconds"},
+    "patience": {"type": float, "help": "end an implementation that is silent for so many seconds"},
 }
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add an option ``--ctcx-...`` for each field of :class:`Options`."""
+    """Add an option ``--ctcx-...`` for each field of :class:`SessionOptions`."""
     group = parser.getgroup("ctcx")
-    for one in fields(Options):
+    for one in fields(SessionOptions):
         flag = _SINGULAR.get(one.name, one.name).replace("_", "-")
         group.addoption(f"--ctcx-{flag}", dest=f"ctcx_{one.name}", **_OPTIONS[one.name])
 
@@ -61,7 +66,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def session_of(config: pytest.Config) -> Session:
     """Return the session of this run, made when it is first asked for."""
     if SESSION not in config.stash:
-        given = {one.name: config.getoption(f"ctcx_{one.name}") for one in fields(Options)}
+        given = {one.name: config.getoption(f"ctcx_{one.name}") for one in fields(SessionOptions)}
         asked: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in given.items()
@@ -69,7 +74,7 @@ def session_of(config: pytest.Config) -> Session:
         }
         try:
             config.stash[SESSION] = Session(
-                Options(**asked),
+                SessionOptions(**asked),
                 time_it=not config.getoption("benchmark_disable"),
             )
         except UnknownNameError as error:
@@ -85,7 +90,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def measured(planned: Planned, pytestconfig: pytest.Config) -> Cell:
+def measured(planned: PlannedMeasurement, pytestconfig: pytest.Config) -> Measurement:
     """Return the cell; the first of a workload has all of them measured."""
     return session_of(pytestconfig).measured(planned)
 

@@ -1,4 +1,4 @@
-"""The suite: one benchmark for each contestant and workload.
+"""The suite: one benchmark for each implementation and workload.
 
 The rounds have been measured in other processes, in turns, before pytest-benchmark asks for them;
 they are played back to it through a clock of its own, so that statistics, storage and JSON are
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ctcx.bench._measure.schedule import Cell
-    from ctcx.bench._measure.session import Planned
+    from ctcx.bench._measure.schedule import Measurement
+    from ctcx.bench._measure.session import PlannedMeasurement
 
-__all__ = ["Playback", "test_loss_and_grad"]
+__all__ = ["RecordedClock", "test_loss_and_grad"]
 
 
-class Playback:
+class RecordedClock:
     """A clock that stands still but while :meth:`call` runs, and a call that takes given times."""
 
     def __init__(self) -> None:
@@ -40,11 +40,11 @@ class Playback:
             self._now += self._steps.pop()
 
 
-CLOCK = Playback()
+RECORDED_CLOCK = RecordedClock()
 
 
-@pytest.mark.benchmark(timer=CLOCK)
-def test_loss_and_grad(benchmark: Any, planned: Planned, measured: Cell) -> None:
+@pytest.mark.benchmark(timer=RECORDED_CLOCK)
+def test_loss_and_grad(benchmark: Any, planned: PlannedMeasurement, measured: Measurement) -> None:
     """Loss and gradient, from arrays of the library to arrays of the library."""
     if measured.verdict == "skipped":
         pytest.skip(measured.reason)
@@ -55,9 +55,9 @@ def test_loss_and_grad(benchmark: Any, planned: Planned, measured: Cell) -> None
     benchmark.extra_info.update(
         layout=planned.layout,
         workload=planned.workload.name,
-        contestant=planned.contestant.name,
+        implementation=planned.implementation.name,
         facts=measured.facts,
     )
-    CLOCK.load(measured.durations, measured.iterations)
+    RECORDED_CLOCK.load(measured.durations, measured.iterations)
     rounds = max(1, len(measured.durations))
-    benchmark.pedantic(CLOCK.call, rounds=rounds, iterations=measured.iterations)
+    benchmark.pedantic(RECORDED_CLOCK.call, rounds=rounds, iterations=measured.iterations)

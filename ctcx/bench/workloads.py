@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctcx._plugins.case import Case
-    from ctcx.data.bundled import Fixture
+    from ctcx.data.bundled import BundledBatch
 
-__all__ = ["SWEEPS", "Inputs", "Sweep", "Workload", "random_inputs", "workloads"]
+__all__ = ["SWEEPS", "Sweep", "Workload", "WorkloadBatch", "random_inputs", "workloads"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Inputs:
+class WorkloadBatch:
     """A batch in float32, with the blank counted from 0.
 
     Attributes
@@ -48,7 +48,7 @@ class Inputs:
         np.savez(path, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> Inputs:
+    def load(cls, path: Path) -> WorkloadBatch:
         """Read what :meth:`save` has written."""
         with np.load(path, allow_pickle=False) as stored:
             arrays = {each.name: stored[each.name] for each in fields(cls)}
@@ -76,7 +76,7 @@ class Workload:
     origin : str
         Where it comes from, in a few words.
     make : callable
-        Returns the :class:`Inputs`, the same on every machine.
+        Returns the :class:`WorkloadBatch`, the same on every machine.
     quick : bool
         Whether ``--quick`` measures it.
     sweep : str or None
@@ -87,7 +87,7 @@ class Workload:
 
     name: str
     origin: str
-    make: Callable[[], Inputs]
+    make: Callable[[], WorkloadBatch]
     quick: bool = False
     sweep: str | None = None
     size: int = 0
@@ -194,7 +194,7 @@ def workloads() -> dict[str, Workload]:
     return unique
 
 
-def random_inputs(n: int, t: int, c: int, length: int) -> Inputs:
+def random_inputs(n: int, t: int, c: int, length: int) -> WorkloadBatch:
     """Return logits of scale 2, blank 0, and labels of which no two neighbours are equal."""
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((n, t, c), dtype=np.float32) * 2
@@ -202,7 +202,7 @@ def random_inputs(n: int, t: int, c: int, length: int) -> Inputs:
     for i in range(1, length):
         same = labels[:, i] == labels[:, i - 1]
         labels[same, i] = 1 + labels[same, i] % (c - 1)
-    return Inputs(
+    return WorkloadBatch(
         logits=logits,
         labels=labels,
         logit_lengths=np.full(n, t),
@@ -211,7 +211,7 @@ def random_inputs(n: int, t: int, c: int, length: int) -> Inputs:
     )
 
 
-def _real(name: str, origin: str, load: Callable[[], Fixture]) -> Workload:
+def _real(name: str, origin: str, load: Callable[[], BundledBatch]) -> Workload:
     return Workload(name=name, origin=origin, quick=True, make=lambda: _as_inputs(load()))
 
 
@@ -225,9 +225,9 @@ def _renamed(workload: Workload, name: str) -> Workload:
     return Workload(name=name, origin=workload.origin, quick=workload.quick, make=workload.make)
 
 
-def _as_inputs(given: Any) -> Inputs:
+def _as_inputs(given: Any) -> WorkloadBatch:
     logits = np.ascontiguousarray(given.logits, dtype=np.float32)
-    return Inputs(
+    return WorkloadBatch(
         logits=logits,
         labels=np.ascontiguousarray(given.labels, dtype=np.int64),
         logit_lengths=np.ascontiguousarray(given.logit_lengths, dtype=np.int64),

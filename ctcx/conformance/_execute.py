@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from ctcx.conformance._failures import CheckFailure, NotApplicable
 
 if TYPE_CHECKING:
-    from ctcx.conformance._plan import Planned
+    from ctcx.conformance._plan import PlannedCheck
 
 __all__ = ["Result", "Status", "execute"]
 
@@ -60,12 +60,12 @@ class Result:
         return asdict(self)
 
 
-def execute(item: Planned, expected_failure: str | None = None) -> Result:
+def execute(item: PlannedCheck, expected_failure: str | None = None) -> Result:
     """Run a planned check.
 
     Parameters
     ----------
-    item : Planned
+    item : PlannedCheck
         Check and subject.
     expected_failure : str, optional
         Why it is known to fail. If it passes, that is a failure.
@@ -94,7 +94,7 @@ def execute(item: Planned, expected_failure: str | None = None) -> Result:
     )
 
 
-def _outcome(item: Planned) -> tuple[Status, str]:
+def _outcome(item: PlannedCheck) -> tuple[Status, str]:
     if item.excuse is not None:
         return "skipped", item.excuse
     item.subject.notes.clear()

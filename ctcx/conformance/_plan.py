@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ctcx._plugins.backend import Backend
     from ctcx._plugins.namespace import Namespace
 
-__all__ = ["REQUIRED", "Expectations", "Plan", "Planned", "make_plan"]
+__all__ = ["REQUIRED", "CheckPlan", "Expectations", "PlannedCheck", "make_plan"]
 
 SLOW = "CTCX_TEST_SLOW"
 REQUIRED = "CTCX_TEST_NAMESPACES"
@@ -35,7 +35,7 @@ _EXPECTATION = re.compile(r"(?P<check>\w+)(?:\[(?P<where>[^\]]+)\])?\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlannedCheck:
     """One check to run on one subject.
 
     Attributes
@@ -59,14 +59,14 @@ class Planned:
 
 
 @dataclass(kw_only=True)
-class Plan:
+class CheckPlan:
     """All that one run of the kit is about.
 
     Attributes
     ----------
     backend : str
         Name of the backend under test.
-    items : list of Planned
+    items : list of PlannedCheck
         Checks in order, with the reasons of those that are left out.
     not_run : dict of str to str
         Whole libraries, devices and dtypes that are left out, with the reason.
@@ -75,7 +75,7 @@ class Plan:
     """
 
     backend: str
-    items: list[Planned] = field(default_factory=list)
+    items: list[PlannedCheck] = field(default_factory=list)
     not_run: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -108,7 +108,7 @@ class Expectations:
                 raise ValueError(msg)
             self._rules.append((match["check"], match["where"] or "*", reason))
 
-    def reason(self, item: Planned) -> str | None:
+    def reason(self, item: PlannedCheck) -> str | None:
         """Return why this item is expected to fail; None if it isn't."""
         for check, where, reason in self._rules:
             if check == item.check.name and fnmatchcase(str(item.subject), where):
@@ -125,7 +125,7 @@ def make_plan(
     checks: Collection[str] | None = None,
     slow: bool = False,
     drawing: Drawing | None = None,
-) -> Plan:
+) -> CheckPlan:
     """Decide what is run on a backend.
 
     Parameters
@@ -158,7 +158,7 @@ def make_plan(
     described = plugins.backends[backend].backend
     chosen = _chosen_checks(checks)
     _check_known("dtype", dtypes, _DTYPES)
-    plan = Plan(backend=backend)
+    plan = CheckPlan(backend=backend)
     seen_devices: set[str] = set()
     if reason := plugins.unusable(backend):
         plan.not_run[backend] = f"it can't be used on this machine: {reason}"
@@ -176,7 +176,7 @@ def make_plan(
                         drawing=drawing or Drawing(),
                     )
                     excuse = one.excuse(described, library, dtype, slow=slow)
-                    plan.items.append(Planned(check=one, subject=subject, excuse=excuse))
+                    plan.items.append(PlannedCheck(check=one, subject=subject, excuse=excuse))
     _check_known("device", devices, seen_devices)
     if not any(item.excuse is None for item in plan.items):
         reasons = "; ".join(f"{what}: {why}" for what, why in plan.not_run.items())
@@ -206,7 +206,9 @@ def _check_known(kind: str, names: Collection[str] | None, known: Collection[str
         raise ValueError(msg)
 
 
-def _libraries(backend: Backend, only: Collection[str] | None, plan: Plan) -> Iterator[Namespace]:
+def _libraries(
+    backend: Backend, only: Collection[str] | None, plan: CheckPlan
+) -> Iterator[Namespace]:
     """Yield the libraries that the backend declares and that are there."""
     known = registry().namespaces
     _check_known("array library", only, known)
@@ -248,7 +250,9 @@ def _required() -> tuple[str, ...]:
     return names
 
 
-def _devices(backend: Backend, library: Namespace, seen: set[str], plan: Plan) -> Iterator[str]:
+def _devices(
+    backend: Backend, library: Namespace, seen: set[str], plan: CheckPlan
+) -> Iterator[str]:
     """Yield the library's devices of the kinds that the backend declares."""
     for device in load_target(library.devices)():
         seen.add(device)
@@ -264,7 +268,7 @@ def _dtypes(
     library: Namespace,
     device: str,
     only: Collection[str] | None,
-    plan: Plan,
+    plan: CheckPlan,
 ) -> Iterator[str]:
     """Yield the declared dtypes that the library has on this device."""
     for dtype in _DTYPES:

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from ctcx._typing import Array
     from ctcx.conformance.cases import Batch
 
-__all__ = ["Inputs", "Outcome", "Subject"]
+__all__ = ["CallArrays", "Outcome", "Subject"]
 
 
-class Inputs(NamedTuple):
+class CallArrays(NamedTuple):
     """Arrays of the library under test, in the order of the signature of ``ctc_loss``."""
 
     logits: Array
@@ -132,9 +132,9 @@ class Subject:
         kind = np.float64 if dtype == "float64" else np.float32
         return self.array(rounded.astype(kind), dtype)
 
-    def inputs(self, batch: Batch) -> Inputs:
+    def inputs(self, batch: Batch) -> CallArrays:
         """Return a batch as arrays of the library."""
-        return Inputs(
+        return CallArrays(
             self.logits(batch.logits),
             self.array(batch.labels),
             self.array(batch.logit_lengths),
@@ -145,7 +145,9 @@ class Subject:
         """Return an array of the library as a NumPy array of its own."""
         return np.array(load_target(self.library.to_numpy)(array))
 
-    def call(self, inputs: Inputs, *, grad: bool, blank: int, **options: Any) -> tuple[Array, ...]:
+    def call(
+        self, inputs: CallArrays, *, grad: bool, blank: int, **options: Any
+    ) -> tuple[Array, ...]:
         """Call ctcx with the backend by name, and fail unless that backend alone ran."""
         function: Callable[..., Any] = ctcx.ctc_loss_and_grad if grad else ctcx.ctc_loss
         with ctcx.trace() as runs:
@@ -174,7 +176,7 @@ class Subject:
         batch: Batch,
         *,
         grad: bool,
-        inputs: Inputs | None = None,
+        inputs: CallArrays | None = None,
         grad_shape: tuple[int, ...] | None = None,
         blank: int | None = None,
         **options: Any,
@@ -187,7 +189,7 @@ class Subject:
             The problem.
         grad : bool
             Whether to ask for the gradient.
-        inputs : Inputs, optional
+        inputs : CallArrays, optional
             The batch as arrays, if not as :meth:`inputs` makes them.
         grad_shape : tuple of int, optional
             Shape of the gradient, if not (N, T, C).
@@ -209,7 +211,7 @@ class Subject:
         try:
             result = self.call(inputs, grad=grad, blank=blank, **options)
             self.check_form(batch, inputs, result, grad_shape)
-            for name, array, old in zip(Inputs._fields, inputs, before, strict=True):
+            for name, array, old in zip(CallArrays._fields, inputs, before, strict=True):
                 if self.numpy(array).tobytes() != old:
                     msg = f"the kernel changed its input {name!r}; inputs are read-only"
                     raise CheckFailure(msg)
@@ -252,7 +254,7 @@ class Subject:
     def check_form(
         self,
         batch: Batch,
-        inputs: Inputs,
+        inputs: CallArrays,
         result: tuple[Array, ...],
         grad_shape: tuple[int, ...] | None = None,
     ) -> None:

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ctcx._reference.oracle import Truth, enumerate_paths, reference, round_to_dtype, within_limit
+from ctcx._reference.oracle import (
+    ReferenceAnswer,
+    enumerate_paths,
+    reference,
+    round_to_dtype,
+    within_limit,
+)
 from ctcx.data.bundled import notebook_fixture, ocr_lines
 
 if TYPE_CHECKING:
@@ -175,7 +181,7 @@ def from_plugin(given: Case) -> Batch:
 
 
 @lru_cache(maxsize=256)
-def truth(problem: Batch, dtype: str) -> Truth:
+def truth(problem: Batch, dtype: str) -> ReferenceAnswer:
     """Return the right answer to ``problem`` with its logits rounded to ``dtype``."""
     logits = round_to_dtype(problem.logits, dtype)
     solve = enumerate_paths if "enumerable" in problem.groups else reference

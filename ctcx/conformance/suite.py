@@ -8,12 +8,12 @@ from ctcx._environment import env_count, env_flag
 from ctcx.conformance._drawing import DRAW, FAILURES, SEED, THOROUGH, Drawing
 from ctcx.conformance._execute import execute
 from ctcx.conformance._failures import CheckFailure
-from ctcx.conformance._plan import SLOW, Expectations, Plan, make_plan
+from ctcx.conformance._plan import SLOW, CheckPlan, Expectations, make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from ctcx.conformance._plan import Planned
+    from ctcx.conformance._plan import PlannedCheck
 
 __all__ = ["BackendConformance"]
 
@@ -63,7 +63,7 @@ class BackendConformance:
     failures: ClassVar[str] = FAILURES
     expected_failures: ClassVar[dict[str, str]] = {}
 
-    _made: ClassVar[Plan]
+    _made: ClassVar[CheckPlan]
 
     # pytest must not collect this class itself where it was imported.
     __test__ = False
@@ -76,7 +76,7 @@ class BackendConformance:
         cls.__test__ = True
 
     @classmethod
-    def _plan(cls) -> Plan:
+    def _plan(cls) -> CheckPlan:
         """Return what is run; made once for each class, when pytest collects it."""
         if "_made" not in cls.__dict__:
             cls._made = make_plan(
@@ -100,7 +100,7 @@ class BackendConformance:
             return
         plan = self._plan()
         # Checks that a backend or a dtype has no part in would only be noise.
-        tests: dict[str, Planned | str] = {
+        tests: dict[str, PlannedCheck | str] = {
             item.id: item for item in plan.items if item.excuse is None
         }
         tests |= {f"left-out-{what}": f"{what}: {why}" for what, why in plan.not_run.items()}
@@ -112,7 +112,7 @@ class BackendConformance:
         if problems := self._plan().problems:
             raise CheckFailure("\n".join(problems))
 
-    def test_check(self, planned: Planned | str) -> None:
+    def test_check(self, planned: PlannedCheck | str) -> None:
         """Run one check, or say why a library, device or dtype is left out."""
         import pytest  # the rest of the kit works without it
 

@@ -17,11 +17,17 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Fixture", "greedy_readings", "notebook_fixture", "notebook_random_example", "ocr_lines"]
+__all__ = [
+    "BundledBatch",
+    "greedy_readings",
+    "notebook_fixture",
+    "notebook_random_example",
+    "ocr_lines",
+]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Fixture:
+class BundledBatch:
     """A named batch for the CTC loss, with what is known about it.
 
     Attributes
@@ -67,17 +73,17 @@ class Fixture:
     conditions: tuple[str, ...] = ()
 
 
-def notebook_fixture() -> Fixture:
+def notebook_fixture() -> BundledBatch:
     """Return the notebook's worked example, with its printed loss and gradient.
 
     Returns
     -------
-    Fixture
+    BundledBatch
         One sequence of five frames and four classes; the blank is the last class.
     """
     numbers = _notebook()
     example = numbers["fixture"]
-    return Fixture(
+    return BundledBatch(
         name="notebook",
         logits=np.array(example["logits"], dtype=np.float32),
         labels=np.array(example["labels"], dtype=np.int64),
@@ -90,12 +96,12 @@ def notebook_fixture() -> Fixture:
     )
 
 
-def notebook_random_example() -> Fixture:
+def notebook_random_example() -> BundledBatch:
     """Return the notebook's random example, whose labels are invalid.
 
     Returns
     -------
-    Fixture
+    BundledBatch
         One sequence of four frames and four classes, with the label 4, which is out of range. It
         serves to test that a loss refuses the label, so it has no expected loss.
     """
@@ -104,7 +110,7 @@ def notebook_random_example() -> Fixture:
     # The notebook puts the frames first; every fixture here puts the sequences first.
     logits = np.ascontiguousarray(np.array(example["logits"], dtype=np.float32).transpose(1, 0, 2))
     labels = np.array(example["labels"], dtype=np.int64)
-    return Fixture(
+    return BundledBatch(
         name="notebook-random",
         logits=logits,
         labels=labels,
@@ -117,12 +123,12 @@ def notebook_random_example() -> Fixture:
     )
 
 
-def ocr_lines() -> Fixture:
+def ocr_lines() -> BundledBatch:
     """Return what a text recogniser emitted for a few drawn lines of text.
 
     Returns
     -------
-    Fixture
+    BundledBatch
         A padded batch: frames past a sequence's length hold 0.0, and labels past it 0. The labels
         are the text that was drawn, not the text that was read, so a misread line has a high loss.
     """
@@ -143,7 +149,7 @@ def ocr_lines() -> Fixture:
     starts = np.cumsum(logit_lengths) - logit_lengths
     for row, start, length in zip(logits, starts, logit_lengths, strict=True):
         np.multiply(quantised[start : start + length], step, out=row[:length])
-    return Fixture(
+    return BundledBatch(
         name="ocr-lines",
         logits=logits,
         labels=labels,
@@ -159,12 +165,12 @@ def ocr_lines() -> Fixture:
     )
 
 
-def greedy_readings(fixture: Fixture) -> list[str]:
+def greedy_readings(fixture: BundledBatch) -> list[str]:
     """Read each sequence by its best path: the best class of each frame, less repeats and blanks.
 
     Parameters
     ----------
-    fixture : Fixture
+    fixture : BundledBatch
         A fixture whose classes are characters.
 
     Returns

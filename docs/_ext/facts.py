@@ -16,7 +16,7 @@ from enum import Enum
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -302,21 +302,21 @@ def case_list() -> str:
 
 def tolerances() -> str:
     """What the conformance kit allows."""
-    return _tolerances(Tolerance, TOLERANCES, "dtype")
+    return _tolerances(TOLERANCES, "dtype")
 
 
 def compare_tolerances() -> str:
     """What ``ctcx compare`` allows."""
-    return _tolerances(result.Tolerance, result.TOLERANCES, "input")
+    return _tolerances(result.TOLERANCE_OF, "input")
 
 
-def _tolerances(cls: type, values: dict[str, Any], what: str) -> str:
-    names = [field.name for field in fields(cls)]
+def _tolerances(values: dict[str, Tolerance], what: str) -> str:
+    names = [field.name for field in fields(Tolerance)]
     rows = [
         (code(key), *(f"{getattr(value, name):g}" for name in names))
         for key, value in values.items()
     ]
-    told = fields_of(cls)
+    told = fields_of(Tolerance)
     meaning = "\n".join(f"- `{name}`: {told[name]}" for name in names)
     return f"{table((what, *map(code, names)), rows)}\n\n{meaning}"
 

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctcx.bench.workloads import Inputs
+    from ctcx.bench.workloads import WorkloadBatch
 
-__all__ = ["PREPARE", "MissingError", "Prepared"]
+__all__ = ["PREPARE", "MissingError", "PreparedPeer"]
 
-Prepared: TypeAlias = "tuple[Callable[[], Any], Callable[[Any], tuple[NDArray[Any], NDArray[Any]]]]"
+PreparedPeer: TypeAlias = (
+    "tuple[Callable[[], Any], Callable[[Any], tuple[NDArray[Any], NDArray[Any]]]]"
+)
 
 
 class MissingError(Exception):
@@ -36,7 +38,7 @@ def _need(module: str, install: str) -> None:
         raise MissingError(msg)
 
 
-def prepare_torch(inputs: Inputs) -> Prepared:
+def prepare_torch(inputs: WorkloadBatch) -> PreparedPeer:
     """``torch.nn.functional.ctc_loss`` takes log-probabilities with time first."""
     _need("torch", "torch")
     import torch
@@ -58,7 +60,7 @@ def prepare_torch(inputs: Inputs) -> Prepared:
     return call, _as_numpy
 
 
-def prepare_optax(inputs: Inputs) -> Prepared:
+def prepare_optax(inputs: WorkloadBatch) -> PreparedPeer:
     """``optax.ctc_loss`` takes paddings in place of lengths."""
     _need("optax", "optax")
     import jax
@@ -90,7 +92,7 @@ def prepare_optax(inputs: Inputs) -> Prepared:
     return call, _as_numpy
 
 
-def prepare_tensorflow_v1(inputs: Inputs) -> Prepared:
+def prepare_tensorflow_v1(inputs: WorkloadBatch) -> PreparedPeer:
     """``tf.compat.v1.nn.ctc_loss`` takes sparse labels, and its blank is the last class."""
     _need("tensorflow", "tensorflow-cpu")
     import tensorflow as tf
@@ -118,7 +120,7 @@ def prepare_tensorflow_v1(inputs: Inputs) -> Prepared:
     return _tensorflow_call(loss_of, logits), read
 
 
-def prepare_tensorflow_v2(inputs: Inputs) -> Prepared:
+def prepare_tensorflow_v2(inputs: WorkloadBatch) -> PreparedPeer:
     """``tf.nn.ctc_loss`` with dense labels is TensorFlow's own recursion in the graph."""
     _need("tensorflow", "tensorflow-cpu")
     import tensorflow as tf
@@ -142,7 +144,7 @@ def prepare_tensorflow_v2(inputs: Inputs) -> Prepared:
     return _tensorflow_call(loss_of, logits), _as_numpy
 
 
-def prepare_keras(inputs: Inputs) -> Prepared:
+def prepare_keras(inputs: WorkloadBatch) -> PreparedPeer:
     """``keras.ops.ctc_loss`` on Keras's configured backend, else on the first that is there."""
     _need("keras", "keras")
     if "KERAS_BACKEND" not in os.environ:
@@ -175,7 +177,7 @@ def prepare_keras(inputs: Inputs) -> Prepared:
     raise MissingError(msg)
 
 
-PREPARE: dict[str, Callable[[Inputs], Prepared]] = {
+PREPARE: dict[str, Callable[[WorkloadBatch], PreparedPeer]] = {
     "torch": prepare_torch,
     "optax": prepare_optax,
     "tensorflow-v1": prepare_tensorflow_v1,

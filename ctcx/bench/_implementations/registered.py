@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PEERS",
-    "PRETENDED",
-    "Contestant",
+    "TEST_ONLY_LIBRARY",
+    "Implementation",
     "Kind",
-    "backend_contestants",
+    "backend_implementations",
     "lower_bounds",
     "peers",
 ]
@@ -35,11 +35,11 @@ PEERS = {
 }
 """Implementations that are no backends of ctcx, and what is called."""
 
-PRETENDED = "array_api_strict"
+TEST_ONLY_LIBRARY = "array_api_strict"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Contestant:
+class Implementation:
     """One that computes loss and gradient, or a lower bound for that.
 
     Attributes
@@ -71,17 +71,17 @@ class Contestant:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Contestant:
+    def from_dict(cls, data: dict[str, Any]) -> Implementation:
         """Return what :meth:`as_dict` was called on."""
         return cls(**(data | {"bound_of": tuple(data["bound_of"])}))
 
 
-def backend_contestants(
+def backend_implementations(
     plugins: Registry,
     *,
     backends: Collection[str] | None = None,
     libraries: Collection[str] | None = None,
-) -> Iterator[Contestant]:
+) -> Iterator[Implementation]:
     """Yield each backend on each array library that it takes, and again under the library's jit.
 
     What can't be used here is yielded too: whether it can is found out in a process of its own.
@@ -91,8 +91,8 @@ def backend_contestants(
     plugins
         The registry.
     backends, libraries
-        Only these, by registered names; None for all. :data:`PRETENDED` is yielded only if it is
-        named.
+        Only these, by registered names; None for all. :data:`TEST_ONLY_LIBRARY` is yielded only if
+        it is named.
     """
     for entry in plugins.backends.values():
         backend = entry.backend
@@ -100,14 +100,14 @@ def backend_contestants(
             continue
         for library in plugins.namespaces.values():
             name = library.namespace.name
-            asked = name != PRETENDED if libraries is None else name in libraries
+            asked = name != TEST_ONLY_LIBRARY if libraries is None else name in libraries
             if not asked or not {"*", name} & backend.namespaces:
                 continue
             about = f"{backend.summary or 'a backend'} ({entry.provenance})"
             common = {"kind": "backend", "backend": backend.name, "library": name, "about": about}
-            yield Contestant(name=f"{backend.name} on {name}", **common)  # type: ignore[arg-type]
+            yield Implementation(name=f"{backend.name} on {name}", **common)  # type: ignore[arg-type]
             if library.namespace.jit and Feature.TRACEABLE in backend.features:
-                yield Contestant(
+                yield Implementation(
                     name=f"{backend.name} on {name}, jit",
                     jit=True,
                     **common,  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def lower_bounds(
     *,
     backends: Collection[str] | None = None,
     libraries: Collection[str] | None = None,
-) -> Iterator[Contestant]:
+) -> Iterator[Implementation]:
     """Yield the lower bounds of the backends that take part, on each library that one takes."""
     for bound in plugins.lower_bounds:
         if backends is not None and bound.backends and not bound.backends & set(backends):
@@ -131,7 +131,7 @@ def lower_bounds(
             key=lambda name: (name not in order, order.index(name) if name in order else 0, name),
         ):
             if libraries is None or library in libraries:
-                yield Contestant(
+                yield Implementation(
                     name=f"lower bound {bound.name} on {library}",
                     kind="lower_bound",
                     about=bound.summary,
@@ -141,7 +141,7 @@ def lower_bounds(
                 )
 
 
-def peers(only: Collection[str] | None = None) -> Iterator[Contestant]:
+def peers(only: Collection[str] | None = None) -> Iterator[Implementation]:
     """Yield the other implementations, whether they are installed or not.
 
     Parameters
@@ -151,4 +151,4 @@ def peers(only: Collection[str] | None = None) -> Iterator[Contestant]:
     """
     for name, about in PEERS.items():
         if only is None or name in only:
-            yield Contestant(name=name, kind="peer", about=about)
+            yield Implementation(name=name, kind="peer", about=about)

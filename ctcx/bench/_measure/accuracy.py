@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctcx.bench._implementations.registered import Kind
-    from ctcx.bench.workloads import Inputs
+    from ctcx.bench.workloads import WorkloadBatch
 
 __all__ = [
     "PEER_GRAD",
     "PEER_LOSS_REL",
     "Errors",
-    "Truth",
+    "WorkloadReference",
     "cache_directory",
     "errors",
     "known_truth",
@@ -40,7 +40,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Truth:
+class WorkloadReference:
     """The right answer in float64.
 
     Attributes
@@ -60,7 +60,7 @@ class Truth:
         np.save(directory / "grad.npy", self.grad)
 
     @classmethod
-    def load(cls, directory: Path) -> Truth:
+    def load(cls, directory: Path) -> WorkloadReference:
         """Map what :meth:`save` has written; what is not looked at is not read."""
         loss, grad = (np.load(directory / name, mmap_mode="r") for name in ("loss.npy", "grad.npy"))
         return cls(loss=loss, grad=grad)
@@ -119,7 +119,7 @@ def cache_directory() -> Path:
     return Path(base) / "ctcx" / "bench"
 
 
-def known_truth(inputs: Inputs, directory: Path) -> Truth:
+def known_truth(inputs: WorkloadBatch, directory: Path) -> WorkloadReference:
     """Return the truth; what takes long is read from the directory, or computed and put there.
 
     Parameters
@@ -142,10 +142,10 @@ def known_truth(inputs: Inputs, directory: Path) -> Truth:
     grad = np.zeros(inputs.logits.shape)
     for n in range(len(grad)):
         _expand(inputs, kept, n, grad[n])
-    return Truth(loss=kept.loss, grad=grad)
+    return WorkloadReference(loss=kept.loss, grad=grad)
 
 
-def errors(inputs: Inputs, truth: Truth, loss: Any, grad: Any) -> Errors:
+def errors(inputs: WorkloadBatch, truth: WorkloadReference, loss: Any, grad: Any) -> Errors:
     """Compare a result with the truth, entry by entry.
 
     Parameters
@@ -193,7 +193,7 @@ def errors(inputs: Inputs, truth: Truth, loss: Any, grad: Any) -> Errors:
     )
 
 
-def _expand(inputs: Inputs, kept: _Kept, n: int, grad: NDArray[np.float64]) -> None:
+def _expand(inputs: WorkloadBatch, kept: _Kept, n: int, grad: NDArray[np.float64]) -> None:
     """Write the gradient of one sequence, shape (T, C), over zeros."""
     frames = int(inputs.logit_lengths[n])
     if not frames or not np.isfinite(kept.loss[n]):
@@ -205,7 +205,7 @@ def _expand(inputs: Inputs, kept: _Kept, n: int, grad: NDArray[np.float64]) -> N
     grad[:frames, kept.classes[n][used]] = kept.columns[n, :frames][:, used]
 
 
-def _compute(inputs: Inputs) -> _Kept:
+def _compute(inputs: WorkloadBatch) -> _Kept:
     from ctcx._reference.oracle import reference
 
     count = len(inputs.logits)
@@ -232,7 +232,7 @@ def _compute(inputs: Inputs) -> _Kept:
     return _Kept(loss=loss, classes=classes, columns=columns)
 
 
-def _digest(inputs: Inputs) -> str:
+def _digest(inputs: WorkloadBatch) -> str:
     """Return a name that changes with the input and with the code that the truth comes from."""
     from ctcx._reference import oracle
 
@@ -263,7 +263,7 @@ def wrong(kind: Kind, errors: Errors) -> str | None:
     Parameters
     ----------
     kind
-        Of the contestant.
+        Of the implementation.
     errors
         Of its result.
     """

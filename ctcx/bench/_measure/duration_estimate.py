@@ -1,4 +1,4 @@
-"""Foresee how long a call will take, so that a run doesn't spend its time on one contestant."""
+"""Foresee how long a call will take, so that a run doesn't spend its time on one implementation."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ctcx.bench.workloads import Inputs
+    from ctcx.bench.workloads import WorkloadBatch
 
-__all__ = ["Pace", "Size"]
+__all__ = ["DurationEstimate", "WorkloadSize"]
 
 _ALIKE = 64
 """A workload so many times as large is another matter: a small one's time is mostly overhead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Size:
+class WorkloadSize:
     """How large a workload is: cells of the lattice, and bytes of logits and gradient."""
 
     name: str
@@ -23,22 +23,22 @@ class Size:
     traffic: int
 
     @classmethod
-    def of(cls, name: str, inputs: Inputs) -> Size:
+    def of(cls, name: str, inputs: WorkloadBatch) -> WorkloadSize:
         """Measure a batch."""
         return cls(name=name, cells=max(1, inputs.cells), traffic=max(1, inputs.traffic))
 
 
 @dataclass(slots=True)
-class Pace:
-    """What is known of one contestant's speed."""
+class DurationEstimate:
+    """What is known of one implementation's speed."""
 
-    _seen: list[tuple[Size, float]] = field(default_factory=list)
+    _seen: list[tuple[WorkloadSize, float]] = field(default_factory=list)
 
-    def saw(self, size: Size, seconds: float) -> None:
+    def saw(self, size: WorkloadSize, seconds: float) -> None:
         """Remember how long a call took."""
         self._seen.append((size, seconds))
 
-    def foresee(self, size: Size) -> tuple[float, str] | None:
+    def foresee(self, size: WorkloadSize) -> tuple[float, str] | None:
         """Return the seconds that a call will take at most, and the workload that tells so.
 
         Time grows at most in proportion to the larger of cells and bytes. Of all workloads seen,

@@ -1,4 +1,4 @@
-"""Measure all contestants on one workload, taking turns, and survive whatever they do."""
+"""Measure all implementations on one workload, taking turns, and survive whatever they do."""
 
 from __future__ import annotations
 
@@ -7,29 +7,37 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from ctcx.bench._measure.duration_estimate import Pace, Size
-from ctcx.bench._measure.worker_process import Child, ChildError
+from ctcx.bench._measure.duration_estimate import DurationEstimate, WorkloadSize
+from ctcx.bench._measure.worker_process import WorkerError, WorkerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ctcx.bench._implementations.registered import Contestant
+    from ctcx.bench._implementations.registered import Implementation
 
-__all__ = ["Cell", "Cells", "Effort", "Field", "Given", "Layout", "Verdict"]
+__all__ = [
+    "Layout",
+    "Measurement",
+    "Measurements",
+    "TimingBudget",
+    "Verdict",
+    "WorkerPool",
+    "WorkloadFiles",
+]
 
 Layout: TypeAlias = Literal["alone", "together"]
-"""alone: each contestant has a process of its own. together: one process holds all."""
+"""alone: each implementation has a process of its own. together: one process holds all."""
 
 Verdict: TypeAlias = Literal["ok", "skipped", "failed", "wrong"]
 """ok: measured. skipped: could not be measured here, or there was no time. failed: raised, crashed
 or hung. wrong: computed something else, so it gets no time."""
 
 _MOST_CRASHES = 2
-"""A contestant that has ended its process so often is left out of what follows."""
+"""An implementation that has ended its process so often is left out of what follows."""
 
 _TO_COMPILE = 3.0
-"""A contestant's first call may take so many times as long as any other."""
+"""An implementation's first call may take so many times as long as any other."""
 
 _MOST_ROUNDS = 30
 _FEWEST_TURNS = ((1, 1.0), (3, 0.0))
@@ -37,21 +45,21 @@ _FEWEST_TURNS = ((1, 1.0), (3, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Effort:
+class TimingBudget:
     """How long to measure.
 
     Attributes
     ----------
     seconds
-        To spend on calls of one contestant with one workload, as far as calls are short enough.
+        To spend on calls of one implementation with one workload, as far as calls are short enough.
     turns
         In how many turns.
     patience
-        Seconds after which a contestant that doesn't answer is ended; its first answer, which may
-        have to wait for a compiler, may take three times as long.
+        Seconds after which an implementation that doesn't answer is ended; its first answer, which
+        may have to wait for a compiler, may take three times as long.
     longest
-        Seconds that a call may take: a contestant that would need more, by its pace with earlier
-        workloads, is not measured.
+        Seconds that a call may take: an implementation that would need more, by its pace with
+        earlier workloads, is not measured.
     """
 
     seconds: float
@@ -61,21 +69,21 @@ class Effort:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Given:
+class WorkloadFiles:
     """A workload as the processes get it: a file with the batch, a directory with the truth."""
 
     inputs: Path
     truth: Path
-    size: Size
+    size: WorkloadSize
 
 
 @dataclass(kw_only=True, slots=True)
-class Cell:
-    """One contestant with one workload.
+class Measurement:
+    """One implementation with one workload.
 
     Attributes
     ----------
-    contestant
+    implementation
         Who.
     verdict, reason
         ``ok``, or what is in the way.
@@ -87,7 +95,7 @@ class Cell:
         Calls in a round.
     """
 
-    contestant: Contestant
+    implementation: Implementation
     verdict: Verdict = "ok"
     reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -95,28 +103,28 @@ class Cell:
     iterations: int = 1
 
     def out(self, verdict: Verdict, reason: str) -> None:
-        """Take the contestant out; what was measured of it doesn't count."""
+        """Take the implementation out; what was measured of it doesn't count."""
         self.verdict, self.reason, self.durations = verdict, reason, []
 
 
-Cells: TypeAlias = dict[str, Cell]
-"""By the contestants' names."""
+Measurements: TypeAlias = dict[str, Measurement]
+"""By the implementations' names."""
 
 Tell: TypeAlias = "Callable[[str, str], None]"
-"""Called with a contestant's name and what is done with it."""
+"""Called with an implementation's name and what is done with it."""
 
 
-class Field:
-    """The processes of all contestants in one layout.
+class WorkerPool:
+    """The processes of all implementations in one layout.
 
     Parameters
     ----------
     layout
         See :data:`Layout`.
-    contestants
+    implementations
         In the order in which they take turns.
     baseline
-        The contestant that is measured even where it is slow: others are compared with it.
+        The implementation that is measured even where it is slow: others are compared with it.
     deadline
         On the clock of :func:`time.monotonic`: nothing new is begun after it.
     """
@@ -124,28 +132,28 @@ class Field:
     def __init__(
         self,
         layout: Layout,
-        contestants: Sequence[Contestant],
+        implementations: Sequence[Implementation],
         *,
         baseline: str = "",
         deadline: float = float("inf"),
     ) -> None:
         self.layout = layout
-        self._contestants = tuple(contestants)
+        self._implementations = tuple(implementations)
         self._baseline = baseline
         self._deadline = deadline
-        self._children: dict[str, Child] = {}
+        self._children: dict[str, WorkerProcess] = {}
         self._out: dict[str, tuple[Verdict, str]] = {}
         self._crashes: Counter[str] = Counter()
         self._answered: set[str] = set()
-        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
+        self._paces: defaultdict[str, DurationEstimate] = defaultdict(DurationEstimate)
 
     def measure(
         self,
-        given: Given,
-        effort: Effort,
-        contestants: Sequence[Contestant],
+        given: WorkloadFiles,
+        effort: TimingBudget,
+        implementations: Sequence[Implementation],
         tell: Tell = lambda _who, _what: None,
-    ) -> Cells:
+    ) -> Measurements:
         """Measure one workload.
 
         Parameters
@@ -154,17 +162,17 @@ class Field:
             The workload.
         effort
             How long.
-        contestants
+        implementations
             Those who take part, some or all of those of this field.
         tell
             See :data:`Tell`.
 
         Returns
         -------
-        dict of str to Cell
-            By contestant, in order; all that were measured have the verdict ``ok``.
+        dict of str to Measurement
+            By implementation, in order; all that were measured have the verdict ``ok``.
         """
-        cells = {one.name: Cell(contestant=one) for one in contestants}
+        cells = {one.name: Measurement(implementation=one) for one in implementations}
         while not (
             self._prepare(cells, given, effort, tell) and self._take_turns(cells, effort, tell)
         ):
@@ -175,7 +183,7 @@ class Field:
         self._release(effort)
         for cell in cells.values():
             if cell.verdict == "ok" and "steady" in cell.facts:
-                self._paces[cell.contestant.name].saw(given.size, cell.facts["steady"])
+                self._paces[cell.implementation.name].saw(given.size, cell.facts["steady"])
         return cells
 
     def close(self) -> None:
@@ -184,7 +192,9 @@ class Field:
             child.end()
         self._children.clear()
 
-    def _prepare(self, cells: Cells, given: Given, effort: Effort, tell: Tell) -> bool:
+    def _prepare(
+        self, cells: Measurements, given: WorkloadFiles, effort: TimingBudget, tell: Tell
+    ) -> bool:
         """Let all compute once; False if all have to begin again."""
         for name, cell in cells.items():
             if cell.verdict != "ok" or cell.facts:
@@ -210,7 +220,7 @@ class Field:
                 return False
         return True
 
-    def _take_turns(self, cells: Cells, effort: Effort, tell: Tell) -> bool:
+    def _take_turns(self, cells: Measurements, effort: TimingBudget, tell: Tell) -> bool:
         """Let all be timed; False if all have to begin again."""
         for turn in range(effort.turns):
             for name, cell in cells.items():
@@ -232,10 +242,10 @@ class Field:
         return True
 
     def _collapsed(self) -> bool:
-        """Whether a contestant has taken all others along."""
+        """Whether an implementation has taken all others along."""
         return self.layout == "together" and not self._children
 
-    def _late(self, cell: Cell) -> bool:
+    def _late(self, cell: Measurement) -> bool:
         """Whether the time is up; a cell that has been measured a little keeps that."""
         if time.monotonic() < self._deadline:
             return False
@@ -243,9 +253,9 @@ class Field:
             cell.out("skipped", "not measured: the time set by --max-seconds was over")
         return True
 
-    def _slow(self, cell: Cell, size: Size, effort: Effort) -> bool:
+    def _slow(self, cell: Measurement, size: WorkloadSize, effort: TimingBudget) -> bool:
         """Whether a call would take too long; nothing is measured then."""
-        name = cell.contestant.name
+        name = cell.implementation.name
         foreseen = self._paces[name].foresee(size)
         if foreseen is None or foreseen[0] <= effort.longest or name == self._baseline:
             return False
@@ -257,13 +267,17 @@ class Field:
         cell.out("skipped", reason)
         return True
 
-    def _ask(self, cell: Cell, effort: Effort, do: str, **order: Any) -> dict[str, Any] | None:
-        """Give an order; None if the contestant is out, with the cell saying why."""
-        name = cell.contestant.name
+    def _ask(
+        self, cell: Measurement, effort: TimingBudget, do: str, **order: Any
+    ) -> dict[str, Any] | None:
+        """Give an order; None if the implementation is out, with the cell saying why."""
+        name = cell.implementation.name
         try:
-            child = self._child_of(cell.contestant)
-            answer = child.ask(do, contestant=name, timeout=self._patience(effort, name), **order)
-        except ChildError as error:
+            child = self._child_of(cell.implementation)
+            answer = child.ask(
+                do, implementation=name, timeout=self._patience(effort, name), **order
+            )
+        except WorkerError as error:
             self._bury(name)
             if time.monotonic() >= self._deadline:
                 cell.out("skipped", "cut off: the time set by --max-seconds was over")
@@ -282,18 +296,18 @@ class Field:
             self._out[name] = (answer["verdict"], answer["reason"])
         return None
 
-    def _patience(self, effort: Effort, name: str = "") -> float:
+    def _patience(self, effort: TimingBudget, name: str = "") -> float:
         compiles = name and name not in self._answered
         patience = effort.patience * (_TO_COMPILE if compiles else 1.0)
         return max(1.0, min(patience, self._deadline - time.monotonic()))
 
-    def _child_of(self, contestant: Contestant) -> Child:
-        """Return the process of a contestant, started if there is none."""
-        if contestant.name not in self._children:
-            mine = [contestant] if self.layout == "alone" else self._contestants
-            child = Child(mine)
+    def _child_of(self, implementation: Implementation) -> WorkerProcess:
+        """Return the process of an implementation, started if there is none."""
+        if implementation.name not in self._children:
+            mine = [implementation] if self.layout == "alone" else self._implementations
+            child = WorkerProcess(mine)
             self._children |= {one.name: child for one in mine}
-        return self._children[contestant.name]
+        return self._children[implementation.name]
 
     def _bury(self, name: str) -> None:
         """Forget a process that has ended."""
@@ -301,34 +315,34 @@ class Field:
             child.end()
             self._children = {n: c for n, c in self._children.items() if c is not child}
 
-    def facts(self, effort: Effort) -> dict[str, str]:
+    def facts(self, effort: TimingBudget) -> dict[str, str]:
         """Return what the running processes tell of versions, drivers and threads."""
         lines: dict[str, str] = {}
         for child in self._living():
             try:
                 lines |= child.ask("facts", timeout=self._patience(effort))["lines"]
-            except ChildError:
+            except WorkerError:
                 continue  # it is missed, and reported, when it is asked to measure
         return lines
 
-    def _release(self, effort: Effort) -> None:
+    def _release(self, effort: TimingBudget) -> None:
         for child in self._living():
             try:
                 child.ask("release", timeout=self._patience(effort))
-            except ChildError:
+            except WorkerError:
                 self._children = {n: c for n, c in self._children.items() if c is not child}
 
-    def _living(self) -> list[Child]:
+    def _living(self) -> list[WorkerProcess]:
         return list(dict.fromkeys(self._children.values()))
 
 
-def _enough(cell: Cell, effort: Effort, turn: int) -> bool:
-    """Whether a contestant has been timed enough: long calls get fewer turns."""
+def _enough(cell: Measurement, effort: TimingBudget, turn: int) -> bool:
+    """Whether an implementation has been timed enough: long calls get fewer turns."""
     fewest = next(turns for turns, calls in _FEWEST_TURNS if cell.facts["steady"] >= calls)
     return turn >= fewest and sum(cell.durations) >= effort.seconds
 
 
-def _rounds(cell: Cell, effort: Effort) -> int:
+def _rounds(cell: Measurement, effort: TimingBudget) -> int:
     """Return how many rounds go into a turn."""
     one_round = max(1e-6, cell.facts["steady"] * cell.iterations)
     return max(1, min(_MOST_ROUNDS, int(effort.seconds / effort.turns / one_round)))

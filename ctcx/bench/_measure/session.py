@@ -13,17 +13,23 @@ from ctcx._errors import one_line
 from ctcx._plugins.registry import registry
 from ctcx.bench._implementations.registered import (
     PEERS,
-    PRETENDED,
-    Contestant,
-    backend_contestants,
+    TEST_ONLY_LIBRARY,
+    Implementation,
+    backend_implementations,
     lower_bounds,
     peers,
 )
 from ctcx.bench._measure.accuracy import cache_directory, known_truth
-from ctcx.bench._measure.duration_estimate import Size
+from ctcx.bench._measure.duration_estimate import WorkloadSize
 from ctcx.bench._measure.machine import machine_facts, published
-from ctcx.bench._measure.schedule import Cell, Effort, Field, Given, Layout
-from ctcx.bench._measure.worker_process import Child, ChildError
+from ctcx.bench._measure.schedule import (
+    Layout,
+    Measurement,
+    TimingBudget,
+    WorkerPool,
+    WorkloadFiles,
+)
+from ctcx.bench._measure.worker_process import WorkerError, WorkerProcess
 from ctcx.bench.workloads import workloads
 
 if TYPE_CHECKING:
@@ -31,9 +37,9 @@ if TYPE_CHECKING:
 
     from ctcx.bench.workloads import Workload
 
-__all__ = ["SCHEMA", "Options", "Planned", "Session", "UnknownNameError"]
+__all__ = ["SCHEMA", "PlannedMeasurement", "Session", "SessionOptions", "UnknownNameError"]
 
-SCHEMA = "ctcx-bench/1"
+SCHEMA = "ctcx-bench/2"
 
 _QUICK_PEERS = ("torch", "optax")
 _COPY_SECONDS = 60.0
@@ -45,22 +51,22 @@ class UnknownNameError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class SessionOptions:
     """What was asked for.
 
     Attributes
     ----------
     quick
-        A few workloads and peers, briefly, each contestant in a process of its own only.
+        A few workloads and peers, briefly, each implementation in a process of its own only.
     backends, libraries, peers, workloads
         Only these; empty for all. Workloads may be patterns, as for files; ``none`` is no peer.
     baseline
-        The contestant by whose time the others are divided.
+        The implementation by whose time the others are divided.
     max_seconds
         After so many seconds nothing new is begun; None for no limit.
     patience
-        Seconds after which a contestant that doesn't answer is ended. Its first call, which may
-        have to compile, has three times as long.
+        Seconds after which an implementation that doesn't answer is ended. Its first call, which
+        may have to compile, has three times as long.
     """
 
     quick: bool = False
@@ -86,23 +92,23 @@ class Options:
             words.append(f"--baseline {_quoted(self.baseline)}")
         if self.max_seconds is not None:
             words.append(f"--max-seconds {self.max_seconds:g}")
-        if self.patience != Options.__dataclass_fields__["patience"].default:
+        if self.patience != SessionOptions.__dataclass_fields__["patience"].default:
             words.append(f"--patience {self.patience:g}")
         return " ".join(words)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class Planned:
+class PlannedMeasurement:
     """One cell that is to be measured."""
 
     layout: Layout
     workload: Workload
-    contestant: Contestant
+    implementation: Implementation
 
     @property
     def id(self) -> str:
         """What pytest shows."""
-        name = self.contestant.name.replace(", ", "-").replace(" ", "-")
+        name = self.implementation.name.replace(", ", "-").replace(" ", "-")
         return f"{self.layout}-{self.workload.name}-{name}"
 
     def __repr__(self) -> str:
@@ -114,7 +120,7 @@ class Planned:
 class _Done:
     """A workload in one layout, measured."""
 
-    cells: dict[str, Cell]
+    cells: dict[str, Measurement]
     shape: dict[str, Any] = field(default_factory=dict)
 
 
@@ -126,7 +132,7 @@ class Session:
     options
         What was asked for.
     time_it : bool
-        Whether to time; else each contestant only computes once, and is checked.
+        Whether to time; else each implementation only computes once, and is checked.
     tell : callable
         Called with a line about what goes on.
 
@@ -138,7 +144,7 @@ class Session:
 
     def __init__(
         self,
-        options: Options,
+        options: SessionOptions,
         *,
         time_it: bool = True,
         tell: Callable[[str], None] = lambda _: None,
@@ -147,10 +153,10 @@ class Session:
         self.tell = tell
         self._time_it = time_it
         self._begin: float | None = None
-        self._contestants = _contestants(options)
+        self._implementations = _implementations(options)
         self._workloads = _workloads(options)
         self.planned = tuple(self._plan())
-        self._fields: dict[Layout, Field] = {}
+        self._fields: dict[Layout, WorkerPool] = {}
         self._done: dict[tuple[Layout, str], _Done] = {}
         self._copy_rate: float | None = None
         self._lines: dict[str, str] = {}
@@ -161,12 +167,12 @@ class Session:
         """A directory for files that nobody needs later."""
         return Path(self._directory.name)
 
-    def measured(self, planned: Planned) -> Cell:
-        """Return a cell, after all contestants have been measured with its workload."""
+    def measured(self, planned: PlannedMeasurement) -> Measurement:
+        """Return a cell, after all implementations have been measured with its workload."""
         key = planned.layout, planned.workload.name
         if key not in self._done:
             self._done[key] = self._measure(planned.layout, planned.workload)
-        return self._done[key].cells[planned.contestant.name]
+        return self._done[key].cells[planned.implementation.name]
 
     def close(self) -> None:
         """End all processes and delete the files."""
@@ -185,9 +191,9 @@ class Session:
             "quick": self.options.quick,
             "seconds": None if self._begin is None else time.monotonic() - self._begin,
             "machine": machine_facts(),
-            "lines": published(self._lines),
+            "environment": published(self._lines),
             "copy_rate": self._copy_rate,
-            "contestants": [one.as_dict() for one in self._contestants],
+            "implementations": [one.as_dict() for one in self._implementations],
             "workloads": [
                 {
                     "name": one.name,
@@ -199,27 +205,29 @@ class Session:
                 for one in self._workloads
             ],
             "missing": list(self._missing()),
-            "left_out": list(self._left_out()),
+            "excluded": list(self._excluded()),
         }
 
-    def _left_out(self) -> Iterator[dict[str, str]]:
+    def _excluded(self) -> Iterator[dict[str, str]]:
         """Yield who is not even tried, where, and why."""
         plugins, backends = registry(), self.options.backends or None
-        if not self.options.libraries and PRETENDED in plugins.namespaces:
-            reason = f"a library for tests; --library {PRETENDED} measures it"
-            for one in backend_contestants(plugins, backends=backends, libraries=[PRETENDED]):
-                yield {"contestant": one.name, "where": "all", "reason": reason}
-        for name, reason in _not_quick(self.options, self._contestants):
-            yield {"contestant": name, "where": "all", "reason": reason}
-        for one in self._contestants:
+        if not self.options.libraries and TEST_ONLY_LIBRARY in plugins.namespaces:
+            reason = f"a library for tests; --library {TEST_ONLY_LIBRARY} measures it"
+            for one in backend_implementations(
+                plugins, backends=backends, libraries=[TEST_ONLY_LIBRARY]
+            ):
+                yield {"implementation": one.name, "where": "all", "reason": reason}
+        for name, reason in _not_quick(self.options, self._implementations):
+            yield {"implementation": name, "where": "all", "reason": reason}
+        for one in self._implementations:
             if any(each.sweep and one not in self._taking_part(each) for each in self._workloads):
-                yield {"contestant": one.name, "where": "sweeps", "reason": _AGAIN}
+                yield {"implementation": one.name, "where": "sweeps", "reason": _AGAIN}
 
     def _missing(self) -> Iterator[dict[str, Any]]:
         """Yield the cells that have no time, with the reason."""
         for each in self.planned:
             done = self._done.get((each.layout, each.workload.name))
-            cell = done.cells[each.contestant.name] if done else None
+            cell = done.cells[each.implementation.name] if done else None
             if cell is None:
                 verdict, reason = "skipped", "not measured: the run was ended before"
             elif cell.verdict != "ok":
@@ -229,13 +237,13 @@ class Session:
             yield {
                 "layout": each.layout,
                 "workload": each.workload.name,
-                "contestant": each.contestant.name,
+                "implementation": each.implementation.name,
                 "verdict": verdict,
                 "reason": reason,
                 "facts": cell.facts if cell else {},
             }
 
-    def _plan(self) -> Iterator[Planned]:
+    def _plan(self) -> Iterator[PlannedMeasurement]:
         """Yield the cells in the order in which they are measured."""
         single = [one for one in self._workloads if one.sweep is None]
         sweeps = [one for one in self._workloads if one.sweep is not None]
@@ -246,20 +254,20 @@ class Session:
         for layout, some in rounds:
             for workload in some:
                 for one in self._taking_part(workload):
-                    yield Planned(layout=layout, workload=workload, contestant=one)
+                    yield PlannedMeasurement(layout=layout, workload=workload, implementation=one)
 
-    def _taking_part(self, workload: Workload) -> tuple[Contestant, ...]:
-        """Return all contestants; in a sweep, those that would draw a second line but once.
+    def _taking_part(self, workload: Workload) -> tuple[Implementation, ...]:
+        """Return all implementations; in a sweep, those that would draw a second line but once.
 
         What a library can compile, it would be used compiled where it is to scale; Keras calls
         the function of its backend; and a kernel that takes several libraries is the same on each.
         """
         if workload.sweep is None:
-            return self._contestants
-        lines = _without_eager(_first_with_a_kernel(self._contestants))
+            return self._implementations
+        lines = _without_eager(_first_with_a_kernel(self._implementations))
         return tuple(
             one
-            for one in self._contestants
+            for one in self._implementations
             if one.name == self.options.baseline or (one in lines and one.name != "keras")
         )
 
@@ -277,7 +285,7 @@ class Session:
             batch.save(inputs)
             known_truth(batch, cache_directory()).save(self.scratch)
         except Exception as error:  # noqa: BLE001 - a plugin's case may be anything
-            cells = {one.name: Cell(contestant=one) for one in taking_part}
+            cells = {one.name: Measurement(implementation=one) for one in taking_part}
             for cell in cells.values():
                 cell.out("failed", f"the workload can't be made: {one_line(error)}")
             return _Done(cells)
@@ -286,7 +294,9 @@ class Session:
             "cells": batch.cells,
             "traffic": batch.traffic,
         }
-        given = Given(inputs=inputs, truth=self.scratch, size=Size.of(workload.name, batch))
+        given = WorkloadFiles(
+            inputs=inputs, truth=self.scratch, size=WorkloadSize.of(workload.name, batch)
+        )
         del batch
         field_ = self._field(layout)
         measured = field_.measure(
@@ -298,7 +308,7 @@ class Session:
         self._lines |= field_.facts(self._effort(layout, workload))
         return _Done(measured, shape)
 
-    def _field(self, layout: Layout) -> Field:
+    def _field(self, layout: Layout) -> WorkerPool:
         """Return the processes of a layout; those of the other one are ended first."""
         if layout not in self._fields:
             for other in self._fields.values():
@@ -307,16 +317,16 @@ class Session:
             deadline = float("inf")
             if self.options.max_seconds is not None and self._begin is not None:
                 deadline = self._begin + self.options.max_seconds
-            self._fields[layout] = Field(
-                layout, self._contestants, baseline=self.options.baseline, deadline=deadline
+            self._fields[layout] = WorkerPool(
+                layout, self._implementations, baseline=self.options.baseline, deadline=deadline
             )
         return self._fields[layout]
 
-    def _effort(self, layout: Layout, workload: Workload) -> Effort:
+    def _effort(self, layout: Layout, workload: Workload) -> TimingBudget:
         if not self._time_it:
-            return Effort(seconds=0.0, turns=0, patience=self.options.patience)
+            return TimingBudget(seconds=0.0, turns=0, patience=self.options.patience)
         brief = workload.sweep is not None or layout == "together" or self.options.quick
-        return Effort(
+        return TimingBudget(
             seconds=0.15 if brief else 0.4,
             turns=3 if brief else 4,
             patience=self.options.patience,
@@ -325,16 +335,16 @@ class Session:
 
     def _measure_copy(self) -> None:
         self.tell("speed of a copy")
-        child = Child(())
+        child = WorkerProcess(())
         try:
             self._copy_rate = child.ask("copy", timeout=_COPY_SECONDS)["rate"]
-        except (ChildError, KeyError):
+        except (WorkerError, KeyError):
             self._copy_rate = None  # the reports say that it is not known
         finally:
             child.end()
 
 
-def _found(options: Options) -> tuple[Contestant, ...]:
+def _found(options: SessionOptions) -> tuple[Implementation, ...]:
     """Return all who were asked for."""
     plugins = registry()
     _known("backend", options.backends, plugins.backends)
@@ -343,7 +353,7 @@ def _found(options: Options) -> tuple[Contestant, ...]:
     chosen = options.peers or (_QUICK_PEERS if options.quick else tuple(PEERS))
     # The baseline takes part in any case.
     return (
-        *backend_contestants(
+        *backend_implementations(
             plugins, backends=options.backends or None, libraries=options.libraries or None
         ),
         *peers([*chosen, options.baseline]),
@@ -353,17 +363,19 @@ def _found(options: Options) -> tuple[Contestant, ...]:
     )
 
 
-def _contestants(options: Options) -> tuple[Contestant, ...]:
+def _implementations(options: SessionOptions) -> tuple[Implementation, ...]:
     found = _found(options)
     if options.quick:
         found = _without_eager(found)
     names = [one.name for one in found]
     if options.baseline not in names:
-        raise UnknownNameError(_unknown("contestant for --baseline", options.baseline, names))
+        raise UnknownNameError(_unknown("implementation for --baseline", options.baseline, names))
     return found
 
 
-def _not_quick(options: Options, taking_part: Sequence[Contestant]) -> Iterator[tuple[str, str]]:
+def _not_quick(
+    options: SessionOptions, taking_part: Sequence[Implementation]
+) -> Iterator[tuple[str, str]]:
     """Yield who would take part without ``--quick``, and why not now."""
     names = {one.name for one in taking_part}
     for name in () if options.peers or not options.quick else PEERS:
@@ -374,33 +386,33 @@ def _not_quick(options: Options, taking_part: Sequence[Contestant]) -> Iterator[
             yield one.name, _AGAIN
 
 
-def _first_with_a_kernel(contestants: Sequence[Contestant]) -> tuple[Contestant, ...]:
+def _first_with_a_kernel(implementations: Sequence[Implementation]) -> tuple[Implementation, ...]:
     """Leave out who calls the kernel of an earlier one, on another library.
 
     A backend for any library is written in the operations of each, and stays on all.
     """
     backends = registry().backends
-    first: dict[tuple[str, str], Contestant] = {}
-    for one in contestants:
+    first: dict[tuple[str, str], Implementation] = {}
+    for one in implementations:
         first.setdefault((one.kind, one.backend), one)
     return tuple(
         one
-        for one in contestants
+        for one in implementations
         if one.kind == "peer"
         or (one.kind == "backend" and "*" in backends[one.backend].backend.namespaces)
         or first[one.kind, one.backend] is one
     )
 
 
-def _without_eager(contestants: Sequence[Contestant]) -> tuple[Contestant, ...]:
+def _without_eager(implementations: Sequence[Implementation]) -> tuple[Implementation, ...]:
     """Leave out who takes part under its library's jit as well."""
-    compiled = {(one.backend, one.library) for one in contestants if one.jit}
+    compiled = {(one.backend, one.library) for one in implementations if one.jit}
     return tuple(
-        one for one in contestants if one.jit or (one.backend, one.library) not in compiled
+        one for one in implementations if one.jit or (one.backend, one.library) not in compiled
     )
 
 
-def _workloads(options: Options) -> tuple[Workload, ...]:
+def _workloads(options: SessionOptions) -> tuple[Workload, ...]:
     known = workloads()
     if options.workloads:
         for pattern in options.workloads:

@@ -1,4 +1,4 @@
-"""Turn a contestant and a batch into a call that can be timed, and a way to read its result."""
+"""Turn an implementation and a batch into a call to time, and a way to read its result."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ctcx._plugins.namespace import Namespace
-    from ctcx.bench._implementations.peers import Prepared
-    from ctcx.bench._implementations.registered import Contestant
-    from ctcx.bench.workloads import Inputs
+    from ctcx.bench._implementations.peers import PreparedPeer
+    from ctcx.bench._implementations.registered import Implementation
+    from ctcx.bench.workloads import WorkloadBatch
 
 __all__ = ["prepare", "unusable"]
 
 _CPU_KINDS = frozenset({"cpu", "CPU_DEVICE"})
 
 
-def unusable(contestant: Contestant) -> tuple[str | None, str]:
-    """Return why a contestant can't be used here (None if it can), and its device.
+def unusable(implementation: Implementation) -> tuple[str | None, str]:
+    """Return why an implementation can't be used here (None if it can), and its device.
 
-    Imports the contestant's library. What a peer lacks is found out when it is first prepared.
+    Imports the implementation's library. What a peer lacks is found out when it is first prepared.
     """
-    if contestant.kind == "peer":
+    if implementation.kind == "peer":
         return None, "cpu"
     plugins = registry()
-    if reason := plugins.namespace_unusable(contestant.library):
+    if reason := plugins.namespace_unusable(implementation.library):
         return reason, ""
-    library = plugins.namespaces[contestant.library].namespace
+    library = plugins.namespaces[implementation.library].namespace
     device = str(load_target(library.devices)()[0])
-    if contestant.kind == "lower_bound":
-        (bound,) = [bound for bound in plugins.lower_bounds if bound.name == contestant.backend]
+    if implementation.kind == "lower_bound":
+        (bound,) = [bound for bound in plugins.lower_bounds if bound.name == implementation.backend]
         return bound.probe(), device
-    if reason := plugins.unusable(contestant.backend):
+    if reason := plugins.unusable(implementation.backend):
         return reason, device
-    backend = plugins.backends[contestant.backend].backend
+    backend = plugins.backends[implementation.backend].backend
     if Feature.GRAD not in backend.features:
         return "it computes no gradient", device
     kind = device.partition(":")[0]
@@ -50,7 +50,7 @@ def unusable(contestant: Contestant) -> tuple[str | None, str]:
     return (None if accepted else f"it doesn't take arrays on {device}"), device
 
 
-def prepare(contestant: Contestant, inputs: Inputs) -> Prepared:
+def prepare(implementation: Implementation, inputs: WorkloadBatch) -> PreparedPeer:
     """Return ``(call, read)`` as in :mod:`ctcx.bench._implementations.peers`.
 
     Raises
@@ -58,9 +58,9 @@ def prepare(contestant: Contestant, inputs: Inputs) -> Prepared:
     MissingError
         A peer is not installed.
     """
-    if contestant.kind == "peer":
-        return PREPARE[contestant.name](inputs)
-    library = registry().namespaces[contestant.library].namespace
+    if implementation.kind == "peer":
+        return PREPARE[implementation.name](inputs)
+    library = registry().namespaces[implementation.library].namespace
     device = load_target(library.devices)()[0]
     make = load_target(library.from_numpy)
     arrays = tuple(
@@ -68,14 +68,14 @@ def prepare(contestant: Contestant, inputs: Inputs) -> Prepared:
         for array in (inputs.logits, inputs.labels, inputs.logit_lengths, inputs.label_lengths)
     )
     wait = load_target(library.synchronize) if library.synchronize else None
-    if contestant.kind == "lower_bound":
-        return _lower_bound_call(contestant, arrays, inputs.blank, wait), _read_nothing
+    if implementation.kind == "lower_bound":
+        return _lower_bound_call(implementation, arrays, inputs.blank, wait), _read_nothing
 
     def both(*arrays: Any) -> tuple[Any, ...]:
-        result = ctcx.ctc_loss_and_grad(*arrays, blank=inputs.blank, backend=contestant.backend)
+        result = ctcx.ctc_loss_and_grad(*arrays, blank=inputs.blank, backend=implementation.backend)
         return result.loss, result.grad
 
-    if contestant.jit:
+    if implementation.jit:
         both = load_target(library.jit or "")(both)
 
     def call() -> tuple[Any, ...]:
@@ -89,12 +89,12 @@ def prepare(contestant: Contestant, inputs: Inputs) -> Prepared:
 
 
 def _lower_bound_call(
-    contestant: Contestant,
+    implementation: Implementation,
     arrays: tuple[Any, ...],
     blank: int,
     wait: Callable[[Any], None] | None,
 ) -> Callable[[], Any]:
-    (bound,) = [bound for bound in registry().lower_bounds if bound.name == contestant.backend]
+    (bound,) = [bound for bound in registry().lower_bounds if bound.name == implementation.backend]
     function = load_target(bound.function)
 
     def call() -> Any:

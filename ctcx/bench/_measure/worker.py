@@ -1,7 +1,7 @@
-"""The process of one contestant (or of all): takes orders as JSON lines, and answers each in one.
+"""The process of one implementation, or of all: it answers each order, a line of JSON, in one.
 
-Run as ``python -m ctcx.bench._measure.worker CONTESTANTS``. It ends when its standard input does,
-so it never outlives the one that gives the orders. What libraries print goes to standard error.
+Run as ``python -m ctcx.bench._measure.worker IMPLEMENTATIONS``. It ends when its standard input
+does, so it never outlives the one that gives the orders. Standard error gets what libraries print.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from ctcx._errors import BackendRejectedError, one_line
 from ctcx.bench._implementations.peers import MissingError
-from ctcx.bench._implementations.registered import Contestant
-from ctcx.bench._measure.accuracy import Truth, errors, wrong
+from ctcx.bench._implementations.registered import Implementation
+from ctcx.bench._measure.accuracy import WorkloadReference, errors, wrong
 from ctcx.bench._measure.memory import copy_rate, peak_growth
 from ctcx.bench._measure.timed_call import prepare, unusable
-from ctcx.bench.workloads import Inputs
+from ctcx.bench.workloads import WorkloadBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,20 +37,20 @@ _LONGEST_REST = 0.5
 
 
 class Worker:
-    """What a process does for its contestants.
+    """What a process does for its implementations.
 
     Parameters
     ----------
-    contestants : list of Contestant
+    implementations : list of Implementation
         One, or all of them.
     """
 
-    def __init__(self, contestants: list[Contestant]) -> None:
-        self._contestants = {one.name: one for one in contestants}
+    def __init__(self, implementations: list[Implementation]) -> None:
+        self._implementations = {one.name: one for one in implementations}
         self._devices: dict[str, str] = {}
         self._calls: dict[str, Callable[[], Any]] = {}
 
-    def prepare(self, contestant: str, inputs: str, truth: str, memory: bool) -> dict[str, Any]:  # noqa: FBT001 - a field of the order
+    def prepare(self, implementation: str, inputs: str, truth: str, memory: bool) -> dict[str, Any]:  # noqa: FBT001 - a field of the order
         """Call once, check the result, and find out how long a call takes.
 
         Returns
@@ -61,10 +61,10 @@ class Worker:
             ``first`` and ``steady`` in seconds, ``iterations`` in a round, ``durations`` of rounds,
             ``peak`` in bytes.
         """
-        one = self._contestants[contestant]
-        batch = Inputs.load(Path(inputs))
+        one = self._implementations[implementation]
+        batch = WorkloadBatch.load(Path(inputs))
         try:
-            reason, self._devices[contestant] = unusable(one)
+            reason, self._devices[implementation] = unusable(one)
             if reason:
                 return {"verdict": "skipped", "reason": reason, "everywhere": True}
             begin = time.perf_counter()
@@ -81,7 +81,7 @@ class Worker:
         answer: dict[str, Any] = {"first": first, "upload": ready - begin}
         if one.kind != "lower_bound":
             try:
-                found = errors(batch, Truth.load(Path(truth)), *read(result))
+                found = errors(batch, WorkloadReference.load(Path(truth)), *read(result))
             except Exception as error:  # noqa: BLE001 - a result may be anything
                 return {"verdict": "wrong", "reason": one_line(error)}
             answer |= found.as_dict()
@@ -99,24 +99,24 @@ class Worker:
             durations = [steady] if iterations == 1 else [_timed(call, iterations)]
         except Exception as error:  # noqa: BLE001 - a kernel may raise anything
             return {"verdict": "failed", "reason": one_line(error)}
-        self._calls[contestant] = call
-        on_cpu = self._devices.get(contestant, "cpu").lower().startswith("cpu")
+        self._calls[implementation] = call
+        on_cpu = self._devices.get(implementation, "cpu").lower().startswith("cpu")
         return answer | {
             "steady": steady,
             "iterations": iterations,
             "durations": durations,
             "peak": growth if memory and on_cpu else None,
-            "device": self._devices.get(contestant, "cpu"),
+            "device": self._devices.get(implementation, "cpu"),
         }
 
-    def turn(self, contestant: str, rounds: int, iterations: int, rest: bool) -> dict[str, Any]:  # noqa: FBT001 - a field of the order
+    def turn(self, implementation: str, rounds: int, iterations: int, rest: bool) -> dict[str, Any]:  # noqa: FBT001 - a field of the order
         """Time some rounds; then, if asked, wait until this process has come to rest."""
-        call = self._calls[contestant]
+        call = self._calls[implementation]
         gc.collect()  # once a turn: it takes long where large libraries are loaded
         try:
             durations = [_timed(call, iterations) for _ in range(rounds)]
         except Exception as error:  # noqa: BLE001 - a kernel may raise anything
-            del self._calls[contestant]
+            del self._calls[implementation]
             return {"verdict": "failed", "reason": one_line(error)}
         if rest:
             _come_to_rest()
@@ -157,7 +157,7 @@ def _timed(call: Callable[[], Any], iterations: int) -> float:
 def _come_to_rest() -> None:
     """Wait until no thread of this process computes.
 
-    Threads that wait for their next work by spinning would cost the next contestant a core.
+    Threads that wait for their next work by spinning would cost the next implementation a core.
     """
     end = time.perf_counter() + _LONGEST_REST
     while time.perf_counter() < end:
@@ -173,7 +173,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     faulthandler.enable()
-    worker = Worker([Contestant.from_dict(one) for one in json.loads(sys.argv[1])])
+    worker = Worker([Implementation.from_dict(one) for one in json.loads(sys.argv[1])])
     answers.write("{}\n")  # ready
     for line in sys.stdin:
         order = json.loads(line)

@@ -18,9 +18,9 @@ import ctcx
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ctcx.bench._implementations.registered import Contestant
+    from ctcx.bench._implementations.registered import Implementation
 
-__all__ = ["Child", "ChildError"]
+__all__ = ["WorkerError", "WorkerProcess"]
 
 _START = 120.0
 """Seconds that a process may take to start, before it is asked anything."""
@@ -29,23 +29,23 @@ _LAST_WORDS = 300
 _SAID_ENOUGH = ("Fatal Python error", "Error:", "error:", "Killed", "Aborted", "what():")
 
 
-class ChildError(Exception):
+class WorkerError(Exception):
     """The process ended, or did not answer in time; the message says how."""
 
 
-class Child:
-    """A worker process with its contestants.
+class WorkerProcess:
+    """A worker process with its implementations.
 
     Parameters
     ----------
-    contestants
+    implementations
         Who runs in it.
     """
 
-    def __init__(self, contestants: Sequence[Contestant]) -> None:
+    def __init__(self, implementations: Sequence[Implementation]) -> None:
         # A file, not a pipe: nobody has to read it for the process to go on.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
-        who = json.dumps([one.as_dict() for one in contestants])
+        who = json.dumps([one.as_dict() for one in implementations])
         paths = [str(Path(ctcx.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(  # noqa: S603 - this Python and a module of ctcx
             [sys.executable, "-m", "ctcx.bench._measure.worker", who],
@@ -69,7 +69,7 @@ class Child:
 
         Raises
         ------
-        ChildError
+        WorkerError
             The process ended, or did not answer in ``timeout`` seconds; it is ended then.
         """
         if not self._ready:  # to start Python takes as long as it takes; nobody's fault
@@ -79,7 +79,7 @@ class Child:
             self._orders.write(json.dumps({"do": do, **order}) + "\n")
             self._orders.flush()
         except (OSError, ValueError):  # it has ended
-            raise ChildError(self._obituary()) from None
+            raise WorkerError(self._obituary()) from None
         return self._hear(timeout)
 
     def _hear(self, timeout: float) -> dict[str, Any]:
@@ -89,9 +89,9 @@ class Child:
         except queue.Empty:
             self.end()
             msg = f"gave no answer for {timeout:.0f} s and was ended"
-            raise ChildError(msg) from None
+            raise WorkerError(msg) from None
         if not line:
-            raise ChildError(self._obituary())
+            raise WorkerError(self._obituary())
         answer: dict[str, Any] = json.loads(line)
         return answer
 

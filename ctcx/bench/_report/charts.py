@@ -16,7 +16,7 @@ from ctcx.bench._report.slopes import fit
 from ctcx.bench._report.tables import LETTERS, sweeps
 
 if TYPE_CHECKING:
-    from ctcx.bench._report.results import Measured, Run
+    from ctcx.bench._report.results import BenchmarkRun, Measured
 
 __all__ = ["HUES", "SHAPES", "legend", "scaling_charts"]
 
@@ -29,7 +29,7 @@ _SVG = "http://www.w3.org/2000/svg"
 _POINT = "graphics-symbol"
 
 
-def scaling_charts(run: Run) -> dict[str, str]:
+def scaling_charts(run: BenchmarkRun) -> dict[str, str]:
     """Return a plot for each of T, N, C and L that was measured.
 
     Returns
@@ -53,23 +53,23 @@ def scaling_charts(run: Run) -> dict[str, str]:
     }
 
 
-def legend(run: Run) -> list[tuple[str, str, str, str]]:
-    """Return name, colour, shape and kind of each contestant that has a line."""
+def legend(run: BenchmarkRun) -> list[tuple[str, str, str, str]]:
+    """Return name, colour, shape and kind of each implementation that has a line."""
     drawn = {who for lines in sweeps(run).values() for who in lines}
     return [
-        (name, *_look(run, name), run.contestants[name].kind)
-        for name in run.contestants
+        (name, *_look(run, name), run.implementations[name].kind)
+        for name in run.implementations
         if name in drawn
     ]
 
 
-def _look(run: Run, name: str) -> tuple[str, str]:
+def _look(run: BenchmarkRun, name: str) -> tuple[str, str]:
     """Return colour and shape, the same in all plots of a run."""
-    place = list(run.contestants).index(name)
+    place = list(run.implementations).index(name)
     return f"var(--c{place % HUES})", SHAPES[place % len(SHAPES)]
 
 
-def _chart(run: Run, letter: str, lines: dict[str, list[Measured]]) -> dict[str, Any]:
+def _chart(run: BenchmarkRun, letter: str, lines: dict[str, list[Measured]]) -> dict[str, Any]:
     names = list(lines)
     looks = [_look(run, name) for name in names]
     points = [_point(run, letter, one, line) for line in lines.values() for one in line]
@@ -92,7 +92,7 @@ def _chart(run: Run, letter: str, lines: dict[str, list[Measured]]) -> dict[str,
         "scale": {"type": "log", "domain": [decades[0], decades[-1]]},
         "axis": {"values": decades, "format": "~g"},
     }
-    kinds = [run.contestants[name].kind for name in names]
+    kinds = [run.implementations[name].kind for name in names]
     encoding = {
         "x": x,
         "y": y,
@@ -136,15 +136,15 @@ def _by_name(names: list[str], values: list[Any]) -> dict[str, Any]:
     return {"field": "who", "scale": {"domain": names, "range": values}, "legend": None}
 
 
-def _point(run: Run, letter: str, one: Measured, line: list[Measured]) -> dict[str, Any]:
+def _point(run: BenchmarkRun, letter: str, one: Measured, line: list[Measured]) -> dict[str, Any]:
     size = run.workloads[one.workload].size
     fitted = fit([run.workloads[p.workload].size for p in line], [p.median for p in line])
     slope = f"; slope {fitted}" if fitted else ""
     return {
         "size": size,
         "ms": one.median * 1e3,
-        "who": one.contestant,
-        "tip": f"{one.contestant}: {seconds(one.median)} at {letter} = {size:,}, "
+        "who": one.implementation,
+        "tip": f"{one.implementation}: {seconds(one.median)} at {letter} = {size:,}, "
         f"IQR {seconds(one.iqr)}{slope}",
     }
 

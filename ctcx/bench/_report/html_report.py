@@ -17,12 +17,12 @@ from ctcx.bench._report.tables import (
 )
 
 if TYPE_CHECKING:
-    from ctcx.bench._report.results import Run
+    from ctcx.bench._report.results import BenchmarkRun
 
 __all__ = ["html_report"]
 
 
-def html_report(run: Run) -> str:
+def html_report(run: BenchmarkRun) -> str:
     """Return the whole report.
 
     Raises

@@ -17,7 +17,7 @@ from ctcx.bench._report.tables import (
 )
 
 if TYPE_CHECKING:
-    from ctcx.bench._report.results import Run
+    from ctcx.bench._report.results import BenchmarkRun
     from ctcx.bench._report.tables import Table
 
 __all__ = ["markdown_report", "markdown_table"]
@@ -25,7 +25,7 @@ __all__ = ["markdown_report", "markdown_table"]
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 
 
-def markdown_report(run: Run) -> str:
+def markdown_report(run: BenchmarkRun) -> str:
     """Return the whole report."""
     parts = ["# Benchmark report", markdown_table(header(run))]
     for layout in run.layouts():

@@ -10,9 +10,9 @@ _TEXT = """
 Each time is of loss and gradient in float32, from arrays of the library to arrays of the library,
 with fresh outputs in each call, until the result is there. Selection and validation are part of it.
 
-Contestants take turns, a few rounds at a time, so that what disturbs the machine disturbs all. A
-process of its own keeps one's waiting threads from another's time; in one process they are part of
-it.
+Implementations take turns, a few rounds at a time, so that what disturbs the machine disturbs all.
+A process of its own keeps one's waiting threads from another's time; in one process they are part
+of it.
 
 IQR is the range between the quartiles of all rounds. {times} {baseline} is the median of {baseline}
 divided by this one. First call is what it took with this workload, compilation included.
@@ -23,9 +23,9 @@ Memory that a library keeps from call to call doesn't show.
 A slope is p in time = factor * size ** p, fitted by least squares on logarithms, with its standard
 error. 1 is linear; less says that overhead, or a core without work, still hides the growth.
 
-Errors are the largest, against a float64 reference that shares no code with any contestant: of a
-loss relative to its size (or to 1 nat, if that is more), of an entry of the gradient as it is. A
-backend must keep the tolerances of the conformance kit; another implementation is measured as it
+Errors are the largest, against a float64 reference that shares no code with any implementation: of
+a loss relative to its size (or to 1 nat, if that is more), of an entry of the gradient as it is.
+A backend must keep the tolerances of the conformance kit; another implementation is measured as it
 is, unless it computes something else.
 
 Per cell is a cell of the lattice, of which there are frames times 2 L + 1 states. GB/s counts each
@@ -43,7 +43,7 @@ def notes(baseline: str) -> tuple[str, ...]:
     Parameters
     ----------
     baseline
-        The contestant that others are compared with.
+        The implementation that others are compared with.
     """
     text = _TEXT.format(times=TIMES, baseline=baseline).strip()
     return tuple(" ".join(part.split()) for part in text.split("\n\n"))

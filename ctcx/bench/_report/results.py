@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ctcx.bench._implementations.registered import Contestant
+from ctcx.bench._implementations.registered import Implementation
 from ctcx.bench._measure.machine import machine_name
 from ctcx.bench._measure.session import SCHEMA
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Key", "Measured", "Missing", "ReportError", "Run", "WorkloadFacts", "load_run"]
+__all__ = ["BenchmarkRun", "Key", "Measured", "Missing", "ReportError", "WorkloadFacts", "load_run"]
 
 Key = tuple[str, str, str]
-"""Layout, workload, contestant."""
+"""Layout, workload, implementation."""
 
 
 class ReportError(ValueError):
@@ -27,11 +27,11 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """Times of one contestant with one workload, in seconds a call.
+    """Times of one implementation with one workload, in seconds a call.
 
     Attributes
     ----------
-    layout, workload, contestant
+    layout, workload, implementation
         Which.
     median, q1, q3
         Quartiles over all rounds.
@@ -43,7 +43,7 @@ class Measured:
 
     layout: str
     workload: str
-    contestant: str
+    implementation: str
     median: float
     q1: float
     q3: float
@@ -53,7 +53,7 @@ class Measured:
     @property
     def key(self) -> Key:
         """Which."""
-        return self.layout, self.workload, self.contestant
+        return self.layout, self.workload, self.implementation
 
     @property
     def iqr(self) -> float:
@@ -67,7 +67,7 @@ class Missing:
 
     layout: str
     workload: str
-    contestant: str
+    implementation: str
     verdict: str
     reason: str
     facts: dict[str, Any] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Missing:
     @property
     def key(self) -> Key:
         """Which."""
-        return self.layout, self.workload, self.contestant
+        return self.layout, self.workload, self.implementation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +92,7 @@ class WorkloadFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class BenchmarkRun:
     """All that one run found out.
 
     Attributes
@@ -100,17 +100,17 @@ class Run:
     command, date, seconds
         What remakes it, when it was (ISO 8601, UTC), how long it took.
     baseline
-        The contestant that others are compared with.
-    machine, lines
+        The implementation that others are compared with.
+    machine, environment
         What decides speed; versions and what plugins tell.
     copy_rate
         Bytes a second that a copy reads and writes here; None if not known.
-    contestants, workloads
+    implementations, workloads
         By name, in order.
     measured, missing
-        Cells, by :data:`Key`.
-    left_out
-        Who was not even tried: contestant, where, reason.
+        Measurements, by :data:`Key`.
+    excluded
+        Who was not even tried: implementation, where, reason.
     """
 
     command: str
@@ -118,26 +118,26 @@ class Run:
     seconds: float | None
     baseline: str
     machine: dict[str, Any]
-    lines: dict[str, str]
+    environment: dict[str, str]
     copy_rate: float | None
-    contestants: dict[str, Contestant]
+    implementations: dict[str, Implementation]
     workloads: dict[str, WorkloadFacts]
     measured: dict[Key, Measured]
     missing: dict[Key, Missing]
-    left_out: tuple[tuple[str, str, str], ...] = ()
+    excluded: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def machine_name(self) -> str:
         """What two comparable runs have in common."""
-        return machine_name(self.machine, self.lines)
+        return machine_name(self.machine, self.environment)
 
     def layouts(self) -> tuple[str, ...]:
         """Return the layouts that have times."""
         return tuple(dict.fromkeys(key[0] for key in self.measured))
 
     def of(self, layout: str, workload: str) -> Iterator[Measured]:
-        """Yield the times of one table, in the order of the contestants."""
-        for name in self.contestants:
+        """Yield the times of one table, in the order of the implementations."""
+        for name in self.implementations:
             if found := self.measured.get((layout, workload, name)):
                 yield found
 
@@ -152,10 +152,10 @@ class Run:
         A lower bound on the same library goes before one on another. None if there is none,
         or that wasn't measured.
         """
-        who = self.contestants[one.contestant]
+        who = self.implementations[one.implementation]
         lower_bounds = [
             (each.library != who.library, self.measured[key].median, each.name)
-            for each in self.contestants.values()
+            for each in self.implementations.values()
             if each.kind == "lower_bound"
             and who.backend in each.bound_of
             and (key := (one.layout, one.workload, each.name)) in self.measured
@@ -176,7 +176,7 @@ class Run:
         return one.median / cells if cells else None
 
 
-def load_run(path: Path, *, baseline: str | None = None) -> Run:
+def load_run(path: Path, *, baseline: str | None = None) -> BenchmarkRun:
     """Read a run.
 
     Parameters
@@ -189,7 +189,7 @@ def load_run(path: Path, *, baseline: str | None = None) -> Run:
     Raises
     ------
     ReportError
-        The file can't be read, is no run, or has no such contestant.
+        The file can't be read, is no run, or has no such implementation.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -211,42 +211,43 @@ def load_run(path: Path, *, baseline: str | None = None) -> Run:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         msg = f"{path} is damaged: {type(error).__name__}: {error}"
         raise ReportError(msg) from None
-    if run.baseline not in run.contestants:
+    if run.baseline not in run.implementations:
         msg = (
-            f"{path} has no contestant {run.baseline!r} for --baseline; it has "
-            f"{', '.join(run.contestants)}"
+            f"{path} has no implementation {run.baseline!r} for --baseline; it has "
+            f"{', '.join(run.implementations)}"
         )
         raise ReportError(msg)
     return run
 
 
-def _run(data: dict[str, Any], about: dict[str, Any], baseline: str | None) -> Run:
-    contestants = [Contestant.from_dict(one) for one in about["contestants"]]
+def _run(data: dict[str, Any], about: dict[str, Any], baseline: str | None) -> BenchmarkRun:
+    implementations = [Implementation.from_dict(one) for one in about["implementations"]]
     measured = [_measured(one) for one in data["benchmarks"] if _has_times(one)]
     missing = [Missing(**one) for one in about["missing"]]
-    return Run(
+    return BenchmarkRun(
         command=about["command"],
         date=data["datetime"],
         seconds=about["seconds"],
         baseline=baseline or about["baseline"],
         machine=about["machine"],
-        lines=about["lines"],
+        environment=about["environment"],
         copy_rate=about["copy_rate"],
-        contestants={one.name: one for one in contestants},
+        implementations={one.name: one for one in implementations},
         workloads={
             one["name"]: WorkloadFacts(**(one | {"shape": tuple(one.get("shape", ()))}))
             for one in about["workloads"]
         },
         measured={one.key: one for one in measured},
         missing={one.key: one for one in missing},
-        left_out=tuple(
-            (one["contestant"], one["where"], one["reason"]) for one in about.get("left_out", ())
+        excluded=tuple(
+            (one["implementation"], one["where"], one["reason"])
+            for one in about.get("excluded", ())
         ),
     )
 
 
 def _has_times(bench: dict[str, Any]) -> bool:
-    return "contestant" in bench["extra_info"] and math.isfinite(bench["stats"]["median"])
+    return "implementation" in bench["extra_info"] and math.isfinite(bench["stats"]["median"])
 
 
 def _measured(bench: dict[str, Any]) -> Measured:
@@ -254,7 +255,7 @@ def _measured(bench: dict[str, Any]) -> Measured:
     return Measured(
         layout=info["layout"],
         workload=info["workload"],
-        contestant=info["contestant"],
+        implementation=info["implementation"],
         median=stats["median"],
         q1=stats["q1"],
         q3=stats["q3"],

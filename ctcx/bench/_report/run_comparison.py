@@ -12,7 +12,7 @@ from ctcx.bench._report.tables import Table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ctcx.bench._report.results import Key, Measured, Run
+    from ctcx.bench._report.results import BenchmarkRun, Key, Measured
 
 __all__ = ["Change", "Changes", "DifferentMachinesError", "compare_runs"]
 
@@ -37,7 +37,7 @@ class Change:
     Attributes
     ----------
     key
-        Layout, workload, contestant.
+        Layout, workload, implementation.
     kind
         ``slower``, ``faster``, ``error``, ``memory``, ``gone``, ``new``.
     old, new
@@ -91,7 +91,7 @@ class Changes:
         return Table(
             title="Changed beyond noise",
             about=self.summary(),
-            head=("what", "contestant", "where", "old", "new", "change"),
+            head=("what", "implementation", "where", "old", "new", "change"),
             rows=tuple(rows),
             words=3,
         )
@@ -111,7 +111,9 @@ class Changes:
         )
 
 
-def compare_runs(old: Run, new: Run, *, different_machines: bool = False) -> Changes:
+def compare_runs(
+    old: BenchmarkRun, new: BenchmarkRun, *, different_machines: bool = False
+) -> Changes:
     """Compare two runs cell by cell.
 
     Parameters
@@ -149,7 +151,7 @@ def compare_runs(old: Run, new: Run, *, different_machines: bool = False) -> Cha
     )
 
 
-def _control(old: Run, new: Run, shared: list[Key]) -> list[float]:
+def _control(old: BenchmarkRun, new: BenchmarkRun, shared: list[Key]) -> list[float]:
     """Return how far the times of other implementations moved, if their versions are the same."""
     packages = {
         "torch": ("torch",),
@@ -161,7 +163,7 @@ def _control(old: Run, new: Run, shared: list[Key]) -> list[float]:
     same = {
         who
         for who, names in packages.items()
-        if all(old.lines.get(name) == new.lines.get(name) for name in names)
+        if all(old.environment.get(name) == new.environment.get(name) for name in names)
     }
     return [abs(_move(old.measured[key], new.measured[key])) for key in shared if key[2] in same]
 
@@ -177,7 +179,9 @@ def _move(old: Measured, new: Measured) -> float:
     return new.median / old.median - 1.0
 
 
-def _times(old: Run, new: Run, shared: list[Key], drift: float) -> Iterator[Change]:
+def _times(
+    old: BenchmarkRun, new: BenchmarkRun, shared: list[Key], drift: float
+) -> Iterator[Change]:
     found = []
     for key in shared:
         before, after = old.measured[key], new.measured[key]
@@ -198,7 +202,7 @@ def _times(old: Run, new: Run, shared: list[Key], drift: float) -> Iterator[Chan
         )
 
 
-def _others(old: Run, new: Run, shared: list[Key]) -> Iterator[Change]:
+def _others(old: BenchmarkRun, new: BenchmarkRun, shared: list[Key]) -> Iterator[Change]:
     for key in shared:
         before, after = old.measured[key].facts, new.measured[key].facts
         for name, what in (("grad", "gradient"), ("loss_rel", "loss")):
@@ -216,7 +220,7 @@ def _others(old: Run, new: Run, shared: list[Key]) -> Iterator[Change]:
             yield Change(key=key, kind="memory", old=size(one), new=size(two), note=note)
 
 
-def _coverage(old: Run, new: Run) -> Iterator[Change]:
+def _coverage(old: BenchmarkRun, new: BenchmarkRun) -> Iterator[Change]:
     """Yield cells that one run has measured and the other one not."""
     for key, before in old.measured.items():
         if key not in new.measured and (why := new.missing.get(key)):
@@ -230,8 +234,8 @@ def _coverage(old: Run, new: Run) -> Iterator[Change]:
             )
 
 
-def _versions(old: Run, new: Run) -> Iterator[tuple[str, str, str]]:
-    for name in dict.fromkeys([*old.lines, *new.lines]):
-        before, after = old.lines.get(name, "-"), new.lines.get(name, "-")
+def _versions(old: BenchmarkRun, new: BenchmarkRun) -> Iterator[tuple[str, str, str]]:
+    for name in dict.fromkeys([*old.environment, *new.environment]):
+        before, after = old.environment.get(name, "-"), new.environment.get(name, "-")
         if before != after:
             yield name, before, after

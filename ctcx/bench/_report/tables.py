@@ -11,7 +11,7 @@ from ctcx.bench._report.slopes import fit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ctcx.bench._report.results import Measured, Missing, Run, WorkloadFacts
+    from ctcx.bench._report.results import BenchmarkRun, Measured, Missing, WorkloadFacts
 
 __all__ = [
     "LAYOUTS",
@@ -33,8 +33,8 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 """Before the name of what a number is a multiple of."""
 
 LAYOUTS = {
-    "alone": "each contestant in a process of its own",
-    "together": "all contestants in one process",
+    "alone": "each implementation in a process of its own",
+    "together": "all implementations in one process",
 }
 """What the layouts are called in a title."""
 
@@ -63,7 +63,7 @@ class Table:
     kinds: tuple[str, ...] = ()
 
 
-def header(run: Run) -> Table:
+def header(run: BenchmarkRun) -> Table:
     """Return date, machine, versions and the command."""
     machine = run.machine
     cores = f"{machine['usable_cores']} usable of {machine['cores']}"
@@ -80,15 +80,15 @@ def header(run: Run) -> Table:
     }
     plugins = {
         who.about.rpartition("(")[2].rstrip(")")
-        for who in run.contestants.values()
+        for who in run.implementations.values()
         if who.kind == "backend"
     }
-    lines = run.lines | {"plugins": ", ".join(sorted(plugins)) or "none"}
+    lines = run.environment | {"plugins": ", ".join(sorted(plugins)) or "none"}
     rows = tuple((key, value) for key, value in (first | lines).items())
     return Table(title="Machine and versions", head=("what", "value"), rows=rows, words=2)
 
 
-def ratios(run: Run, layout: str) -> Table:
+def ratios(run: BenchmarkRun, layout: str) -> Table:
     """Return how many times as fast as the baseline each is, on each workload."""
     names = [
         name
@@ -96,7 +96,7 @@ def ratios(run: Run, layout: str) -> Table:
         if workload.sweep is None and any(run.of(layout, name))
     ]
     rows, kinds = [], []
-    for who in run.contestants.values():
+    for who in run.implementations.values():
         found = [run.measured.get((layout, name, who.name)) for name in names]
         if any(found):
             cells = [
@@ -108,16 +108,16 @@ def ratios(run: Run, layout: str) -> Table:
     return Table(
         title=f"Times as fast as {run.baseline}: {LAYOUTS[layout]}",
         about="Loss and gradient in float32, ratio of medians; above 1 is faster.",
-        head=("contestant", *names),
+        head=("implementation", *names),
         rows=tuple(rows),
         kinds=tuple(kinds),
     )
 
 
-def workload_table(run: Run, layout: str, workload: WorkloadFacts) -> Table:
+def workload_table(run: BenchmarkRun, layout: str, workload: WorkloadFacts) -> Table:
     """Return all that was measured with one workload."""
     head = (
-        "contestant",
+        "implementation",
         "median",
         "IQR",
         f"{TIMES} {run.baseline}",
@@ -136,7 +136,7 @@ def workload_table(run: Run, layout: str, workload: WorkloadFacts) -> Table:
         about=describe(workload),
         head=head,
         rows=tuple(_row(run, one) for one in found),
-        kinds=tuple(run.contestants[one.contestant].kind for one in found),
+        kinds=tuple(run.implementations[one.implementation].kind for one in found),
     )
 
 
@@ -148,18 +148,18 @@ def describe(workload: WorkloadFacts) -> str:
     return f"{workload.origin}; {sizes}; {workload.cells:,} lattice cells"
 
 
-def sweeps(run: Run) -> dict[str, dict[str, list[Measured]]]:
-    """Return, by the letter of the size that grows and by contestant, the points of its line."""
+def sweeps(run: BenchmarkRun) -> dict[str, dict[str, list[Measured]]]:
+    """Return, by the size that grows and by implementation, the points of its line."""
     found: dict[str, dict[str, list[Measured]]] = {}
     for workload in run.workloads.values():
         if workload.sweep is not None:
             for one in run.of("alone", workload.name):
                 lines = found.setdefault(workload.sweep, {})
-                lines.setdefault(one.contestant, []).append(one)
+                lines.setdefault(one.implementation, []).append(one)
     return found
 
 
-def sweep_table(run: Run, letter: str) -> Table:
+def sweep_table(run: BenchmarkRun, letter: str) -> Table:
     """Return the medians of a sweep, the exponent of the growth, and the largest error."""
     lines = sweeps(run)[letter]
     sizes = sorted({run.workloads[one.workload].size for line in lines.values() for one in line})
@@ -179,13 +179,18 @@ def sweep_table(run: Run, letter: str) -> Table:
     return Table(
         title=f"Time by {LETTERS[letter]}",
         about=_stays(run, letter),
-        head=("contestant", *(f"{letter}={size:,}" for size in sizes), "slope", "gradient error"),
+        head=(
+            "implementation",
+            *(f"{letter}={size:,}" for size in sizes),
+            "slope",
+            "gradient error",
+        ),
         rows=tuple(rows),
-        kinds=tuple(run.contestants[name].kind for name in lines),
+        kinds=tuple(run.implementations[name].kind for name in lines),
     )
 
 
-def _stays(run: Run, letter: str) -> str:
+def _stays(run: BenchmarkRun, letter: str) -> str:
     """Say which sizes don't grow."""
     shapes = [one.shape for one in run.workloads.values() if one.sweep == letter and one.shape]
     if not shapes:
@@ -194,35 +199,35 @@ def _stays(run: Run, letter: str) -> str:
     return "With " + ", ".join(f"{k}={v:,}" for k, v in pairs if k != letter) + "."
 
 
-def missing_table(run: Run) -> Table:
+def missing_table(run: BenchmarkRun) -> Table:
     """Return what has no time and why; cells with one reason are one row."""
     grouped: dict[tuple[str, str, str], list[Missing]] = {}
     for one in run.missing.values():
-        grouped.setdefault((one.verdict, one.contestant, one.reason), []).append(one)
+        grouped.setdefault((one.verdict, one.implementation, one.reason), []).append(one)
     order = {"wrong": 0, "failed": 1, "skipped": 2}
     rows, kinds = [], []
     for (verdict, who, reason), cells in sorted(grouped.items(), key=lambda g: order[g[0][0]]):
         rows.append((verdict, who, _where(cells), reason))
         kinds.append(verdict)
-    for who, where, reason in run.left_out:
+    for who, where, reason in run.excluded:
         rows.append(("left out", who, where, reason))
         kinds.append("skipped")
     return Table(
         title="Without a time",
         about="A wrong result gets no time, whatever it took.",
-        head=("verdict", "contestant", "where", "reason"),
+        head=("verdict", "implementation", "where", "reason"),
         rows=tuple(rows),
         words=4,
         kinds=tuple(kinds),
     )
 
 
-def _row(run: Run, one: Measured) -> tuple[str, ...]:
+def _row(run: BenchmarkRun, one: Measured) -> tuple[str, ...]:
     facts = one.facts
     per_cell, rate = run.per_cell(one), run.rate(one)
     bound = run.bound_multiple(one)
     return (
-        one.contestant,
+        one.implementation,
         seconds(one.median),
         seconds(one.iqr) if one.rounds > 1 else "-",
         _ratio(run, one),
@@ -237,13 +242,13 @@ def _row(run: Run, one: Measured) -> tuple[str, ...]:
     )
 
 
-def _ratio(run: Run, one: Measured) -> str:
+def _ratio(run: BenchmarkRun, one: Measured) -> str:
     ratio = run.ratio(one)
     return "-" if ratio is None else three(ratio)
 
 
-def _why_not(run: Run, layout: str, workload: str, contestant: str) -> str:
-    missing = run.missing.get((layout, workload, contestant))
+def _why_not(run: BenchmarkRun, layout: str, workload: str, implementation: str) -> str:
+    missing = run.missing.get((layout, workload, implementation))
     return missing.verdict if missing else "-"
 
 

@@ -26,7 +26,7 @@ from ctcx.compat.tensorflow._ctc import (
 __all__ = ["collapse_repeated", "ctc_loss", "ctc_loss_v1", "ctc_unique_labels"]
 
 
-class _Namespace:
+class _TensorFlowModule:
     """Some functions of ctcx, and whatever else a module of TensorFlow has."""
 
     def __init__(self, module: str, **names: Any) -> None:
@@ -40,7 +40,7 @@ class _Namespace:
         return getattr(attrgetter(self._module)(tf), name)
 
 
-nn = _Namespace(
+nn = _TensorFlowModule(
     "nn",
     ctc_loss=ctc_loss,
     ctc_unique_labels=ctc_unique_labels,
@@ -48,11 +48,11 @@ nn = _Namespace(
 )
 
 
-compat = _Namespace(
+compat = _TensorFlowModule(
     "compat",
-    v1=_Namespace(
+    v1=_TensorFlowModule(
         "compat.v1",
-        nn=_Namespace(
+        nn=_TensorFlowModule(
             "compat.v1.nn",
             ctc_loss=ctc_loss_v1,
             ctc_loss_v2=ctc_loss,

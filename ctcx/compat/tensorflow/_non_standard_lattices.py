@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat
 
 from ctcx._errors import CTCInputError
-from ctcx._inputs.prepare import Prepared, prepare
+from ctcx._inputs.prepare import KernelInputs, prepare
 from ctcx._inputs.validate import check_values
 from ctcx.compat._shared.generic_lattice import Rules, frame_mask, log_softmax, occupancies, one_hot
 
@@ -118,7 +118,7 @@ def _checked(
     blank: int,
     *,
     time_major: bool,
-) -> Prepared:
+) -> KernelInputs:
     """Validated arrays, the logits in float32 or float64 and 0 where they don't count."""
     call = prepare(logits, labels, logit_lengths, label_lengths, blank, time_major=time_major)
     if call.facts.traced or getattr(logits, "requires_grad", False):
@@ -135,7 +135,7 @@ def _checked(
     return call._replace(logits=xp.where(inside, logits, xp.zeros_like(logits)))
 
 
-def _ends(call: Prepared, price: float) -> dict[str, Array]:
+def _ends(call: KernelInputs, price: float) -> dict[str, Array]:
     """0 for the last label and the blank after it, ``price`` for all other states."""
     xp = call.facts.xp
     lengths = call.label_lengths[:, None]
@@ -153,7 +153,7 @@ def _ends(call: Prepared, price: float) -> dict[str, Array]:
 
 
 def _solve(
-    call: Prepared, states: Array, credited: Array, rules: Rules, *, time_major: bool
+    call: KernelInputs, states: Array, credited: Array, rules: Rules, *, time_major: bool
 ) -> tuple[Array, Array]:
     """Loss and gradient; ``states`` and ``credited`` (N, S) are the classes that label states emit
     and whose gradient they count for, a class out of range being emitted for nothing.

@@ -18,7 +18,7 @@ from ctcx.conformance._checks.judging import judge_all, raise_if, right, same
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._draws import spread
 from ctcx.conformance._failures import NotApplicable
-from ctcx.conformance._subject import Inputs, Outcome, Subject
+from ctcx.conformance._subject import CallArrays, Outcome, Subject
 from ctcx.conformance.cases import Batch, case, truth
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def check_integer_inputs(subject: Subject) -> None:
             ]
             named = replace(batch, name=f"ragged, {', '.join(kinds)}, every {step}. element")
             for grad in (False, True) if subject.can_grad else (False,):
-                outcome = subject.run(named, grad=grad, inputs=Inputs(logits, *whole))
+                outcome = subject.run(named, grad=grad, inputs=CallArrays(logits, *whole))
                 wanted = Outcome(*_truth_parts(batch, subject, grad=grad))
                 raise_if(same(subject, named, outcome, wanted, "expected"))
 
@@ -91,7 +91,7 @@ def _truth_parts(
     return expected.loss, expected.grad if grad else None
 
 
-def _scattered(subject: Subject, batch: Batch) -> Iterator[tuple[str, Inputs]]:
+def _scattered(subject: Subject, batch: Batch) -> Iterator[tuple[str, CallArrays]]:
     """Yield the same batch in arrays that are views of others, with the name of the layout."""
     plain = subject.inputs(batch)
     xp = array_api_compat.array_namespace(plain.logits)

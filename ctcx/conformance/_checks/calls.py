@@ -21,7 +21,7 @@ from ctcx.conformance.cases import Batch, case
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ctcx.conformance._subject import Inputs, Subject
+    from ctcx.conformance._subject import CallArrays, Subject
 
 __all__ = ["check_deterministic", "check_repeats", "check_results_are_new", "check_threads"]
 
@@ -118,7 +118,7 @@ def _repeat(subject: Subject, batch: Batch, count: int, *, grad: bool) -> None:
         raise CheckFailure("\n".join([msg, *faults[:2]]))
 
 
-def _call(subject: Subject, inputs: Inputs, batch: Batch, *, grad: bool) -> Outcome:
+def _call(subject: Subject, inputs: CallArrays, batch: Batch, *, grad: bool) -> Outcome:
     """Return the numbers of a call, without the checks of everything else."""
     loss, *others = (
         subject.numpy(array) for array in subject.call(inputs, grad=grad, blank=batch.blank)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ctcx.conformance._checks.judging import raise_if
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._draws import (
-    Problem,
+    DrawnProblem,
     command_for,
     faults_of,
     problems_for,
@@ -43,7 +43,7 @@ def check_drawn_problems(subject: Subject) -> None:
     The first that comes out wrong is made smaller and written as a fixture file, and the message
     has the command that replays it.
     """
-    wrong: list[tuple[Problem, list[str]]] = []
+    wrong: list[tuple[DrawnProblem, list[str]]] = []
     refused: list[str] = []
     done = 0
     with _remembered(subject) as remember:
@@ -68,9 +68,9 @@ def check_drawn_problems(subject: Subject) -> None:
 
 def _story(
     subject: Subject,
-    wrong: list[tuple[Problem, list[str]]],
+    wrong: list[tuple[DrawnProblem, list[str]]],
     done: int,
-    remember: Callable[[Problem], None],
+    remember: Callable[[DrawnProblem], None],
 ) -> str:
     """Return what is wrong: the first problem made smaller, and how to see the others."""
     first, faults = wrong[0]
@@ -82,7 +82,7 @@ def _story(
 
     kind = _kind(faults[0])
 
-    def fails(problem: Problem) -> bool:
+    def fails(problem: DrawnProblem) -> bool:
         remember(problem)
         try:
             # Another fault of the kernel may be met on the way; it is the first one's example.
@@ -114,11 +114,11 @@ _SIZES = ("sequences", "frames", "classes", "labels")
 
 
 @contextmanager
-def _remembered(subject: Subject) -> Iterator[Callable[[Problem], None]]:
+def _remembered(subject: Subject) -> Iterator[Callable[[DrawnProblem], None]]:
     """Keep the command for the problem being computed in a file, for if the process dies."""
     path = Path(tempfile.gettempdir()) / f"ctcx-conformance-{os.getpid()}.txt"
 
-    def remember(problem: Problem) -> None:
+    def remember(problem: DrawnProblem) -> None:
         command = command_for(subject, problem.batch.name.removeprefix("smaller-"))
         path.write_text(f"{command}\n", encoding="utf-8")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ctcx._plugins.targets import load_target
 from ctcx.conformance._drawing import Drawing
 from ctcx.conformance._draws.judging import faults_of, spread
-from ctcx.conformance._draws.problem import Problem, draw
+from ctcx.conformance._draws.problem import DrawnProblem, draw
 from ctcx.conformance._draws.replay import command_for, read_problem, write_problem
 from ctcx.conformance._draws.shrinking import shrink
 from ctcx.conformance._draws.sizes import Sizes, cycle_length, sizes
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Drawing",
-    "Problem",
+    "DrawnProblem",
     "command_for",
     "draw",
     "faults_of",
@@ -47,7 +47,7 @@ _SERVES = 12
 """How many problems share a shape on a library that compiles for each."""
 
 
-def problems_for(subject: Subject) -> Iterator[Problem]:
+def problems_for(subject: Subject) -> Iterator[DrawnProblem]:
     """Yield the drawn problems that a subject is put to."""
     if subject.drawing.replay is not None:
         yield read_problem(subject.drawing.replay)

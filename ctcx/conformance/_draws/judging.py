@@ -11,13 +11,13 @@ from ctcx._plugins.backend import Feature
 from ctcx.conformance._draws.problem import LAYOUTS, right_answer
 from ctcx.conformance._failures import CheckFailure, NotApplicable
 from ctcx.conformance._mismatches import grad_faults, loss_faults
-from ctcx.conformance._subject import Inputs, Outcome
+from ctcx.conformance._subject import CallArrays, Outcome
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctcx._typing import Array
-    from ctcx.conformance._draws.problem import Problem
+    from ctcx.conformance._draws.problem import DrawnProblem
     from ctcx.conformance._subject import Subject
     from ctcx.conformance.cases import Batch
 
@@ -26,14 +26,14 @@ __all__ = ["faults_of", "spread"]
 _VERY_LONG = 3000
 
 
-def faults_of(subject: Subject, problem: Problem) -> list[str]:
+def faults_of(subject: Subject, problem: DrawnProblem) -> list[str]:
     """Return what is wrong with the loss alone, and with loss and gradient together.
 
     Parameters
     ----------
     subject : Subject
         What is tested.
-    problem : Problem
+    problem : DrawnProblem
         What is asked.
 
     Returns
@@ -85,13 +85,13 @@ def _wrong(subject: Subject, batch: Batch, outcome: Outcome) -> list[str]:
     return faults
 
 
-def _run(subject: Subject, problem: Problem, *, grad: bool) -> Outcome:
+def _run(subject: Subject, problem: DrawnProblem, *, grad: bool) -> Outcome:
     batch, form = problem.batch, problem.form
     # A layout that the backend doesn't declare would only be turned down.
     layout = form.layout if subject.has(Feature.NONCONTIGUOUS) else LAYOUTS[0]
     logits, options = _laid_out(subject, batch.logits, layout)
     step = 2 if form.strided else 1
-    inputs = Inputs(
+    inputs = CallArrays(
         logits,
         spread(subject, batch.labels.astype(form.labels), step),
         spread(subject, batch.logit_lengths.astype(form.lengths), step),

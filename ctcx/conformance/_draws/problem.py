@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ctcx._reference.lattice import fewest_frames
-from ctcx._reference.oracle import Truth, reference, round_to_dtype, within_limit
+from ctcx._reference.oracle import ReferenceAnswer, reference, round_to_dtype, within_limit
 from ctcx.conformance._draws.sizes import Sizes, sizes
 from ctcx.conformance.cases import Batch
-from ctcx.fixtures._random_fixtures import Bits, path_of
+from ctcx.fixtures._random_fixtures import PortableRandom, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["LAYOUTS", "Form", "Problem", "draw", "right_answer"]
+__all__ = ["LAYOUTS", "DrawnProblem", "Form", "draw", "right_answer"]
 
 LAYOUTS = (
     "contiguous",
@@ -48,7 +48,7 @@ class Form(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Problem:
+class DrawnProblem:
     """A batch and its form."""
 
     batch: Batch
@@ -56,7 +56,9 @@ class Problem:
 
 
 @lru_cache(maxsize=4)
-def draw(seed: int, index: int, within: Sizes | None = None, blank: int | None = None) -> Problem:
+def draw(
+    seed: int, index: int, within: Sizes | None = None, blank: int | None = None
+) -> DrawnProblem:
     """Return the drawn problem ``index`` of a seed; it depends on nothing else.
 
     Parameters
@@ -69,7 +71,7 @@ def draw(seed: int, index: int, within: Sizes | None = None, blank: int | None =
     blank : int, optional
         The blank class; default: drawn too.
     """
-    bits = Bits(seed, index, 2)
+    bits = PortableRandom(seed, index, 2)
     size = sizes(seed, index) if within is None else _inside(within, bits)
     if blank is None:
         blank = (0, size.C - 1, size.C // 2, bits.integer(0, size.C - 1))[bits.integer(0, 3)]
@@ -89,9 +91,9 @@ def draw(seed: int, index: int, within: Sizes | None = None, blank: int | None =
         blank=blank,
     )
     if within is not None:
-        return Problem(batch=_fitted(batch, within), form=Form())
+        return DrawnProblem(batch=_fitted(batch, within), form=Form())
     pick = bits.uniform(5)
-    return Problem(
+    return DrawnProblem(
         batch=batch,
         form=Form(
             layout=LAYOUTS[int(pick[0] * len(LAYOUTS))] if pick[4] < 0.6 else LAYOUTS[0],
@@ -104,10 +106,10 @@ def draw(seed: int, index: int, within: Sizes | None = None, blank: int | None =
 
 
 _KEPT = 256 << 20
-_answers: OrderedDict[tuple[str, str], Truth] = OrderedDict()
+_answers: OrderedDict[tuple[str, str], ReferenceAnswer] = OrderedDict()
 
 
-def right_answer(batch: Batch, dtype: str) -> Truth:
+def right_answer(batch: Batch, dtype: str) -> ReferenceAnswer:
     """Return the right answer to a drawn batch with its logits rounded to ``dtype``.
 
     It is kept, for the other libraries, and for other dtypes that hold the same logits.
@@ -127,7 +129,7 @@ def right_answer(batch: Batch, dtype: str) -> Truth:
     return answer
 
 
-def _inside(within: Sizes, bits: Bits) -> Sizes:
+def _inside(within: Sizes, bits: PortableRandom) -> Sizes:
     """Return sizes that fit into an array, one of them as large as it."""
     part = bits.uniform(2)
     frames = within.T if part[0] < 0.5 else max(1, int(within.T * part[0]))
@@ -146,7 +148,7 @@ def _fitted(batch: Batch, within: Sizes) -> Batch:
     return replace(batch, logits=logits, labels=labels)
 
 
-def _labels(bits: Bits, size: Sizes, blank: int) -> NDArray[np.int64]:
+def _labels(bits: PortableRandom, size: Sizes, blank: int) -> NDArray[np.int64]:
     """Return labels (N, L) of one of several styles."""
     others = size.C - 1
     shape = (size.N, size.L)
@@ -170,7 +172,7 @@ def _labels(bits: Bits, size: Sizes, blank: int) -> NDArray[np.int64]:
 
 
 def _lengths(
-    bits: Bits, size: Sizes, labels: NDArray[np.int64]
+    bits: PortableRandom, size: Sizes, labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many frames and labels of each sequence count.
 
@@ -205,7 +207,7 @@ def _lengths(
 
 
 def _logits(
-    bits: Bits,
+    bits: PortableRandom,
     size: Sizes,
     labels: NDArray[np.int64],
     frames: NDArray[np.int64],
@@ -244,7 +246,7 @@ def _logits(
 _KINDS = ("wide", "right", "wrong", "blank", "flat", "masked", "plain")
 
 
-def _noise(bits: Bits, *shape: int) -> NDArray[np.float64]:
+def _noise(bits: PortableRandom, *shape: int) -> NDArray[np.float64]:
     """Return nearly normal numbers with 24 bits, from the sum of four uniform ones."""
     raw = bits.raw(int(np.prod(shape))).view(np.uint16).reshape(-1, 4)
     total = raw.sum(axis=1, dtype=np.int64) - 2 * 65535
@@ -268,7 +270,11 @@ def _spread(path: list[int], num_frames: int, blank: int) -> NDArray[np.int64]:
 
 
 def _mask(
-    bits: Bits, rows: NDArray[np.float64], labels: NDArray[np.int64], blank: int, pick: float
+    bits: PortableRandom,
+    rows: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    blank: int,
+    pick: float,
 ) -> None:
     """Make classes impossible, or nearly so, in place."""
     value = (-np.inf, -np.inf, -1e4, -1e9, -1e30, _LOWEST)[bits.integer(0, 5)]
@@ -286,7 +292,7 @@ def _mask(
 _LOWEST = -float(np.finfo(np.float32).max)
 
 
-def _add_offsets(bits: Bits, rows: NDArray[np.float64], pick: float) -> None:
+def _add_offsets(bits: PortableRandom, rows: NDArray[np.float64], pick: float) -> None:
     """Add a constant to each row, in place: one for all, or another for each."""
     if pick < 0.5 or not len(rows):
         return
@@ -297,7 +303,7 @@ def _add_offsets(bits: Bits, rows: NDArray[np.float64], pick: float) -> None:
 
 
 def _padding(
-    bits: Bits,
+    bits: PortableRandom,
     labels: NDArray[np.int64],
     logits: NDArray[np.float64],
     frames: NDArray[np.int64],

@@ -13,7 +13,7 @@ import numpy as np
 
 from ctcx._errors import CTCInputError
 from ctcx._reference.oracle import round_to_dtype
-from ctcx.conformance._draws.problem import LAYOUTS, Form, Problem, draw
+from ctcx.conformance._draws.problem import LAYOUTS, DrawnProblem, Form, draw
 from ctcx.conformance._draws.sizes import Sizes
 from ctcx.conformance.cases import Batch
 from ctcx.fixtures import read_fixtures, save
@@ -49,7 +49,7 @@ def command_for(subject: Subject, what: str) -> str:
     return shlex.join(words)
 
 
-def read_problem(what: str) -> Problem:
+def read_problem(what: str) -> DrawnProblem:
     """Return the problem of a fixture file, or the drawn one of that name.
 
     Raises
@@ -77,7 +77,7 @@ def read_problem(what: str) -> Problem:
         label_lengths=arrays["label_lengths"],
         blank=fixture.blank,
     )
-    return Problem(batch=_widened(batch, what, asked), form=_form(what, asked))
+    return DrawnProblem(batch=_widened(batch, what, asked), form=_form(what, asked))
 
 
 def _form(what: str, asked: Mapping[str, Any]) -> Form:
@@ -115,14 +115,14 @@ def _junk(batch: Batch) -> tuple[float, int]:
     return (float(logits.flat[0]) if logits.size else 0.0), int(labels[0]) if labels.size else 0
 
 
-def write_problem(subject: Subject, problem: Problem, about: str) -> Path:
+def write_problem(subject: Subject, problem: DrawnProblem, about: str) -> Path:
     """Write a problem as a fixture file.
 
     Parameters
     ----------
     subject : Subject
         What gets it wrong; its dtype is that of the logits.
-    problem : Problem
+    problem : DrawnProblem
         The problem.
     about : str
         What is wrong.

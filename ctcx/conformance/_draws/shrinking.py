@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctcx.conformance._draws.problem import Form, Problem
+from ctcx.conformance._draws.problem import DrawnProblem, Form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["shrink"]
 
 
-def shrink(problem: Problem, fails: Callable[[Problem], bool], tries: int) -> Problem:
+def shrink(
+    problem: DrawnProblem, fails: Callable[[DrawnProblem], bool], tries: int
+) -> DrawnProblem:
     """Return the smallest problem found that still fails; the same one every time.
 
     Parameters
     ----------
-    problem : Problem
+    problem : DrawnProblem
         One that fails.
     fails : callable
         Whether another one does.
@@ -33,12 +35,12 @@ def shrink(problem: Problem, fails: Callable[[Problem], bool], tries: int) -> Pr
 
     Returns
     -------
-    Problem
+    DrawnProblem
         Fewer sequences, frames, labels and classes; then simpler values and a plainer form.
     """
     left = tries
 
-    def better(candidate: Problem) -> bool:
+    def better(candidate: DrawnProblem) -> bool:
         nonlocal left
         left -= 1
         return left >= 0 and fails(candidate)
@@ -57,7 +59,9 @@ def shrink(problem: Problem, fails: Callable[[Problem], bool], tries: int) -> Pr
     return problem
 
 
-def _smaller(problem: Problem, name: str, better: Callable[[Problem], bool]) -> Problem:
+def _smaller(
+    problem: DrawnProblem, name: str, better: Callable[[DrawnProblem], bool]
+) -> DrawnProblem:
     """Halve a size, then take away smaller and smaller parts of it."""
     size = _size(problem.batch, name)
     step = size
@@ -152,7 +156,7 @@ _CUTS: dict[str, Callable[[Batch, int], Iterator[Batch]]] = {
 }
 
 
-def _simpler() -> list[Callable[[Problem], Problem | None]]:
+def _simpler() -> list[Callable[[DrawnProblem], DrawnProblem | None]]:
     """Return the ways to make a problem plainer, from the most to the least that they change."""
     return [
         lambda p: _with_form(p, Form()),
@@ -172,13 +176,13 @@ def _plain(form: Form, name: str) -> Form:
     return form._replace(**{name: getattr(Form(), name)})
 
 
-def _with_form(problem: Problem, form: Form) -> Problem | None:
+def _with_form(problem: DrawnProblem, form: Form) -> DrawnProblem | None:
     return None if form == problem.form else replace(problem, form=form)
 
 
 def _with_logits(
-    problem: Problem, change: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-) -> Problem | None:
+    problem: DrawnProblem, change: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> DrawnProblem | None:
     batch = problem.batch
     past = batch.padded_frames()[:, :, None]
     logits = np.where(past, batch.logits, change(np.where(past, 0.0, batch.logits)))
@@ -187,7 +191,7 @@ def _with_logits(
     return replace(problem, batch=replace(batch, logits=logits))
 
 
-def _without_offsets(problem: Problem) -> Problem | None:
+def _without_offsets(problem: DrawnProblem) -> DrawnProblem | None:
     def change(logits: NDArray[np.float64]) -> NDArray[np.float64]:
         top = logits.max(axis=2, keepdims=True, initial=-np.inf)
         return logits - np.where(np.isfinite(top), top, 0.0)
@@ -195,7 +199,7 @@ def _without_offsets(problem: Problem) -> Problem | None:
     return _with_logits(problem, change)
 
 
-def _with_padding(problem: Problem) -> Problem | None:
+def _with_padding(problem: DrawnProblem) -> DrawnProblem | None:
     batch = problem.batch
     logits = np.where(batch.padded_frames()[:, :, None], 0.0, batch.logits)
     labels = np.where(batch.padded_labels(), 0, batch.labels)
@@ -203,7 +207,7 @@ def _with_padding(problem: Problem) -> Problem | None:
     return None if same else replace(problem, batch=replace(batch, logits=logits, labels=labels))
 
 
-def _full(problem: Problem) -> Problem | None:
+def _full(problem: DrawnProblem) -> DrawnProblem | None:
     """Let every sequence have all frames."""
     batch = problem.batch
     past = batch.padded_frames()
@@ -214,7 +218,7 @@ def _full(problem: Problem) -> Problem | None:
     return replace(problem, batch=replace(batch, logits=logits, logit_lengths=lengths))
 
 
-def _labels_alike(problem: Problem) -> Problem | None:
+def _labels_alike(problem: DrawnProblem) -> DrawnProblem | None:
     """Let labels take turns between the two first classes that are not the blank."""
     batch = problem.batch
     two = [k for k in range(min(3, batch.shape[2])) if k != batch.blank][:2]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ctcx.fixtures._random_fixtures import Bits
+from ctcx.fixtures._random_fixtures import PortableRandom
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +48,7 @@ _WORK = (1 << 18, 1 << 20, 1 << 21, 1 << 23)
 """How much work a problem of each cycle may be; the last number holds for all later cycles."""
 
 
-def _special(name: str, bits: Bits) -> list[int]:
+def _special(name: str, bits: PortableRandom) -> list[int]:
     """Return the sizes that every cycle has: around powers of two, and from between them."""
     least, most = _LEAST[name], _MOST[name]
     found = []
@@ -64,7 +64,7 @@ def _special(name: str, bits: Bits) -> list[int]:
     return sorted({size for size in found if least <= size <= most})
 
 
-def _log_uniform(bits: Bits, low: int, high: int) -> int:
+def _log_uniform(bits: PortableRandom, low: int, high: int) -> int:
     return min(high, int(low * ((high + 1) / low) ** float(bits.uniform(1)[0])))
 
 
@@ -87,7 +87,7 @@ _LIGHT = (
 """What no cycle is without, whatever else is drawn; later cycles vary the numbers."""
 
 
-def _vary(one: Sizes, cycle: int, bits: Bits) -> Sizes:
+def _vary(one: Sizes, cycle: int, bits: PortableRandom) -> Sizes:
     """Return a size of the same kind: near it in the first cycle, from its whole range later."""
     if one.T <= 40:
         return one
@@ -103,7 +103,7 @@ def _vary(one: Sizes, cycle: int, bits: Bits) -> Sizes:
 @lru_cache(maxsize=16)
 def _cycle(seed: int, cycle: int) -> tuple[Sizes, ...]:
     """Return the sizes of one cycle, those first that cover most between them."""
-    bits = Bits(seed, cycle, 1)
+    bits = PortableRandom(seed, cycle, 1)
     columns = {name: _special(name, bits) for name in "NTCL"}
     # More rows than special sizes: the large ones then meet small ones, and work stays bounded.
     count = max(map(len, columns.values())) * 3 // 2
@@ -129,7 +129,7 @@ def _cycle(seed: int, cycle: int) -> tuple[Sizes, ...]:
     return tuple(mixed)
 
 
-def _balance(table: NDArray[np.int64], limit: int, bits: Bits) -> None:
+def _balance(table: NDArray[np.int64], limit: int, bits: PortableRandom) -> None:
     """Swap sizes between problems until few are more work than the limit, or can't be emitted."""
 
     def over(row: NDArray[np.int64]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ctcx._diagnosis import diagnose, first_parting, read_answer
+from ctcx._diagnosis import diagnose, first_divergence, read_answer
 from ctcx._errors import CTCInputError
 from ctcx.conformance._execute import Result
 
@@ -58,13 +58,13 @@ def judge(fixture: Fixture, document: dict[str, Any], dtype: str) -> tuple[Statu
             hint = ". JSON has no infinity and no NaN: write the strings 'inf', '-inf' and 'nan'"
         return "failed", f"{error}{hint}"
     wrong = [
-        parting
+        divergence
         for n in range(fixture.shape[0])
-        if (parting := first_parting(fixture, answer, n, dtype)) is not None
+        if (divergence := first_divergence(fixture, answer, n, dtype)) is not None
     ]
     if not wrong:
         return "passed", "" if "gradient" in answer else "the answer has no gradient"
-    lines = [f"{fixture.about}", *(str(parting) for parting in wrong[:_SHOWN])]
+    lines = [f"{fixture.about}", *(str(divergence) for divergence in wrong[:_SHOWN])]
     if len(wrong) > _SHOWN:
         lines.append(f"and in {len(wrong) - _SHOWN} more sequences")
     mistake = diagnose(fixture, answer, dtype)

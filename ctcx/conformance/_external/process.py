@@ -16,7 +16,7 @@ from ctcx._errors import CTCInputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["LONGEST", "Child", "Trouble"]
+__all__ = ["LONGEST", "ProgramError", "ProgramProcess"]
 
 LONGEST = 32 * 2**20
 """Bytes of the longest line that is taken for an answer."""
@@ -27,11 +27,11 @@ _TOLD = 600
 _BLOCK = 2**16
 
 
-class Trouble(Exception):  # noqa: N818 - a verdict on a program
+class ProgramError(Exception):
     """There is no answer; the message says why, and the program has been ended."""
 
 
-class Child:
+class ProgramProcess:
     """A child process, started when it is first asked, and again after trouble.
 
     Parameters
@@ -60,7 +60,7 @@ class Child:
 
         Raises
         ------
-        Trouble
+        ProgramError
             No line came in time, or the program ended, or wrote a line without end.
         CTCInputError
             It can't be started.
@@ -79,11 +79,11 @@ class Child:
         except queue.Empty:
             msg = f"no answer within {seconds:g} s{self._tail()}; ended"
             self.end()
-            raise Trouble(msg) from None
+            raise ProgramError(msg) from None
         if isinstance(got, Exception):
             msg = self._ended() if isinstance(got, EOFError) else f"{got}{self._tail()}; ended"
             self.end()
-            raise Trouble(msg)
+            raise ProgramError(msg)
         return got
 
     def end(self) -> None:

@@ -11,7 +11,7 @@ from ctcx._errors import CTCInputError
 from ctcx._reference.tolerances import TOLERANCES
 from ctcx.conformance._external.judging import judge, result
 from ctcx.conformance._external.problems import PROTOCOL, chosen, problem_line
-from ctcx.conformance._external.process import Child, Trouble
+from ctcx.conformance._external.process import ProgramError, ProgramProcess
 from ctcx.conformance.runner import Report, Result, versions_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run_command(
     if not words:
         msg = "command is empty: expected a program and its arguments"
         raise CTCInputError(msg, argument="command", value=command)
-    child = Child(words)
+    child = ProgramProcess(words)
     results = []
     try:
         for fixture in chosen(only):
@@ -106,12 +106,12 @@ def check_dtype(dtype: str) -> None:
         raise CTCInputError(msg, argument="dtype", value=dtype)
 
 
-def _put(child: Child, fixture: Fixture, dtype: str, seconds: float) -> tuple[Status, str]:
+def _put(child: ProgramProcess, fixture: Fixture, dtype: str, seconds: float) -> tuple[Status, str]:
     if dtype not in fixture.tolerances:
         return "skipped", f"{dtype} can't hold its logits"
     try:
         line = child.ask(problem_line(fixture), seconds)
-    except Trouble as trouble:
+    except ProgramError as trouble:
         return "error", str(trouble)
     document = _parsed(line)
     if isinstance(document, str):
