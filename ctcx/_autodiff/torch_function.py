@@ -20,14 +20,14 @@ from ctcx._reduction import PLAIN
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ctcx._autodiff.operation import CallOperation as Unit
+    from ctcx._autodiff.operation import CallOperation
     from ctcx._reduction import Reduction
     from ctcx._typing import Array
 
 __all__ = ["from_above", "loss", "loss_and_grad", "merge", "second"]
 
 
-def loss(unit: Unit, reduction: Reduction, logits: Array, *rest: Array) -> Array:
+def loss(unit: CallOperation, reduction: Reduction, logits: Array, *rest: Array) -> Array:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
     if unit.facts_only.facts.form & TRANSFORMED or _has_tangent(logits):
         if _forward_levels() > 1:
@@ -39,7 +39,7 @@ def loss(unit: Unit, reduction: Reduction, logits: Array, *rest: Array) -> Array
     return _Direct.apply(unit, reduction, logits, *rest)
 
 
-def loss_and_grad(unit: Unit, logits: Array, *rest: Array) -> tuple[Array, Array]:
+def loss_and_grad(unit: CallOperation, logits: Array, *rest: Array) -> tuple[Array, Array]:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
     losses, grad = _LossAndGrad.apply(unit, logits.detach(), *rest)
     return losses, grad
@@ -90,7 +90,7 @@ class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore
     """Losses (N,) and their gradient (N, T, C)."""
 
     @staticmethod
-    def forward(unit: Unit, logits: Array, *rest: Array) -> tuple[Array, Array]:
+    def forward(unit: CallOperation, logits: Array, *rest: Array) -> tuple[Array, Array]:
         """Call the kernel, with nothing on the tape."""
         losses, grad = unit("loss_and_grad", logits.detach(), *rest)
         return losses, grad
@@ -120,7 +120,7 @@ class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], unit: Unit, *arrays: Array
+        info: Any, in_dims: tuple[int | None, ...], unit: CallOperation, *arrays: Array
     ) -> tuple[tuple[Array, Array], tuple[int, int]]:
         """Compute the sequences of all members of a batch of batches as one batch."""
         losses, grad = _LossAndGrad.apply(unit, *merge(arrays, in_dims[1:], info.batch_size))
@@ -136,7 +136,7 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
     """
 
     @staticmethod
-    def forward(unit: Unit, logits: Array, *rest: Array) -> Array:
+    def forward(unit: CallOperation, logits: Array, *rest: Array) -> Array:
         """Call the kernel, with nothing on the tape."""
         return unit("loss", logits.detach(), *rest)
 
@@ -163,7 +163,7 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], unit: Unit, *arrays: Array
+        info: Any, in_dims: tuple[int | None, ...], unit: CallOperation, *arrays: Array
     ) -> tuple[Array, int]:
         """As for :class:`_LossAndGrad`."""
         losses = _Loss.apply(unit, *merge(arrays, in_dims[1:], info.batch_size))
@@ -207,7 +207,7 @@ class _Direct(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
     """
 
     @staticmethod
-    def forward(ctx: Any, unit: Unit, reduction: Reduction, *arrays: Array) -> Array:
+    def forward(ctx: Any, unit: CallOperation, reduction: Reduction, *arrays: Array) -> Array:
         """Call the kernel and reduce, with nothing on the tape, and keep what derivatives need."""
         losses, grad = unit.as_called("loss_and_grad", arrays[0].detach(), *arrays[1:])
         divisor = reduction.divisor(unit.xp, arrays[3], losses.dtype)
@@ -235,7 +235,7 @@ class _Direct(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
         return None, None, total, None, None, None
 
 
-def _computed(unit: Unit, logits: Array, *rest: Array) -> Array:
+def _computed(unit: CallOperation, logits: Array, *rest: Array) -> Array:
     """Compute the gradient (N, T, C), with nothing on the tape."""
     grad: Array = unit("loss_and_grad", logits.detach(), *rest)[1]
     return grad
@@ -250,7 +250,7 @@ class _Known(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
     """The gradient (N, T, C), if it is known already, as a function of the logits."""
 
     @staticmethod
-    def forward(ctx: Any, unit: Unit, grad: Array | None, *arrays: Array) -> Array:
+    def forward(ctx: Any, unit: CallOperation, grad: Array | None, *arrays: Array) -> Array:
         """Return what is known, or call the kernel."""
         if grad is None:
             grad = _computed(unit, *arrays)
@@ -265,7 +265,7 @@ class _Known(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
         return None, None, product, None, None, None
 
 
-def _keep(ctx: Any, unit: Unit, arrays: tuple[Array, ...]) -> None:
+def _keep(ctx: Any, unit: CallOperation, arrays: tuple[Array, ...]) -> None:
     """Keep losses, gradient and what the call was given."""
     ctx.unit = unit
     ctx.save_for_backward(*arrays)
