@@ -110,13 +110,15 @@ def is_known_of(array: object, xp: ArrayModule) -> bool:
 
 
 class _NumPy(ModuleType):
-    """``array_api_compat.numpy``, imported when more of it is used than two dtypes.
+    """``array_api_compat.numpy``, imported when more of it is used than a call of a kernel needs.
 
     It copies all that NumPy has, so NumPy imports its tests and f2py: half of the time that a
     process with a kernel for NumPy spends before its first result.
     """
 
     int32, int64 = np.int32, np.int64
+    full, zeros_like = staticmethod(np.full), staticmethod(np.zeros_like)
+    sum, where = staticmethod(np.sum), staticmethod(np.where)
 
     def __getattr__(self, name: str) -> Any:
         vars(self).update(vars(import_module(self.__name__)))

@@ -1,8 +1,5 @@
 /* What Python calls: arrays by the buffer protocol, so that this works for every version of NumPy
- * and needs none to build. Only the stable ABI of Python 3.11 is used. */
-#if !defined(Py_GIL_DISABLED) && !defined(Py_LIMITED_API)
-#define Py_LIMITED_API 0x030B0000
-#endif
+ * and needs none to build. Only the stable ABI of Python 3.11 is used; CMake says to hold it to that. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
