@@ -25,15 +25,17 @@ extensions = [
     "myst_parser",
     "numpydoc",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "executed_directive",
     "facts_directive",
+    "mathml",
 ]
-exclude_patterns = ["_build", "_ext", "examples", "examples"]
+exclude_patterns = ["_build", "_ext", "_static", "examples"]
 
 html_theme = "furo"
 html_title = f"ctcx {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_math_renderer = "mathml"
 
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3

@@ -233,3 +233,6 @@ def test_the_pages_build_without_a_warning(tmp_path):
     html = "".join(p.read_text(encoding="utf-8") for p in (tmp_path / "html").rglob("*.html"))
     for name in (*ctcx.__all__, *(f"plugin.{name}" for name in plugin.__all__)):
         assert f'id="ctcx.{name}"' in html or f'id="module-ctcx.{name}"' in html
+    assert "<math" in html
+    loaded = re.findall(r'<(?:script|img|iframe|link)[^>]*(?:src|href)="(?:https?:)?//[^"]*"', html)
+    assert loaded == []  # a page is whole without a network
