@@ -102,7 +102,7 @@ def test_a_random_example_does_not_depend_on_how_many_there_are():
 def test_processes_of_their_own_write_what_one_would(tmp_path, monkeypatch):
     arguments = ("--random", 210, "--frames", 4, "--classes", 3)
     many = written(tmp_path / "many", *arguments).read_bytes()
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("ctcx.fixtures._parallel.usable_cores", lambda: 1)
     assert written(tmp_path / "one", *arguments).read_bytes() == many
 
 

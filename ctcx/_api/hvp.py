@@ -20,33 +20,33 @@ from ctcx._autodiff.adapters import adapter_for
 from ctcx._autodiff.operation import hessian_times
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import plain
-from ctcx._inputs.prepare import FLOATING
 from ctcx._reduction import Reduction
+from ctcx._typing import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ctcx._api.call import Infeasible, ReductionName
     from ctcx._inputs.prepare import KernelInputs
-    from ctcx._typing import Array
+    from ctcx._typing import Array, ArrayT
 
 __all__ = ["ctc_hvp"]
 
 
 def ctc_hvp(
-    logits: Array,
+    logits: ArrayT,
     labels: Array | Sequence[Sequence[int]],
     logit_lengths: Array | Sequence[int] | None = None,
     label_lengths: Array | Sequence[int] | None = None,
     *,
-    vector: Array,
+    vector: ArrayT,
     blank: int = 0,
     time_major: bool = False,
     reduction: ReductionName = "none",
     infeasible: Infeasible = "inf",
     backend: str | None = None,
     validate: bool = True,
-) -> Array:
+) -> ArrayT:
     r"""Second derivatives of the CTC loss times a vector, without the matrix.
 
     .. math::
@@ -99,29 +99,34 @@ def ctc_hvp(
     if is_captured(logits):
         given = {"logits": logits, "labels": labels, "vector": vector}
         given |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
-        return in_graph(ctc_hvp, given, blank=blank, **options._asdict())
-    logits, vector = plain("logits", logits), plain("vector", vector)
-    _check_form(vector, logits)
+        captured: ArrayT = in_graph(ctc_hvp, given, blank=blank, **options._asdict())
+        return captured
+    x: Array = plain("logits", logits)
+    v: Array = plain("vector", vector)
+    _check_form(v, x)
     prepared, (_, grad) = run(
-        "loss_and_grad", logits, labels, logit_lengths, label_lengths, blank, options
+        "loss_and_grad", x, labels, logit_lengths, label_lengths, blank, options
     )
     xp, single = prepared.facts.xp, prepared.single
     swap = time_major and not single
-    vector = xp.permute_dims(vector, (1, 0, 2)) if swap else vector[None, ...] if single else vector
-    arrays = (vector, grad, *prepared[:4])
+    v = xp.permute_dims(v, (1, 0, 2)) if swap else v[None, ...] if single else v
+    arrays = (v, grad, *prepared[:4])
     namespace = prepared.facts.namespace
     form = forms_of(*arrays) if namespace == "torch" else 0
     if validate and not form & UNREADABLE and not any_traced(*arrays):
-        _check_values(vector, prepared, time_major=swap)
+        _check_values(v, prepared, time_major=swap)
     adapter = adapter_for(namespace, form, *arrays, differentiate=True)
     second = hessian_times if adapter is None else adapter.second
     product = second(prepared.blank, *arrays)
     if reduction in {"mean", "mean_per_label"}:
         how = Reduction(reduction, zero=False, single=single)
         product = scaled(prepared, how, product)
+    result: ArrayT = product
     if single:
-        return product[0, ...]
-    return xp.permute_dims(product, (1, 0, 2)) if swap else product
+        result = product[0, ...]
+    elif swap:
+        result = xp.permute_dims(product, (1, 0, 2))
+    return result
 
 
 def _check_form(vector: Any, logits: Any) -> None:
@@ -133,8 +138,8 @@ def _check_form(vector: Any, logits: Any) -> None:
         raise CTCInputError(msg, argument="vector")
     describe(logits, "logits")  # raises for layouts that have no shape to compare
     facts = describe(vector, "vector")
-    if facts.dtype not in FLOATING:
-        msg = f"vector must have one of the dtypes {', '.join(FLOATING)}; got {facts.dtype}"
+    if facts.dtype not in DTYPES:
+        msg = f"vector must have one of the dtypes {', '.join(DTYPES)}; got {facts.dtype}"
         raise CTCInputError(msg, argument="vector")
     if tuple(vector.shape) != tuple(logits.shape):
         msg = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple
 
 from ctcx._api.call import (
     Infeasible,
@@ -15,6 +15,7 @@ from ctcx._api.call import (
 )
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._arrays.tensor_forms import is_torch_recording
+from ctcx._typing import ArrayT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["LossAndGrad", "ctc_loss", "ctc_loss_and_grad"]
 
 
-class LossAndGrad(NamedTuple):
+class LossAndGrad(NamedTuple, Generic[ArrayT]):
     """What :func:`ctcx.ctc_loss_and_grad` returns.
 
     Attributes
@@ -37,13 +38,13 @@ class LossAndGrad(NamedTuple):
         (N,) boolean, () for one sequence: whether any path emits the labels.
     """
 
-    loss: Array
-    grad: Array
+    loss: ArrayT
+    grad: ArrayT
     feasible: Array
 
 
 def ctc_loss(
-    logits: Array,
+    logits: ArrayT,
     labels: Array | Sequence[Sequence[int]],
     logit_lengths: Array | Sequence[int] | None = None,
     label_lengths: Array | Sequence[int] | None = None,
@@ -54,7 +55,7 @@ def ctc_loss(
     infeasible: Infeasible = "inf",
     backend: str | None = None,
     validate: bool = True,
-) -> Array:
+) -> ArrayT:
     r"""CTC loss: the negative log probability that the frames emit the labels.
 
     .. math:: \mathrm{loss} = -\ln \sum_{\pi \in B^{-1}(y)} \prod_t \mathrm{softmax}(x_t)_{\pi_t}
@@ -127,18 +128,20 @@ def ctc_loss(
     if is_torch_recording():
         from ctcx._api import torch_operators
 
-        return torch_operators.traced_loss(
+        loss: ArrayT = torch_operators.traced_loss(
             logits, labels, logit_lengths, label_lengths, blank, options
         )
-    if is_captured(logits):
+    elif is_captured(logits):
         arrays = {"logits": logits, "labels": labels}
         arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
-        return in_graph(ctc_loss, arrays, blank=blank, **options._asdict())
-    return run("loss", logits, labels, logit_lengths, label_lengths, blank, options)[1]
+        loss = in_graph(ctc_loss, arrays, blank=blank, **options._asdict())
+    else:
+        _, loss = run("loss", logits, labels, logit_lengths, label_lengths, blank, options)
+    return loss
 
 
 def ctc_loss_and_grad(
-    logits: Array,
+    logits: ArrayT,
     labels: Array | Sequence[Sequence[int]],
     logit_lengths: Array | Sequence[int] | None = None,
     label_lengths: Array | Sequence[int] | None = None,
@@ -149,7 +152,7 @@ def ctc_loss_and_grad(
     infeasible: Infeasible = "inf",
     backend: str | None = None,
     validate: bool = True,
-) -> LossAndGrad:
+) -> LossAndGrad[ArrayT]:
     r"""CTC loss and its gradient with respect to the logits.
 
     .. math::

@@ -8,6 +8,7 @@ import typer
 
 from ctcx._cli.output import json_text, new_table, show, styled, unwarned
 from ctcx._dispatch.report import backends
+from ctcx._typing import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from ctcx._dispatch.report import BackendInfo
 
 __all__ = ["as_dict", "backends_command"]
-
-_DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 def backends_command(
@@ -63,7 +62,7 @@ def as_dict(info: BackendInfo) -> dict[str, Any]:
 def _takes(info: BackendInfo) -> str:
     if not info.dtypes:
         return "-"
-    dtypes = ", ".join(dtype for dtype in _DTYPES if dtype in info.dtypes)
+    dtypes = ", ".join(dtype for dtype in DTYPES if dtype in info.dtypes)
     return (
         f"{_names(info.namespaces, 'any library')}\n{_names(info.devices, 'any device')}\n{dtypes}"
     )

@@ -13,6 +13,8 @@ from ctcx._plugins.registry import DISABLE, registry
 from ctcx._plugins.reporting import STRICT
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from ctcx._plugins.backend import Feature
 
 __all__ = ["BackendInfo", "backends", "show_versions", "versions"]
@@ -50,10 +52,10 @@ class BackendInfo:
     provenance: str
     status: Availability
     reason: str = ""
-    namespaces: frozenset[str] = frozenset()
-    devices: frozenset[str] = frozenset()
-    dtypes: frozenset[str] = frozenset()
-    features: frozenset[Feature] = frozenset()
+    namespaces: AbstractSet[str] = frozenset()
+    devices: AbstractSet[str] = frozenset()
+    dtypes: AbstractSet[str] = frozenset()
+    features: AbstractSet[Feature] = frozenset()
     priority: int = 0
     opt_in: bool = True
     summary: str = ""

@@ -13,7 +13,7 @@ import numpy as np
 from ctcx._arrays.facts import describe, device_name, is_array, is_elsewhere, library_name
 from ctcx._arrays.tensor_forms import UNREADABLE
 from ctcx._errors import KernelError, printable
-from ctcx._plugins.fields import HALF_DTYPES
+from ctcx._typing import HALF_DTYPES
 
 if TYPE_CHECKING:
     from ctcx._arrays.facts import ArrayFacts

@@ -9,6 +9,7 @@ from ctcx._plugins.backend import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
     from ctcx._dispatch.decision import Source, Status
     from ctcx._plugins.backend import Backend, Problem
@@ -153,7 +154,7 @@ def declared(backend: Backend, problem: Problem) -> str | None:
     return None
 
 
-def _covers(names: frozenset[str], name: str) -> bool:
+def _covers(names: AbstractSet[str], name: str) -> bool:
     return name in names or "*" in names
 
 

@@ -38,13 +38,12 @@ from ctcx._inputs.host_data import (
     what_to_pass,
 )
 from ctcx._inputs.labels import from_lists, resolve_blank
+from ctcx._typing import DTYPES
 
 if TYPE_CHECKING:
     from ctcx._typing import Array
 
-__all__ = ["FLOATING", "KernelInputs", "prepare", "rebind"]
-
-FLOATING = ("float16", "bfloat16", "float32", "float64")
+__all__ = ["KernelInputs", "prepare", "rebind"]
 
 
 class KernelInputs(NamedTuple):
@@ -233,7 +232,7 @@ def _plain_facts(logits: Any, *integers: Any) -> ArrayFacts | None:
     if kind is not np.ndarray and not is_tensor:
         return None
     facts = describe(logits, "logits")
-    if facts.form or facts.dtype not in FLOATING or not (is_tensor or logits.flags.aligned):
+    if facts.form or facts.dtype not in DTYPES or not (is_tensor or logits.flags.aligned):
         return None
     dtypes = kernel_integers(facts.xp)
     for argument, array in zip(_INTEGERS, integers, strict=True):
@@ -315,8 +314,8 @@ def _check_logits(logits: Any) -> ArrayFacts:
             f"sequence; got {tuple(logits.shape)}"
         )
         raise CTCInputError(msg, argument="logits")
-    if facts.dtype not in FLOATING:
-        msg = f"logits must have one of the dtypes {', '.join(FLOATING)}; got {facts.dtype}"
+    if facts.dtype not in DTYPES:
+        msg = f"logits must have one of the dtypes {', '.join(DTYPES)}; got {facts.dtype}"
         if is_numpy(logits) and not logits.dtype.isnative:
             msg += ", of another byte order: pass logits.astype(logits.dtype.newbyteorder('='))"
         raise CTCInputError(msg, argument="logits")

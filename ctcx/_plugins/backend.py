@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ctcx._errors import shown
 from ctcx._plugins.fields import (
-    HALF_DTYPES,
     always_usable,
     check_api,
     check_callable,
@@ -24,9 +23,11 @@ from ctcx._plugins.fields import (
     freeze,
 )
 from ctcx._plugins.targets import check_target
+from ctcx._typing import HALF_DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
 __all__ = ["API_VERSION", "Backend", "Decline", "Feature", "Operation", "Problem"]
 
@@ -188,10 +189,10 @@ class Backend:
 
     name: str
     kernels: Mapping[str, str]
-    namespaces: frozenset[str]
-    devices: frozenset[str] = frozenset({"cpu"})
-    dtypes: frozenset[str] = frozenset({"float32", "float64"})
-    features: frozenset[Feature] = frozenset()
+    namespaces: AbstractSet[str]
+    devices: AbstractSet[str] = frozenset({"cpu"})
+    dtypes: AbstractSet[str] = frozenset({"float32", "float64"})
+    features: AbstractSet[Feature] = frozenset()
     priority: int = 0
     opt_in: bool = True
     probe: Callable[[], str | None] = always_usable

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 from functools import partial
 from importlib import metadata
 
 from ctcx._arrays.probing import cupy_runtime_info, probe_cupy, probe_import
-from ctcx._plugins.fields import KNOWN_DTYPES
+from ctcx._cores import usable_cores
+from ctcx._typing import DTYPES
 from ctcx._version import __version__
 from ctcx.plugin import Backend, Feature, Namespace, hookimpl
 
@@ -39,7 +39,7 @@ def ctcx_backends() -> list[Backend]:
             },
             namespaces=frozenset({"*"}),
             devices=frozenset({"*"}),
-            dtypes=KNOWN_DTYPES,
+            dtypes=frozenset(DTYPES),
             features=frozenset(Feature) - {Feature.CHECKS_VALUES, Feature.DELEGATES},
             priority=-1000,
             opt_in=False,
@@ -72,7 +72,7 @@ def ctcx_namespaces() -> list[Namespace]:
             devices=f"{here}.torch:devices",
             probe=partial(probe_import, "torch", "torch"),
             synchronize=f"{here}.torch:synchronize",
-            dtypes=KNOWN_DTYPES,
+            dtypes=frozenset(DTYPES),
         ),
         Namespace(
             name="jax.numpy",
@@ -84,7 +84,7 @@ def ctcx_namespaces() -> list[Namespace]:
             synchronize=f"{here}.jax:synchronize",
             jit=f"{here}.jax:jit",
             loop="ctcx._core.loops.jax:JAX_LOOP",
-            dtypes=KNOWN_DTYPES,
+            dtypes=frozenset(DTYPES),
         ),
         Namespace(
             name="array_api_strict",
@@ -116,17 +116,10 @@ def ctcx_runtime_info() -> dict[str, str]:
         "ctcx": __version__,
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "platform": platform.platform(),
-        "usable cores": str(_usable_cores()),
+        "usable cores": str(usable_cores()),
     }
     for distribution in _WORTH_KNOWING:
         # Metadata may be missing, damaged, or of a package that is half uninstalled.
         with contextlib.suppress(Exception):
             lines[distribution] = str(metadata.version(distribution))
     return lines | cupy_runtime_info()
-
-
-def _usable_cores() -> int:
-    """Cores that this process may run on, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -7,10 +7,9 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from ctcx._errors import one_line, shown
+from ctcx._typing import DTYPES
 
 __all__ = [
-    "HALF_DTYPES",
-    "KNOWN_DTYPES",
     "always_usable",
     "check_api",
     "check_callable",
@@ -20,12 +19,6 @@ __all__ = [
     "check_type",
     "freeze",
 ]
-
-
-HALF_DTYPES = frozenset({"float16", "bfloat16"})
-
-
-KNOWN_DTYPES = frozenset({"float32", "float64"}) | HALF_DTYPES
 
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
@@ -53,8 +46,8 @@ def check_names(where: str, descriptor: object, attribute: str) -> None:
     if bad := [name for name in names if not isinstance(name, str)]:
         msg = f"{where}: {attribute} must be names, got {shown(bad[0])}"
         raise TypeError(msg)
-    if attribute == "dtypes" and (strange := names - KNOWN_DTYPES):
-        msg = f"{where}: unknown dtypes {sorted(strange)}; known: {sorted(KNOWN_DTYPES)}"
+    if attribute == "dtypes" and (strange := names.difference(DTYPES)):
+        msg = f"{where}: unknown dtypes {sorted(strange)}; known: {sorted(DTYPES)}"
         raise ValueError(msg)
 
 

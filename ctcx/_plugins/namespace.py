@@ -18,6 +18,7 @@ from ctcx._plugins.targets import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
 __all__ = ["Namespace"]
 
@@ -70,7 +71,7 @@ class Namespace:
     synchronize: str | None = None
     jit: str | None = None
     loop: str | None = None
-    dtypes: frozenset[str] = frozenset({"float32", "float64"})
+    dtypes: AbstractSet[str] = frozenset({"float32", "float64"})
     api: tuple[int, int] = (2, 0)
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from ctcx._environment import split_names
 from ctcx._errors import CTCError, UnknownBackendError
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
+from ctcx._typing import DTYPES
 from ctcx.conformance import _checks  # noqa: F401 - registers the checks
 from ctcx.conformance._checks.registry import Check, registered_checks
 from ctcx.conformance._drawing import Drawing
@@ -30,7 +31,6 @@ __all__ = ["REQUIRED", "CheckPlan", "Expectations", "PlannedCheck", "make_plan"]
 
 SLOW = "CTCX_TEST_SLOW"
 REQUIRED = "CTCX_TEST_NAMESPACES"
-_DTYPES = ("float32", "float64", "float16", "bfloat16")
 _EXPECTATION = re.compile(r"(?P<check>\w+)(?:\[(?P<where>[^\]]+)\])?\Z")
 
 
@@ -157,7 +157,7 @@ def make_plan(
         raise UnknownBackendError(msg)
     described = plugins.backends[backend].backend
     chosen = _chosen_checks(checks)
-    _check_known("dtype", dtypes, _DTYPES)
+    _check_known("dtype", dtypes, DTYPES)
     plan = CheckPlan(backend=backend)
     seen_devices: set[str] = set()
     if reason := plugins.unusable(backend):
@@ -271,7 +271,7 @@ def _dtypes(
     plan: CheckPlan,
 ) -> Iterator[str]:
     """Yield the declared dtypes that the library has on this device."""
-    for dtype in _DTYPES:
+    for dtype in DTYPES:
         if dtype not in backend.dtypes or (only is not None and dtype not in only):
             continue
         if dtype not in library.dtypes:

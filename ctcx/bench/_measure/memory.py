@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ctcx._cores import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,8 +95,7 @@ def copy_rate(size: int = 2**28) -> float:
     source = np.ones(size, dtype=np.uint8)
     target = np.empty_like(source)
     best = 0.0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    for threads in {1, cores or 1}:
+    for threads in {1, usable_cores()}:
         parts = list(
             zip(np.array_split(target, threads), np.array_split(source, threads), strict=True)
         )

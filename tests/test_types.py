@@ -1,0 +1,73 @@
+"""What a type checker sees of the public functions and descriptors."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = sorted(path.parent for path in ROOT.glob("backends/*/ctcx_*/__init__.py"))
+
+USER = """
+import numpy as np
+from numpy.typing import NDArray
+
+import ctcx
+from ctcx.plugin import Backend, Namespace
+
+def call(logits: NDArray[np.float32]) -> None:
+    loss = ctcx.ctc_loss(logits, [[1]], reduction="mean")
+    reveal_type(loss)
+    both = ctcx.ctc_loss_and_grad(logits, [[1]])
+    reveal_type(both.grad)
+    reveal_type(ctcx.ctc_hvp(logits, [[1]], vector=logits))
+
+Backend(
+    name="mine", kernels={"loss": "mine:loss"}, namespaces={"numpy"}, devices={"cpu", "cuda"},
+    dtypes={"float32"},
+)
+Namespace(
+    name="n", distribution="n", from_numpy="a:b", to_numpy="a:b", devices="a:b", dtypes={"float32"},
+)
+"""
+
+WRONG = """
+from ctcx.plugin import Backend
+
+Backend(name="mine", kernels={"loss": "mine:loss"}, namespaces="numpy")
+"""
+
+
+def mypy(tmp_path, program):
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    options = ["--strict", "--config-file=", f"--cache-dir={tmp_path}", "--follow-imports=silent"]
+    return subprocess.run(
+        [sys.executable, "-m", "mypy", *options, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_results_have_the_type_of_the_logits_and_sets_are_sets(tmp_path):
+    done = mypy(tmp_path, USER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    revealed = [line for line in done.stdout.splitlines() if "Revealed type" in line]
+    assert len(revealed) == 3
+    assert all("numpy.ndarray[" in line and "32" in line for line in revealed), revealed
+
+
+@pytest.mark.slow
+def test_one_name_is_no_set_of_names(tmp_path):
+    done = mypy(tmp_path, WRONG)
+    assert done.returncode == 1
+    assert 'Argument "namespaces" to "Backend" has incompatible type "str"' in done.stdout
+
+
+@pytest.mark.parametrize("package", [ROOT / "ctcx", *PACKAGES], ids=lambda path: path.name)
+def test_every_package_says_that_it_has_types(package):
+    assert (package / "py.typed").is_file()
