@@ -18,10 +18,13 @@ from ctcx._dispatch.results import are_losses, losses_fault
 from ctcx._errors import CTCInputError, InfeasibleError
 from ctcx._inputs.prepare import KernelInputs, prepare
 from ctcx._inputs.validate import check_values, locate
-from ctcx._plugins.backend import Feature, Operation, Problem
+from ctcx._operations import OPERATIONS
+from ctcx._plugins.backend import Feature, Problem
 from ctcx._reduction import PLAIN, Reduction
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ctcx._arrays.facts import ArrayFacts
     from ctcx._typing import Array
 
@@ -54,7 +57,7 @@ class Options(NamedTuple):
 
 
 def run(
-    operation: Operation,
+    operation: str,
     logits: Any,
     labels: Any,
     logit_lengths: Any,
@@ -73,23 +76,23 @@ def run(
     return prepared, result
 
 
-def _computed(operation: Operation, prepared: KernelInputs, options: Options) -> Any:
+def _computed(operation: str, prepared: KernelInputs, options: Options) -> Any:
     """Compute as the library has to see it: the reduced loss; or losses and gradient."""
+    what = OPERATIONS[operation]
     reduction = reduction_of(prepared, options)
     compute = partial(_compute, options)
     arrays = prepared[:4]
     facts = prepared.facts
-    adapter = adapter_for(facts.namespace, facts.form, *arrays, differentiate=operation == "loss")
+    adapter = adapter_for(facts.namespace, facts.form, *arrays, differentiate=what.differentiable)
     if adapter is not None:
         unit = CallOperation.of(prepared, compute)
-        if operation == "loss":
-            return adapter.loss(unit, reduction, *arrays)
-        return adapter.loss_and_grad(unit, *arrays)
-    if facts.namespace == "torch" and not (operation == "loss" and facts.form & FUNCTIONAL):
+        known: Callable[..., Any] = getattr(adapter, operation)
+        return known(unit, reduction, *arrays) if what.reduced else known(unit, *arrays)
+    if facts.namespace == "torch" and not (what.differentiable and facts.form & FUNCTIONAL):
         # Its tensors may require a gradient nonetheless.
         prepared = prepared._replace(logits=prepared.logits.detach())
     result = compute(operation, prepared)
-    return reduce_losses(prepared, reduction, result) if operation == "loss" else result
+    return reduce_losses(prepared, reduction, result) if what.reduced else result
 
 
 def _of_class(kind: type, result: Any) -> Any:
@@ -113,7 +116,7 @@ def reduce_losses(prepared: KernelInputs, reduction: Reduction, loss: Array) -> 
     return reduction.value(xp, loss, reduction.divisor(xp, prepared.label_lengths, loss.dtype))
 
 
-def _compute(options: Options, operation: Operation, prepared: KernelInputs) -> Any:
+def _compute(options: Options, operation: str, prepared: KernelInputs) -> Any:
     """Check values and call a kernel; the adapters call this, with what tracers stand for."""
     if prepared.facts.form & OPAQUE:
         from ctcx._api import torch_operators
@@ -132,7 +135,7 @@ def _compute(options: Options, operation: Operation, prepared: KernelInputs) -> 
         {"blank": prepared.blank},
         decision,
     )
-    loss = result if operation == "loss" else result[0]
+    loss = result[0] if isinstance(result, tuple) else result
     if left_to_kernel and not _checks_values(decision):
         # The kernel that checks values declined, and another one has computed.
         check_values(prepared, time_major=options.time_major)
@@ -151,7 +154,7 @@ def _checks_values(decision: Decision) -> bool:
     return entry is not None and Feature.CHECKS_VALUES in entry.backend.features
 
 
-def problem_of(operation: Operation, prepared: KernelInputs) -> Problem:
+def problem_of(operation: str, prepared: KernelInputs) -> Problem:
     facts: ArrayFacts = prepared.facts
     sizes: tuple[Any, ...] = (*prepared.logits.shape, prepared.labels.shape[1])
     if facts.traced and is_undecided(*sizes):

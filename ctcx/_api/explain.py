@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from ctcx._api.call import (
     Infeasible,
@@ -14,7 +14,7 @@ from ctcx._api.call import (
 )
 from ctcx._dispatch.dispatcher import Decision, explain_problem
 from ctcx._inputs.prepare import prepare
-from ctcx._plugins.backend import Operation
+from ctcx._operations import OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ def explain(
     infeasible: Infeasible = "inf",
     backend: str | None = None,
     validate: bool = True,
-    operation: Operation = "loss_and_grad",
+    operation: str = "loss_and_grad",
 ) -> Decision:
     """Say which backend a call with these arguments would use, and why not the others.
 
@@ -62,6 +62,6 @@ def explain(
         As for :func:`ctcx.ctc_loss`, for static facts; an ``operation`` that there isn't.
     """
     check_options(Options(time_major, reduction, infeasible, backend, validate))
-    check_choice("operation", operation, get_args(Operation))
+    check_choice("operation", operation, tuple(OPERATIONS))
     prepared = prepare(logits, labels, logit_lengths, label_lengths, blank, time_major=time_major)
     return explain_problem(problem_of(operation, prepared), backend)

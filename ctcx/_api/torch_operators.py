@@ -26,7 +26,6 @@ from ctcx._inputs.labels import from_lists, resolve_blank
 
 if TYPE_CHECKING:
     from ctcx._inputs.prepare import KernelInputs
-    from ctcx._plugins.backend import Operation
     from ctcx._typing import Array
 
 __all__ = [
@@ -119,7 +118,7 @@ def _vmap_loss_and_grad(
 
 
 def _run(
-    operation: Operation,
+    operation: str,
     logits: Array,
     labels: Array,
     logit_lengths: Array,
@@ -147,7 +146,7 @@ def _loss_dtype(logits: Array) -> Any:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def dispatched(operation: Operation, options: Options, prepared: KernelInputs) -> Any:
+def dispatched(operation: str, options: Options, prepared: KernelInputs) -> Any:
     """Call the operator for what a kernel would compute, so that PyTorch's dispatcher sees it.
 
     Raises

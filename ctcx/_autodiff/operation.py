@@ -10,7 +10,6 @@ from ctcx._plugins.backend import Decline
 
 if TYPE_CHECKING:
     from ctcx._inputs.prepare import KernelInputs
-    from ctcx._plugins.backend import Operation
     from ctcx._typing import Array, ArrayModule
 
 __all__ = ["CallOperation", "Compute", "hessian_times"]
@@ -19,7 +18,7 @@ __all__ = ["CallOperation", "Compute", "hessian_times"]
 class Compute(Protocol):
     """Checks values, selects a backend and calls its kernel."""
 
-    def __call__(self, operation: Operation, prepared: KernelInputs) -> Any:
+    def __call__(self, operation: str, prepared: KernelInputs) -> Any:
         """Return what the kernel returns."""
         ...
 
@@ -52,13 +51,13 @@ class CallOperation(NamedTuple):
         """Namespace of the arrays."""
         return self.facts_only.facts.xp
 
-    def __call__(self, operation: Operation, *arrays: Array) -> Any:
+    def __call__(self, operation: str, *arrays: Array) -> Any:
         """Loss (N,), or loss and gradient (N, T, C), from the backend that is selected."""
         return self.compute(operation, rebind(self.facts_only, *arrays))
 
     def as_called(
         self,
-        operation: Operation,
+        operation: str,
         logits: Array,
         labels: Array,
         logit_lengths: Array,

@@ -12,26 +12,18 @@ from ctcx._cli.names import library_name
 from ctcx._cli.output import new_table, show, styled, unwarned
 from ctcx._dispatch.decision import describe
 from ctcx._dispatch.dispatcher import explain_problem
+from ctcx._operations import OPERATIONS
 from ctcx._plugins.backend import Problem
 from ctcx._plugins.registry import registry
+from ctcx._typing import DTYPES
 
 __all__ = ["explain_command"]
 
 
-class _Dtype(StrEnum):
-    """What the option takes."""
-
-    float32 = "float32"
-    float64 = "float64"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-class _Operation(StrEnum):
-    """What the option takes."""
-
-    loss = "loss"
-    loss_and_grad = "loss_and_grad"
+_Dtype = StrEnum("_Dtype", {name: name for name in DTYPES})  # type: ignore[misc] # no literal
+_Operation = StrEnum("_Operation", {name: name for name in OPERATIONS})  # type: ignore[misc]
+_FLOAT32 = _Dtype("float32")
+_LOSS_AND_GRAD = _Operation("loss_and_grad")
 
 
 def explain_command(
@@ -45,7 +37,7 @@ def explain_command(
             show_default="cuda:0 for cupy, else cpu",
         ),
     ] = None,
-    dtype: Annotated[_Dtype, typer.Option(help="Of the logits.")] = _Dtype.float32,
+    dtype: Annotated[_Dtype, typer.Option(help="Of the logits.")] = _FLOAT32,
     shape: Annotated[
         str, typer.Option(metavar="N,T,C", help="Sequences, frames, classes.")
     ] = "64,150,28",
@@ -54,9 +46,7 @@ def explain_command(
     backend: Annotated[
         str | None, typer.Option(metavar="NAME", help="As if backend=NAME were passed.")
     ] = None,
-    operation: Annotated[
-        _Operation, typer.Option(help="What is asked for.")
-    ] = _Operation.loss_and_grad,
+    operation: Annotated[_Operation, typer.Option(help="What is asked for.")] = _LOSS_AND_GRAD,
     traced: Annotated[bool, typer.Option("--traced", help="As under jax.jit.")] = False,
     not_contiguous: Annotated[
         bool, typer.Option("--not-contiguous", help="As for transposed logits.")

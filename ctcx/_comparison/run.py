@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctcx._plugins.backend import Backend, Operation
+    from ctcx._plugins.backend import Backend
     from ctcx._plugins.namespace import Namespace
     from ctcx._typing import Array
     from ctcx.data.bundled import BundledBatch
@@ -133,7 +133,7 @@ class _Place:
     device: str
 
     @property
-    def operation(self) -> Operation:
+    def operation(self) -> str:
         """What to ask for: a backend may have no gradient."""
         return "loss_and_grad" if Feature.GRAD in self.backend.features else "loss"
 

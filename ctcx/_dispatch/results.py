@@ -13,11 +13,13 @@ import numpy as np
 from ctcx._arrays.facts import describe, device_name, is_array, is_elsewhere, library_name
 from ctcx._arrays.tensor_forms import UNREADABLE
 from ctcx._errors import KernelError, printable
+from ctcx._operations import OPERATIONS
 from ctcx._typing import HALF_DTYPES
 
 if TYPE_CHECKING:
     from ctcx._arrays.facts import ArrayFacts
     from ctcx._dispatch.decision import Decision
+    from ctcx._operations import Result
     from ctcx._plugins.backend import Problem
     from ctcx._typing import Array
 
@@ -46,19 +48,24 @@ def check_form(result: Any, logits: Array, decision: Decision) -> None:
         It is not what :class:`ctcx.plugin.Backend` says a kernel returns.
     """
     problem = decision.problem
-    if problem.operation == "loss_and_grad":
-        if not isinstance(result, tuple) or len(result) != 2:
-            raise fault(decision, f"returned {_kind(result)}, expected a tuple (loss, grad)")
-        loss, grad = result
-        if not _is_like(grad, logits, logits.shape, logits.dtype, problem):
-            _check_array("grad", grad, logits.shape, problem.dtype, decision)
+    expected = OPERATIONS[problem.operation].results
+    if len(expected) == 1:
+        _check_result(expected[0], result, logits, decision)
     else:
-        loss = result
-    if problem.dtype in HALF_DTYPES or not _is_like(
-        loss, logits, logits.shape[:1], logits.dtype, problem
-    ):
-        dtype = "float64" if problem.dtype == "float64" else "float32"
-        _check_array("loss", loss, logits.shape[:1], dtype, decision)
+        if not isinstance(result, tuple) or len(result) != len(expected):
+            names = ", ".join(each.name for each in expected)
+            raise fault(decision, f"returned {_kind(result)}, expected a tuple ({names})")
+        for each, array in zip(expected, result):  # noqa: B905 - of one length, and each call pays
+            _check_result(each, array, logits, decision)
+
+
+def _check_result(expected: Result, array: Any, logits: Array, decision: Decision) -> None:
+    problem = decision.problem
+    shape = logits.shape[: expected.axes]
+    wider = expected.dtype == "loss" and problem.dtype in HALF_DTYPES
+    if wider or not _is_like(array, logits, shape, logits.dtype, problem):
+        dtype = "float32" if wider else problem.dtype
+        _check_array(expected.name, array, shape, dtype, decision)
 
 
 def are_losses(loss: Array, facts: ArrayFacts) -> bool:

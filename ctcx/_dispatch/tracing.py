@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ctcx._dispatch.decision import Decision
-    from ctcx._plugins.backend import Operation, Problem
+    from ctcx._plugins.backend import Problem
 
 __all__ = ["Run", "record", "trace"]
 
@@ -38,7 +38,7 @@ class Run:
     decision: Decision
 
     @property
-    def operation(self) -> Operation:
+    def operation(self) -> str:
         """``"loss"`` or ``"loss_and_grad"``."""
         return self.problem.operation
 

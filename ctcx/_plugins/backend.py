@@ -9,9 +9,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 from ctcx._errors import shown
+from ctcx._operations import OPERATIONS
 from ctcx._plugins.fields import (
     always_usable,
     check_api,
@@ -29,15 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Set as AbstractSet
 
-__all__ = ["API_VERSION", "Backend", "Decline", "Feature", "Operation", "Problem"]
+__all__ = ["API_VERSION", "Backend", "Decline", "Feature", "Problem"]
 
 API_VERSION: tuple[int, int] = (2, 0)
 """Version of the plugin API, ``(major, minor)``; see :class:`Backend` for what is compatible."""
-
-Operation = Literal["loss", "loss_and_grad"]
-"""What a kernel computes; the keys of :attr:`Backend.kernels`."""
-
-OPERATIONS: tuple[str, ...] = get_args(Operation)
 
 
 class Feature(enum.Enum):
@@ -97,7 +93,7 @@ class Problem:
         library has no such notion.
     """
 
-    operation: Operation
+    operation: str
     namespace: str
     device: str
     dtype: str
@@ -243,6 +239,9 @@ def _check_features(where: str, backend: Backend) -> None:
     if bool(backend.dtypes & HALF_DTYPES) != (Feature.HALF in features):
         msg = f"{where}: Feature.HALF and the dtypes {sorted(HALF_DTYPES)} go together"
         raise ValueError(msg)
-    if ("loss_and_grad" in backend.kernels) != (Feature.GRAD in features):
-        msg = f"{where}: Feature.GRAD and a loss_and_grad kernel go together"
-        raise ValueError(msg)
+    for name, operation in OPERATIONS.items():
+        if operation.feature is None:
+            continue
+        if (name in backend.kernels) != (Feature[operation.feature] in features):
+            msg = f"{where}: Feature.{operation.feature} and a {name} kernel go together"
+            raise ValueError(msg)

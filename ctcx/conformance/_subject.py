@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctcx._plugins.backend import Backend, Operation
+    from ctcx._plugins.backend import Backend
     from ctcx._plugins.namespace import Namespace
     from ctcx._typing import Array
     from ctcx.conformance.cases import Batch
@@ -155,7 +155,7 @@ class Subject:
         self.check_who_ran(runs, "loss_and_grad" if grad else "loss")
         return tuple(result) if grad else (result,)
 
-    def check_who_ran(self, runs: Sequence[Any], operation: Operation) -> None:
+    def check_who_ran(self, runs: Sequence[Any], operation: str) -> None:
         """Fail unless exactly one kernel ran: the right one of this backend.
 
         One that declares ``DELEGATES`` may have called others.

@@ -11,30 +11,12 @@ top, for later checks build on what earlier ones prove.
 
 from __future__ import annotations
 
-# isort: off
-from ctcx.conformance._checks import (
-    declared,
-    delegation,
-    accuracy,
-    edge_cases,
-    batching,
-    array_forms,
-    calls,
-    scale,
-    drawn_problems,
-)
-# isort: on
+from importlib import import_module
+
+from ctcx._operations import OPERATIONS
 
 __all__: list[str] = []
 
-_MODULES = (
-    declared,
-    delegation,
-    accuracy,
-    edge_cases,
-    batching,
-    array_forms,
-    calls,
-    scale,
-    drawn_problems,
-)
+for _operation in OPERATIONS.values():
+    for _module in _operation.checks:
+        import_module(_module)

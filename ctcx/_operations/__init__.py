@@ -1,0 +1,25 @@
+"""What kernels can compute, as data: one file an operation.
+
+``descriptor``
+    What is said of each operation.
+
+A new operation is a file beside these and a line in :data:`OPERATIONS`; its public function, its
+reference and its checks are files of their own, elsewhere.
+"""
+
+from __future__ import annotations
+
+from ctcx._operations.descriptor import Operation, Result
+from ctcx._operations.loss import LOSS
+from ctcx._operations.loss_and_grad import LOSS_AND_GRAD
+
+__all__ = ["OPERATIONS", "Operation", "Result"]
+
+OPERATIONS: dict[str, Operation] = {
+    operation.name: operation
+    for operation in (
+        LOSS,
+        LOSS_AND_GRAD,
+    )
+}
+"""By name: the keys of :attr:`ctcx.plugin.Backend.kernels`."""

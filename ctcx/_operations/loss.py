@@ -1,0 +1,29 @@
+"""The loss of each sequence."""
+
+from __future__ import annotations
+
+from ctcx._operations.descriptor import Operation, Result
+
+__all__ = ["LOSS"]
+
+_CHECKS = "ctcx.conformance._checks"
+
+LOSS = Operation(
+    name="loss",
+    results=(Result(name="loss", axes=1, dtype="loss"),),
+    reduced=True,
+    differentiable=True,
+    feature=None,
+    reference="ctcx._reference.oracle:reference",
+    checks=(
+        f"{_CHECKS}.declared",
+        f"{_CHECKS}.delegation",
+        f"{_CHECKS}.accuracy",
+        f"{_CHECKS}.edge_cases",
+        f"{_CHECKS}.batching",
+        f"{_CHECKS}.array_forms",
+        f"{_CHECKS}.calls",
+        f"{_CHECKS}.scale",
+        f"{_CHECKS}.drawn_problems",
+    ),
+)

@@ -1,0 +1,21 @@
+"""The loss of each sequence and its gradient with respect to the logits."""
+
+from __future__ import annotations
+
+from ctcx._operations.descriptor import Operation, Result
+from ctcx._operations.loss import LOSS
+
+__all__ = ["LOSS_AND_GRAD"]
+
+LOSS_AND_GRAD = Operation(
+    name="loss_and_grad",
+    results=(
+        Result(name="loss", axes=1, dtype="loss"),
+        Result(name="grad", axes=3, dtype="logits"),
+    ),
+    reduced=False,
+    differentiable=False,
+    feature="GRAD",
+    reference=LOSS.reference,
+    checks=LOSS.checks,  # most of them look at both
+)

@@ -1,0 +1,75 @@
+"""What ctcx knows of an operation is one descriptor: all else reads it."""
+
+import dataclasses
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+import ctcx
+from ctcx._operations import OPERATIONS, Operation, Result
+from ctcx._plugins.targets import load_target
+from ctcx.plugin import Backend
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=str)
+def test_the_reference_has_every_result_and_the_checks_are_there(operation):
+    logits = np.zeros((1, 3, 4))
+    one = np.array([1])
+    answer = load_target(operation.reference)(logits, np.array([[1]]), np.array([3]), one, 0)
+    for result in operation.results:
+        assert getattr(answer, result.name).shape == logits.shape[: result.axes]
+    for module in operation.checks:
+        import_module(module)
+
+
+def test_the_contract_of_kernels_states_each_signature():
+    for operation in OPERATIONS.values():
+        assert operation.signature in Backend.__doc__
+
+
+@pytest.fixture
+def entropy(monkeypatch):
+    """An operation of the future, of which the rest of ctcx has never heard."""
+    descriptor = dataclasses.replace(
+        OPERATIONS["loss_and_grad"],
+        name="entropy",
+        results=(
+            Result(name="loss", axes=1, dtype="loss"),
+            Result(name="entropy", axes=2, dtype="logits"),
+        ),
+        feature=None,
+    )
+    monkeypatch.setitem(OPERATIONS, "entropy", descriptor)
+    return descriptor
+
+
+def test_a_new_operation_needs_a_descriptor_only(entropy: Operation):
+    kernels = {"entropy": "mine:entropy"}
+    with pytest.raises(ValueError, match="unknown operations"):
+        Backend(name="mine", kernels={"perplexity": "mine:x"}, namespaces={"numpy"})
+    assert Backend(name="mine", kernels=kernels, namespaces={"numpy"})
+    logits = np.zeros((1, 3, 4), dtype=np.float32)
+    decision = ctcx.explain(logits, [[1]], operation="entropy")
+    assert "has no kernel for entropy, only for loss, loss_and_grad" in str(decision)
+    assert entropy.signature.endswith("-> (loss, entropy)")
+
+
+def test_results_are_looked_at_as_the_descriptor_says(entropy: Operation):
+    from ctcx._dispatch.results import check_form
+
+    logits = np.zeros((2, 3, 4), dtype=np.float16)
+    known = ctcx.explain(logits, [[1], [1]])
+    decision = dataclasses.replace(
+        known, problem=dataclasses.replace(known.problem, operation=entropy.name)
+    )
+    loss, right = np.zeros(2, dtype=np.float32), np.zeros((2, 3), dtype=np.float16)
+    check_form((loss, right), logits, decision)
+    with pytest.raises(ctcx.KernelError, match=r"expected a tuple \(loss, entropy\)"):
+        check_form(loss, logits, decision)
+    with pytest.raises(ctcx.KernelError, match=r"shape \(2,\) as entropy, expected \(2, 3\)"):
+        check_form((loss, right[:, 0]), logits, decision)
+    with pytest.raises(ctcx.KernelError, match="array of float32 as entropy, expected float16"):
+        check_form((loss, right.astype(np.float32)), logits, decision)
+    with pytest.raises(ctcx.KernelError, match="array of float16 as loss, expected float32"):
+        check_form((loss.astype(np.float16), right), logits, decision)
