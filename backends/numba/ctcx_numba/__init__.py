@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from importlib import util
 
-from ctcx.plugin import Backend, Feature, LowerBound, hookimpl
+from ctcx.plugin import Backend, Feature, hookimpl
 
-__all__ = ["ctcx_backends", "ctcx_benchmark_lower_bounds", "ctcx_runtime_info"]
-
-_LIBRARIES = frozenset({"numpy", "torch", "jax.numpy"})
+__all__ = ["ctcx_backends"]
 
 
 def _probe() -> str | None:
-    if util.find_spec("numba") is None:
-        return "Numba is not installed (pip install numba)"
-    return None
+    return None if util.find_spec("numba") else "Numba is not installed (pip install numba)"
 
 
 @hookimpl
 def ctcx_backends() -> list[Backend]:
-    """Offer one backend, for arrays in the host's memory."""
+    """Offer one backend, for arrays in the host's memory; ctcx-cpu goes before it."""
     return [
         Backend(
             name="numba",
@@ -27,47 +23,13 @@ def ctcx_backends() -> list[Backend]:
                 "loss": "ctcx_numba.kernels:loss",
                 "loss_and_grad": "ctcx_numba.kernels:loss_and_grad",
             },
-            namespaces=_LIBRARIES,
+            namespaces=frozenset({"numpy", "torch"}),
             devices=frozenset({"cpu"}),
             dtypes=frozenset({"float16", "bfloat16", "float32", "float64"}),
-            features=frozenset(
-                {
-                    Feature.GRAD,
-                    Feature.TRACEABLE,
-                    Feature.DETERMINISTIC,
-                    Feature.HALF,
-                    Feature.NONCONTIGUOUS,
-                    Feature.CHECKS_VALUES,
-                }
-            ),
+            features=frozenset(Feature) - {Feature.TRACEABLE, Feature.DELEGATES},
             priority=100,
             opt_in=False,
             probe=_probe,
-            summary="compiled for the CPU, on all cores",
+            summary="compiled by Numba for the CPU, where there is no C++ compiler",
         )
     ]
-
-
-@hookimpl
-def ctcx_benchmark_lower_bounds() -> list[LowerBound]:
-    """Offer the same kernel writing the softmax and nothing else, as what can't be gone below."""
-    return [
-        LowerBound(
-            name="numba-softmax",
-            function="ctcx_numba.kernels:softmax_only",
-            backends=frozenset({"numba"}),
-            namespaces=_LIBRARIES,
-            probe=_probe,
-            summary="the numba kernel, writing the softmax and nothing else",
-        )
-    ]
-
-
-@hookimpl
-def ctcx_runtime_info() -> dict[str, str]:
-    """Say how many threads, whether the kernels are compiled, and whether there are huge pages."""
-    if reason := _probe():
-        return {"ctcx-numba": reason}
-    from ctcx_numba._machine import runtime_info
-
-    return runtime_info()

@@ -1,110 +1,122 @@
-"""The kernels: loss and gradient of a batch in host memory, on threads of this plugin's own."""
+"""The kernels: arrays in, arrays out, and threads between."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from ctcx_numba import _small
-from ctcx_numba._arrays import like_given
-from ctcx_numba._batch import Job
-from ctcx_numba._jax import belongs_in_a_program, call, is_jax
-from ctcx_numba._threads import number_of_threads
+import numba
+import numpy as np
 
-__all__ = ["loss", "loss_and_grad", "softmax_only"]
+from ctcx.plugin import Decline, usable_cores
+from ctcx_numba._compiled import compiled_for, scratch_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["loss", "loss_and_grad"]
+
+_WORTH_A_THREAD = 200_000
+"""About so many nanoseconds of work pay for handing it to another thread."""
 
 
-def loss(
-    logits: Any,
-    labels: Any,
-    logit_lengths: Any,
-    label_lengths: Any,
-    *,
-    blank: int,
-    num_threads: int | None = None,
-) -> Any:
-    """CTC loss of each sequence; a kernel for :class:`ctcx.plugin.Backend`.
+def loss(logits: Any, labels: Any, logit_lengths: Any, label_lengths: Any, *, blank: int) -> Any:
+    """CTC loss of each sequence, (N,); a kernel for :class:`ctcx.plugin.Backend`, which says more.
 
-    Parameters
-    ----------
-    logits
-        (N, T, C), of NumPy, or of PyTorch or JAX on the CPU; float16, bfloat16, float32, float64.
-    labels, logit_lengths, label_lengths
-        (N, S), (N,), (N,); integers of the same library.
-    blank
-        Class of the blank.
-    num_threads
-        How many threads to use at most; default: ``CTCX_NUM_THREADS``, or the usable cores.
-
-    Returns
-    -------
-    array (N,)
-        In nats; NaN for a sequence with a label, length or logit that is not allowed.
+    Arrays are NumPy's, or tensors of PyTorch on the CPU. A sequence with a label, a length or a
+    logit that is not allowed gets NaN.
     """
-    arrays = logits, labels, logit_lengths, label_lengths
-    threads = number_of_threads(num_threads)
-    if is_jax(logits):
-        return call(*arrays, blank=blank, num_threads=threads, gradient=False)
-    if (found := _small.compute(*arrays, blank, gradient=False)) is not None:
-        return found[0]
-    job = Job(*arrays, blank, threads, gradient=False)
-    job.compute()
-    return like_given(job.losses, logits)
+    losses, _ = _compute(logits, labels, logit_lengths, label_lengths, blank, gradient=False)
+    return _like(losses, logits)
 
 
 def loss_and_grad(
-    logits: Any,
-    labels: Any,
-    logit_lengths: Any,
-    label_lengths: Any,
-    *,
-    blank: int,
-    num_threads: int | None = None,
+    logits: Any, labels: Any, logit_lengths: Any, label_lengths: Any, *, blank: int
 ) -> tuple[Any, Any]:
-    """CTC loss and its gradient; a kernel for :class:`ctcx.plugin.Backend`.
+    """CTC loss as from :func:`loss`, and the gradient of the sum of losses, (N, T, C)."""
+    losses, grad = _compute(logits, labels, logit_lengths, label_lengths, blank, gradient=True)
+    return _like(losses, logits), _like(grad, logits, dtype=logits.dtype)
 
-    Parameters
-    ----------
-    logits, labels, logit_lengths, label_lengths, blank, num_threads
-        As for :func:`loss`.
 
-    Returns
-    -------
-    array (N,), array (N, T, C)
-        Losses as from :func:`loss`, and the gradient of their sum, in the dtype of the logits.
+def _compute(
+    logits: Any, labels: Any, logit_lengths: Any, label_lengths: Any, blank: int, *, gradient: bool
+) -> tuple[Any, Any]:
+    x = _on_host(logits)
+    x = x.astype(np.float64 if x.dtype.itemsize == 8 else np.float32, copy=False)
+    num_sequences, num_frames, num_classes = shape = x.shape
+    # Rows as they lie in memory, sequences outside or frames; of other layouts, a copy.
+    frames_outside = not x.flags.c_contiguous and x.transpose(1, 0, 2).flags.c_contiguous
+    order = (1, 0, 2) if frames_outside else (0, 1, 2)
+    steps = (1, num_sequences) if frames_outside else (num_frames, 1)
+    x = np.require(x.transpose(order), requirements="CA").reshape(-1, num_classes)
+    grad = np.empty((x.shape[0], num_classes if gradient else 0), x.dtype)
+    losses = np.empty(num_sequences)
+    # Copies, so that another thread can't change them between the check and the use.
+    integers = [np.array(_on_host(a), np.int64) for a in (labels, logit_lengths, label_lengths)]
+    width = integers[0].shape[1]
+    frames, counts = np.clip(integers[1], 0, num_frames), np.clip(integers[2], 0, width)
+    sizes = int(frames.max(initial=0)), int(counts.max(initial=0)), num_classes
+    work = frames * (50.0 + num_classes + 8 * counts)
+    longest_first = np.argsort(-work, kind="stable")
+    kernel = compiled_for(x.dtype.name)
+
+    def compute(shares: deque[Any]) -> None:
+        scratch = scratch_for(*sizes)
+        with suppress(IndexError):  # no share is left
+            while True:
+                mine = longest_first[shares.popleft()]
+                kernel(x, num_frames, *steps, *integers, blank, mine, scratch, losses, grad)
+
+    threads = min(usable_cores(), numba.config.NUMBA_NUM_THREADS, num_sequences)
+    threads = max(1, min(threads, int(work.sum() / _WORTH_A_THREAD)))
+    pieces = 1 if threads == 1 else min(num_sequences, 4 * threads)
+    _share(compute, deque(slice(k, None, pieces) for k in range(pieces)), threads)
+    if gradient:
+        grad = grad.reshape([shape[axis] for axis in order]).transpose(order)
+    return losses.astype(x.dtype, copy=False), grad
+
+
+def _share(work: Callable[[deque[Any]], None], shares: deque[Any], threads: int) -> None:
+    """Do all shares on so many threads, this one included.
+
+    Threads of our own, not Numba's ``prange``: one of its threading layers ends the process if two
+    threads enter it at once. The pool is closed with the call, so that a fork finds no threads.
     """
-    arrays = logits, labels, logit_lengths, label_lengths
-    threads = number_of_threads(num_threads)
-    if is_jax(logits) and belongs_in_a_program(*arrays):
-        loss, grad = call(*arrays, blank=blank, num_threads=threads, gradient=True)
-        return loss, grad
-    if (found := _small.compute(*arrays, blank, gradient=True)) is not None:
-        return found
-    job = Job(*arrays, blank, threads, gradient=True)
-    job.compute()
-    return like_given(job.losses, logits), like_given(job.grad, logits, dtype=logits.dtype)
+    if threads == 1:
+        work(shares)
+        return
+    with ThreadPoolExecutor(threads - 1) as pool:
+        helpers: list[Future[None]] = []
+        with suppress(RuntimeError):  # the system starts no more threads: this one does the rest
+            helpers.extend(pool.submit(work, shares) for _ in range(threads - 1))
+        try:
+            work(shares)
+        finally:
+            shares.clear()
+    for helper in helpers:
+        helper.result()
 
 
-def softmax_only(
-    logits: Any,
-    labels: Any,
-    logit_lengths: Any,
-    label_lengths: Any,
-    *,
-    blank: int,
-    num_threads: int | None = None,
-) -> Any:
-    """Softmax of all frames within the sequences, and nothing else: a lower bound of the gradient.
+def _on_host(array: Any) -> Any:
+    """NumPy array of the same memory; of bfloat16, which NumPy doesn't have, a float32 copy."""
+    if isinstance(array, np.ndarray):
+        return array
+    torch = sys.modules["torch"]
+    tensor = array.detach()
+    try:
+        # PyTorch itself refuses whatever isn't plain memory of the CPU's.
+        return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+    except (RuntimeError, TypeError) as error:
+        msg = f"the tensor can't be read as plain memory: {str(error).splitlines()[0]}"
+        raise Decline(msg) from error
 
-    Parameters
-    ----------
-    logits, labels, logit_lengths, label_lengths, blank, num_threads
-        As for :func:`loss`.
 
-    Returns
-    -------
-    array (N, T, C)
-        In the dtype of the logits.
-    """
-    job = Job(logits, labels, logit_lengths, label_lengths, blank, num_threads, gradient=True)
-    job.compute_softmax()
-    return like_given(job.grad, logits, dtype=logits.dtype)
+def _like(result: Any, given: Any, *, dtype: Any = None) -> Any:
+    """Return a result as an array of the library that ``given`` is of, without a copy."""
+    if isinstance(given, np.ndarray):
+        return result if dtype is None else result.astype(dtype, copy=False)
+    tensor = sys.modules["torch"].from_numpy(result)
+    return tensor if dtype is None else tensor.to(dtype)
