@@ -73,7 +73,7 @@ VARIABLES = {
     ),
     "CTCX_NUM_THREADS": (
         "a positive number",
-        """Threads of a call that the plugin `ctcx-numba` computes; by default the cores that the
+        """Threads of a call that the plugin `ctcx-cpu` computes; by default the cores that the
         process may use. The core doesn't read it.""",
     ),
     "CTCX_STRICT_PLUGINS": (

@@ -7,8 +7,8 @@ b_i the blank before label i, l_i that label, and y the softmax of a frame:
                 l_i <- (l_i + b_i + [label i differs from label i-1] l_(i-1)) y_(label i)
     gradient    y_c - sum over states of class c of alpha beta / likelihood
 
-Instead of y = exp(x - top) / sum, with the largest logit at the top, it takes exp(x - top), and adds
-log(sum) to the loss. So a frame that is certain multiplies by exactly 1, and costs no digits.
+Instead of y = exp(x - top) / sum, with the largest logit at the top, it takes exp(x - top), and
+adds log(sum) to the loss. So a frame that is certain multiplies by exactly 1, and costs no digits.
 
 Numbers. All is float64, whatever the logits are, and a probability is m 2**e, its mantissa m in one
 array and its whole exponent e in another: nothing underflows at any length. A sum scales its terms

@@ -55,7 +55,8 @@ def _compute(
     grad = np.empty((x.shape[0], num_classes if gradient else 0), x.dtype)
     losses = np.empty(num_sequences)
     # Copies, so that another thread can't change them between the check and the use.
-    integers = [np.array(_on_host(a), np.int64) for a in (labels, logit_lengths, label_lengths)]
+    others = labels, logit_lengths, label_lengths
+    integers = [np.array(_on_host(each), np.int64, order="C") for each in others]
     width = integers[0].shape[1]
     frames, counts = np.clip(integers[1], 0, num_frames), np.clip(integers[2], 0, width)
     sizes = int(frames.max(initial=0)), int(counts.max(initial=0)), num_classes

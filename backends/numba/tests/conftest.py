@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 import pytest
 
@@ -11,16 +9,10 @@ def batch():
     def make(n, t, c, s, *, scale=2.0, dtype=np.float32, ragged=False, seed=0):
         rng = np.random.default_rng(seed)
         logits = (rng.standard_normal((n, t, c)) * scale).astype(dtype)
-        labels = rng.integers(1, c, (n, s)) if c > 1 else np.zeros((n, 0), dtype=np.int64)
-        frames, counts = np.full(n, t), np.full(n, labels.shape[1])
+        labels = rng.integers(1, c, (n, s))
+        frames, counts = np.full(n, t), np.full(n, s)
         if ragged:
-            frames, counts = rng.integers(0, t + 1, n), rng.integers(0, labels.shape[1] + 1, n)
+            frames, counts = rng.integers(0, t + 1, n), rng.integers(0, s + 1, n)
         return logits, labels, frames, counts
 
     return make
-
-
-@pytest.fixture
-def environment(tmp_path):
-    """Variables for a child process that keeps compiled kernels in a folder of its own."""
-    return os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
