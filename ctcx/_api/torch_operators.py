@@ -14,6 +14,7 @@ import traceback
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import array_api_compat.torch as xp
 import torch
 
 from ctcx._api.call import Options, check_options, run
@@ -23,6 +24,7 @@ from ctcx._autodiff.torch_function import from_above, merge
 from ctcx._errors import BackendError, CTCInputError, one_line
 from ctcx._inputs.concatenated import padded
 from ctcx._inputs.labels import from_lists, resolve_blank
+from ctcx._reduction import Reduction
 
 if TYPE_CHECKING:
     from ctcx._inputs.prepare import KernelInputs
@@ -355,15 +357,10 @@ class _Traced:
 
     def reduced(self, loss: Array) -> Array:
         """Apply policy and reduction to losses (N,)."""
-        options = self._options
-        if options.infeasible == "zero":
-            loss = torch.where(loss == torch.inf, 0.0, loss)
-        if options.reduction == "mean_per_label":
-            loss = loss / self.label_counts(loss.dtype)
-        if options.reduction == "none":
-            return loss[0] if self.single else loss
-        total = loss.sum()
-        return total if options.reduction == "sum" else total / max(1, loss.shape[0])
+        how = Reduction(self._options.reduction, self._options.infeasible == "zero", self.single)
+        divisor = how.divisor(xp, self.arrays[3], loss.dtype)
+        result: Array = how.value(xp, loss, divisor)
+        return result
 
     def label_counts(self, dtype: Any) -> Array:
         """Labels of each sequence, at least 1."""
