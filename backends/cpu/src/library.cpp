@@ -7,8 +7,16 @@
 
 namespace ctcx {
 
-#ifdef CTCX_CPU_HAS_avx2
+#if defined(CTCX_CPU_HAS_avx2) || defined(CTCX_CPU_HAS_avx512)
 static bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#endif
+#if defined(CTCX_CPU_LOWERED)
+static bool has_avx512() { return has_avx2(); }  // it was compiled for that
+#elif defined(CTCX_CPU_HAS_avx512)
+static bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
 #endif
 
 const InstructionSet &instruction_set() {
@@ -17,10 +25,7 @@ const InstructionSet &instruction_set() {
     const std::string_view name = asked ? asked : "";
     if (name == "baseline") return baseline;
 #ifdef CTCX_CPU_HAS_avx512
-    if (name != "avx2" && has_avx2() && __builtin_cpu_supports("avx512f") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
-      return avx512;
+    if (name != "avx2" && has_avx512()) return avx512;
 #endif
 #ifdef CTCX_CPU_HAS_avx2
     if (has_avx2()) return avx2;

@@ -15,7 +15,8 @@
 #include <arm_neon.h>
 #endif
 
-#if defined(__AVX512F__) || defined(CTCX_CPU_LOWERED)
+#if defined(CTCX_VECTOR_BYTES)  // by a test: the source for one instruction set, compiled for another
+#elif defined(__AVX512F__)
 #define CTCX_VECTOR_BYTES 64
 #elif defined(__AVX2__)
 #define CTCX_VECTOR_BYTES 32
@@ -122,6 +123,10 @@ template <class T> CTCX_INLINE Vector<T> gather(const T *p, const std::int32_t *
 template <class T> CTCX_INLINE Vector<T> counting() { return by_lane::count<T>(Lanes<T>()); }
 // A vector's worth of the lanes of a and b, from one on.
 template <class T, int from> CTCX_INLINE Vector<T> window(Vector<T> a, Vector<T> b) {
+#if defined(__AVX512F__)  // GCC 12 takes another instruction, which needs copies
+  if constexpr (sizeof(T) == 4) return (Vector<T>)_mm512_maskz_alignr_epi32(0xffff, (__m512i)b, (__m512i)a, from);
+  else return (Vector<T>)_mm512_maskz_alignr_epi64(0xff, (__m512i)b, (__m512i)a, from);
+#endif
   return by_lane::window<T, from>(a, b, Lanes<T>());
 }
 
@@ -175,22 +180,21 @@ CTCX_INLINE Vector<double> widened(Vector<float> v) {
 }
 template <> class Table<float> {
  public:
-  static constexpr Size most = 64;
-  CTCX_INLINE Table(const float *p, Size count) {
-    for (int i = 0; i < 4; i++, count -= 16, p += 16)
-      v_[i] = _mm512_maskz_loadu_ps(__mmask16((1u << std::clamp(count, Size(0), Size(16))) - 1), p);
-  }
+  static constexpr Size most = 32;
+  CTCX_INLINE Table(const float *p, Size count)
+      : low_(_mm512_maskz_loadu_ps(first_lanes(count), p)),
+        high_(_mm512_maskz_loadu_ps(first_lanes(count - 16), p + 16)) {}
   CTCX_INLINE Vector<float> operator()(const std::int32_t *at) const {
-    const __m512i lanes = _mm512_loadu_si512(at);
-    return _mm512_mask_blend_ps(_mm512_test_epi32_mask(lanes, _mm512_set1_epi32(32)),
-                                _mm512_permutex2var_ps(v_[0], lanes, v_[1]),
-                                _mm512_permutex2var_ps(v_[2], lanes, v_[3]));
+    return _mm512_permutex2var_ps(low_, _mm512_loadu_si512(at), high_);
   }
 
  private:
-  __m512 v_[4];
+  static CTCX_INLINE __mmask16 first_lanes(Size count) {
+    return __mmask16((1u << std::clamp(count, Size(0), Size(16))) - 1);
+  }
+  __m512 low_, high_;
 };
-#elif defined(__AVX2__) && !defined(CTCX_CPU_LOWERED)
+#elif defined(__AVX2__) && CTCX_VECTOR_BYTES == 32
 constexpr bool is_fused = true;
 CTCX_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) { return _mm256_fmadd_ps(a, b, c); }
 CTCX_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) { return _mm256_fmadd_pd(a, b, c); }
@@ -219,7 +223,7 @@ template <> class Table<float> {
   __m256 v_[4];
 };
 #else
-#if defined(CTCX_CPU_LOWERED)
+#if defined(__AVX2__)  // vectors of two registers
 constexpr bool is_fused = true;
 CTCX_INLINE auto fma_of_half(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
 CTCX_INLINE auto fma_of_half(__m256d a, __m256d b, __m256d c) { return _mm256_fmadd_pd(a, b, c); }

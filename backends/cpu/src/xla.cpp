@@ -120,8 +120,9 @@ xla::Error *handle(xla::CallFrame *frame) {
     xla::CreateError create{sizeof create, nullptr, message, code};
     return frame->interface->create_error(&create);
   };
-  if (frame->interface->version.major != xla::major || frame->size < sizeof(xla::CallFrame) ||
-      frame->interface->size < sizeof(xla::Interface))
+  const xla::Version &version = frame->interface->version;
+  if (version.major != xla::major || version.minor < xla::minor ||
+      frame->size < sizeof(xla::CallFrame) || frame->interface->size < xla::least_interface_size)
     return failed(xla::internal_error, "ctcx_cpu: this version of XLA has another interface");
   try {
     compute(*frame);

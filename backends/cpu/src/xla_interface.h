@@ -98,6 +98,9 @@ struct Interface {
   void *between[8];  // of no use here
   Error *(*schedule)(Schedule *);
 };
+// JAX 0.5 gives the size up to the second of those in between, but has `schedule` too: all of
+// version 0.1 have.
+constexpr std::size_t least_interface_size = offsetof(Interface, between) + 2 * sizeof(void *);
 
 struct CallFrame {
   std::size_t size;

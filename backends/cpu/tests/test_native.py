@@ -1,4 +1,4 @@
-"""The library under sanitizers, with a program that draws problems and plays several callers."""
+"""The library under sanitizers: with a program that draws problems and plays several callers, and from Python."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ctcx_cpu
 import pytest
 
 SOURCE = Path(__file__).parent.parent
@@ -17,39 +18,119 @@ pytestmark = [
 ]
 
 
-def build(folder, *options):
-    """Build the program; return where it is."""
+def build(folder, *options, targets=("fuzz",)):
+    """Build the library in a folder, and programs with it."""
     if shutil.which("cmake") is None:
         pytest.fail("cmake is missing: pip install cmake ninja")
     configure = ["cmake", "-S", SOURCE, "-B", folder, "-G", "Ninja", "-DCTCX_CPU_FUZZ=ON"]
+    configure += [f"-DPython_EXECUTABLE={sys.executable}"]
     subprocess.run([*configure, *options], check=True)
-    subprocess.run(["cmake", "--build", folder, "--target", "fuzz"], check=True)
-    return folder / "fuzz"
+    subprocess.run(["cmake", "--build", folder, "--target", *targets], check=True)
+    return folder
 
 
-@pytest.fixture(scope="module", params=["address", "thread"])
-def fuzz(request, tmp_path_factory):
-    """Return the program, built with a sanitizer."""
-    return build(tmp_path_factory.mktemp(request.param), f"-DCTCX_CPU_SANITIZE={request.param}")
+@pytest.fixture(scope="module")
+def with_asan(tmp_path_factory):
+    """Return a folder with the program and the module, under AddressSanitizer."""
+    folder = tmp_path_factory.mktemp("address")
+    return build(folder, "-DCTCX_CPU_SANITIZE=address", targets=("fuzz", "_native"))
 
 
-def run(program, instructions="", seconds=SECONDS, seed="7"):
+@pytest.fixture(scope="module")
+def with_tsan(tmp_path_factory):
+    """Return the same under ThreadSanitizer, for one instruction set: they share no threads."""
+    folder = tmp_path_factory.mktemp("thread")
+    options = "-DCTCX_CPU_SANITIZE=thread", "-DCTCX_CPU_INSTRUCTION_SETS=baseline"
+    return build(folder, *options, targets=("fuzz", "_native"))
+
+
+def run(folder, instructions="", seconds=SECONDS, seed="7"):
     environment = os.environ | {"CTCX_CPU_INSTRUCTIONS": instructions}
     environment |= {"TSAN_OPTIONS": "halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=1"}
     return subprocess.run(
-        [program, seconds, seed], env=environment, capture_output=True, text=True, check=False
+        [folder / "fuzz", seconds, seed],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
-@pytest.mark.parametrize("instructions", ["baseline", "avx2", ""])
-def test_no_access_out_of_bounds_and_no_race(fuzz, instructions):
-    result = run(fuzz, instructions)
+def passed(result, instructions=""):
     assert result.returncode == 0, result.stdout + result.stderr
-    assert int(result.stdout.split(": ")[1].split()[0]) > 20
+    name, _, rest = result.stdout.partition(": ")
+    assert name == (instructions or name)
+    return int(rest.split()[0]) > 20
+
+
+@pytest.mark.parametrize("instructions", ["baseline", "avx2", ""])
+def test_no_access_out_of_bounds(with_asan, instructions):
+    assert passed(run(with_asan, instructions))
+
+
+def test_no_race(with_tsan):
+    assert passed(run(with_tsan))
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="there is AVX-512 on x86-64 only")
+def test_the_source_for_avx512_compiled_for_avx2(tmp_path):
+    options = "-DCTCX_CPU_LOWERED=ON", "-DCTCX_CPU_INSTRUCTION_SETS=baseline;avx512"
+    folder = build(tmp_path, "-DCTCX_CPU_SANITIZE=address", *options)
+    assert passed(run(folder), "avx512")
 
 
 def test_a_planted_overrun_of_one_element_is_found(tmp_path):
     planted = "-DCTCX_CPU_PLANTED_OVERRUN=ON", "-DCTCX_CPU_INSTRUCTION_SETS=baseline"
-    result = run(build(tmp_path, "-DCTCX_CPU_SANITIZE=address", *planted), seconds="5")
-    assert result.returncode != 0
-    assert "heap-buffer-overflow" in result.stderr
+    targets = "fuzz", "_native"
+    folder = build(tmp_path / "build", "-DCTCX_CPU_SANITIZE=address", *planted, targets=targets)
+    for result in run(folder, seconds="5"), run_python(folder, tmp_path, "asan", "-c", CALL):
+        assert result.returncode != 0
+        assert "heap-buffer-overflow" in result.stderr
+
+
+def run_python(folder, tmp_path, sanitizer, *arguments):
+    """Run Python, itself without sanitizer, with a package that has the module of a folder."""
+    package = tmp_path / "ctcx_cpu"
+    if not package.exists():
+        ignored = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(Path(ctcx_cpu.__file__).parent, package, ignore=ignored)
+        (module,) = folder.glob("_native*.so")
+        shutil.copy(module, package)  # it finds the library in the folder
+    runtimes = []  # a sanitizer's, and the one of C++ that it looks for functions in
+    for name in sanitizer, "stdc++":
+        command = ["gcc", f"-print-file-name=lib{name}.so"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        runtimes.append(result.stdout.strip())
+    environment = os.environ | {
+        "LD_PRELOAD": " ".join(runtimes),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONMALLOC": "malloc",
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+        "TSAN_OPTIONS": "halt_on_error=1",
+        "CTCX_NUM_THREADS": "4",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+CALL = """
+import numpy as np
+from ctcx_cpu import _native
+from ctcx_cpu.kernels import loss_and_grad
+print(_native.__file__)
+x = np.random.default_rng(0).standard_normal((40, 50, 30), dtype=np.float32)
+loss_and_grad(x, np.full((40, 9), 1), np.full(40, 50), np.full(40, 9), blank=0)
+"""
+
+
+@pytest.mark.parametrize("sanitizer", ["asan", "tsan"])
+def test_the_conformance_kit(sanitizer, request, tmp_path):
+    folder = request.getfixturevalue(f"with_{sanitizer}")
+    call = run_python(folder, tmp_path, sanitizer, "-c", CALL)
+    assert call.stdout.startswith(str(tmp_path)), call.stderr
+    kit = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--rootdir", SOURCE]
+    kit += [SOURCE / "tests" / "test_conformance.py", "-k", "not torch and not jax"]
+    result = run_python(folder, tmp_path, sanitizer, *kit)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
