@@ -213,7 +213,7 @@ def _device_label(device: Any) -> str:
 
 def _device_text(text: str) -> str:
     wrapped = _DEVICE_WRAPPER.match(text)
-    return wrapped.group(1) if wrapped else text
+    return wrapped.group(1) if wrapped else text.replace("TFRT_CPU_", "cpu:")  # so JAX 0.5 says
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -126,7 +126,7 @@ def has_explicit_axes(*arrays: Any) -> bool:
 
 def _sharding(array: Any) -> Any:
     if isinstance(array, jax.core.Tracer):
-        return _type_of(array).sharding
+        return getattr(_type_of(array), "sharding", None)  # JAX 0.5 has none in types
     return getattr(array, "sharding", None)  # a tracer may have stood for an array of NumPy's
 
 
@@ -184,7 +184,7 @@ def from_numpy(array: NDArray[Any], dtype: str | None = None, device: str | None
 
 
 def _device(name: str) -> Any:
-    known = {str(device): device for device in jax.devices()}
+    known = dict(zip(devices(), jax.devices(), strict=True))
     if name not in known:
         msg = f"JAX has no device {name!r}; it has {', '.join(known)}"
         raise ValueError(msg)
@@ -199,7 +199,7 @@ def to_numpy(array: Any) -> NDArray[Any]:
 
 def devices() -> tuple[str, ...]:
     """Devices of the default platform, such as ``"cpu:0"``."""
-    return tuple(map(str, jax.devices()))
+    return tuple(str(device).replace("TFRT_CPU_", "cpu:") for device in jax.devices())  # JAX 0.5
 
 
 def synchronize(array: Any) -> None:

@@ -12,6 +12,10 @@ import ctcx
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
+if hasattr(jax, "enable_x64"):
+    enable_x64 = jax.enable_x64
+else:  # until JAX 0.7
+    from jax.experimental import enable_x64
 
 
 def in_a_program(num_threads, arrays, blank=0):
@@ -154,7 +158,7 @@ def test_wide_integers_are_not_cut(batch):
     x, labels, frames, counts = batch(2, 20, 10, 5)
     labels = labels.astype(np.int64)
     labels[1, 0] += 2**32
-    with jax.enable_x64(True):
+    with enable_x64(True):
         loss, _ = in_a_program(1, (x, labels, frames, counts))
     assert np.isfinite(loss[0])
     assert np.isnan(loss[1])

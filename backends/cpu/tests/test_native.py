@@ -1,4 +1,4 @@
-"""The library under sanitizers: with a program that draws problems and plays several callers, and from Python."""
+"""The library under sanitizers, with a program that plays several callers and with Python."""
 
 import os
 import shutil
@@ -11,6 +11,9 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent
 SECONDS = os.environ.get("CTCX_CPU_FUZZ_SECONDS", "20")
+
+# One build for all tests of a group.
+ASAN, TSAN = pytest.mark.xdist_group("asan"), pytest.mark.xdist_group("tsan")
 
 pytestmark = [
     pytest.mark.slow,
@@ -63,11 +66,13 @@ def passed(result, instructions=""):
     return int(rest.split()[0]) > 20
 
 
+@ASAN
 @pytest.mark.parametrize("instructions", ["baseline", "avx2", ""])
 def test_no_access_out_of_bounds(with_asan, instructions):
     assert passed(run(with_asan, instructions))
 
 
+@TSAN
 def test_no_race(with_tsan):
     assert passed(run(with_tsan))
 
@@ -125,7 +130,9 @@ loss_and_grad(x, np.full((40, 9), 1), np.full(40, 50), np.full(40, 9), blank=0)
 """
 
 
-@pytest.mark.parametrize("sanitizer", ["asan", "tsan"])
+@pytest.mark.parametrize(
+    "sanitizer", [pytest.param("asan", marks=ASAN), pytest.param("tsan", marks=TSAN)]
+)
 def test_the_conformance_kit(sanitizer, request, tmp_path):
     folder = request.getfixturevalue(f"with_{sanitizer}")
     call = run_python(folder, tmp_path, sanitizer, "-c", CALL)
