@@ -490,7 +490,7 @@ def test_labels_on_another_device_raise_alike_under_compile():
     labels = torch.ones(1, 2, dtype=torch.int64, device="meta")
     with pytest.raises(ctcx.CTCInputError) as eager:
         ctcx.ctc_loss(torch.zeros(1, 5, 4), labels)
-    compiled = torch.compile(ctcx.ctc_loss, backend="eager")
+    compiled = torch.compile(ctcx.ctc_loss, backend="eager", fullgraph=True)
     with pytest.raises(Exception, match="labels is on device meta") as raised:
         compiled(torch.zeros(1, 5, 4), labels)
     assert str(eager.value) in str(raised.value)
