@@ -37,7 +37,8 @@ def on_host(array: Any) -> Any:
             raise Decline(msg) from error
     else:
         host = np.asarray(array)  # JAX lends its memory, to be read only
-    return host.view(np.uint16) if host.dtype.name == "bfloat16" else host
+    dtype = host.dtype  # its kind first: NumPy takes microseconds to make its name
+    return host.view(np.uint16) if dtype.kind == "V" and dtype.name == "bfloat16" else host
 
 
 def rows(host: Any) -> Any:

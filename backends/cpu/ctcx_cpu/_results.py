@@ -82,6 +82,8 @@ def empty_like(array: NDArray[Any]) -> NDArray[Any]:
     array
         (N, T, C). The result's classes are side by side, whatever those of the array are.
     """
+    if array.nbytes < KEPT_FROM and array.flags.c_contiguous:  # for the sake of small calls
+        return np.empty(array.shape, dtype=array.dtype)
     frames_outside = abs(array.strides[1]) > abs(array.strides[0])
     axes = (1, 0, 2) if frames_outside else (0, 1, 2)
     shape = tuple(array.shape[axis] for axis in axes)
