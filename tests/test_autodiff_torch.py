@@ -111,6 +111,18 @@ def test_every_backward_gives_the_same(reduction, scale):
     assert plain.data_ptr() != again.data_ptr()
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_host_arrays_may_change_after_the_call(dtype):
+    labels, lengths = np.asarray([[1, 2, 2], [3, 1, 3]], dtype), np.asarray([6, 5], dtype)
+    x = leaf(tiny_logits()[[0, 0]])
+    loss = ctcx.ctc_loss(x, labels, lengths, reduction="sum")
+    labels[:], lengths[:] = 1, 4
+    for _ in range(2):
+        (found,) = torch.autograd.grad(loss, x, retain_graph=True)
+        expected = ctcx.ctc_loss_and_grad(x.detach(), [[1, 2, 2], [3, 1, 3]], [6, 5]).grad
+        torch.testing.assert_close(found, expected)
+
+
 def test_gradients_are_added_to_what_is_there():
     x = leaf(tiny_logits())
     x.grad = torch.ones_like(x)
@@ -368,6 +380,15 @@ class TestOverAPlugin:
         loss.backward()
         # The gradient that comes out is the very one that the kernel returned.
         assert x.grad.data_ptr() == gradient
+
+    def test_a_gradient_of_one_number(self, plugin, monkeypatch):
+        zeros = torch.zeros(1, 1, 1).expand(4, 6, 4)
+        kernel = lambda *_, blank: (torch.ones(4), zeros)
+        monkeypatch.setattr(plugin, "loss_and_grad", kernel)
+        resolve.cache_clear()
+        x = leaf(torch.randn(4, 6, 4))
+        (2 * ctcx.ctc_loss(x, LABELS, backend="remembering").sum()).backward()
+        assert not x.grad.any()
 
 
 class TestCompiling:

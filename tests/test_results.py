@@ -33,6 +33,7 @@ PAIRS = {
     "grad-shape": r"returned an array of shape \(2, 4, 4\) as grad, expected \(2, 5, 4\)",
     "grad-dtype": "returned an array of int32 as grad, expected float32",
     "grad-library": "returned an array of array_api_strict as grad, expected one of numpy",
+    "grad-input": "returned memory of the logits as grad, expected a new array",
 }
 VALUES = {
     "nan": "a loss of nan for sequence 0",

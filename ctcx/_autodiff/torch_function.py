@@ -231,7 +231,9 @@ class _Direct(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
             del grad  # PyTorch keeps an array without a copy if nothing else refers to it
             if not _is_one(above) or ctx.reduction.kind.startswith("mean"):
                 weights = _weights(ctx, above, losses)
-                total *= weights[:, None, None] if weights.ndim else weights
+                weights = weights[:, None, None] if weights.ndim else weights
+                # A gradient of one number for many entries can't be written to.
+                total = total * weights if 0 in total.stride() else total.mul_(weights)
         return None, None, total, None, None, None
 
 

@@ -66,6 +66,19 @@ def _check_result(expected: Result, array: Any, logits: Array, decision: Decisio
     if wider or not _is_like(array, logits, shape, logits.dtype, problem):
         dtype = "float32" if wider else problem.dtype
         _check_array(expected.name, array, shape, dtype, decision)
+    if expected.axes == logits.ndim and _is_in(array, logits, problem):
+        raise fault(
+            decision, f"returned memory of the logits as {expected.name}, expected a new array"
+        )
+
+
+def _is_in(array: Array, logits: Array, problem: Problem) -> bool:
+    """Whether a result lies in the memory of the logits, which are the caller's."""
+    if problem.namespace == "numpy":
+        return bool(np.may_share_memory(array, logits))
+    if problem.namespace == "torch" and not problem.traced and 0 not in array.shape:
+        return bool(array.data_ptr() == logits.data_ptr())
+    return False
 
 
 def are_losses(loss: Array, facts: ArrayFacts) -> bool:

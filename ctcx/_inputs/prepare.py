@@ -456,6 +456,8 @@ def _upload(array: Any, facts: ArrayFacts, dtype: Any, device: Any) -> Array:
         ):
             array = np.ascontiguousarray(array.astype(np.int64))
         array = _narrowed(array, dtype)
+        if facts.namespace == "torch":  # a backward may read it after the caller has changed it
+            array = array.copy()
         if facts.namespace == "jax.numpy" and not facts.traced:
             from ctcx._arrays.jax import uploaded
 

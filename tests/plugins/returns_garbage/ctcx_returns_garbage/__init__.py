@@ -21,6 +21,7 @@ WAYS = (
     "grad-shape",
     "grad-dtype",
     "grad-library",
+    "grad-input",
     "nan",
     "last-nan",
     "negative",
