@@ -385,7 +385,7 @@ class TestOverAPlugin:
         zeros = torch.zeros(1, 1, 1).expand(4, 6, 4)
         kernel = lambda *_, blank: (torch.ones(4), zeros)
         monkeypatch.setattr(plugin, "loss_and_grad", kernel)
-        resolve.cache_clear()
+        load_target.cache_clear()
         x = leaf(torch.randn(4, 6, 4))
         (2 * ctcx.ctc_loss(x, LABELS, backend="remembering").sum()).backward()
         assert not x.grad.any()
