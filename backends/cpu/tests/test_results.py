@@ -4,6 +4,7 @@ import gc
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,28 @@ def test_what_is_kept_has_a_limit(monkeypatch):
     assert 0 < _results.kept_bytes() <= 2**24
     _results.forget()
     assert _results.kept_bytes() == 0
+
+
+def test_large_results_lie_in_huge_pages():
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text():
+        pytest.skip("this system has no huge pages, or has them turned off")
+    code = """
+import re
+from pathlib import Path
+import numpy as np
+from ctcx_cpu import _results
+array = _results.empty_like(np.empty((32, 2**10, 2**10), dtype=np.float32))
+array[...] = 1
+smaps, where = Path("/proc/self/smaps").read_text(), array.__array_interface__["data"][0]
+for mapping in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", smaps, flags=re.MULTILINE)[1:]:
+    first, last = (int(each, 16) for each in mapping.split()[0].split("-"))
+    if first <= where < last:
+        print(re.search(r"AnonHugePages: +([0-9]+) kB", mapping)[1])
+"""
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert int(run.stdout) > 2**10, "kilobytes, of 128 megabytes"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -134,6 +135,43 @@ atexit.register(call)
     first, last = run.stdout.split()
     assert first == last
     assert not run.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer signals")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_signal_ends_a_call(threads):
+    # In a process of its own, since threads of other libraries may take the signal.
+    code = f"""
+import signal
+import numpy as np
+from ctcx_cpu import _native
+
+x, losses = np.zeros((4000, 400, 40), np.float32), np.full(4000, -1, np.float32)
+y, frames, counts = np.ones((4000, 40), np.int64), np.full(4000, 400), np.full(4000, 40)
+grad = np.empty_like(x)
+
+def compute():
+    _native.compute(x, y, frames, counts, losses, grad, 2, 0, {threads})
+
+class Stopped(Exception):
+    pass
+
+def stop(*_):
+    raise Stopped
+
+signal.signal(signal.SIGALRM, stop)
+signal.setitimer(signal.ITIMER_REAL, 0.02)
+try:
+    compute()
+except Stopped:
+    print((losses == -1).sum())
+compute()
+assert (losses == losses[0]).all()
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert 0 < int(run.stdout) < 4000, "sequences that were left"
 
 
 def test_number_of_threads(monkeypatch):
