@@ -50,9 +50,7 @@ INNER = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 class Numbers(NamedTuple):
-    """An array of numbers m 2**e."""
-
-    m: Any
+    m: Any  # of numbers m 2**e
     e: Any
 
 
@@ -340,8 +338,7 @@ _compiled: dict[str, Any] = {}
 def compiled_for(dtype: str) -> Any:
     """Return ``batch`` for logits of float32 or float64, compiled by the first call that asks.
 
-    One signature a dtype, and one only: contiguous rows that may be read-only, however the caller's
-    arrays lie. Left to itself, Numba would compile anew for every combination that it meets.
+    It has one signature: contiguous rows that may be read-only, however the caller's arrays lie.
     """
     with _lock:
         if dtype not in _compiled:
@@ -353,8 +350,12 @@ def compiled_for(dtype: str) -> Any:
                 scratch, types.float64[::1], real[:, ::1],
             )  # fmt: skip
             try:
-                _compiled[dtype] = njit(signature, cache=True, **OPTIONS)(batch)
+                found = njit(signature, cache=True, **OPTIONS)(batch)
+                # Processes that write at once may leave the code of another dtype in this place.
+                if found.signatures != [signature.args]:
+                    raise ValueError(found.signatures)
             except Exception as error:  # noqa: BLE001 - a full disk, a damaged file, no folder, ...
                 logger.warning("compiled code is not kept on disk: %r", error)
-                _compiled[dtype] = njit(signature, **OPTIONS)(batch)
+                found = njit(signature, **OPTIONS)(batch)
+            _compiled[dtype] = found
         return _compiled[dtype]

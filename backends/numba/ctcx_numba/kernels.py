@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["loss", "loss_and_grad"]
 
-_WORTH_A_THREAD = 200_000
-"""About so many nanoseconds of work pay for handing it to another thread."""
+_WORTH_A_THREAD = 200_000  # nanoseconds of work that pay for another thread, about
 
 
 def loss(logits: Any, labels: Any, logit_lengths: Any, label_lengths: Any, *, blank: int) -> Any:
@@ -66,10 +65,12 @@ def _compute(
 
     def compute(shares: deque[Any]) -> None:
         scratch = scratch_for(*sizes)
-        with suppress(IndexError):  # no share is left
-            while True:
+        while True:
+            try:
                 mine = longest_first[shares.popleft()]
-                kernel(x, num_frames, *steps, *integers, blank, mine, scratch, losses, grad)
+            except IndexError:  # no share is left
+                return
+            kernel(x, num_frames, *steps, *integers, blank, mine, scratch, losses, grad)
 
     threads = min(usable_cores(), numba.config.NUMBA_NUM_THREADS, num_sequences)
     threads = max(1, min(threads, int(work.sum() / _WORTH_A_THREAD)))

@@ -130,15 +130,19 @@ def test_what_it_does_not_take_is_turned_down_with_a_reason():
         ctcx.ctc_loss(jnp.zeros((1, 4, 3)), [[1]], backend="numba")
 
 
-def test_damaged_files_of_compiled_code_are_done_without(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("damage", ["no index", "another dtype's code"])
+def test_damaged_files_of_compiled_code_are_done_without(damage, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(_compiled, "_compiled", {})
     compiled = _compiled.compiled_for("float32")
     assert _compiled.compiled_for("float32") is compiled
-    files = list(tmp_path.rglob("*.nbi"))
-    assert files
-    for file in files:
-        file.write_bytes(b"no index")
+    (index,), (code,) = tmp_path.rglob("*.nbi"), tmp_path.rglob("*.nbc")
+    if damage == "no index":
+        index.write_bytes(b"none")
+    else:
+        _compiled.compiled_for("float64")
+        (other,) = set(tmp_path.rglob("*.nbc")) - {code}
+        code.write_bytes(other.read_bytes())
     monkeypatch.setattr(_compiled, "_compiled", {})
     with caplog.at_level(logging.WARNING, "ctcx_numba"):
         losses, _ = loss_and_grad(
