@@ -10,10 +10,9 @@ b_i the blank before label i, l_i that label, and y the softmax of a frame:
 Instead of y = exp(x - top) / sum, with the largest logit at the top, it takes exp(x - top), and
 adds log(sum) to the loss. So a frame that is certain multiplies by exactly 1, and costs no digits.
 
-Numbers. All is float64, whatever the logits are, and a probability is m 2**e, its mantissa m in one
-array and its whole exponent e in another: nothing underflows at any length. A sum scales its terms
-to the largest exponent by powers of two, made of integer bits. What is impossible has the exponent
-``NEVER``, so that no loop needs a branch. README.md says why the loops are written as they are.
+All is float64, whatever the logits are, and a probability is m 2**e, its mantissa m in one array
+and its whole exponent e in another: nothing underflows at any length. What is impossible has the
+exponent ``NEVER``. README.md says why the loops are written as they are.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ LOWEST = -4e8  # nats; a class that is less likely beside the best makes a loss 
 NEVER = -(2**40)
 LANES = 8
 MOST_STATES = 2**17  # of a block
+GAP = 128  # elements behind each array
 
 INFINITY, NAN = math.inf, math.nan
 LN_2, LOG2_E = math.log(2), 1 / math.log(2)
@@ -57,8 +57,7 @@ class Numbers(NamedTuple):
 class Scratch(NamedTuple):
     """Memory for one sequence at a time.
 
-    State rows are (2, width + 2): blanks, then labels, with number i at i + 1 and ``NEVER`` on
-    either side.
+    State rows are (2, width + 2): blanks, then labels, number i at i + 1, ``NEVER`` on either side.
     """
 
     row: Any  # logits of a frame, then -inf: the class of what is past the last label
@@ -79,11 +78,11 @@ def scratch_for(frames: int, count: int, classes: int) -> Scratch:
     block = max(1, frames if frames * width <= MOST_STATES else math.isqrt(frames))
     padded = -(-classes // LANES) * LANES
     return Scratch(
-        row=np.full(padded + 1, -math.inf),
-        powers=np.empty(padded),
-        classes=np.empty(width, np.uint64),
-        skip=np.empty(width + 1, np.int64),
-        occupancy=np.empty(width),
+        row=_array(-math.inf, padded + 1),
+        powers=_array(0.0, padded),
+        classes=_array(np.uint64(0), width),
+        skip=_array(0, width + 1),
+        occupancy=_array(0.0, width),
         blanks=_numbers(block),
         labels=_numbers(block, width),
         alpha=_numbers(block + 1, 2, width + 2),
@@ -92,8 +91,13 @@ def scratch_for(frames: int, count: int, classes: int) -> Scratch:
     )
 
 
+def _array(fill: Any, *shape: int) -> Any:
+    # LLVM adds up in another order if an array begins shortly behind another: hence the gap.
+    return np.full(math.prod(shape) + GAP, fill)[:-GAP].reshape(shape)
+
+
 def _numbers(*shape: int) -> Numbers:
-    return Numbers(np.ones(shape), np.full(shape, NEVER, np.int64))
+    return Numbers(_array(1.0, *shape), _array(NEVER, *shape))
 
 
 def _width(count: int) -> int:

@@ -82,11 +82,7 @@ def _compute(
 
 
 def _share(work: Callable[[deque[Any]], None], shares: deque[Any], threads: int) -> None:
-    """Do all shares on so many threads, this one included.
-
-    Threads of our own, not Numba's ``prange``: one of its threading layers ends the process if two
-    threads enter it at once. The pool is closed with the call, so that a fork finds no threads.
-    """
+    """Do all shares on so many threads, this one included. They end with the call."""
     if threads == 1:
         work(shares)
         return

@@ -1,5 +1,7 @@
 """The digits of losses and gradients, on ordinary and on extreme logits, at any length."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from ctcx_numba import _compiled
@@ -33,10 +35,20 @@ def test_long_sequences_whole_and_in_blocks(batch, kind, sizes, monkeypatch):
     np.testing.assert_array_equal(again[1], grad)
 
 
+def arrays_of(scratch):
+    return [a for field in scratch for a in (field if isinstance(field, tuple) else [field])]
+
+
 def test_memory_grows_with_the_root_of_the_length():
-    scratch = _compiled.scratch_for(20_000, 2_000, 32)
-    arrays = [a for field in scratch for a in (field if isinstance(field, tuple) else [field])]
-    assert sum(a.nbytes for a in arrays) < 30e6
+    assert sum(a.nbytes for a in arrays_of(_compiled.scratch_for(20_000, 2_000, 32))) < 30e6
+
+
+@pytest.mark.parametrize("sizes", [(0, 0, 1), (1, 1, 2), (9, 8, 23), (300, 40, 28)])
+def test_no_array_of_scratch_begins_shortly_behind_another(sizes):
+    """LLVM would take another loop, and give other bits: a vector has 64 bytes at most."""
+    arrays = sorted(arrays_of(_compiled.scratch_for(*sizes)), key=lambda a: a.ctypes.data)
+    for one, next_one in pairwise(arrays):
+        assert next_one.ctypes.data - one.ctypes.data - one.nbytes >= 16 * 64
 
 
 @pytest.mark.parametrize(("dtype", "digits"), [(np.float32, 2e-7), (np.float64, 1e-13)])
