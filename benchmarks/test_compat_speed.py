@@ -56,7 +56,7 @@ def on_tensorflow(function, logits, labels, frames, lengths):
 
 
 def on_tensorflow_graph(function, logits, labels, frames, lengths):
-    """The same in a ``tf.function``."""
+    """Compute the same in a ``tf.function``."""
     x = tf.constant(logits)
 
     @tf.function
@@ -80,7 +80,7 @@ def on_jax(function, logits, labels, frames, lengths):
 
 
 def torch_by_its_own_name(logits, labels, frames, lengths, reduction):
-    """What ctcx.compat.torch calls in the end."""
+    """Call the function that ctcx.compat.torch calls in the end."""
     return ctcx.ctc_loss(logits, labels, frames, lengths, time_major=True, reduction=reduction)
 
 

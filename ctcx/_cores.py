@@ -65,7 +65,7 @@ def _groups(root: Path, group: Path) -> Iterable[Path]:
 
 
 def _after_fork() -> None:
-    """A forked child may run on other cores."""
+    """Forget the count: a forked child may run on other cores."""
     global _cores  # noqa: PLW0603
     _cores = 0
 

@@ -97,7 +97,7 @@ class _Listener:
 
     @classmethod
     def installed(cls) -> _Listener | None:
-        """A new one, in place of Python's own; None where another handler or thread is at work."""
+        """Make one, in place of Python's own; None where another handler or thread is at work."""
         before: Any = signal.getsignal(signal.SIGINT)
         if not _is_pythons_own(before):
             return None

@@ -30,7 +30,7 @@ class Reduction(NamedTuple):
     single: bool
 
     def value(self, xp: ArrayModule, loss: Array, divisor: Array | int) -> Array:
-        """Result of the call; with what :meth:`divisor` says."""
+        """Return the result of the call, given the result of :meth:`divisor`."""
         if self.zero:
             loss = xp.where(loss == float("inf"), xp.zeros_like(loss), loss)
         return self.combined(xp, loss, divisor)
@@ -45,7 +45,7 @@ class Reduction(NamedTuple):
         return total if _is_one(divisor) else total / divisor
 
     def spread(self, xp: ArrayModule, above: Array, loss: Array, divisor: Array | int) -> Array:
-        """Derivative with respect to each loss (N,), when ``above`` is the one of the result.
+        """Return the derivative with respect to each loss (N,); ``above`` is that of the result.
 
         0 for an infinite loss, whatever is multiplied with it: its logits have no influence.
         """
@@ -57,7 +57,7 @@ class Reduction(NamedTuple):
         return above / divisor if self.kind in ("mean", "mean_per_label") else above
 
     def divisor(self, xp: ArrayModule, label_lengths: Array, dtype: Any) -> Array | int:
-        """What each sequence's loss is divided by before all are added up: a number, or (N,)."""
+        """Return the divisor of each sequence's loss in the sum of all: a number, or (N,)."""
         if self.kind in ("none", "sum"):
             return 1
         count: Any = at_least_one(label_lengths.shape[0])

@@ -368,7 +368,7 @@ class _Traced:
 
 
 def _padded(rows: Any) -> tuple[Array, Array]:
-    """Lists as a tensor, and their lengths. The operator checks what stands in them."""
+    """Turn lists into a tensor and lengths, whose values the operator checks."""
     lengths = [len(row) for row in rows]
     width = max(lengths, default=0)
     counts = torch.tensor(lengths, dtype=torch.int64, device="cpu")

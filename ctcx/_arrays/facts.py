@@ -139,7 +139,7 @@ def _namespace_name(xp: ArrayModule) -> str:
 
 
 def device_of(array: Array, *, traced: bool = False) -> Any:
-    """The device, as the library itself has it.
+    """Return the device as the library itself represents it.
 
     None where there isn't one: while JAX traces, also for arrays with values if the call is
     ``traced``, and for its arrays that are spread over several.

@@ -40,7 +40,7 @@ __all__ = [
 
 
 def _find_trace_state() -> Any:
-    """Function that tells JAX's trace state; None where there is none, which costs only speed."""
+    """Return the function for JAX's trace state, or None, which costs only speed."""
     # Where JAX has it; its public name, which takes 40 ms to import in JAX 0.10; the one until 0.9.
     for module in ("jax._src.core", "jax.extend.core", "jax.core"):
         with suppress(ImportError, AttributeError):
@@ -173,7 +173,7 @@ def without_types(function: Callable[..., Any], ranks: Any, *arrays: Any) -> Any
 
 
 def from_numpy(array: NDArray[Any], dtype: str | None = None, device: str | None = None) -> Any:
-    """Committed JAX array; float64 only if JAX's 64-bit mode is on."""
+    """Make a committed JAX array; float64 only if JAX's 64-bit mode is on."""
     # What 64-bit types become in 32-bit mode, without the warning that asking for them gives.
     kind = jax.dtypes.canonicalize_dtype(jnp.dtype(dtype or array.dtype.name))
     if dtype == "float64" and kind != dtype:

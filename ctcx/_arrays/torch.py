@@ -35,7 +35,7 @@ def to_numpy(array: Any) -> NDArray[Any]:
 
 
 def devices() -> tuple[str, ...]:
-    """The CPU and each accelerator that is there."""
+    """List the CPU and each accelerator that is present."""
     devices = ["cpu"]
     if torch.cuda.is_available():
         devices += [f"cuda:{index}" for index in range(torch.cuda.device_count())]

@@ -276,7 +276,7 @@ def _keep(ctx: Any, unit: CallOperation, arrays: tuple[Array, ...]) -> None:
 
 
 def _weights(ctx: Any, above: Array, losses: Array) -> Array:
-    """Derivatives with respect to the losses, (N,), or () if it is the same for all."""
+    """Return derivatives with respect to the losses, (N,), or () if it is the same for all."""
     if ctx.all_finite:
         return ctx.reduction.spread_evenly(above, ctx.divisor)
     return ctx.reduction.spread(ctx.unit.xp, above, losses.detach(), ctx.divisor)

@@ -103,7 +103,7 @@ def inflow(states: States, topology: Topology, xp: ArrayModule) -> States:
 
 
 def _neighbours(states: States, topology: Topology, xp: ArrayModule) -> tuple[Array, ...]:
-    """What flows in from the left: the label before, exponent and mantissa; and where it may."""
+    """Return the label before, exponent and mantissa, which flows in; and where it may."""
     previous_e = xp.concat([topology.dead, states.label_exponent[:, :-1]], axis=1)
     previous_m = xp.concat([topology.zero, states.label_mantissa[:, :-1]], axis=1)
     return previous_e, previous_m, topology.may_skip, topology.must_stop, topology.skip_exponent
@@ -148,7 +148,7 @@ def _flow_where_all_differ(
     previous_m: Array,
     *_: Array,
 ) -> tuple[Array, ...]:
-    """The same where every label may skip; nothing flows into the first one from before it."""
+    """Do the same where every label may skip; nothing skips into the first one."""
     to_blank = _sum(xp, blank_e, blank_m, previous_e, previous_m)
     return *_sum(xp, label_e, label_m, *to_blank), *to_blank
 
@@ -163,7 +163,7 @@ def _flow_and_emit(xp: ArrayModule, *arrays: Array) -> tuple[Array, ...]:
 
 
 def _flow_and_emit_where_all_differ(xp: ArrayModule, *arrays: Array) -> tuple[Array, ...]:
-    """The same with :func:`_flow_where_all_differ`."""
+    """Do the same with :func:`_flow_where_all_differ`."""
     return _emitted(_flow_where_all_differ(xp, *arrays[:-4]), *arrays[-4:])
 
 

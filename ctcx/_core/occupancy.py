@@ -68,7 +68,7 @@ def log_likelihood(total: Likelihood, xp: ArrayModule) -> LogLikelihood:
 
 
 def other_direction(states: States, xp: ArrayModule) -> States:
-    """What the opposite direction holds, in one's own order; labels lose their spare column."""
+    """Return the opposite direction's states in one's own order; labels lose their spare column."""
     label_e, label_m, blank_e, blank_m = states
     flip = xp.flip
     return States(flip(label_e[:, :-1]), flip(label_m[:, :-1]), flip(blank_e), flip(blank_m))

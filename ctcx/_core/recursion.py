@@ -132,7 +132,7 @@ class Recursion:
         self._read_lengths()
 
     def factor(self, rows: slice, frames: slice, possible: Array) -> Array:
-        """What the gradient of some frames is multiplied by, (n, t): 1, 0 or NaN."""
+        """Return the factors of the gradient of some frames, (n, t): 1, 0 or NaN."""
         context, part = self.context, (rows, frames)
         factor = context.cast(self.inside[part] & possible[rows, None])
         if self._wrong is None:
@@ -279,7 +279,7 @@ class Recursion:
         return (self.classes[:, 1:] == self.classes[:, :-1]) & self.used[:, 1:]
 
     def forward(self, total: Likelihood) -> Likelihood:
-        """The rows of the forward direction."""
+        """Return the rows of the forward direction."""
         rows = self.logits.shape[0]
         return Likelihood(*(part[:rows, :] for part in total))
 

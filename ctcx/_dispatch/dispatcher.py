@@ -204,7 +204,7 @@ def _select(problem: Problem, backend: str | None, overrides: Overrides) -> Deci
 
 
 def _require(decision: Decision) -> RegisteredBackend:
-    """The backend that was selected; an error with the whole table if there is none."""
+    """Return the selected backend; raise an error with the whole table if there is none."""
     if decision.selected is not None:
         return decision.selected
     if decision.source == "auto":

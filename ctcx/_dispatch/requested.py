@@ -77,7 +77,7 @@ def use_backend(name: str, /, *more: str) -> Iterator[None]:
 
 
 def asked_for(backend: str | None) -> tuple[tuple[str, ...], Source]:
-    """The names that were asked for, and by whom; none for the automatic selection."""
+    """Return the requested names and their source; no names for automatic selection."""
     if backend is not None:
         return (backend,), "argument"
     if names := preferred.get():
@@ -125,7 +125,7 @@ def check_known(
 
 
 def _would_have_offered(plugins: Registry, name: str) -> str:
-    """What became of a plugin that, by its names, would have offered this backend."""
+    """Describe the state of a plugin that, by its names, would have offered this backend."""
     for part in plugins.left_out:
         if part.kind == "backend" and part.name == name:
             return f" It was left out: {part.reason}."

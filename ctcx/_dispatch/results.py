@@ -100,7 +100,7 @@ def on_host(loss: Array, facts: ArrayFacts) -> Any:
 
 
 def losses_fault(loss: Array, facts: ArrayFacts, decision: Decision) -> KernelError:
-    """What to raise for losses that are none, though the input has passed all checks."""
+    """Make the error for NaN or negative losses of an input that has passed all checks."""
     bad = ~(loss >= 0)
     n = int(facts.xp.argmax(facts.xp.astype(bad, facts.xp.int32)))
     return fault(

@@ -115,7 +115,7 @@ def integers(
 
 
 def as_integer(value: object) -> int | None:
-    """The integer that a value is, of 64 bits; None for anything else, booleans too."""
+    """Return a value as an integer of 64 bits; None for anything else, booleans too."""
     if isinstance(value, (bool, np.bool_)) or str(getattr(value, "dtype", "")).endswith("bool"):
         return None
     try:

@@ -120,7 +120,7 @@ def _find(finder: object, context: object) -> Iterator[metadata.Distribution]:
 
 
 def _key(distribution: metadata.Distribution) -> str | None:
-    """What makes a distribution the same as another one, without opening a file."""
+    """Return the name that identifies a distribution, without opening a file."""
     key = getattr(distribution, "_normalized_name", None)
     return key if isinstance(key, str) else None
 

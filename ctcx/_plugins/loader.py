@@ -136,7 +136,7 @@ def ask(draft: PluginState, hook: str) -> Any:
 
 
 def at_most(things: Iterable[Any]) -> list[Any]:
-    """What a hook returned, as a list.
+    """Return the items that a hook returned, as a list.
 
     Raises
     ------

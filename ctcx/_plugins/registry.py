@@ -195,7 +195,7 @@ class Registry:
     def _ask_all(
         self, hook: str, read: Callable[[Any], list[Any]]
     ) -> Iterator[tuple[PluginState, list[Any]]]:
-        """What ``read`` makes of the answers of those plugins that implement a hook."""
+        """Yield each plugin that implements a hook, with the result of ``read`` for its answer."""
         for draft in self._active:
             answer, error = attempt(_answer, draft, hook, read)
             if error is not None:
@@ -235,7 +235,7 @@ _generations = itertools.count(1)
 
 
 def registry() -> Registry:
-    """The registry of this process; the first call loads all plugins.
+    """Return the registry of this process; the first call loads all plugins.
 
     Raises
     ------

@@ -144,7 +144,7 @@ def _check_rank(argument: str, array: Any, shape: str) -> None:
 
 
 def _padded(argument: str, paddings: Any, array: Array, name: str) -> Array:
-    """Paddings as booleans, checked as far as their values can be read."""
+    """Return paddings as booleans, checked as far as their values can be read."""
     if not is_array(paddings) or tuple(paddings.shape) != tuple(array.shape[:2]):
         refuse(argument, f"have shape {tuple(array.shape[:2])}, as {name} have", shape_of(paddings))
     if array_api_compat.is_jax_array(paddings) and not describe(paddings).traced:

@@ -109,7 +109,7 @@ def differentiable(
 
 
 def _once(tf: Any, logits: Any, grad: Any, upstream: Any, *, time_major: bool) -> Any:
-    """The gradient times what comes from above; to differentiate it again is an error."""
+    """Return the gradient times the upstream gradient; differentiating it again raises."""
 
     def scaled(x: Any, factor: Any) -> Any:
         axes = (

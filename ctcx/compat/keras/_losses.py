@@ -91,7 +91,7 @@ class CTC(keras.losses.Loss):  # type: ignore[misc] # keras is skipped by mypy
 
 
 def _array(argument: str, value: Any) -> Any:
-    """An array or tensor as it is; Keras would take each element of a list for one."""
+    """Keep an array or tensor as it is; Keras would take each element of a list for one."""
     if isinstance(value, (list, tuple)):
         refuse(argument, "be an array or a tensor", f"a {type(value).__name__}")
     return plain(argument, value)

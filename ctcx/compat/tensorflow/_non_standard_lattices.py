@@ -119,7 +119,7 @@ def _checked(
     *,
     time_major: bool,
 ) -> KernelInputs:
-    """Validated arrays, the logits in float32 or float64 and 0 where they don't count."""
+    """Return validated arrays, the logits in float32 or float64, and 0 where they are ignored."""
     call = prepare(logits, labels, logit_lengths, label_lengths, blank, time_major=time_major)
     if call.facts.traced or getattr(logits, "requires_grad", False):
         msg = (

@@ -32,7 +32,7 @@ def as_sparse(labels: Any) -> Sparse | None:
 
 
 def dense(sparse: Sparse, *, collapse: bool = False) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Padded labels (N, S) and their lengths (N,), in the order of the values.
+    """Return padded labels (N, S) and their lengths (N,), in the order of the values.
 
     Only the row of an index counts, as for TensorFlow. ``collapse`` merges equal neighbours.
 

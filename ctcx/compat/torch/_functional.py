@@ -190,7 +190,7 @@ def _lengths(argument: str, lengths: Any, log_probs: Array, count: int) -> Any:
 
 
 def _beside(argument: str, array: Any, log_probs: Array) -> Any:
-    """The array; as a NumPy one if it is a torch tensor on the CPU beside another device's."""
+    """Return the array; a NumPy one for a torch tensor on the CPU beside another device's."""
     array = plain(argument, array)
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(log_probs, torch.Tensor):
