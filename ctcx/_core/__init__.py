@@ -6,15 +6,21 @@ One idea a module, in the order of a call:
     Logits of the labels and the blank, frame by frame, as mantissa and exponent.
 ``lattice``
     The forward recursion over frames in extended exponents, in both directions at once.
-``linear``
+``scaled_probabilities``
     The same in plain float64 probabilities, for NumPy: faster, and only used where it can be shown
     to be as exact.
-``small``
+``transition_matrix``
     Small problems, for NumPy, in few calls: products with the matrix of transitions.
 ``occupancy``
     Where the two directions meet: the likelihood, and the probability of each state.
 ``gradient``
     Softmax minus occupancy, added up by class, in blocks.
+``recursion``
+    Both directions as one batch, block by block: the steps above in their order.
+``hessian``
+    Second derivatives times a vector.
+``context``
+    The library, device and dtypes of a call, and the constants of the number format.
 ``loops``
     The one seam to the library: how to loop over frames, and how to put blocks together.
 ``kernels``
