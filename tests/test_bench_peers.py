@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ctcx._peers import PEERS
 from ctcx._reference.oracle import reference
-from ctcx.bench._implementations.registered import PEERS, Implementation
+from ctcx.bench._implementations.registered import Implementation
 from ctcx.bench._measure.accuracy import errors, known_truth
 from ctcx.bench._measure.worker_process import WorkerProcess
 from ctcx.bench.workloads import WorkloadBatch, workloads

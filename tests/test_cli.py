@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import ctcx
+from ctcx import _peers
 from ctcx._cli import app
 from ctcx._comparison.result import TOLERANCE_OF, BackendResult, Comparison
 from ctcx._comparison.run import compare, read_lines
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(ctcx.__file__).parents[1]
+
+NO_PEERS = ("--peer", "none")
+PEERS_HERE = ("torch", "optax", "tensorflow-v1", "keras")
 
 # Kernels that are wrong in all the ways that `compare` has a word for.
 PLANTED = """
@@ -234,7 +239,7 @@ def test_wrong_usage_ends_with_2_and_a_line_that_helps(cli, args, told):
 
 
 def test_errors_of_ctcx_are_one_line():
-    ended = process("compare", "--backend", "nope")
+    ended = process("compare", *NO_PEERS, "--backend", "nope")
     assert ended.code == 2
     assert ended.err.startswith("ctcx: error: ")
     assert ended.err.count("\n") == 1
@@ -242,7 +247,9 @@ def test_errors_of_ctcx_are_one_line():
 
 
 def test_other_encodings_are_no_reason_to_fail():
-    ended = process("compare", "--library", "numpy", "--repeat", "1", PYTHONIOENCODING="ascii")
+    ended = process(
+        "compare", *NO_PEERS, "--library", "numpy", "--repeat", "1", PYTHONIOENCODING="ascii"
+    )
     assert ended.code == 0
     assert ended.out.isascii()
 
@@ -251,12 +258,16 @@ def test_other_encodings_are_no_reason_to_fail():
 
 
 def test_compare_says_what_is_seen(cli):
-    ended = cli("compare", "--library", "numpy", "--repeat", "1")
+    ended = cli("compare", *NO_PEERS, "--library", "numpy", "--repeat", "1")
     assert ended.code == 0
-    first = ended.out.splitlines()[0]
-    assert "notebook's printed loss and gradient" in first
-    assert "misread 2 of them" in first
-    assert ended.out.count("4.448741") == 2
+    first, what, *findings = ended.out.splitlines()[:5]
+    assert first.startswith("PASSED: in ")
+    assert what.startswith("CTC (connectionist temporal classification) is the loss")
+    assert [line[:2] for line in findings] == ["- ", "- ", "- "]
+    assert "the notebook's printed numbers are reproduced: loss 4.448741" in findings[0].lower()
+    assert "misread 2 of the 8" in findings[1]
+    assert "3,200 frames: the gradient of ctcx is off by " in findings[2]
+    assert ended.out.count("4.448741") == 3
     for line in ("wooden floor", "woodon door (misread)", "hot coffoe (misread)", "9.249"):
         assert line in ended.out
     for tolerance in TOLERANCE_OF.values():
@@ -266,16 +277,20 @@ def test_compare_says_what_is_seen(cli):
 
 def test_compare_covers_everything_that_is_registered(cli, tmp_path):
     target = tmp_path / "all.json"
-    ended = cli("compare", "--repeat", "1", "--json", str(target))
+    inputs = ("--input", "notebook", "--input", "ocr-lines")
+    ended = cli("compare", *NO_PEERS, *inputs, "--repeat", "1", "--json", str(target))
     assert ended.code == 0
     found = json.loads(target.read_text(encoding="utf-8"))
-    assert found["schema"] == "ctcx-compare/1"
+    assert found["schema"] == "ctcx-compare/2"
     assert found["passed"]
     assert found["versions"]["ctcx"] == ctcx.__version__
     assert {"python", "numpy"} <= set(found["versions"])
     assert found["references"]["notebook"] == [float(np.float32(4.448741))]
     assert len(found["lines"]) == len(ocr_lines().texts)
-    for name in registry().namespaces:
+    assert "array_api_strict" not in {
+        row["library"] for row in found["rows"]
+    }  # for tests: only if it is named
+    for name in set(registry().namespaces) - {"array_api_strict"}:
         rows = [row for row in found["rows"] if row["library"] == name]
         if reason := registry().namespace_unusable(name):
             assert [(row["verdict"], row["reason"]) for row in rows] == [("unusable", reason)]
@@ -291,7 +306,9 @@ def test_compare_covers_everything_that_is_registered(cli, tmp_path):
 def test_compare_uses_the_pretended_devices_only_if_asked_to():
 
     def devices(**options):
-        rows = compare(libraries=["array_api_strict"], repeat=1, **options).rows
+        rows = compare(
+            libraries=["array_api_strict"], peers=(), inputs=["notebook"], repeat=1, **options
+        ).rows
         assert {row.verdict for row in rows} == {"ok"}
         return {row.device for row in rows}
 
@@ -311,7 +328,17 @@ def test_compare_uses_the_pretended_devices_only_if_asked_to():
     ],
 )
 def test_compare_fails_for_a_wrong_backend_beside_right_ones(planted, backend, verdict, reason):
-    args = ("compare", "--backend", backend, "--backend", "right", "--library", "numpy")
+    args = (
+        "compare",
+        *NO_PEERS,
+        "--input",
+        "notebook",
+        "--input",
+        "ocr-lines",
+        "--library",
+        "numpy",
+    )
+    args += ("--backend", backend, "--backend", "right")
     ended = planted(*args, "--json", "-")
     assert ended.code == 1
     (row,) = rows_of(ended, backend=backend, input="notebook")
@@ -322,7 +349,7 @@ def test_compare_fails_for_a_wrong_backend_beside_right_ones(planted, backend, v
 
     printed = planted(*args)
     assert printed.code == 1
-    assert f"2 of 4 results are not as they should be: {backend} on numpy." in printed.out
+    assert f"FAILED: 2 of 4 results are not as they should be: {backend} on numpy." in printed.out
     assert reason in printed.out
 
 
@@ -334,32 +361,132 @@ def test_compare_fails_for_a_wrong_backend_beside_right_ones(planted, backend, v
         ("elsewhere", "it needs a machine with a [very] long name"),
     ],
 )
-def test_compare_lists_what_is_unusable_and_does_not_fail_for_it(planted, backend, reason):
-    ended = planted("compare", "--backend", backend, "--library", "numpy", "--json", "-")
-    assert ended.code == 0
+def test_compare_lists_what_is_unusable_and_fails_only_if_nothing_is_left(planted, backend, reason):
+    args = ("compare", *NO_PEERS, "--backend", backend, "--library", "numpy")
+    ended = planted(*args, "--json", "-")
+    assert ended.code == 1
     (row,) = rows_of(ended)
     assert row["verdict"] == "unusable"
     assert reason in row["reason"]
-    printed = planted("compare", "--backend", backend, "--library", "numpy")
-    assert printed.out.startswith("Nothing could be compared")
+    printed = planted(*args)
+    assert printed.code == 1
+    assert printed.out.startswith("FAILED: nothing could be computed")
     assert reason in printed.out
+    beside = planted(*args, "--backend", "right")
+    assert beside.code == 0
+    assert reason in beside.out
 
 
 def test_compare_lists_a_library_that_a_backend_rejects(planted):
     needed("torch")
     ended = planted(
-        "compare", "--backend", "right", "--library", "torch", "--repeat", "1", "--json", "-"
+        "compare",
+        *NO_PEERS,
+        "--backend",
+        "right",
+        "--library",
+        "torch",
+        "--repeat",
+        "1",
+        "--json",
+        "-",
     )
-    assert ended.code == 0
+    assert ended.code == 1
     reasons = {row["reason"] for row in rows_of(ended, library="torch")}
     assert reasons == {"takes arrays of numpy, got torch"}
 
 
+@pytest.fixture
+def peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other libraries' own CTC: one that is exact, one that loses digits, one that raises."""
+
+    def exact(batch):
+        def call():
+            return ctcx.ctc_loss_and_grad(
+                batch.logits,
+                batch.labels,
+                batch.logit_lengths,
+                batch.label_lengths,
+                blank=batch.blank,
+                backend="array-api",
+            )[:2]
+
+        return call, lambda result: result
+
+    def careless(batch):
+        call, _ = exact(batch)
+        return call, lambda result: (result[0], result[1] + 0.02)
+
+    def raising(batch):
+        msg = "not today"
+        raise RuntimeError(msg)
+
+    def missing(batch):
+        msg = "keras is not installed (pip install keras)"
+        raise _peers.MissingError(msg)
+
+    prepare = {"torch": exact, "optax": careless, "tensorflow-v1": raising, "keras": missing}
+    monkeypatch.setattr(_peers, "PREPARE", _peers.PREPARE | prepare)
+    monkeypatch.setattr("ctcx._comparison.run.PREPARE", _peers.PREPARE)
+
+
+@pytest.mark.usefixtures("peers")
+def test_compare_shows_the_digits_and_the_time_of_others_and_fails_for_none(cli):
+    names = [argument for name in PEERS_HERE for argument in ("--peer", name)]
+    args = ("compare", "--library", "numpy", "--repeat", "1", *names)
+    ended = cli(*args)
+    assert ended.code == 0
+    (digits,) = [line for line in ended.out.splitlines() if line.startswith("- A line of 3,200")]
+    assert re.search(r"that of torch by \d\.\de-07, optax by 2\.0e-02;", digits)
+    assert re.search(
+        r"takes [\d.]+ ms, (torch|optax), the fastest of the others, [\d.]+ ms", digits
+    )
+    assert re.search(r"^ *computed by +loss .*\bas (torch|optax)\b", ended.out, re.MULTILINE)
+    assert "tensorflow-v1, notebook: RuntimeError: not today" in ended.out
+    assert "keras: keras is not installed" in ended.out
+    rows = json.loads(cli(*args, "--json", "-").out)["rows"]
+    verdicts = {
+        name: {row["verdict"] for row in rows if row["peer"] and row["backend"] == name}
+        for name in PEERS_HERE
+    }
+    assert verdicts == {
+        "torch": {"ok"},
+        "optax": {"inexact"},
+        "tensorflow-v1": {"failed"},
+        "keras": {"unusable"},
+    }
+
+
+@pytest.mark.usefixtures("peers")
+def test_what_others_compute_is_no_result_of_ctcx(planted):
+    ended = planted("compare", "--backend", "declining", "--library", "numpy", "--peer", "torch")
+    assert ended.code == 1
+    assert ended.out.startswith("FAILED: nothing could be computed")
+
+
+@pytest.mark.parametrize(
+    ("option", "told"), [("--peer", "known: torch, optax"), ("--input", "known: notebook, ocr-")]
+)
+def test_a_peer_or_an_input_that_there_is_not_is_refused(cli, option, told):
+    ended = cli("compare", option, "torche")
+    assert ended.code == 2
+    assert told in ended.err
+
+
+def test_compare_takes_one_input(cli):
+    args = (*NO_PEERS, "--library", "numpy", "--repeat", "1", "--input", "notebook")
+    ended = cli("compare", *args)
+    assert ended.code == 0
+    assert "3,200 frames" not in ended.out
+    assert "recogniser saw" not in ended.out
+
+
 def test_compare_lists_libraries_that_are_missing_or_broken(planted):
-    missing = planted("compare", "--library", "nowhere")
-    assert missing.code == 0
+    missing = planted("compare", *NO_PEERS, "--library", "nowhere")
+    assert missing.code == 1
+    assert missing.out.startswith("FAILED: nothing could be computed")
     assert "nowhere is not installed (pip install nowhere)" in missing.out
-    broken = planted("compare", "--library", "fickle", "--json", "-")
+    broken = planted("compare", *NO_PEERS, "--library", "fickle", "--json", "-")
     assert broken.code == 1
     (row,) = rows_of(broken, library="fickle")
     assert (row["verdict"], row["backend"]) == ("failed", None)
@@ -367,18 +494,21 @@ def test_compare_lists_libraries_that_are_missing_or_broken(planted):
 
 
 def test_compare_takes_backends_without_a_gradient(planted):
-    ended = planted("compare", "--backend", "loss-only", "--library", "numpy")
+    ended = planted("compare", *NO_PEERS, "--backend", "loss-only", "--library", "numpy")
     assert ended.code == 0
     assert "has no gradient, so only the loss is compared" in ended.out
 
 
 def test_distributions_and_top_modules_are_names_of_libraries_too(cli):
-    args = ("compare", "--library", "array-api-strict", "--repeat", "1", "--json", "-")
+    args = ("compare", *NO_PEERS, "--library", "array-api-strict", "--input", "notebook")
+    args += ("--repeat", "1", "--json", "-")
     assert {row["library"] for row in rows_of(cli(*args))} == {"array_api_strict"}
 
 
 def test_json_has_no_bare_infinities(planted):
-    ended = planted("compare", "--backend", "infinite", "--library", "numpy", "--json", "-")
+    ended = planted(
+        "compare", *NO_PEERS, "--backend", "infinite", "--library", "numpy", "--json", "-"
+    )
 
     def refuse(token: str) -> None:
         raise AssertionError(token)
@@ -396,7 +526,9 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(plugins, planted, columns):
     assert planted
     args = ["--backend", "raising", "--backend", "elsewhere", "--backend", "array-api"]
     libraries = ["--library", "numpy", "--library", "array_api_strict"]
-    narrow = process("compare", *args, *libraries, paths=plugins.paths, COLUMNS=str(columns))
+    narrow = process(
+        "compare", *NO_PEERS, *args, *libraries, paths=plugins.paths, COLUMNS=str(columns)
+    )
     assert narrow.code == 1
     assert max(map(len, narrow.out.splitlines())) <= columns
     assert "\N{HORIZONTAL ELLIPSIS}" not in narrow.out
@@ -429,21 +561,26 @@ def test_comparison_in_words():
             **usual | {"verdict": "ok", "loss_error": 0.0, "grad_error": 0.0} | more
         )
 
-    def summary(*rows):
-        losses = np.arange(8.0)
-        lines = read_lines(ocr_lines(), losses)
-        return Comparison(rows=rows, lines=lines, references={}, repeat=1, versions={}).summary()
+    def compared(*rows):
+        lines = read_lines(ocr_lines(), np.arange(8.0))
+        references = {"notebook": (4.448741,)}
+        return Comparison(rows=rows, lines=lines, references=references, repeat=1, versions={})
 
-    assert summary().startswith("Nothing could be compared")
-    assert summary(row()).startswith(
-        "The one combination of backend, array library and device gives"
-    )
-    assert summary(row(), row(device="gpu")).startswith("Both combinations")
-    assert summary(row(), row(verdict="differs")).startswith(
-        "1 of 2 results are not as they should"
+    assert not compared().passed
+    assert compared().headline().startswith("FAILED: nothing could be computed")
+    assert compared(row()).headline().startswith("PASSED: in the one way that was tried, ")
+    both = compared(row(), row(device="gpu"))
+    assert both.headline().startswith("PASSED: in all 2 ways that were tried, ")
+    assert not compared(row(peer=True)).passed
+    assert compared(row(), row(peer=True, verdict="failed")).passed
+    wrong = compared(row(), row(device="gpu:0", verdict="differs"))
+    assert not wrong.passed
+    assert wrong.headline() == (
+        "FAILED: 1 of 2 results are not as they should be: b on numpy gpu:0."
     )
     # Lines 6 and 7 are misread; with these losses they are the worst, but only by the order.
-    assert "the highest losses of all: 6.00 and 7.00 nats, against 5.00" in summary(row())
+    (said,) = compared(row(input="ocr-lines")).findings()
+    assert "the highest losses of all: 6.00 and 7.00 nats, against 5.00" in said
 
 
 def test_lines_put_losses_beside_readings():

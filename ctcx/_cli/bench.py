@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from ctcx._cli.names import BACKENDS, LIBRARIES, known_backends, known_libraries
+from ctcx._cli.names import BACKENDS, LIBRARIES, PEERS, known_backends, known_libraries
 from ctcx._cli.output import (
     JSON_FILE,
     bullets,
@@ -53,14 +53,7 @@ def bench_command(
     ] = False,
     backend: Annotated[list[str] | None, BACKENDS] = None,
     library: Annotated[list[str] | None, LIBRARIES] = None,
-    peer: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Only this other implementation (torch, optax, tensorflow-v1, tensorflow-v2, "
-            "keras), or none; may be repeated.",
-        ),
-    ] = None,
+    peer: Annotated[list[str] | None, PEERS] = None,
     workload: Annotated[
         list[str] | None,
         typer.Option(

@@ -1,15 +1,15 @@
-"""``ctcx compare``: the notebook and real inputs on everything that is here."""
+"""``ctcx compare``: known numbers beside everything that computes CTC here."""
 
 from __future__ import annotations
 
-import math
+import os
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from ctcx._cli.names import BACKENDS, LIBRARIES, known_backends, known_libraries
+from ctcx._cli.names import BACKENDS, LIBRARIES, PEERS, known_backends, known_libraries, known_peers
 from ctcx._cli.output import (
     JSON_FILE,
     activity,
@@ -22,8 +22,9 @@ from ctcx._cli.output import (
     unwarned,
     write_json,
 )
-from ctcx._comparison.result import TOLERANCE_OF
+from ctcx._comparison.result import LONG, TOLERANCE_OF, error_text
 from ctcx._comparison.run import compare
+from ctcx._peers import PEERS as ABOUT_PEERS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +38,15 @@ def compare_command(
     *,
     backend: Annotated[list[str] | None, BACKENDS] = None,
     library: Annotated[list[str] | None, LIBRARIES] = None,
+    peer: Annotated[list[str] | None, PEERS] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME",
+            help=f"Only this input ({', '.join(TOLERANCE_OF)}); may be repeated.",
+        ),
+    ] = None,
     repeat: Annotated[
         int, typer.Option(min=1, metavar="N", help="Calls to take the median time of.")
     ] = 5,
@@ -45,16 +55,22 @@ def compare_command(
     ] = False,
     json_file: Annotated[str | None, JSON_FILE] = None,
 ) -> None:
-    """Compare all backends and libraries with known numbers.
+    """Hold ctcx to known numbers, beside all other CTC.
 
-    The notebook's example beside the loss and gradient that the notebook printed, and the output of
-    a text recogniser for real lines beside a float64 reference. What can't be used here is listed
-    with its reason. Exit code 1 if a result differs by more than its tolerance, or fails.
+    Each backend, and the own CTC of every other library that is installed, computes three inputs:
+    the notebook's example, with the loss and gradient that the notebook printed; the output of a
+    text recogniser for real lines; and 3,200 frames. The last two have a float64 reference. What
+    can't be used here is listed with its reason. Exit code 1 if a result of ctcx differs by more
+    than its tolerance or fails, or if ctcx could compute nothing; what others compute fails
+    nothing.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells much on standard error
     with unwarned(), activity("comparing") as tell:
         found = compare(
             backends=known_backends(backend),
             libraries=known_libraries(library),
+            peers=known_peers(peer),
+            inputs=_known_inputs(inputs),
             repeat=repeat,
             all_devices=all_devices,
             progress=tell,
@@ -66,43 +82,77 @@ def compare_command(
     raise typer.Exit(0 if found.passed else 1)
 
 
+def _known_inputs(given: list[str] | None) -> list[str] | None:
+    for name in given or ():
+        if name not in TOLERANCE_OF:
+            msg = f"{name!r} is no input; known: {', '.join(TOLERANCE_OF)}"
+            raise typer.BadParameter(msg, param_hint="--input")
+    return given or None
+
+
+_ABOUT = (
+    "CTC (connectionist temporal classification) is the loss that trains recognisers of speech and "
+    "text. ctcx computes it, with its gradient, on the arrays that you have. Here it is held to "
+    "known numbers, beside the other libraries' own CTC."
+)
+
+_HEADINGS = {
+    "notebook": "The notebook's example, beside the loss that it printed: {}",
+    "ocr-lines": "Real lines of text, beside a float64 reference with the mean loss {}",
+    LONG: "3,200 frames, beside a float64 reference with the loss {}",
+}
+
+
 def _print(found: Comparison) -> None:
-    show(Text(found.summary(), style="" if found.passed else "bold red"))
-    for name, what in (
-        ("notebook", "The notebook's example, beside the loss that it printed: {}"),
-        ("ocr-lines", "Real lines of text, beside a float64 reference with the mean loss {}"),
-    ):
+    headline = found.headline()
+    verdict = headline.partition(":")[0]
+    style = "bold green" if found.passed else "bold red"
+    show(Text.assemble((verdict, style), headline.removeprefix(verdict)), Text(_ABOUT))
+    for finding in found.findings():
+        show(Text(f"- {finding}"))
+    for name, what in _HEADINGS.items():
         rows = [row for row in found.rows if row.input == name and row.computed]
         if rows:
-            show(heading(what.format(_loss(found.references[name]))), _results(rows))
-    if bad := [row for row in found.rows if row.bad]:
-        show(heading("Wrong"), bullets([(row.verdict, _place(row), row.reason) for row in bad]))
-    if noted := [row for row in found.rows if row.verdict == "ok" and row.reason]:
-        show(heading("Notes"), bullets([("ok", _place(row), row.reason) for row in noted]))
-    if unusable := [row for row in found.rows if not row.computed]:
-        lines = [(row.verdict, _place(row), row.reason) for row in unusable]
+            show(heading(what.format(_loss(found.references[name]))), _results(found, rows))
+    for title, picked in (
+        ("Wrong", [row for row in found.rows if row.bad]),
+        ("Others", [row for row in found.rows if row.peer and row.computed and row.reason]),
+        ("Notes", [row for row in found.rows if row.verdict == "ok" and row.reason]),
+    ):
+        if picked:
+            lines = [(row.verdict, _place(row), row.reason) for row in picked]
+            show(heading(title), bullets(lines))
+    unusable: dict[str, dict[str, None]] = {}
+    for row in found.rows:
+        if not row.computed:
+            unusable.setdefault(row.reason, {})[_place(row)] = None
+    if unusable:
+        lines = [("unusable", ", ".join(places), why) for why, places in unusable.items()]
         show(heading("Not used here"), bullets(lines))
-    show(heading("What the recogniser saw, and what it gives to the text that was drawn"))
-    show(_lines(found))
+    if found.lines:
+        show(heading("What the recogniser saw, and what it gives to the text that was drawn"))
+        show(_lines(found))
     show(*_footer(found))
 
 
-def _results(rows: list[BackendResult]) -> Table:
+def _results(found: Comparison, rows: list[BackendResult]) -> Table:
     # Headings in two lines leave room for the names in a terminal of 80 columns.
-    loss = "loss" if rows[0].input == "notebook" else "mean\nloss"
-    numbers = (loss, "loss\noff by", "gradient\noff by", "time,\nms")
-    table = new_table("backend", "library", "device", *numbers, "verdict", right=numbers)
+    loss = "mean\nloss" if rows[0].input == "ocr-lines" else "loss"
+    numbers = [loss, "loss\noff by", "gradient\noff by", "time,\nms"]
+    peer = found.fastest_peer(rows[0].input or "")
+    if peer is not None:
+        numbers.append(f"times as fast\nas {peer.name}")
+    table = new_table("computed by", *numbers, "verdict", right=tuple(numbers))
     for row in rows:
-        table.add_row(
-            row.backend,
-            row.library,
-            row.device,
+        cells = [
             _loss(row.loss),
-            _error(row.loss_error),
-            _error(row.grad_error),
+            error_text(row.loss_error),
+            error_text(row.grad_error),
             "-" if row.seconds is None else f"{row.seconds * 1e3:.2f}",
-            styled(row.verdict),
-        )
+        ]
+        if peer is not None and peer.seconds:
+            cells.append(f"{peer.seconds / row.seconds:.3g}" if row.seconds else "-")
+        table.add_row(row.name, *cells, styled(row.verdict))
     return table
 
 
@@ -126,30 +176,25 @@ def _lines(found: Comparison) -> Table:
 
 
 def _footer(found: Comparison) -> list[Text]:
-    notes = [f"Tolerance of {name}: {tolerance}." for name, tolerance in TOLERANCE_OF.items()]
+    notes = [f"Tolerance of {name}: {TOLERANCE_OF[name]}." for name in found.references]
     calls = "one call" if found.repeat == 1 else f"{found.repeat} calls"
     notes.append(
         f"Time: loss and gradient, median of {calls} after one to warm up, until the result is "
-        f"there. Loss: -ln of the probability of the labels, in nats."
+        f"there; fewer where they take more than a second together. On a machine that does other "
+        f"things, `ctcx bench` tells more. Loss: -ln of the probability of the labels, in nats."
     )
+    there = dict.fromkeys(row.backend for row in found.rows if row.peer and row.computed)
+    notes += [f"{name}: {about}." for name, about in ABOUT_PEERS.items() if name in there]
     return [Text("")] + [Text(note, style="dim") for note in notes]
 
 
 def _place(row: BackendResult) -> str:
     """Say what a row is about, as far as it is about anything in particular."""
-    parts = [row.backend or "", row.library or "", row.device or ""]
-    where = " ".join(part for part in parts if part)
-    return where if row.input is None else f"{where}, {row.input}"
+    return row.name if row.input is None else f"{row.name}, {row.input}"
 
 
 def _loss(losses: tuple[float, ...]) -> str:
     return f"{fmean(losses):.6f}" if losses else "-"
-
-
-def _error(error: float | None) -> str:
-    if error is None:
-        return "-"
-    return "0" if error == 0 else f"{error:.1e}" if math.isfinite(error) else str(error)
 
 
 def _percent(probability: float) -> str:

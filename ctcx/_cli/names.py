@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ctcx import _peers
 from ctcx._dispatch.requested import check_known
 from ctcx._plugins.registry import registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BACKENDS", "LIBRARIES", "known_backends", "known_libraries", "library_name"]
+__all__ = [
+    "BACKENDS",
+    "LIBRARIES",
+    "PEERS",
+    "known_backends",
+    "known_libraries",
+    "known_peers",
+    "library_name",
+]
 
 BACKENDS = typer.Option("--backend", metavar="NAME", help="Only this backend; may be repeated.")
 """For :func:`known_backends`."""
@@ -22,6 +31,13 @@ LIBRARIES = typer.Option(
     "--library", metavar="NAME", help="Only this array library; may be repeated."
 )
 """For :func:`known_libraries`."""
+
+PEERS = typer.Option(
+    "--peer",
+    metavar="NAME",
+    help=f"Only this other implementation ({', '.join(_peers.PEERS)}), or none; may be repeated.",
+)
+"""For :func:`known_peers`."""
 
 
 def library_name(name: str) -> str | None:
@@ -74,3 +90,21 @@ def known_backends(given: Sequence[str] | None) -> tuple[str, ...] | None:
         return None
     check_known(registry(), given, "argument")
     return tuple(given)
+
+
+def known_peers(given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return the names given, nothing for ``none``; None, for all, if none is given.
+
+    Raises
+    ------
+    typer.BadParameter
+        There is no such implementation.
+    """
+    if not given:
+        return None
+    for name in given:
+        if name not in _peers.PEERS and name != "none":
+            known = ", ".join((*_peers.PEERS, "none"))
+            msg = f"{name!r} is no other implementation; known: {known}"
+            raise typer.BadParameter(msg, param_hint="--peer")
+    return tuple(name for name in given if name != "none")

@@ -56,6 +56,7 @@ _STYLES = {
     "error": "bold red",
     "failed": "bold red",
     "incompatible": "bold red",
+    "inexact": "yellow",
     "invalid": "bold red",
     "opt-in": "cyan",
     "blocked": "yellow",

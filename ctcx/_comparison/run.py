@@ -1,8 +1,8 @@
-"""Every backend on every array library and device, beside numbers that are known to be right.
+"""Every backend on every array library and device, and other libraries' own CTC, judged.
 
-Two inputs: the notebook's worked example, beside the numbers that the notebook printed; and what a
-text recogniser emitted for a few real lines, beside a float64 reference. What can't be used here is
-part of the result, with its reason.
+Three inputs: the notebook's worked example, beside the numbers that the notebook printed; what a
+text recogniser emitted for a few real lines, beside a float64 reference; and 3,200 frames, beside
+one too. What can't be used here is part of the result, with its reason.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import ctcx
-from ctcx._comparison.result import TOLERANCE_OF, BackendResult, Comparison, TextLine
+from ctcx._comparison.result import LONG, TOLERANCE_OF, BackendResult, Comparison, TextLine
 from ctcx._dispatch.report import backends as known_backends
 from ctcx._errors import BackendRejectedError, one_line
+from ctcx._peers import PEERS, PREPARE, MissingError
 from ctcx._plugins.backend import Feature
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
-from ctcx.data.bundled import greedy_readings, notebook_fixture, ocr_lines
+from ctcx.data.bundled import BundledBatch, greedy_readings, notebook_fixture, ocr_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -32,25 +34,37 @@ if TYPE_CHECKING:
     from ctcx._plugins.backend import Backend
     from ctcx._plugins.namespace import Namespace
     from ctcx._typing import Array
-    from ctcx.data.bundled import BundledBatch
 
 __all__ = ["BackendResult", "Comparison", "TextLine", "compare", "read_lines"]
+
+_FOR_TESTS = "array_api_strict"
+"""A library that nobody computes with: left out unless it is named."""
+
+_ENOUGH_SECONDS = 1.0
+"""No call is repeated for longer than this."""
 
 
 def compare(
     *,
     backends: Collection[str] | None = None,
     libraries: Collection[str] | None = None,
+    peers: Collection[str] | None = None,
+    inputs: Collection[str] | None = None,
     repeat: int = 5,
     all_devices: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Run every backend on every array library and device.
+    """Run every backend on every array library and device, and other libraries' own CTC.
 
     Parameters
     ----------
     backends, libraries : collection of str, optional
-        Only these, by the names that are registered; default: all.
+        Only these, by the names that are registered; default: all, but for array_api_strict, which
+        is for tests.
+    peers : collection of str, optional
+        Only these of :data:`ctcx._peers.PEERS`; default: all.
+    inputs : collection of str, optional
+        Only these of :data:`ctcx._comparison.result.TOLERANCE_OF`; default: all.
     repeat : int
         How many calls to take the median time of, after one that is not counted.
     all_devices : bool
@@ -63,11 +77,14 @@ def compare(
     Comparison
     """
     tell = progress or (lambda _: None)
-    inputs = (_notebook(), _ocr())
+    make = {"notebook": _notebook, "ocr-lines": _ocr_lines, LONG: _long}
+    given = {name: made() for name, made in make.items() if inputs is None or name in inputs}
     plugins = registry()
     rows: list[BackendResult] = []
     usable = _usable(backends, rows)
     for name, entry in plugins.namespaces.items():
+        if libraries is None and name == _FOR_TESTS and not all_devices:
+            continue
         if libraries is not None and name not in libraries:
             continue
         tell(name)
@@ -78,11 +95,16 @@ def compare(
             for backend in usable:
                 tell(f"{backend.name} on {name} {device}")
                 place = _Place(backend=backend, library=entry.namespace, device=device)
-                rows += _merged([_run(place, each, repeat) for each in inputs])
+                rows += _merged([_run(place, each, repeat) for each in given.values()])
+    for name in PEERS if peers is None else peers:
+        tell(name)
+        rows += _merged([_run_peer(name, each, repeat) for each in given.values()])
     return Comparison(
         rows=tuple(sorted(rows, key=_by_input)),
-        lines=read_lines(inputs[1].fixture, inputs[1].loss),
-        references={each.fixture.name: tuple(each.loss.tolist()) for each in inputs},
+        lines=read_lines(given["ocr-lines"].fixture, given["ocr-lines"].loss)
+        if "ocr-lines" in given
+        else (),
+        references={name: tuple(each.loss.tolist()) for name, each in given.items()},
         repeat=repeat,
         versions={"ctcx": ctcx.__version__} | plugins.runtime_info(),
     )
@@ -147,10 +169,13 @@ def _notebook() -> _Input:
     )
 
 
-def _ocr() -> _Input:
+def _ocr_lines() -> _Input:
+    return _with_reference(ocr_lines())
+
+
+def _with_reference(fixture: BundledBatch) -> _Input:
     from ctcx._reference.oracle import reference
 
-    fixture = ocr_lines()
     truth = reference(
         fixture.logits,
         fixture.labels,
@@ -159,6 +184,23 @@ def _ocr() -> _Input:
         fixture.blank % fixture.logits.shape[-1],
     )
     return _Input(fixture=fixture, loss=truth.loss, grad=truth.grad)
+
+
+def _long() -> _Input:
+    """Return one sequence of 3,200 frames and 100 labels: random logits, the same everywhere."""
+    rng = np.random.default_rng(0)
+    batch = BundledBatch(
+        name=LONG,
+        logits=rng.standard_normal((1, 3200, 32), dtype=np.float32) * 2,
+        labels=rng.integers(1, 32, (1, 100)),
+        logit_lengths=np.array([3200]),
+        label_lengths=np.array([100]),
+        blank=0,
+        expected_loss=None,
+        expected_grad=None,
+        provenance="random",
+    )
+    return _with_reference(batch)
 
 
 def _usable(only: Collection[str] | None, rows: list[BackendResult]) -> list[Backend]:
@@ -228,6 +270,33 @@ def _run(place: _Place, given: _Input, repeat: int) -> BackendResult:
     return row(loss=tuple(loss.ravel().tolist()), seconds=seconds, **judged)
 
 
+def _run_peer(name: str, given: _Input, repeat: int) -> BackendResult:
+    """Compute one input by another library's own CTC, and judge it: no error of it fails here."""
+    row = functools.partial(
+        BackendResult,
+        input=given.fixture.name,
+        backend=name,
+        library=None,
+        device=None,
+        peer=True,
+    )
+    batch = replace(given.fixture, blank=given.fixture.blank % given.fixture.logits.shape[-1])
+    try:
+        with warnings.catch_warnings():  # its own business
+            warnings.simplefilter("ignore")
+            call, read = PREPARE[name](batch)
+            result, seconds = _median_time(call, repeat)
+            loss, grad = (np.asarray(array, dtype=np.float64) for array in read(result))
+    except MissingError as error:
+        return row(verdict="unusable", reason=str(error))
+    except Exception as error:  # noqa: BLE001 - a library may raise anything
+        return row(verdict="failed", reason=one_line(error))
+    judged = _judge(given, loss, grad)
+    if judged["verdict"] == "differs":
+        judged["verdict"] = "inexact"
+    return row(loss=tuple(loss.ravel().tolist()), seconds=seconds, **judged)
+
+
 def _arrays(place: _Place, fixture: BundledBatch) -> tuple[Array, ...]:
     """Return logits, labels and lengths as arrays of the library, so that no call has to upload."""
     make = load_target(place.library.from_numpy)
@@ -264,10 +333,15 @@ def _timed(
                 wait(array)
         return result
 
+    return _median_time(call, repeat)
+
+
+def _median_time(call: Callable[[], Any], repeat: int) -> tuple[Any, float]:
+    """Return what a call returns, and the median time of further ones."""
     # The first call imports, compiles and allocates.
     result = call()
-    times = []
-    for _ in range(repeat):
+    times: list[float] = []
+    while len(times) < repeat and sum(times) < _ENOUGH_SECONDS:
         begin = time.perf_counter()
         call()
         times.append(time.perf_counter() - begin)
@@ -314,16 +388,7 @@ def _merged(rows: list[BackendResult]) -> list[BackendResult]:
     """Return one row instead of one for each input if none can be computed, for one reason."""
     first = rows[0]
     if all(not row.computed and row.reason == first.reason for row in rows):
-        return [
-            BackendResult(
-                input=None,
-                backend=first.backend,
-                library=first.library,
-                device=first.device,
-                verdict="unusable",
-                reason=first.reason,
-            )
-        ]
+        return [replace(first, input=None)]
     return rows
 
 

@@ -24,9 +24,9 @@ import ctcx
 from ctcx import _errors, fixtures, plugin
 from ctcx._comparison import result
 from ctcx._diagnosis import MISTAKES
+from ctcx._peers import PEERS
 from ctcx._plugins import builtin, hookspecs
 from ctcx._reference.tolerances import TOLERANCES, Tolerance
-from ctcx.bench._implementations.registered import PEERS
 from ctcx.bench.workloads import SWEEPS, workloads
 from ctcx.conformance import KIT_VERSION, checks
 from ctcx.conformance.cases import cases

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from ctcx._peers import PEERS
 from ctcx._plugins.backend import Feature
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from ctcx._plugins.registry import Registry
 
 __all__ = [
-    "PEERS",
     "TEST_ONLY_LIBRARY",
     "Implementation",
     "Kind",
@@ -25,15 +25,6 @@ __all__ = [
 Kind: TypeAlias = Literal["backend", "peer", "lower_bound"]
 """backend: a backend of ctcx on one array library. peer: another implementation. lower_bound: a
 lower bound that a plugin registered."""
-
-PEERS = {
-    "torch": "torch.nn.functional.ctc_loss with log_softmax, and its backward",
-    "optax": "optax.ctc_loss, value and gradient under jax.jit",
-    "tensorflow-v1": "tf.compat.v1.nn.ctc_loss and its gradient in a tf.function",
-    "tensorflow-v2": "tf.nn.ctc_loss with dense labels and its gradient in a tf.function",
-    "keras": "keras.ops.ctc_loss and its gradient, compiled where its backend does that",
-}
-"""Implementations that are no backends of ctcx, and what is called."""
 
 TEST_ONLY_LIBRARY = "array_api_strict"
 
@@ -147,7 +138,7 @@ def peers(only: Collection[str] | None = None) -> Iterator[Implementation]:
     Parameters
     ----------
     only
-        Names in :data:`PEERS`; None for all.
+        Names in :data:`ctcx._peers.PEERS`; None for all.
     """
     for name, about in PEERS.items():
         if only is None or name in only:

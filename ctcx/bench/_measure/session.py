@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctcx._errors import one_line
+from ctcx._peers import PEERS
 from ctcx._plugins.registry import registry
 from ctcx.bench._implementations.registered import (
-    PEERS,
     TEST_ONLY_LIBRARY,
     Implementation,
     backend_implementations,

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import ctcx
+from ctcx._peers import PREPARE, MissingError
 from ctcx._plugins.backend import Feature
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
-from ctcx.bench._implementations.peers import PREPARE, MissingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ctcx._peers import PreparedPeer
     from ctcx._plugins.namespace import Namespace
-    from ctcx.bench._implementations.peers import PreparedPeer
     from ctcx.bench._implementations.registered import Implementation
     from ctcx.bench.workloads import WorkloadBatch
 
@@ -51,7 +51,7 @@ def unusable(implementation: Implementation) -> tuple[str | None, str]:
 
 
 def prepare(implementation: Implementation, inputs: WorkloadBatch) -> PreparedPeer:
-    """Return ``(call, read)`` as in :mod:`ctcx.bench._implementations.peers`.
+    """Return ``(call, read)`` as in :mod:`ctcx._peers`.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctcx._errors import BackendRejectedError, one_line
-from ctcx.bench._implementations.peers import MissingError
+from ctcx._peers import MissingError
 from ctcx.bench._implementations.registered import Implementation
 from ctcx.bench._measure.accuracy import WorkloadReference, errors, wrong
 from ctcx.bench._measure.memory import copy_rate, peak_growth

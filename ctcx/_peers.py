@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -19,13 +19,44 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctcx.bench.workloads import WorkloadBatch
+__all__ = ["PEERS", "PREPARE", "MissingError", "PeerBatch", "PreparedPeer"]
 
-__all__ = ["PREPARE", "MissingError", "PreparedPeer"]
+PEERS = {
+    "torch": "torch.nn.functional.ctc_loss with log_softmax, and its backward",
+    "optax": "optax.ctc_loss, value and gradient under jax.jit",
+    "tensorflow-v1": "tf.compat.v1.nn.ctc_loss and its gradient in a tf.function",
+    "tensorflow-v2": "tf.nn.ctc_loss with dense labels and its gradient in a tf.function",
+    "keras": "keras.ops.ctc_loss and its gradient, compiled where its backend does that",
+}
+"""Implementations that are no backends of ctcx, and what is called."""
 
 PreparedPeer: TypeAlias = (
     "tuple[Callable[[], Any], Callable[[Any], tuple[NDArray[Any], NDArray[Any]]]]"
 )
+
+
+class PeerBatch(Protocol):
+    """A batch in float32, with the blank counted from 0."""
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """Emissions before the softmax, (N, T, C)."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Labels, (N, S), padded on the right."""
+
+    @property
+    def logit_lengths(self) -> NDArray[np.int64]:
+        """How many frames count, (N,)."""
+
+    @property
+    def label_lengths(self) -> NDArray[np.int64]:
+        """How many labels count, (N,)."""
+
+    @property
+    def blank(self) -> int:
+        """In ``range(C)``."""
 
 
 class MissingError(Exception):
@@ -38,7 +69,7 @@ def _need(module: str, install: str) -> None:
         raise MissingError(msg)
 
 
-def prepare_torch(inputs: WorkloadBatch) -> PreparedPeer:
+def prepare_torch(inputs: PeerBatch) -> PreparedPeer:
     """``torch.nn.functional.ctc_loss`` takes log-probabilities with time first."""
     _need("torch", "torch")
     import torch
@@ -60,7 +91,7 @@ def prepare_torch(inputs: WorkloadBatch) -> PreparedPeer:
     return call, _as_numpy
 
 
-def prepare_optax(inputs: WorkloadBatch) -> PreparedPeer:
+def prepare_optax(inputs: PeerBatch) -> PreparedPeer:
     """``optax.ctc_loss`` takes paddings in place of lengths."""
     _need("optax", "optax")
     import jax
@@ -92,7 +123,7 @@ def prepare_optax(inputs: WorkloadBatch) -> PreparedPeer:
     return call, _as_numpy
 
 
-def prepare_tensorflow_v1(inputs: WorkloadBatch) -> PreparedPeer:
+def prepare_tensorflow_v1(inputs: PeerBatch) -> PreparedPeer:
     """``tf.compat.v1.nn.ctc_loss`` takes sparse labels, and its blank is the last class."""
     _need("tensorflow", "tensorflow-cpu")
     import tensorflow as tf
@@ -120,7 +151,7 @@ def prepare_tensorflow_v1(inputs: WorkloadBatch) -> PreparedPeer:
     return _tensorflow_call(loss_of, logits), read
 
 
-def prepare_tensorflow_v2(inputs: WorkloadBatch) -> PreparedPeer:
+def prepare_tensorflow_v2(inputs: PeerBatch) -> PreparedPeer:
     """``tf.nn.ctc_loss`` with dense labels is TensorFlow's own recursion in the graph."""
     _need("tensorflow", "tensorflow-cpu")
     import tensorflow as tf
@@ -144,7 +175,7 @@ def prepare_tensorflow_v2(inputs: WorkloadBatch) -> PreparedPeer:
     return _tensorflow_call(loss_of, logits), _as_numpy
 
 
-def prepare_keras(inputs: WorkloadBatch) -> PreparedPeer:
+def prepare_keras(inputs: PeerBatch) -> PreparedPeer:
     """``keras.ops.ctc_loss`` on Keras's configured backend, else on the first that is there."""
     _need("keras", "keras")
     if "KERAS_BACKEND" not in os.environ:
@@ -177,14 +208,14 @@ def prepare_keras(inputs: WorkloadBatch) -> PreparedPeer:
     raise MissingError(msg)
 
 
-PREPARE: dict[str, Callable[[WorkloadBatch], PreparedPeer]] = {
+PREPARE: dict[str, Callable[[PeerBatch], PreparedPeer]] = {
     "torch": prepare_torch,
     "optax": prepare_optax,
     "tensorflow-v1": prepare_tensorflow_v1,
     "tensorflow-v2": prepare_tensorflow_v2,
     "keras": prepare_keras,
 }
-"""By the name in :data:`ctcx.bench._implementations.registered.PEERS`."""
+"""By the name in :data:`PEERS`."""
 
 
 def _tensorflow_call(loss_of: Callable[[Any], Any], logits: Any) -> Callable[[], Any]:
