@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["usable_cores"]
+__all__ = ["busy", "load", "usable_cores"]
 
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
@@ -31,6 +31,34 @@ def usable_cores() -> int:
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         _cores = max(1, min([cores, *_quotas(_CGROUP, _OWN_GROUP)]))
     return _cores
+
+
+def load() -> float | None:
+    """Return how many threads ran or waited for a core, on average over the last minute.
+
+    None where the system does not tell.
+    """
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
+def busy() -> str:
+    """Say that more threads want to run than there are cores, so that times are too long.
+
+    Returns
+    -------
+    str
+        Empty where that is not so.
+    """
+    now = load()
+    if now is None or now <= usable_cores():
+        return ""
+    return (
+        f"the machine is busy: the load is {now:.1f}, and {usable_cores()} cores may be used; "
+        f"times are too long and differ from run to run"
+    )
 
 
 def _quotas(root: Path, group: Path) -> Iterable[int]:

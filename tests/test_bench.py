@@ -31,6 +31,7 @@ from ctcx.bench._report.markdown_report import markdown_report
 from ctcx.bench._report.results import ReportError, load_run
 from ctcx.bench._report.run_comparison import DifferentMachinesError, compare_runs
 from ctcx.bench._report.slopes import fit
+from ctcx.bench._report.tables import ratios, times
 from ctcx.bench.suite import RecordedClock
 from ctcx.bench.workloads import WorkloadBatch, random_inputs, workloads
 from tests.helpers import posix_only
@@ -234,7 +235,7 @@ def test_who_has_crashed_twice_is_left_out_of_the_rest(run):
 def test_the_exit_code_says_that_somebody_failed(finished):
     done, _ = finished
     assert done.returncode == 1
-    assert "Times as fast as array-api on numpy" in done.stdout
+    assert "Milliseconds, and times as fast as array-api on numpy" in done.stdout
     assert "notebook-fixture, own processes" in done.stderr
     assert "a library that talks" not in done.stdout
 
@@ -342,6 +343,101 @@ def test_reports_can_be_made_again_from_the_json(finished, tmp_path):
     for suffix in (".md", ".html"):
         again, first = (tmp_path / f"again{suffix}"), where / f"ctcx-bench{suffix}"
         assert again.read_text() == first.read_text()
+
+
+def test_without_the_baseline_the_ratios_are_to_what_is_there(report, tmp_path):
+    def without_torch(data):
+        data["ctcx"]["baseline"] = "torch"
+
+    path = changed(report, tmp_path, without_torch)
+    run = load_run(path)
+    assert run.baseline == "array-api on numpy"
+    shown = CliRunner().invoke(
+        app, ["bench", "--report", str(path), "--output", str(tmp_path / "again")]
+    )
+    assert "Milliseconds, and times as fast as array-api on numpy" in shown.output
+    assert re.search(
+        r"array-api on numpy +~?[\d.,]+ \(1\.00\N{MULTIPLICATION SIGN}\)", shown.output
+    )
+
+
+def test_figures_of_a_busy_machine_are_marked(report, tmp_path):
+    def idle(data):
+        for bench in data["benchmarks"]:
+            bench["extra_info"]["facts"]["load"] = 0.5
+
+    def busy(data):
+        idle(data)
+        for bench in data["benchmarks"]:
+            if bench["extra_info"]["implementation"] == "right on numpy":
+                bench["extra_info"]["facts"]["load"] = 12.0
+        data["ctcx"]["machine"]["usable_cores"] = 2
+
+    text = markdown_report(load_run(changed(report, tmp_path, idle)))
+    assert "busy" not in text
+    run = load_run(changed(report, tmp_path, busy))
+    text = markdown_report(run)
+    assert text.splitlines()[4].startswith("The machine was busy: the load was up to 12.0 with 2 ")
+    for table in (ratios(run, "alone"), times(run, "alone")):
+        for row in table.rows:
+            figures = [cell for cell in row[1:] if cell[-1] in "0123456789)"]
+            marked = {cell.startswith("~") for cell in figures}
+            assert marked == {row[0] == "right on numpy"}
+
+
+@pytest.mark.parametrize("columns", [40, 60, 100])
+def test_nothing_is_cut_at_any_width(finished, tmp_path, columns):
+    done = bench(
+        "--report",
+        str(finished[1] / "ctcx-bench.json"),
+        "--output",
+        str(tmp_path / "again"),
+        env=os.environ | {"COLUMNS": str(columns)},
+        cwd=tmp_path,
+    )
+    assert max(map(len, done.stdout.splitlines())) <= columns
+    assert "\N{HORIZONTAL ELLIPSIS}" not in done.stdout
+    run = load_run(finished[1] / "ctcx-bench.json")
+    seen = "".join(done.stdout.split())
+    for layout in run.layouts():
+        table = times(run, layout)
+        for text in (*table.head, *(cell for row in table.rows for cell in row[1:])):
+            assert "".join(text.split()) in seen or columns < 60
+
+
+def test_the_report_opens_with_a_sentence_and_pictures(report, tmp_path):
+    def by_frames(data):
+        for one in data["ctcx"]["workloads"]:
+            one["sweep"] = one["sweep"] and "T"
+        for bench in data["benchmarks"]:
+            if bench["extra_info"]["implementation"] == "right on numpy":
+                bench["extra_info"]["facts"]["grad"] = 0.02
+
+    run = load_run(changed(report, tmp_path, by_frames))
+    opening = html_report(run).partition("<nav")[0].partition("<body>")[2]
+    assert "No other implementation was measured" in opening
+    error, time_ = opening.split("<figcaption>")[1:]
+    assert error.startswith("Error of the gradient by frames")
+    assert "right on numpy" in error
+    assert "gradient error 2.0e-02" in error
+    assert time_.startswith("Time by frames")
+    assert "lower bound" not in error
+
+
+def test_the_first_sentence_is_about_the_fastest(report, tmp_path):
+    def as_peer(data):
+        for one in data["ctcx"]["implementations"]:
+            if one["name"] == "array-api on numpy":
+                one["kind"] = "peer"
+        for bench in data["benchmarks"]:
+            core = bench["extra_info"]["implementation"] == "array-api on numpy"
+            bench["stats"]["median"] = 3.0 if core else 1.0
+
+    text = markdown_report(load_run(changed(report, tmp_path, as_peer)))
+    assert text.splitlines()[2] == (
+        "On 2 of 2 workloads the fastest backend of ctcx is faster than the fastest of the other "
+        "implementations: 3.00 to 3.00 times as fast, 3.00 times in the median."
+    )
 
 
 def test_the_report_may_have_another_baseline(finished):

@@ -24,6 +24,7 @@ from ctcx._cli.output import (
     unwarned,
     write_json,
 )
+from ctcx._cores import busy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,7 +115,9 @@ def bench_command(
     _need(_NEEDED)
     stem = _stem(output)
     if report is not None:
-        _write_reports(_load(report, baseline), stem)
+        run = _load(report, baseline)
+        _print(run)
+        _write_reports(run, stem)
         return
     from ctcx.bench._measure.session import SessionOptions
 
@@ -138,6 +141,8 @@ def _measure(options: SessionOptions, target: Path) -> tuple[Session, bool]:
     from ctcx.bench._measure.session import UnknownNameError
     from ctcx.bench._run import run_suite
 
+    if now := busy():
+        typer.echo(f"ctcx: warning: {now}; wait until it is idle", err=True)
     try:
         with unwarned(), _progress() as tell:
             return run_suite(options, target, tell)
@@ -182,20 +187,48 @@ def _write_reports(run: BenchmarkRun, stem: Path) -> None:
 
 
 def _print(run: BenchmarkRun) -> None:
-    from ctcx.bench._report.tables import missing_table, ratios
+    from ctcx.bench._report.tables import headline, missing_table, times, warning
 
+    if said := headline(run):
+        show(Text(said))
+    if said := warning(run):
+        show(Text(said, style="bold yellow"))
     for layout in run.layouts():
-        table = ratios(run, layout)
-        show(heading(table.title), _rich(table))
-    if gone := missing_table(run).rows:
-        lines = [(verdict, f"{who}, {where}", reason) for verdict, who, where, reason in gone]
+        table = times(run, layout)
+        show(heading(table.title), *_rich(table))
+    gone: dict[tuple[str, str], list[str]] = {}
+    for verdict, who, where, reason in missing_table(run).rows:
+        # Where nothing could be measured it is nowhere; a fault has a place.
+        what = who if verdict in {"skipped", "left out"} else f"{who} ({where})"
+        gone.setdefault((verdict, reason), []).append(what)
+    if gone:
+        lines = [
+            (verdict, ", ".join(dict.fromkeys(whom)), reason)
+            for (verdict, reason), whom in gone.items()
+        ]
         show(heading("Without a time"), bullets(lines))
 
 
-def _rich(table: Table) -> RichTable:
-    made = new_table(*table.head, right=table.head[table.words :])
-    for row in table.rows:
-        made.add_row(*row)
+def _rich(table: Table) -> list[RichTable]:
+    """Return the table, in as many parts as the width of the terminal makes necessary."""
+    widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
+    words = range(table.words)
+    room = console().width - sum(widths[i] + 2 for i in words)
+    parts: list[list[int]] = [[]]
+    left = room
+    for i in range(table.words, len(widths)):
+        left -= widths[i] + 2
+        if left < 0 and parts[-1]:
+            parts.append([])
+            left = room - widths[i] - 2
+        parts[-1].append(i)
+    made = []
+    for part in parts:
+        picked = [*words, *part]
+        one = new_table(*(table.head[i] for i in picked), right=tuple(table.head[i] for i in part))
+        for row in table.rows:
+            one.add_row(*(row[i] for i in picked))
+        made.append(one)
     return made
 
 
@@ -215,7 +248,7 @@ def _diff(old: str, new: str, *, different_machines: bool, json_file: str | None
             lines = [("", name, f"{was} -> {now}") for name, was, now in changes.versions]
             show(heading("Environment"), bullets(lines))
         if changes.changes:
-            show(heading("Changed beyond noise"), _rich(changes.table()))
+            show(heading("Changed beyond noise"), *_rich(changes.table()))
     return 1 if any(one.bad for one in changes.changes) else 0
 
 

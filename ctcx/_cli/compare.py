@@ -24,6 +24,7 @@ from ctcx._cli.output import (
 )
 from ctcx._comparison.result import LONG, TOLERANCE_OF, error_text
 from ctcx._comparison.run import compare
+from ctcx._cores import busy
 from ctcx._peers import PEERS as ABOUT_PEERS
 
 if TYPE_CHECKING:
@@ -183,6 +184,8 @@ def _footer(found: Comparison) -> list[Text]:
         f"there; fewer where they take more than a second together. On a machine that does other "
         f"things, `ctcx bench` tells more. Loss: -ln of the probability of the labels, in nats."
     )
+    if now := busy():
+        notes.insert(0, f"Mind: {now}.")
     there = dict.fromkeys(row.backend for row in found.rows if row.peer and row.computed)
     notes += [f"{name}: {about}." for name, about in ABOUT_PEERS.items() if name in there]
     return [Text("")] + [Text(note, style="dim") for note in notes]

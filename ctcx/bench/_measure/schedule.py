@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from ctcx._cores import load
 from ctcx.bench._measure.duration_estimate import DurationEstimate, WorkloadSize
 from ctcx.bench._measure.worker_process import WorkerError, WorkerProcess
 
@@ -88,7 +89,8 @@ class Measurement:
     verdict, reason
         ``ok``, or what is in the way.
     facts
-        What the worker found when it prepared: first call, errors, peak memory.
+        What the worker found when it prepared: first call, errors, peak memory; and the highest
+        load of the machine while it was timed.
     durations
         Seconds of each round.
     iterations
@@ -237,6 +239,7 @@ class WorkerPool:
                 )
                 if answer is not None:
                     cell.durations += answer["durations"]
+                    cell.facts["load"] = max(cell.facts.get("load", 0.0), load() or 0.0)
                 elif self._collapsed():
                     return False
         return True

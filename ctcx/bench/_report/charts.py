@@ -11,20 +11,22 @@ import re
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
-from ctcx.bench._report.format import seconds
+from ctcx.bench._report.format import error, seconds
 from ctcx.bench._report.slopes import fit
 from ctcx.bench._report.tables import LETTERS, sweeps
 
 if TYPE_CHECKING:
     from ctcx.bench._report.results import BenchmarkRun, Measured
 
-__all__ = ["HUES", "SHAPES", "legend", "scaling_charts"]
+__all__ = ["HUES", "SHAPES", "legend", "opening_charts", "scaling_charts"]
 
-HUES = 8
-"""Colours ``--c0`` to ``--c7`` that a page must define."""
+HUES = 10
+"""Colours ``--c0`` to ``--c9`` that a page must define, beside ``--soft`` for lower bounds."""
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 _DASHES = {"backend": (1, 0), "peer": (5, 3), "lower_bound": (1, 3)}
+_SHOWN = ("backend", "peer")
+_Y_TITLES = {"ms": "milliseconds", "error": "largest error of an entry of the gradient"}
 _SVG = "http://www.w3.org/2000/svg"
 _POINT = "graphics-symbol"
 
@@ -53,6 +55,39 @@ def scaling_charts(run: BenchmarkRun) -> dict[str, str]:
     }
 
 
+def opening_charts(run: BenchmarkRun) -> dict[str, str]:
+    """Return two plots over the number of frames: the error of the gradient, and the time.
+
+    Returns
+    -------
+    dict of str to str
+        SVG by title. Empty if the sweep over frames was not measured.
+
+    Raises
+    ------
+    ImportError
+        vl-convert is not installed.
+    """
+    lines = sweeps(run).get("T", {})
+    # What bounds a kernel from below has no gradient, and is no result.
+    lines = {who: line for who, line in lines.items() if run.implementations[who].kind in _SHOWN}
+    exact = {
+        who: with_error
+        for who, line in lines.items()
+        if (with_error := [one for one in line if one.facts.get("grad")])
+    }
+    if not exact:
+        return {}
+    import vl_convert
+
+    return {
+        "Error of the gradient by frames": _with_titles(
+            vl_convert.vegalite_to_svg(_chart(run, "T", exact, y="error"))
+        ),
+        "Time by frames": _with_titles(vl_convert.vegalite_to_svg(_chart(run, "T", lines))),
+    }
+
+
 def legend(run: BenchmarkRun) -> list[tuple[str, str, str, str]]:
     """Return name, colour, shape and kind of each implementation that has a line."""
     drawn = {who for lines in sweeps(run).values() for who in lines}
@@ -65,16 +100,26 @@ def legend(run: BenchmarkRun) -> list[tuple[str, str, str, str]]:
 
 def _look(run: BenchmarkRun, name: str) -> tuple[str, str]:
     """Return colour and shape, the same in all plots of a run."""
-    place = list(run.implementations).index(name)
+    lines = sweeps(run).values()
+    drawn = [
+        one.name
+        for one in run.implementations.values()
+        if one.kind in _SHOWN and any(one.name in line for line in lines)
+    ]
+    if name not in drawn:
+        return "var(--soft)", SHAPES[-1]
+    place = drawn.index(name)
     return f"var(--c{place % HUES})", SHAPES[place % len(SHAPES)]
 
 
-def _chart(run: BenchmarkRun, letter: str, lines: dict[str, list[Measured]]) -> dict[str, Any]:
+def _chart(
+    run: BenchmarkRun, letter: str, lines: dict[str, list[Measured]], y: str = "ms"
+) -> dict[str, Any]:
     names = list(lines)
     looks = [_look(run, name) for name in names]
     points = [_point(run, letter, one, line) for line in lines.values() for one in line]
     size_values = sorted({point["size"] for point in points})
-    least, most = min(p["ms"] for p in points), max(p["ms"] for p in points)
+    least, most = min(p[y] for p in points), max(p[y] for p in points)
     decades = [
         10.0**e for e in range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
     ]
@@ -85,17 +130,17 @@ def _chart(run: BenchmarkRun, letter: str, lines: dict[str, list[Measured]]) -> 
         "scale": {"type": "log", "domain": [size_values[0], size_values[-1]], "nice": False},
         "axis": {"values": size_values, "format": ",", "labelFlush": False},
     }
-    y = {
-        "field": "ms",
+    y_axis = {
+        "field": y,
         "type": "quantitative",
-        "title": "milliseconds",
+        "title": _Y_TITLES[y],
         "scale": {"type": "log", "domain": [decades[0], decades[-1]]},
-        "axis": {"values": decades, "format": "~g"},
+        "axis": {"values": decades, "format": "~g" if y == "ms" else ".0e"},
     }
     kinds = [run.implementations[name].kind for name in names]
     encoding = {
         "x": x,
-        "y": y,
+        "y": y_axis,
         "color": _by_name(names, [colour for colour, _ in looks]),
     }
     dash = _by_name(names, [_DASHES[kind] for kind in kinds])
@@ -143,9 +188,10 @@ def _point(run: BenchmarkRun, letter: str, one: Measured, line: list[Measured]) 
     return {
         "size": size,
         "ms": one.median * 1e3,
+        "error": one.facts.get("grad"),
         "who": one.implementation,
         "tip": f"{one.implementation}: {seconds(one.median)} at {letter} = {size:,}, "
-        f"IQR {seconds(one.iqr)}{slope}",
+        f"IQR {seconds(one.iqr)}{slope}; gradient error {error(one.facts.get('grad'))}",
     }
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from ctcx.bench._report.charts import legend, scaling_charts
+from ctcx.bench._report.charts import legend, opening_charts, scaling_charts
 from ctcx.bench._report.notes import notes
 from ctcx.bench._report.tables import (
     LAYOUTS,
     header,
+    headline,
     missing_table,
     ratios,
     sweep_table,
+    warning,
     workload_table,
 )
 
@@ -47,6 +49,9 @@ def html_report(run: BenchmarkRun) -> str:
     return environment.from_string(source).render(
         run=run,
         header=header(run),
+        headline=headline(run),
+        warning=warning(run),
+        opening=opening_charts(run),
         ratios=[ratios(run, layout) for layout in run.layouts()],
         by_workload=by_workload,
         layouts=LAYOUTS,

@@ -9,10 +9,12 @@ from ctcx.bench._report.notes import notes
 from ctcx.bench._report.tables import (
     LAYOUTS,
     header,
+    headline,
     missing_table,
     ratios,
     sweep_table,
     sweeps,
+    warning,
     workload_table,
 )
 
@@ -27,7 +29,9 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 
 def markdown_report(run: BenchmarkRun) -> str:
     """Return the whole report."""
-    parts = ["# Benchmark report", markdown_table(header(run))]
+    parts = ["# Benchmark report"]
+    parts += [escape(text) for text in (headline(run), warning(run)) if text]
+    parts.append(markdown_table(header(run)))
     for layout in run.layouts():
         table = ratios(run, layout)
         parts += [f"## {escape(table.title)}", table.about, markdown_table(table)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,16 @@ class BenchmarkRun:
     missing: dict[Key, Missing]
     excluded: tuple[tuple[str, str, str], ...] = ()
 
+    def busy(self, one: Measured) -> bool:
+        """Return whether more threads wanted to run than there were cores while it was timed."""
+        return float(one.facts.get("load", 0.0)) > int(self.machine["usable_cores"])
+
+    @property
+    def busiest(self) -> float | None:
+        """The highest load of what was timed on a busy machine; None if it never was busy."""
+        loads = [float(one.facts["load"]) for one in self.measured.values() if self.busy(one)]
+        return max(loads, default=None)
+
     @property
     def machine_name(self) -> str:
         """What two comparable runs have in common."""
@@ -184,7 +195,8 @@ def load_run(path: Path, *, baseline: str | None = None) -> BenchmarkRun:
     path
         A JSON file that ``ctcx bench`` made.
     baseline
-        In place of the one of the run.
+        In place of the one of the run. If that has no time, the others are compared with another
+        library's CTC that has one, else with the core, else with the first that was measured.
 
     Raises
     ------
@@ -228,7 +240,7 @@ def _run(data: dict[str, Any], about: dict[str, Any], baseline: str | None) -> B
         command=about["command"],
         date=data["datetime"],
         seconds=about["seconds"],
-        baseline=baseline or about["baseline"],
+        baseline=baseline or _baseline(about["baseline"], implementations, measured),
         machine=about["machine"],
         environment=about["environment"],
         copy_rate=about["copy_rate"],
@@ -244,6 +256,20 @@ def _run(data: dict[str, Any], about: dict[str, Any], baseline: str | None) -> B
             for one in about.get("excluded", ())
         ),
     )
+
+
+def _baseline(wanted: str, implementations: list[Implementation], measured: list[Measured]) -> str:
+    """Return the implementation to compare with: the one wanted, if it was measured."""
+    times = Counter(one.implementation for one in measured)
+    if times[wanted] or not times:
+        return wanted
+    order = {"peer": 0, "backend": 1, "lower_bound": 2}
+
+    def rank(one: Implementation) -> tuple[bool, int, bool, int]:
+        core = one.backend == "array-api"
+        return not times[one.name], order[one.kind], not core, -times[one.name]
+
+    return min(implementations, key=rank).name
 
 
 def _has_times(bench: dict[str, Any]) -> bool:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 from ctcx.bench._report.format import error, seconds, size, three
 from ctcx.bench._report.slopes import fit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ctcx.bench._report.results import BenchmarkRun, Measured, Missing, WorkloadFacts
 
 __all__ = [
+    "BUSY",
     "LAYOUTS",
     "LETTERS",
     "TIMES",
     "Table",
     "header",
+    "headline",
     "missing_table",
     "ratios",
     "sweep_table",
     "sweeps",
+    "times",
+    "warning",
     "workload_table",
 ]
 
@@ -31,6 +36,9 @@ LETTERS = {"T": "frames", "N": "sequences", "C": "classes", "L": "labels a seque
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 """Before the name of what a number is a multiple of."""
+
+BUSY = "~"
+"""Before a figure that was measured while the machine was busy."""
 
 LAYOUTS = {
     "alone": "each implementation in a process of its own",
@@ -83,13 +91,80 @@ def header(run: BenchmarkRun) -> Table:
         for who in run.implementations.values()
         if who.kind == "backend"
     }
+    if run.busiest is not None:
+        first["load"] = f"up to {run.busiest:.1f}: the machine was busy"
     lines = run.environment | {"plugins": ", ".join(sorted(plugins)) or "none"}
     rows = tuple((key, value) for key, value in (first | lines).items())
     return Table(title="Machine and versions", head=("what", "value"), rows=rows, words=2)
 
 
+def headline(run: BenchmarkRun) -> str:
+    """Say in a sentence how fast the fastest backend is, beside the fastest of the others."""
+    ours, others = [], []
+    for layout in run.layouts()[:1]:
+        for name, workload in run.workloads.items():
+            if workload.sweep is not None:
+                continue
+            fastest: dict[str, Measured] = {}
+            for one in run.of(layout, name):
+                kind = run.implementations[one.implementation].kind
+                if kind not in fastest or one.median < fastest[kind].median:
+                    fastest[kind] = one
+            if {"backend", "peer"} <= fastest.keys():
+                ours.append(fastest["backend"].median)
+                others.append(fastest["peer"].median)
+    if not ours:
+        return "No other implementation was measured: these are the backends of ctcx alone."
+    gains = [other / own for own, other in zip(ours, others, strict=True)]
+    better = sum(gain > 1 for gain in gains)
+    return (
+        f"On {better} of {len(gains)} workloads the fastest backend of ctcx is faster than the "
+        f"fastest of the other implementations: {three(min(gains))} to {three(max(gains))} times "
+        f"as fast, {three(median(gains))} times in the median."
+    )
+
+
+def warning(run: BenchmarkRun) -> str:
+    """Say that the machine was busy; empty if it was not."""
+    if run.busiest is None:
+        return ""
+    return (
+        f"The machine was busy: the load was up to {run.busiest:.1f} with "
+        f"{run.machine['usable_cores']} usable cores. Figures marked {BUSY} were measured then: "
+        f"times are too long, and ratios may be far off."
+    )
+
+
+def times(run: BenchmarkRun, layout: str) -> Table:
+    """Return how long each takes, and how many times as fast as the baseline that is."""
+
+    def cell(one: Measured) -> str:
+        return f"{_marked(run, one)}{three(one.median * 1e3)} ({_plain_ratio(run, one)}{TIMES})"
+
+    return _by_workload(
+        run,
+        layout,
+        cell,
+        title=f"Milliseconds, and times as fast as {run.baseline}: {LAYOUTS[layout]}",
+        about="Loss and gradient in float32, medians.",
+    )
+
+
 def ratios(run: BenchmarkRun, layout: str) -> Table:
     """Return how many times as fast as the baseline each is, on each workload."""
+    return _by_workload(
+        run,
+        layout,
+        lambda one: _ratio(run, one),
+        title=f"Times as fast as {run.baseline}: {LAYOUTS[layout]}",
+        about="Loss and gradient in float32, ratio of medians; above 1 is faster.",
+    )
+
+
+def _by_workload(
+    run: BenchmarkRun, layout: str, cell: Callable[[Measured], str], *, title: str, about: str
+) -> Table:
+    """Return a row for each implementation and a column for each workload that is no sweep."""
     names = [
         name
         for name, workload in run.workloads.items()
@@ -100,14 +175,14 @@ def ratios(run: BenchmarkRun, layout: str) -> Table:
         found = [run.measured.get((layout, name, who.name)) for name in names]
         if any(found):
             cells = [
-                _ratio(run, one) if one else _why_not(run, layout, name, who.name)
+                cell(one) if one else _why_not(run, layout, name, who.name)
                 for name, one in zip(names, found, strict=True)
             ]
             rows.append((who.name, *cells))
             kinds.append(who.kind)
     return Table(
-        title=f"Times as fast as {run.baseline}: {LAYOUTS[layout]}",
-        about="Loss and gradient in float32, ratio of medians; above 1 is faster.",
+        title=title,
+        about=about,
         head=("implementation", *names),
         rows=tuple(rows),
         kinds=tuple(kinds),
@@ -171,7 +246,12 @@ def sweep_table(run: BenchmarkRun, letter: str) -> Table:
         rows.append(
             (
                 name,
-                *(seconds(by_size[size].median) if size in by_size else "-" for size in sizes),
+                *(
+                    _marked(run, by_size[size]) + seconds(by_size[size].median)
+                    if size in by_size
+                    else "-"
+                    for size in sizes
+                ),
                 "-" if fitted is None else str(fitted),
                 error(max(errors, default=None)),
             )
@@ -228,7 +308,7 @@ def _row(run: BenchmarkRun, one: Measured) -> tuple[str, ...]:
     bound = run.bound_multiple(one)
     return (
         one.implementation,
-        seconds(one.median),
+        _marked(run, one) + seconds(one.median),
         seconds(one.iqr) if one.rounds > 1 else "-",
         _ratio(run, one),
         seconds(facts.get("first")),
@@ -243,8 +323,18 @@ def _row(run: BenchmarkRun, one: Measured) -> tuple[str, ...]:
 
 
 def _ratio(run: BenchmarkRun, one: Measured) -> str:
+    ratio = _plain_ratio(run, one)
+    return ratio if ratio == "-" else _marked(run, one) + ratio
+
+
+def _plain_ratio(run: BenchmarkRun, one: Measured) -> str:
     ratio = run.ratio(one)
     return "-" if ratio is None else three(ratio)
+
+
+def _marked(run: BenchmarkRun, one: Measured) -> str:
+    """Return what stands before a figure of a busy machine."""
+    return BUSY if run.busy(one) else ""
 
 
 def _why_not(run: BenchmarkRun, layout: str, workload: str, implementation: str) -> str:
