@@ -6,7 +6,8 @@
     * BackendError (RuntimeError): no backend could be used; the message has the table of candidates
         * UnknownBackendError: a name that nobody registered
         * BackendRejectedError: the named backend can't take this call, with the reason
-    * KernelError (RuntimeError): a kernel returned something wrong, or tried to end the process
+    * KernelError (RuntimeError): a kernel returned something wrong, tried to end the process, or
+      raised what can't be printed
     * PluginError: a plugin is broken (raised only under CTCX_STRICT_PLUGINS=1)
 
 Warnings: PluginWarning (UserWarning), once for each plugin that could not be used.
@@ -14,7 +15,7 @@ Warnings: PluginWarning (UserWarning), once for each plugin that could not be us
 
 from __future__ import annotations
 
-from ctcx._isolation import attempt
+from ctcx._isolation import attempt, attempt_at_once
 
 __all__ = [
     "BackendError",
@@ -26,6 +27,7 @@ __all__ = [
     "PluginError",
     "PluginWarning",
     "UnknownBackendError",
+    "is_ordinary",
     "one_line",
     "printable",
     "shown",
@@ -99,7 +101,8 @@ class KernelError(CTCError, RuntimeError):
 
     The result of every kernel is looked at before the caller gets it: library, device, shape and
     dtype; where values are checked, also that no loss is NaN or negative. The same error stands
-    for ``SystemExit`` and other exceptions of a kernel that would end the process.
+    for ``SystemExit`` and other exceptions of a kernel that would end the process, and for those
+    whose ``str()`` or ``repr()`` raises.
 
     Attributes
     ----------
@@ -124,6 +127,13 @@ class PluginError(CTCError):
 
 class PluginWarning(UserWarning):
     """A plugin could not be used and was left out; the rest goes on."""
+
+
+def is_ordinary(error: BaseException) -> bool:
+    """Whether it is an `Exception` that the code that catches it can print or log."""
+    if not issubclass(type(error), Exception):  # isinstance() may run code of the plugin's
+        return False
+    return all(attempt_at_once(words, error)[1] is None for words in (str, repr))
 
 
 def one_line(error: BaseException) -> str:

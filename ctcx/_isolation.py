@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["attempt", "attempt_at_once", "is_the_users"]
 
 
+# A class of a plugin may have attributes of these names that run code of its own.
+_CONTEXT: Any = vars(BaseException)["__context__"].__get__
+_TRACEBACK: Any = vars(BaseException)["__traceback__"].__get__
+
+
 def attempt(function: Callable[..., Any], /, *args: Any) -> tuple[Any, BaseException | None]:
     """Call code of a plugin that may take long, such as an import.
 
@@ -150,7 +155,7 @@ def _interrupts(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         if issubclass(type(error), KeyboardInterrupt):
             yield error
-        error = error.__context__
+        error = _CONTEXT(error)
 
 
 def _starts_at_a_raise(error: BaseException) -> bool:
@@ -162,7 +167,7 @@ def _starts_at_a_raise(error: BaseException) -> bool:
 
 
 def _traces(error: BaseException) -> Iterator[TracebackType]:
-    trace = error.__traceback__
+    trace = _TRACEBACK(error)
     while trace is not None:
         yield trace
         trace = trace.tb_next

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import array_api_strict
 import numpy as np
 import pytest
@@ -194,6 +196,57 @@ def test_a_kernel_can_not_end_the_process(way):
         ctcx.ctc_loss(LOGITS, LABELS, backend=way)
     assert caught.value.backend == way
     assert not isinstance(caught.value.__cause__, Exception)
+
+
+RAISES = """
+from ctcx.plugin import Backend, hookimpl
+class Awkward({base}):
+    {members}
+@hookimpl
+def ctcx_backends():
+    yield Backend(name='raises', kernels={{'loss': 'ctcx_raises:loss'}}, namespaces={{'numpy'}})
+def loss(*_, blank):
+    raise Awkward('words')
+"""
+EXITS = "= property(lambda self: exit())"
+
+
+@pytest.mark.parametrize("method", ["__str__", "__repr__"])
+@pytest.mark.parametrize(
+    "does", ["exit()", "exec('raise KeyboardInterrupt')", "1 / 0", "7", "''.join(self)"]
+)
+def test_what_can_not_be_printed_is_a_kernel_error(plugins, method, does):
+    """The code that catches an exception logs it, and so must not be ended by it."""
+    members = f"def {method}(self): return {does}"
+    plugins.write("raises", RAISES.format(base="ValueError", members=members))
+    plugins.load()
+    with pytest.raises(ctcx.KernelError, match="its kernel raised Awkward") as caught:
+        ctcx.ctc_loss(LOGITS, LABELS, backend="raises")
+    assert type(caught.value.__cause__).__name__ == "Awkward"
+    assert "Awkward" in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("base", ["ValueError", "BaseException"])
+@pytest.mark.parametrize(
+    "members",
+    [
+        f"__class__ {EXITS}",
+        f"__traceback__ {EXITS}",
+        f"__context__ {EXITS}",
+        f"__notes__ {EXITS}",
+        "def add_note(self, note): exit()",
+    ],
+)
+def test_no_attribute_of_an_exception_can_end_the_process(plugins, base, members):
+    plugins.write("raises", RAISES.format(base=base, members=members))
+    plugins.load()
+    expected = "words" if base == "ValueError" else "its kernel raised Awkward: words"
+    words = ""
+    try:  # pytest.raises() looks at such attributes itself
+        ctcx.ctc_loss(LOGITS, LABELS, backend="raises")
+    except BaseException as error:  # noqa: BLE001
+        words = str(error)
+    assert expected in words
 
 
 def test_a_result_is_not_replaced_by_another_backends(plugins):

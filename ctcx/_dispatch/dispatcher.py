@@ -6,7 +6,6 @@ error. Only the automatic selection goes on to the next candidate.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -24,7 +23,14 @@ from ctcx._dispatch.requested import (
 from ctcx._dispatch.results import check_form, fault
 from ctcx._dispatch.selection import choose
 from ctcx._dispatch.tracing import Run, record, trace
-from ctcx._errors import BackendError, BackendRejectedError, one_line, printable, shown
+from ctcx._errors import (
+    BackendError,
+    BackendRejectedError,
+    is_ordinary,
+    one_line,
+    printable,
+    shown,
+)
 from ctcx._isolation import attempt_at_once, is_the_users
 from ctcx._plugins.backend import Decline
 from ctcx._plugins.registry import registry
@@ -142,7 +148,8 @@ def call(
     BackendError
         As for `select`; or the kernel that was asked for by name can't be imported, or declined.
     KernelError
-        The kernel returned something wrong, or tried to end the process.
+        The kernel returned something wrong, tried to end the process, or raised what can't be
+        printed.
     Exception
         Whatever else the kernel raises, with a note that says whose kernel it is.
     """
@@ -161,7 +168,7 @@ def call(
                 overrides[name] = verdict
             except BaseException as error:
                 _add_note(error, entry, problem.operation)
-                if isinstance(error, Exception) or is_the_users(error):
+                if is_ordinary(error) or is_the_users(error):
                     raise
                 raise fault(decision, f"raised {one_line(error)}") from error
             else:
@@ -184,9 +191,12 @@ def _words(decline: Decline) -> str:
 def _add_note(error: BaseException, entry: RegisteredBackend, operation: str) -> None:
     """Say in an exception's traceback whose kernel raised it."""
     note = f"in backend {entry.backend.name!r} from {entry.provenance}, operation {operation}"
-    with contextlib.suppress(Exception):  # an exception class may refuse notes
+
+    def add() -> None:
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
+
+    attempt_at_once(add)  # an exception class may refuse notes
 
 
 def _select(problem: Problem, backend: str | None, overrides: Overrides) -> Decision:

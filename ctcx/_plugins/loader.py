@@ -104,7 +104,7 @@ def load(source: PluginEntry, loaded: Sequence[PluginState]) -> PluginState:
     draft = PluginState(source)
     _, error = attempt(_register, draft, loaded)
     if error is not None:
-        draft.error = None if isinstance(error, _RuleError) else error
+        draft.error = None if type(error) is _RuleError else error
         verdict, failed = attempt(_judge, error)
         draft.status, draft.reason = ("failed", one_line(error)) if failed else verdict
         draft.backends, draft.namespaces = [], []

@@ -31,7 +31,7 @@ def load_target(target: str) -> Any:
     found, error = attempt(_imported, target)
     if error is None:
         return found
-    if isinstance(error, Exception):
+    if issubclass(type(error), Exception):  # isinstance() may run code of the plugin's
         raise error
     msg = f"{target!r}: its import raised {one_line(error)}"
     raise ImportError(msg) from error
