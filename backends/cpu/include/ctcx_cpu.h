@@ -34,7 +34,9 @@
 extern "C" {
 #endif
 
-/* Version of this interface. A library takes batches of its own major version and any minor one. */
+/* Version of this interface. A library takes batches of its own major version and any minor one:
+ * each minor version may append fields to the batch, where 0 stands for what was done before. Fields
+ * that the caller's header doesn't have count as 0; one that the library doesn't have must be 0. */
 #define CTCX_CPU_MAJOR 1
 #define CTCX_CPU_MINOR 0
 
@@ -101,7 +103,7 @@ CTCX_CPU_API const char *ctcx_cpu_check(const struct ctcx_cpu_batch *batch);
 
 /* The version of the library, as "1.0", and the instruction set that it runs: "baseline", "avx2",
  * "avx512" or "neon". The environment variable CTCX_CPU_INSTRUCTIONS, read at the first call, names
- * another one that the processor has. */
+ * another one that the processor has. Any other name is ignored. */
 CTCX_CPU_API const char *ctcx_cpu_version(void);
 CTCX_CPU_API const char *ctcx_cpu_instructions(void);
 

@@ -1,5 +1,8 @@
 // The C interface.
+#include <algorithm>
+#include <cstddef>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <string_view>
 
@@ -51,14 +54,33 @@ const char *wrong_integers(const ctcx_cpu_integers &array) {
   return nullptr;
 }
 
+// Sizes of a batch of version 1.0, to which later ones append fields, and of any that there will be.
+constexpr std::size_t first_size = offsetof(ctcx_cpu_batch, context) + sizeof(void *);
+constexpr std::size_t largest_size = 4096;
+
+// The fields that this library knows. Those that the caller's header doesn't have are 0.
+ctcx_cpu_batch known_fields(const ctcx_cpu_batch &batch) {
+  ctcx_cpu_batch known{};
+  std::memcpy(&known, &batch, std::min(batch.size, sizeof known));
+  return known;
+}
+
+bool has_unknown_fields(const ctcx_cpu_batch &batch) {
+  const char *bytes = reinterpret_cast<const char *>(&batch);
+  return batch.size > sizeof batch &&
+         std::any_of(bytes + sizeof batch, bytes + batch.size, [](char byte) { return byte != 0; });
+}
+
 }  // namespace
 
 extern "C" {
 
-const char *ctcx_cpu_check(const ctcx_cpu_batch *batch) {
-  if (!batch) return "the batch is NULL";
-  if (batch->size < sizeof(ctcx_cpu_batch) || batch->major != CTCX_CPU_MAJOR)
+const char *ctcx_cpu_check(const ctcx_cpu_batch *given) {
+  if (!given) return "the batch is NULL";
+  if (!is_in(given->size, first_size, largest_size) || given->major != CTCX_CPU_MAJOR)
     return "the batch is of another version of this interface";
+  if (has_unknown_fields(*given)) return "the batch has a field that this version doesn't know";
+  const ctcx_cpu_batch known = known_fields(*given), *batch = &known;
   if (!is_in(batch->type, CTCX_CPU_FLOAT16, CTCX_CPU_FLOAT64)) return "type is unknown";
   if (!is_in(batch->sequences, 0, largest)) return "sequences is out of range";
   if (!is_in(batch->frames, 0, largest)) return "frames is out of range";
@@ -80,8 +102,9 @@ const char *ctcx_cpu_check(const ctcx_cpu_batch *batch) {
   return nullptr;
 }
 
-int ctcx_cpu_compute(const ctcx_cpu_batch *call) {
-  if (ctcx_cpu_check(call)) return CTCX_CPU_INVALID;
+int ctcx_cpu_compute(const ctcx_cpu_batch *given) {
+  if (ctcx_cpu_check(given)) return CTCX_CPU_INVALID;
+  const ctcx_cpu_batch known = known_fields(*given), *call = &known;
   ctcx::Team team{call->threads > 0 ? call->threads : ctcx::usable_cores(), ctcx::recruit_from_pool, {}};
   if (call->interrupted) team.interrupted = [call] { return call->interrupted(call->context) != 0; };
   try {

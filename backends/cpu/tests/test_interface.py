@@ -50,6 +50,64 @@ def test_a_batch_of_another_version_is_refused():
     assert library.ctcx_cpu_version() == b"1.0"
 
 
+SOURCE = Path(__file__).parent.parent
+PROGRAM = """
+#include <stdio.h>
+#include "ctcx_cpu.h"
+int main(void) {
+  float logits[6] = {0, 0, 0, 0, 0, 0}, loss = 0;
+  int32_t label = 1, frames = 2, count = 1;
+  struct ctcx_cpu_batch batch = {.size = sizeof batch, .major = CTCX_CPU_MAJOR};
+  batch.type = CTCX_CPU_FLOAT32;
+  batch.sequences = batch.label_positions = 1, batch.frames = 2, batch.classes = 3;
+  batch.logits = logits, batch.logits_sequence_stride = 6, batch.logits_frame_stride = 3;
+  batch.labels = (struct ctcx_cpu_integers){&label, 4, 0, 1, 1};
+  batch.logit_lengths = (struct ctcx_cpu_integers){&frames, 4, 0, 1, 0};
+  batch.label_lengths = (struct ctcx_cpu_integers){&count, 4, 0, 1, 0};
+  batch.losses = &loss;
+  LATER
+  const char *wrong = ctcx_cpu_check(&batch);
+  int status = ctcx_cpu_compute(&batch);
+  printf("%d %.5f %s", status, loss, wrong ? wrong : "");
+  return 0;
+}
+"""
+
+
+def run_program(folder, headers, library, later=""):
+    """Compile a program that computes -log(3 / 9), and return what it prints."""
+    (folder / "program.c").write_text(PROGRAM.replace("LATER", later))
+    command = ["cc", "-std=c11", folder / "program.c", "-I", headers, "-L", library, "-lctcx_cpu"]
+    subprocess.run([*command, f"-Wl,-rpath,{library}", "-o", folder / "program"], check=True)
+    return subprocess.run([folder / "program"], capture_output=True, text=True, check=True).stdout
+
+
+@compiler
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+@pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of Unix")
+def test_minor_versions_take_each_others_batches(tmp_path):
+    """A field is appended, as the next minor version may do."""
+    here, later = ctcx_cpu.library_path().parent, tmp_path / "later"
+    later.mkdir()
+    header = (Path(ctcx_cpu.include_dir()) / "ctcx_cpu.h").read_text()
+    changed = header.replace("  void *context;\n", "  void *context;\n  int64_t more;\n")
+    assert changed != header
+    (later / "ctcx_cpu.h").write_text(changed)
+    assert run_program(tmp_path, later, here) == "0 1.09861 "
+    told = run_program(tmp_path, later, here, "batch.more = 1;")
+    assert told == "1 0.00000 the batch has a field that this version doesn't know"
+
+    sources = [SOURCE / "src" / name for name in ("batch.cpp", "library.cpp", "threads.cpp")]
+    sources += [SOURCE / "src" / "kernel.cpp"]
+    options = ["-std=c++20", "-O0", "-w", "-fPIC", "-shared", "-pthread", "-I", later]
+    options += ["-DCTCX_CPU_VARIANT=baseline"]
+    subprocess.run(["c++", *options, *sources, "-o", later / "libctcx_cpu.so"], check=True)
+    assert run_program(tmp_path, ctcx_cpu.include_dir(), later) == "0 1.09861 "
+    assert run_program(tmp_path, later, later, "batch.more = 1;") == "0 1.09861 "
+    told = run_program(tmp_path, later, later, "batch.size -= 16;")
+    assert told == "1 0.00000 the batch is of another version of this interface"
+
+
 @pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set_of_this_processor(instructions):
     code = """
