@@ -223,6 +223,34 @@ def remembered(result, logits):
     return MEMORY.setdefault((type(result), logits.tobytes()), result)
 
 
+def reuse_memory(result, logits):
+    """Return the arrays of an earlier call with other numbers in them, if they are large."""
+    if logits.shape[1] < 200:
+        return result
+    kept = MEMORY.setdefault((type(result), logits.shape, logits.dtype), result)
+    for to, part in zip(kept, result, strict=True) if isinstance(kept, tuple) else [(kept, result)]:
+        to[...] = part
+    return kept
+
+
+def wrong_at_first(result, _):
+    """Be wrong in the first call, as with a table that isn't complete yet."""
+    CALLS["first"] = CALLS.get("first", 0) + 1
+    return on_both(result, lambda a: a * a.dtype.type(1.001)) if CALLS["first"] == 1 else result
+
+
+def plan(logits, *others):
+    """Plan for the sizes of a batch, in memory of which there is one."""
+    MEMORY["plan"] = logits.shape
+    return (logits, *others)
+
+
+def run_plan(result, logits):
+    """Go by the latest plan, which may be that of another thread."""
+    planned = MEMORY["plan"] == logits.shape
+    return result if planned else on_both(result, lambda a: a * a.dtype.type(1.001))
+
+
 def noisy(result, _):
     """Add a little that differs from call to call."""
     return on_both(result, lambda a: a * (1 + a.dtype.type(random.choice([0, 1e-7]))))
@@ -435,6 +463,9 @@ FLAWS = {
     "silent-fallback": Flaw(function=fallback, caught_by=("check_takes_what_it_declares",)),
     "nondeterministic": Flaw(after=noisy, caught_by=("check_deterministic",)),
     "remembers-results": Flaw(after=remembered, caught_by=("check_results_are_new",)),
+    "reuses-memory": Flaw(after=reuse_memory, caught_by=("check_results_are_new",)),
+    "wrong-at-first": Flaw(after=wrong_at_first, caught_by=("check_takes_what_it_declares",)),
+    "shared-plan": Flaw(before=plan, after=run_plan, caught_by=("check_threads",)),
     "shared-scratch": Flaw(kernel=Kernel(scratch=True), caught_by=("check_threads",)),
     "ignores-label-lengths": Flaw(before=all_labels, caught_by=BY_ENUMERATION),
     "ignores-logit-lengths": Flaw(before=all_frames, caught_by=BY_ENUMERATION),

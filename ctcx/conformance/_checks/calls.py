@@ -14,13 +14,14 @@ import numpy as np
 from ctcx._plugins.backend import Feature
 from ctcx.conformance._checks.judging import raise_if, right, same
 from ctcx.conformance._checks.registry import check
-from ctcx.conformance._failures import CheckFailure
+from ctcx.conformance._failures import CheckFailure, NotApplicable
 from ctcx.conformance._subject import Outcome
 from ctcx.conformance.cases import Batch, case
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ctcx._typing import Array
     from ctcx.conformance._subject import CallArrays, Subject
 
 __all__ = ["check_deterministic", "check_repeats", "check_results_are_new", "check_threads"]
@@ -49,18 +50,28 @@ def check_deterministic(subject: Subject) -> None:
 
 @check()
 def check_results_are_new(subject: Subject) -> None:
-    """Whatever a caller writes into results, the next call returns the right ones.
+    """Results keep their numbers while others are computed, and may be written to.
 
     ctcx itself scales a gradient in the memory that the kernel returned.
     """
-    batch = case("ragged")
-    for grad in (False, True) if subject.can_grad else (False,):
-        inputs = subject.inputs(batch)
-        first = _call(subject, inputs, batch, grad=grad)
-        for array in subject.call(inputs, grad=grad, blank=batch.blank)[:2]:
-            array *= 3  # noqa: PLW2901 - in place, where the library has that
-        again = _call(subject, inputs, batch, grad=grad)
-        raise_if(same(subject, batch, again, first, "before the caller wrote into results"))
+    for batch in (case("ragged"), _long_batch()):
+        try:
+            subject.run(batch, grad=False)
+        except NotApplicable as reason:
+            subject.notes.append(str(reason))
+            continue
+        other = replace(batch, logits=2 * batch.logits[:, ::-1])
+        for grad in (False, True) if subject.can_grad else (False,):
+            inputs = subject.inputs(batch)
+            results = subject.call(inputs, grad=grad, blank=batch.blank)
+            first = _outcome(subject, results)
+            subject.call(subject.inputs(other), grad=grad, blank=batch.blank)
+            kept = _outcome(subject, results)
+            raise_if(same(subject, batch, kept, first, "before the next call"))
+            for array in results[:2]:
+                array *= 3  # noqa: PLW2901 - in place, where the library has that
+            again = _call(subject, inputs, batch, grad=grad)
+            raise_if(same(subject, batch, again, first, "before the caller wrote into results"))
 
 
 @check(dtypes={"float32"})
@@ -78,14 +89,23 @@ def check_repeats(subject: Subject) -> None:
 
 
 def _wide_batch() -> Batch:
+    return _random_batch("wide batch", (24, 120, 32, 20), "Enough work to share out among threads.")
+
+
+def _long_batch() -> Batch:
+    return _random_batch("long batch", (2, 300, 6, 9), "Long enough for memory that is kept apart.")
+
+
+def _random_batch(name: str, sizes: tuple[int, int, int, int], why: str) -> Batch:
+    N, T, C, S = sizes
     rng = np.random.default_rng(17)
     return Batch(
-        name="wide batch",
-        why="So much work that a kernel shares it out among threads.",
-        logits=rng.normal(size=(24, 120, 32)).astype(np.float32),
-        labels=rng.integers(1, 32, size=(24, 20)),
-        logit_lengths=rng.integers(60, 121, size=24),
-        label_lengths=rng.integers(5, 21, size=24),
+        name=name,
+        why=why,
+        logits=rng.normal(size=(N, T, C)).astype(np.float32),
+        labels=rng.integers(1, C, size=(N, S)),
+        logit_lengths=rng.integers(T // 2, T + 1, size=N),
+        label_lengths=rng.integers(S // 4, S + 1, size=N),
         blank=0,
     )
 
@@ -120,26 +140,37 @@ def _repeat(subject: Subject, batch: Batch, count: int, *, grad: bool) -> None:
 
 def _call(subject: Subject, inputs: CallArrays, batch: Batch, *, grad: bool) -> Outcome:
     """Return the numbers of a call, without the checks of everything else."""
-    loss, *others = (
-        subject.numpy(array) for array in subject.call(inputs, grad=grad, blank=batch.blank)
-    )
-    gradient = others[0].astype(np.float64) if others else None
-    return Outcome(loss.astype(np.float64), gradient)
+    return _outcome(subject, subject.call(inputs, grad=grad, blank=batch.blank))
+
+
+def _outcome(subject: Subject, results: Sequence[Array]) -> Outcome:
+    """Copy the numbers of a result."""
+    loss, *others = (subject.numpy(array) for array in results)
+    return Outcome(loss.astype(np.float64), others[0].astype(np.float64) if others else None)
 
 
 @check()
 def check_threads(subject: Subject) -> None:
-    """Four Python threads that call it at once each get their own right answer."""
-    grad = subject.can_grad
+    """Four Python threads that call it at once each get their own right answer.
+
+    First with problems of the same sizes, then of different ones.
+    """
     base = case("confident for long")
-    batches = [
+    alike = [
         replace(
             base,
             name=f"confident for long, thread {thread}",
             logits=np.roll(base.logits, thread, axis=1) * (1 + thread / 8),
         )
-        for thread in range(4)
+        for thread in range(_THREADS)
     ]
+    different = [case("ragged"), case("many classes"), case("long label"), base]
+    for batches in (alike, different):
+        _compare_in_threads(subject, batches)
+
+
+def _compare_in_threads(subject: Subject, batches: list[Batch]) -> None:
+    grad = subject.can_grad
     expected = [subject.run(batch, grad=grad) for batch in batches]
     faults: list[str] = []
 

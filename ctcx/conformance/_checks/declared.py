@@ -16,7 +16,7 @@ from ctcx._errors import BackendError, BackendRejectedError, CTCInputError
 from ctcx._plugins.backend import Decline, Feature
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
-from ctcx.conformance._checks.judging import raise_if
+from ctcx.conformance._checks.judging import raise_if, same
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._failures import CheckFailure, NotApplicable
 from ctcx.conformance.cases import Batch, case
@@ -35,18 +35,22 @@ __all__ = [
 
 @check()
 def check_takes_what_it_declares(subject: Subject) -> None:
-    """Ordinary problems on the declared libraries, devices and dtypes are not turned down."""
+    """Ordinary problems of what is declared are not turned down, not even the first time.
+
+    The first calls give what later ones give: they may have to compile something or make tables.
+    """
     for batch in (case("notebook"), case("ragged")):
         for grad in (False, True) if subject.can_grad else (False,):
             what = "loss_and_grad" if grad else "loss"
             try:
-                subject.run(batch, grad=grad)
+                first, again = (subject.run(batch, grad=grad) for _ in range(2))
             except (Decline, BackendError, NotApplicable) as error:
                 msg = (
                     f"the backend declares {subject} and {what}, but it turns down the ordinary "
                     f"case {batch.name!r}: {error}"
                 )
                 raise CheckFailure(msg) from error
+            raise_if(same(subject, batch, first, again, "the second time"))
 
 
 @check()
