@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -187,3 +188,54 @@ def test_number_of_threads(monkeypatch):
     for wrong in (0, -1, 1.5, True, "2"):
         with pytest.raises(ValueError, match="num_threads must be"):
             number_of_threads(wrong)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+@pytest.mark.skipif(usable_cores() < 2, reason="it takes two cores to use one of them")
+@pytest.mark.parametrize(
+    ("quota", "cores", "variable", "expected"),
+    [
+        ("max 100000", 2, "", 2),
+        ("150000 100000", 2, "", 2),
+        ("100000 100000", 2, "", 1),
+        ("20000 100000", 2, "", 1),
+        ("max 100000", 1, "", 1),
+        ("20000 100000", 2, "2", 2),
+    ],
+)
+@pytest.mark.parametrize("library", ["numpy", "jax"])
+def test_a_call_uses_no_more_threads_than_its_control_group_may(
+    tmp_path, quota, cores, variable, expected, library
+):
+    """Threads are counted by the system. The quota stands in a file that takes its real place."""
+    if library == "jax":
+        pytest.importorskip("jax")
+    (tmp_path / "cpu.max").write_text(quota)
+    (tmp_path / "own").write_text("0::/")
+    code = f"""
+import os
+from pathlib import Path
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:{cores}])
+import numpy as np
+from ctcx import _cores, ctc_loss
+_cores._CGROUP, _cores._OWN_GROUP = Path({str(tmp_path)!r}), Path({str(tmp_path / "own")!r})
+x, y = np.zeros((40, 300, 40), np.float32), np.ones((40, 9), int)
+if {library!r} == "jax":
+    import jax
+    print(str(jax.make_jaxpr(lambda x: ctc_loss(x, y, backend="cpu"))(x)))
+else:
+    before = len(os.listdir("/proc/self/task"))
+    ctc_loss(x, y, backend="cpu")
+    print(f"threads={{len(os.listdir('/proc/self/task')) - before + 1}}")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"CTCX_NUM_THREADS": variable, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    told = set(re.findall(r"threads['\"]?[=:, ]+(?:np\.int32\()?(\d+)", run.stdout))
+    assert told == {str(expected)}, run.stdout
