@@ -335,6 +335,39 @@ class TestSecondDerivatives:
         with pytest.raises(NotImplementedError, match="no third derivatives"):
             third(logits)
 
+    @pytest.mark.parametrize("create_graph", [False, True])
+    @pytest.mark.parametrize("reduction", ["sum", "mean"])
+    @pytest.mark.parametrize("function", ["hvp", "vhp"])
+    def test_products_of_torch_autograd_functional(self, function, reduction, create_graph):
+        logits, vector = tiny_logits(), torch.randn_like(tiny_logits())
+        options = {"reduction": reduction, "infeasible": "zero"}
+        loss = lambda x: ctcx.ctc_loss(x, LABELS, LENGTHS, **options)
+        multiply = getattr(torch.autograd.functional, function)
+        value, product = multiply(loss, logits, vector, create_graph=create_graph)
+        torch.testing.assert_close(value.detach(), loss(logits))
+        expected = ctcx.ctc_hvp(logits, LABELS, LENGTHS, vector=vector, **options)
+        torch.testing.assert_close(product.detach(), expected)
+
+    @pytest.mark.parametrize("by", ["logits", "what they are made of", "all", "all but the vector"])
+    @pytest.mark.parametrize("is_leaf", [True, False])
+    def test_a_product_by_its_vector_and_a_third_derivative(self, is_leaf, by):
+        x = leaf(tiny_logits())
+        logits = x if is_leaf else x * 1
+        vector = torch.randn_like(x).requires_grad_()
+        total = ctcx.ctc_loss(logits, LABELS, LENGTHS, infeasible="zero").sum()
+        (grad,) = torch.autograd.grad(total, logits, create_graph=True)
+        (product,) = torch.autograd.grad(grad, logits, vector, create_graph=True)
+        (again,) = torch.autograd.grad(product, vector, torch.ones_like(x), retain_graph=True)
+        ones = torch.ones_like(x)
+        expected = ctcx.ctc_hvp(x.detach(), LABELS, LENGTHS, vector=ones, infeasible="zero")
+        torch.testing.assert_close(again, expected)
+        wanted = {"logits": [logits], "what they are made of": [x], "all": [vector, x]}
+        with pytest.raises(NotImplementedError, match="no third derivatives"):
+            if by == "all but the vector":
+                product.sum().backward(inputs=[x])
+            else:
+                torch.autograd.grad(product.sum(), wanted[by])
+
     def test_third_derivatives_are_refused(self):
         x = leaf(tiny_logits())
         for _ in range(2):

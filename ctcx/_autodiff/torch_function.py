@@ -307,7 +307,7 @@ class _HessianTimes(torch.autograd.Function):  # type: ignore[misc, unused-ignor
     @staticmethod
     def backward(ctx: Any, above: Array | None) -> tuple[Array | None, ...]:
         """Multiply by the same matrix: it is symmetric."""
-        _refuse_thirds(depends=any(ctx.needs_input_grad[2:]))
+        _refuse_thirds(depends=any(ctx.needs_input_grad[2:]) and _is_third_asked_for())
         product = None if above is None else second(ctx.blank, above, *ctx.saved_tensors)
         return None, product, None, None, None, None, None
 
@@ -325,6 +325,23 @@ class _HessianTimes(torch.autograd.Function):  # type: ignore[misc, unused-ignor
         """As for the first derivative."""
         product = second(blank, *merge(arrays, in_dims[1:], info.batch_size))
         return product.unflatten(0, (info.batch_size, -1)), 0
+
+
+def _is_third_asked_for() -> bool:
+    """Whether backward goes on from :class:`_HessianTimes` to anything but the vector.
+
+    ``torch.autograd.functional.hvp`` differentiates a product by its vector alone.
+    """
+    node: Any = torch._C._current_autograd_node()  # noqa: SLF001 - there is no public way
+    _vector, *others = node.next_functions
+    return any(other is not None and _will_be_executed(other) for other, _ in others)
+
+
+def _will_be_executed(node: Any) -> bool:
+    try:
+        return bool(torch._C._will_engine_execute_node(node))  # noqa: SLF001 - see above
+    except RuntimeError:  # PyTorch doesn't answer if the derivative by a leaf itself is wanted
+        return True
 
 
 def _refuse_thirds(*, depends: bool) -> None:
