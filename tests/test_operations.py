@@ -18,7 +18,7 @@ def test_the_reference_has_every_result_and_the_checks_are_there(operation):
     one = np.array([1])
     answer = load_target(operation.reference)(logits, np.array([[1]]), np.array([3]), one, 0)
     for result in operation.results:
-        assert getattr(answer, result.name).shape == logits.shape[: result.axes]
+        assert getattr(answer, result.name).shape == result.shape(logits, np.array([[1]]))
     for module in operation.checks:
         import_module(module)
 
@@ -35,9 +35,11 @@ def entropy(monkeypatch):
         OPERATIONS["loss_and_grad"],
         name="entropy",
         results=(
-            Result(name="loss", axes=1, dtype="loss"),
-            Result(name="entropy", axes=2, dtype="logits"),
+            Result(name="loss", axes="N", dtype="loss"),
+            Result(name="entropy", axes="NT", dtype="logits"),
+            Result(name="starts", axes="NS", dtype="int32"),
         ),
+        options=("temperature",),
         feature=None,
     )
     monkeypatch.setitem(OPERATIONS, "entropy", descriptor)
@@ -52,24 +54,30 @@ def test_a_new_operation_needs_a_descriptor_only(entropy: Operation):
     logits = np.zeros((1, 3, 4), dtype=np.float32)
     decision = ctcx.explain(logits, [[1]], operation="entropy")
     assert "has no kernel for entropy, only for loss, loss_and_grad" in str(decision)
-    assert entropy.signature.endswith("-> (loss, entropy)")
+    assert entropy.signature.endswith("blank, temperature) -> (loss, entropy, starts)")
 
 
 def test_results_are_looked_at_as_the_descriptor_says(entropy: Operation):
     from ctcx._dispatch.results import check_form
 
     logits = np.zeros((2, 3, 4), dtype=np.float16)
-    known = ctcx.explain(logits, [[1], [1]])
+    arrays = (logits, np.ones((2, 5), dtype=np.int64))
+    known = ctcx.explain(*arrays)
     decision = dataclasses.replace(
         known, problem=dataclasses.replace(known.problem, operation=entropy.name)
     )
     loss, right = np.zeros(2, dtype=np.float32), np.zeros((2, 3), dtype=np.float16)
-    check_form((loss, right), logits, decision)
-    with pytest.raises(ctcx.KernelError, match=r"expected a tuple \(loss, entropy\)"):
-        check_form(loss, logits, decision)
+    starts = np.zeros((2, 5), dtype=np.int32)
+    check_form((loss, right, starts), arrays, decision)
+    with pytest.raises(ctcx.KernelError, match=r"expected a tuple \(loss, entropy, starts\)"):
+        check_form(loss, arrays, decision)
     with pytest.raises(ctcx.KernelError, match=r"shape \(2,\) as entropy, expected \(2, 3\)"):
-        check_form((loss, right[:, 0]), logits, decision)
+        check_form((loss, right[:, 0], starts), arrays, decision)
     with pytest.raises(ctcx.KernelError, match="array of float32 as entropy, expected float16"):
-        check_form((loss, right.astype(np.float32)), logits, decision)
+        check_form((loss, right.astype(np.float32), starts), arrays, decision)
     with pytest.raises(ctcx.KernelError, match="array of float16 as loss, expected float32"):
-        check_form((loss.astype(np.float16), right), logits, decision)
+        check_form((loss.astype(np.float16), right, starts), arrays, decision)
+    with pytest.raises(ctcx.KernelError, match=r"shape \(2, 3\) as starts, expected \(2, 5\)"):
+        check_form((loss, right, starts[:, :3]), arrays, decision)
+    with pytest.raises(ctcx.KernelError, match="array of int64 as starts, expected int32"):
+        check_form((loss, right, starts.astype(np.int64)), arrays, decision)

@@ -17,6 +17,8 @@ from ctcx._operations import OPERATIONS
 from ctcx._typing import HALF_DTYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ctcx._arrays.facts import ArrayFacts
     from ctcx._dispatch.decision import Decision
     from ctcx._operations import Result
@@ -30,15 +32,15 @@ _FEW = 16
 """Numbers that are looked at sooner one by one than by a call of NumPy's."""
 
 
-def check_form(result: Any, logits: Array, decision: Decision) -> None:
+def check_form(result: Any, arrays: Sequence[Array], decision: Decision) -> None:
     """Raise what is wrong with the form of a kernel's result, if anything is; reads no values.
 
     Parameters
     ----------
     result
         Of the kernel.
-    logits
-        (N, T, C), as the kernel got them.
+    arrays
+        Logits (N, T, C), labels (N, S) and lengths, as the kernel got them.
     decision
         Whose kernel it was, and for what.
 
@@ -50,23 +52,25 @@ def check_form(result: Any, logits: Array, decision: Decision) -> None:
     problem = decision.problem
     expected = OPERATIONS[problem.operation].results
     if len(expected) == 1:
-        _check_result(expected[0], result, logits, decision)
+        _check_result(expected[0], result, arrays, decision)
     else:
         if not isinstance(result, tuple) or len(result) != len(expected):
             names = ", ".join(each.name for each in expected)
             raise fault(decision, f"returned {_kind(result)}, expected a tuple ({names})")
         for each, array in zip(expected, result):  # noqa: B905 - of one length, and each call pays
-            _check_result(each, array, logits, decision)
+            _check_result(each, array, arrays, decision)
 
 
-def _check_result(expected: Result, array: Any, logits: Array, decision: Decision) -> None:
-    problem = decision.problem
-    shape = logits.shape[: expected.axes]
-    wider = expected.dtype == "loss" and problem.dtype in HALF_DTYPES
-    if wider or not _is_like(array, logits, shape, logits.dtype, problem):
-        dtype = "float32" if wider else problem.dtype
+def _check_result(
+    expected: Result, array: Any, arrays: Sequence[Array], decision: Decision
+) -> None:
+    problem, logits = decision.problem, arrays[0]
+    shape = expected.shape(logits, arrays[1])
+    own = expected.dtype == "int32" or (expected.dtype == "loss" and problem.dtype in HALF_DTYPES)
+    if own or not _is_like(array, logits, shape, logits.dtype, problem):
+        dtype = expected.dtype if expected.dtype == "int32" else "float32" if own else problem.dtype
         _check_array(expected.name, array, shape, dtype, decision)
-    if expected.axes == logits.ndim and _is_in(array, logits, problem):
+    if expected.dtype == "logits" and _is_in(array, logits, problem):
         raise fault(
             decision, f"returned memory of the logits as {expected.name}, expected a new array"
         )

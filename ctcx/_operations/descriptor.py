@@ -6,7 +6,10 @@ References and checks are named as strings, so that what computes never imports 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from ctcx._typing import Array
 
 __all__ = ["Operation", "Result"]
 
@@ -20,14 +23,22 @@ class Result:
     name
         As error messages say it, and the name of the attribute in the reference's answer.
     axes
-        How many axes of the logits (N, T, C) it has: (N,), (N, T) or (N, T, C).
+        One letter an axis, for sizes of logits (N, T, C) and labels (N, S): ``"N"``, ``"NT"``, ...
     dtype
-        ``"logits"``: theirs. ``"loss"``: float64 for float64 logits, else float32.
+        ``"logits"``: theirs. ``"loss"``: float64 for float64 logits, else float32. ``"int32"``.
     """
 
     name: str
-    axes: int
-    dtype: Literal["logits", "loss"]
+    axes: str
+    dtype: Literal["logits", "loss", "int32"]
+
+    def shape(self, logits: Array, labels: Array) -> tuple[Any, ...]:
+        """Its shape for a call of these arrays."""
+        if "NTC".startswith(self.axes):  # at once, as in every call of the loss
+            shape: tuple[Any, ...] = logits.shape[: len(self.axes)]
+            return shape
+        sizes = dict(zip("NTCS", (*logits.shape, labels.shape[1]), strict=True))
+        return tuple(sizes[axis] for axis in self.axes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,10 +50,11 @@ class Operation:
     name
         The key of :attr:`ctcx.plugin.Backend.kernels`.
     results
-        The arrays that a kernel returns: one as it is, several in a tuple. The first one is the
-        loss, which says whether values were right and labels feasible.
+        The arrays that a kernel returns: one as it is, several in a tuple.
+    options
+        Names of the keyword arguments that a kernel takes after ``blank``.
     reduced
-        Whether the public function returns the loss alone, reduced.
+        Whether the public function returns the first result alone, reduced.
     differentiable
         Whether callers expect to differentiate the result by means of their library.
     feature
@@ -55,6 +67,7 @@ class Operation:
 
     name: str
     results: tuple[Result, ...]
+    options: tuple[str, ...] = ()
     reduced: bool
     differentiable: bool
     feature: str | None
@@ -66,4 +79,5 @@ class Operation:
         """How a kernel is called, and what it returns."""
         names = ", ".join(result.name for result in self.results)
         returned = f"({names})" if len(self.results) > 1 else names
-        return f"kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> {returned}"
+        options = ", ".join(("blank", *self.options))
+        return f"kernel(logits, labels, logit_lengths, label_lengths, *, {options}) -> {returned}"

@@ -10,7 +10,7 @@ _CHECKS = "ctcx.conformance._checks"
 
 LOSS = Operation(
     name="loss",
-    results=(Result(name="loss", axes=1, dtype="loss"),),
+    results=(Result(name="loss", axes="N", dtype="loss"),),
     reduced=True,
     differentiable=True,
     feature=None,

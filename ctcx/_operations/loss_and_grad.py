@@ -10,8 +10,8 @@ __all__ = ["LOSS_AND_GRAD"]
 LOSS_AND_GRAD = Operation(
     name="loss_and_grad",
     results=(
-        Result(name="loss", axes=1, dtype="loss"),
-        Result(name="grad", axes=3, dtype="logits"),
+        Result(name="loss", axes="N", dtype="loss"),
+        Result(name="grad", axes="NTC", dtype="logits"),
     ),
     reduced=False,
     differentiable=False,

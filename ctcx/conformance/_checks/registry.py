@@ -30,6 +30,8 @@ class Check:
         Of the function, ``check_...``.
     function : callable
         Takes a subject; returns if all is well.
+    operation : str
+        It is run on backends that offer a kernel for this.
     requires : frozenset of Feature
         It is run on backends that declare all of these.
     dtypes : frozenset of str
@@ -44,6 +46,7 @@ class Check:
 
     name: str
     function: CheckFunction
+    operation: str
     requires: frozenset[Feature]
     dtypes: frozenset[str]
     jit: bool
@@ -59,6 +62,8 @@ class Check:
         self, backend: Backend, namespace: Namespace, dtype: str, *, slow: bool
     ) -> str | None:
         """Return why it isn't run on this backend, library and dtype; None if it is."""
+        if self.operation not in backend.kernels:
+            return f"{backend.name} offers no kernel for {self.operation}"
         if missing := self.requires - backend.features:
             names = ", ".join(sorted(feature.name for feature in missing))
             return f"{backend.name} doesn't declare {names}"
@@ -76,6 +81,7 @@ _CHECKS: dict[str, Check] = {}
 
 def check(
     *,
+    operation: str = "loss",
     requires: Collection[Feature] = (),
     dtypes: Collection[str] = ("float32", "float64", *_HALF),
     jit: bool = False,
@@ -88,6 +94,7 @@ def check(
         _CHECKS[function.__name__] = Check(
             name=function.__name__,
             function=function,
+            operation=operation,
             requires=frozenset(requires),
             dtypes=frozenset(dtypes),
             jit=jit,
