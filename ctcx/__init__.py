@@ -16,6 +16,7 @@ from ctcx._version import __version__
 
 if TYPE_CHECKING:
     from ctcx import compat, conformance, plugin
+    from ctcx._api.align import Alignment, Span, ctc_align, spans
     from ctcx._api.explain import explain
     from ctcx._api.hvp import ctc_hvp
     from ctcx._api.loss import LossAndGrad, ctc_loss, ctc_loss_and_grad
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ctcx._inputs.labels import labels_from_one_hot, labels_to_one_hot, min_frames
 
 __all__ = [
+    "Alignment",
     "BackendError",
     "BackendRejectedError",
     "CTCError",
@@ -44,11 +46,13 @@ __all__ = [
     "LossAndGrad",
     "PluginError",
     "PluginWarning",
+    "Span",
     "UnknownBackendError",
     "__version__",
     "backends",
     "compat",
     "conformance",
+    "ctc_align",
     "ctc_hvp",
     "ctc_loss",
     "ctc_loss_and_grad",
@@ -58,6 +62,7 @@ __all__ = [
     "min_frames",
     "plugin",
     "show_versions",
+    "spans",
     "trace",
     "use_backend",
 ]
@@ -65,6 +70,7 @@ __all__ = [
 # Where each public name lives. Modules are imported on first use, so that `import ctcx` costs next
 # to nothing (tests/test_import.py holds the list of what it may import).
 _HOMES = {
+    "_api.align": ("Alignment", "Span", "ctc_align", "spans"),
     "_api.explain": ("explain",),
     "_errors": (
         "BackendError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from functools import lru_cache, partial
+from itertools import pairwise
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -14,8 +15,9 @@ from ctcx._arrays.tensor_forms import FUNCTIONAL, OPAQUE, SUBCLASS
 from ctcx._autodiff.adapters import adapter_for
 from ctcx._autodiff.operation import CallOperation
 from ctcx._dispatch.dispatcher import CACHE_SIZE, Decision, call, select
-from ctcx._dispatch.results import are_losses, losses_fault
+from ctcx._dispatch.results import fault, wrong_losses
 from ctcx._errors import CTCInputError, InfeasibleError
+from ctcx._inputs.host_data import to_lists
 from ctcx._inputs.prepare import KernelInputs, prepare
 from ctcx._inputs.validate import check_values, locate
 from ctcx._operations import OPERATIONS
@@ -31,8 +33,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Options",
     "check_choice",
+    "check_flag",
     "check_options",
+    "kernel_result",
+    "of_class",
     "problem_of",
+    "raise_if_infeasible",
     "reduce_losses",
     "reduction_of",
     "run",
@@ -72,7 +78,7 @@ def run(
     )
     result = _computed(operation, prepared, options)
     if prepared.facts.form & SUBCLASS:  # as PyTorch's own operations return it
-        result = _of_class(type(logits), result)
+        result = of_class(type(logits), result)
     return prepared, result
 
 
@@ -95,7 +101,7 @@ def _computed(operation: str, prepared: KernelInputs, options: Options) -> Any:
     return reduce_losses(prepared, reduction, result) if what.reduced else result
 
 
-def _of_class(kind: type, result: Any) -> Any:
+def of_class(kind: type, result: Any) -> Any:
     if isinstance(result, tuple):
         return tuple(part.as_subclass(kind) for part in result)
     return result.as_subclass(kind)
@@ -122,29 +128,71 @@ def _compute(options: Options, operation: str, prepared: KernelInputs) -> Any:
         from ctcx._api import torch_operators
 
         return torch_operators.dispatched(operation, options, prepared)
+    result = kernel_result(operation, prepared, options, _wrong_loss)
+    if options.infeasible == "raise":
+        if prepared.facts.traced:
+            msg = 'infeasible="raise" needs to read values, which can\'t be done while tracing'
+            raise CTCInputError(msg, argument="infeasible", value="raise")
+        raise_if_infeasible(
+            _loss_of(result) != float("inf"), prepared, 'infeasible="inf" or "zero"'
+        )
+    return result
+
+
+def _loss_of(result: Any) -> Array:
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _wrong_loss(result: Any, facts: ArrayFacts) -> str | None:
+    return wrong_losses(_loss_of(result), facts)
+
+
+def kernel_result(
+    operation: str,
+    prepared: KernelInputs,
+    options: Options,
+    wrong: Callable[[Any, ArrayFacts], str | None],
+    *,
+    labels: Array | None = None,
+    wildcards: tuple[int, ...] = (),
+    **arguments: Any,
+) -> Any:
+    """Check values, select a backend and call its kernel.
+
+    Parameters
+    ----------
+    operation, prepared, options
+        Of the call.
+    wrong
+        Says what is wrong with a kernel's result, if anything is, where values are checked.
+    labels
+        What the kernel gets as labels, if not the caller's.
+    wildcards
+        Numbers below 0 that may stand among the caller's labels.
+    **arguments
+        Of the kernel, after the blank.
+    """
     problem = problem_of(operation, prepared)
     validate = options.validate and not prepared.facts.traced
     decision = select(problem, options.backend)
     left_to_kernel = validate and _checks_values(decision)
     if validate and not left_to_kernel:
-        check_values(prepared, time_major=options.time_major)
+        check_values(prepared, time_major=options.time_major, wildcards=wildcards)
+    given = prepared.labels if labels is None else labels
     result, decision = call(
         problem,
         options.backend,
-        (prepared.logits, prepared.labels, prepared.logit_lengths, prepared.label_lengths),
-        {"blank": prepared.blank},
+        (prepared.logits, given, prepared.logit_lengths, prepared.label_lengths),
+        {"blank": prepared.blank, **arguments},
         decision,
     )
-    loss = result[0] if isinstance(result, tuple) else result
     if left_to_kernel and not _checks_values(decision):
         # The kernel that checks values declined, and another one has computed.
-        check_values(prepared, time_major=options.time_major)
-    if validate and not are_losses(loss, prepared.facts):
+        check_values(prepared, time_major=options.time_major, wildcards=wildcards)
+    if validate and (what := wrong(result, prepared.facts)):
         if left_to_kernel:
-            locate(prepared, time_major=options.time_major)
-        raise losses_fault(loss, prepared.facts, decision)
-    if options.infeasible == "raise":
-        _raise_if_infeasible(loss, prepared)
+            locate(prepared, time_major=options.time_major, wildcards=wildcards)
+        raise fault(decision, what)
     return result
 
 
@@ -191,8 +239,8 @@ def check_options(options: Options) -> None:
         return
     check_choice("reduction", options.reduction, _REDUCTIONS)
     check_choice("infeasible", options.infeasible, _POLICIES)
-    _check_flag("time_major", options.time_major)
-    _check_flag("validate", options.validate)
+    check_flag("time_major", options.time_major)
+    check_flag("validate", options.validate)
 
 
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
@@ -201,30 +249,30 @@ def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None
         raise CTCInputError(msg, argument=argument, value=value)
 
 
-def _check_flag(argument: str, value: object) -> None:
+def check_flag(argument: str, value: object) -> None:
     if value is not True and value is not False and not isinstance(value, np.bool_):
         msg = f"{argument} must be True or False, got {short_repr(value)}"
         raise CTCInputError(msg, argument=argument, value=value)
 
 
-def _raise_if_infeasible(loss: Array, prepared: KernelInputs) -> None:
-    if prepared.facts.traced:
-        msg = 'infeasible="raise" needs to read values, which can\'t be done while tracing'
-        raise CTCInputError(msg, argument="infeasible", value="raise")
-    feasible = loss != float("inf")
-    if not bool(prepared.facts.xp.all(feasible)):
-        _raise_infeasible(feasible, prepared)
+def raise_if_infeasible(feasible: Array, prepared: KernelInputs, goes_on: str) -> None:
+    """Raise an error that names the sequences for which ``feasible`` (N,) is False.
 
-
-def _raise_infeasible(feasible: Array, prepared: KernelInputs) -> None:
+    ``goes_on`` is what the caller can pass to get results all the same.
+    """
+    if bool(prepared.facts.xp.all(feasible)):
+        return
     bad = tuple(i for i in range(feasible.shape[0]) if not bool(feasible[i]))
     shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
     first = bad[0]
+    frames, count = int(prepared.logit_lengths[first]), int(prepared.label_lengths[first])
+    labels = to_lists(prepared.labels[first, :count])
+    need = count + sum(one == other for one, other in pairwise(labels))
+    why = "-inf logits forbid them" if need <= frames else f"they need at least {need} frames"
     msg = (
         f"no path emits the labels of {len(bad)} of {feasible.shape[0]} sequences: {shown}. "
-        f"Sequence {first} has {int(prepared.logit_lengths[first])} frames and "
-        f"{int(prepared.label_lengths[first])} labels (ctcx.min_frames counts the frames that "
-        f'labels need; -inf logits can forbid them too). infeasible="inf" or "zero" goes on.'
+        f"Sequence {first} has {frames} frames and {count} labels: {why} (see ctcx.min_frames). "
+        f"{goes_on} goes on."
     )
     raise InfeasibleError(msg, sequences=bad)
 

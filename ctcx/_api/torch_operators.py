@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ctcx._typing import Array
 
 __all__ = [
+    "TracedArguments",
     "assembled_loss",
     "constants",
     "define_whole",
@@ -251,7 +252,10 @@ def assembled_loss(
 
     ``concatenated`` says that labels are (sum of label_lengths,).
     """
-    call = _Traced(logits, labels, logit_lengths, label_lengths, blank, options, concatenated)
+    check_options(options)
+    call = TracedArguments(
+        logits, labels, logit_lengths, label_lengths, blank, options, concatenated
+    )
     if call.arrays[0].requires_grad and torch.is_grad_enabled():
         loss, _ = _loss_and_grad(*call.arrays, *call.settings)
     else:
@@ -273,7 +277,8 @@ def traced_loss_and_grad(
         tensors = _as_tensors(logits, labels, logit_lengths, label_lengths)
         loss, grad, feasible = _call_loss_and_grad(*tensors, blank, *options)
         return loss, grad, feasible
-    call = _Traced(logits, labels, logit_lengths, label_lengths, blank, options)
+    check_options(options)
+    call = TracedArguments(logits, labels, logit_lengths, label_lengths, blank, options)
     loss, grad = _loss_and_grad(*call.arrays, *call.settings)
     feasible = loss != torch.inf
     weights = torch.ones_like(loss)
@@ -305,7 +310,7 @@ def constants(logits: Array, *integers: Any) -> list[Array | None]:
         return [None if x is None else _integers(x, logits) for x in integers]
 
 
-class _Traced:
+class TracedArguments:
     """A call's arguments in the form of the operators, made in plain PyTorch."""
 
     def __init__(
@@ -318,7 +323,6 @@ class _Traced:
         options: Options,
         concatenated: bool = False,  # noqa: FBT001, FBT002 - Dynamo
     ) -> None:
-        check_options(options)
         if logits.ndim not in {2, 3}:
             msg = f"logits must have 2 or 3 axes; got {tuple(logits.shape)}"
             raise CTCInputError(msg, argument="logits")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ctcx._typing import Array
 
 __all__ = [
+    "as_constant",
     "devices",
     "from_numpy",
     "has_explicit_axes",
@@ -72,6 +73,11 @@ def is_staging() -> bool:
 @jax.jit  # type: ignore[untyped-decorator]
 def _same(array: Any) -> Any:
     return array
+
+
+def as_constant(array: Any) -> Any:
+    """Return an array that JAX doesn't differentiate through."""
+    return jax.lax.stop_gradient(array)
 
 
 def uploaded(array: NDArray[Any], device: Any) -> Array:

@@ -13,7 +13,7 @@ from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from ctcx._typing import Array
 
@@ -116,8 +116,8 @@ def loop_for(namespace: str) -> Loop:
     return _PYTHON_LOOP if target is None else cast("Loop", load_target(target))
 
 
-def run(kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
-    """Call ``kernel(*arrays, blank)`` as the library of the first array runs kernels.
+def run(kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: Hashable) -> Any:
+    """Call ``kernel(*arrays, constants)`` as the library of the first array runs kernels.
 
     Raises
     ------
@@ -126,6 +126,6 @@ def run(kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> An
     """
     loop = loop_for(library_name(arrays[0]))
     try:
-        return loop.run(kernel, arrays, blank)
+        return loop.run(kernel, arrays, constants)
     except TooManyLogitsError as error:
         raise Decline(str(error)) from None

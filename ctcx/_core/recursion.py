@@ -82,8 +82,11 @@ class Recursion:
         logit_lengths: Array,
         label_lengths: Array,
         blank: int,
+        *,
+        extra_classes: int = 0,
     ) -> None:
         self.loop = loop
+        self._num_classes = logits.shape[2] + extra_classes
         self._width = labels.shape[1]
         if self.loop.reads_values and labels.shape[1] > _NARROW:
             longest = int(label_lengths.max()) if label_lengths.shape[0] else 0
@@ -96,7 +99,7 @@ class Recursion:
         self._labels = context.as_indices(labels)
         self.logit_lengths = context.as_indices(logit_lengths)
         self.label_lengths = context.as_indices(label_lengths)
-        self._wrong: Array | None = None
+        self.wrong: Array | None = None
         self._read_lengths()
         self._given = self.inside
         self._leave_out(self._out_of_range())
@@ -111,8 +114,8 @@ class Recursion:
     def _out_of_range(self) -> Array:
         """Sequences (N,) with a length or a label that can't be, where nobody has checked."""
         logit_lengths, label_lengths, classes = self.logit_lengths, self.label_lengths, self.classes
-        _, frames, num_classes = self.logits.shape
-        bad = (classes < 0) | (classes >= num_classes)
+        frames = self.logits.shape[1]
+        bad = (classes < 0) | (classes >= self._num_classes)
         return (
             (logit_lengths < 0)
             | (logit_lengths > frames)
@@ -126,7 +129,7 @@ class Recursion:
         xp = self.context.xp
         if self.loop.reads_values and not bool(xp.any(wrong)):
             return
-        self._wrong = wrong if self._wrong is None else self._wrong | wrong
+        self.wrong = wrong if self.wrong is None else self.wrong | wrong
         self.logit_lengths = xp.where(wrong, 0, self.logit_lengths)
         self.label_lengths = xp.where(wrong, 0, self.label_lengths)
         self._read_lengths()
@@ -135,28 +138,27 @@ class Recursion:
         """Return the factors of the gradient of some frames, (n, t): 1, 0 or NaN."""
         context, part = self.context, (rows, frames)
         factor = context.cast(self.inside[part] & possible[rows, None])
-        if self._wrong is None:
+        if self.wrong is None:
             return factor
-        left_out = self._wrong[rows, None] & self._given[part]
+        left_out = self.wrong[rows, None] & self._given[part]
         return context.xp.where(left_out, float("nan"), factor)
 
     def loss(self, spread: Array, found: LogLikelihood, possible: Array) -> Array:
         """Losses (N,), NaN for what has been left out; ``spread`` as for :func:`loss_of`."""
         xp = self.context.xp
         inside = None if self.all_inside else self.inside
-        loss = loss_of(self.peak, self._reference, spread, inside, found, xp)
+        loss = loss_of(self.peak, self.reference, spread, inside, found, xp)
         if self.loop.reads_values:
             possible = possible & (loss <= LIMIT)
         loss = xp.where(possible, loss, float("inf"))
-        if self._wrong is None:
+        if self.wrong is None:
             return loss
-        return xp.where(self._wrong, float("nan"), loss)
+        return xp.where(self.wrong, float("nan"), loss)
 
     def prepare(self) -> None:
         """Make ready what the recursions need."""
         context, xp, logits = self.context, self.context.xp, self.logits
-        self._take_peaks(self._largest())
-        self._reference = in_grains(self.peak, xp)
+        self.read_logits()
         self.columns = xp.concat(
             [self.classes, context.integers((logits.shape[0], 1), self.blank)], axis=1
         )
@@ -168,7 +170,7 @@ class Recursion:
             classes,
             self.blank,
             self.logit_lengths,
-            self._reference,
+            self.reference,
             steps=2 * self.plan.half,
             context=context,
         )
@@ -180,6 +182,11 @@ class Recursion:
         ends = xp.flip(width - self.label_lengths)
         start = xp.concat([context.integers((rows,), 0), ends])
         self.start = initial_states(start, width + 1, context)
+
+    def read_logits(self) -> None:
+        """Find the largest logit of each frame, and leave out sequences with wrong ones."""
+        self._take_peaks(self._largest())
+        self.reference = in_grains(self.peak, self.context.xp)
 
     def _largest(self) -> Array:
         """Largest logit of each frame, (N, T); NaN wins."""
@@ -213,7 +220,7 @@ class Recursion:
         rows, frames, classes = self.logits.shape
         if (
             not self.loop.reads_values
-            or self._wrong is not None
+            or self.wrong is not None
             or not transition_matrix.is_small(rows, frames, classes, self.classes.shape[1])
         ):
             return None
@@ -263,7 +270,7 @@ class Recursion:
         if self.loop.reads_values:
             return found.possible
         xp = self.context.xp
-        so_far = xp.sum(self.peak - self._reference, axis=1) - found.whole - found.rest
+        so_far = xp.sum(self.peak - self.reference, axis=1) - found.whole - found.rest
         return found.possible & (so_far <= LIMIT)
 
     def has_enough_frames(self) -> Array:

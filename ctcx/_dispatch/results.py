@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ctcx._plugins.backend import Problem
     from ctcx._typing import Array
 
-__all__ = ["are_losses", "check_form", "fault", "losses_fault", "on_host"]
+__all__ = ["check_form", "fault", "on_host", "wrong_losses"]
 
 
 _FEW = 16
@@ -85,14 +85,22 @@ def _is_in(array: Array, logits: Array, problem: Problem) -> bool:
     return False
 
 
-def are_losses(loss: Array, facts: ArrayFacts) -> bool:
-    """Whether no loss (N,) is NaN or negative."""
+def wrong_losses(loss: Array, facts: ArrayFacts) -> str | None:
+    """Say which loss (N,) is NaN or negative, of an input that has passed all checks."""
     host = on_host(loss, facts)
     if host is None:
-        return bool(facts.xp.all(loss >= 0))
-    if host.size <= _FEW:
-        return all(loss >= 0 for loss in host.tolist())
-    return bool(np.minimum.reduce(host) >= 0)  # NaN wins every minimum
+        right = bool(facts.xp.all(loss >= 0))
+    elif host.size <= _FEW:
+        right = all(loss >= 0 for loss in host.tolist())
+    else:
+        right = bool(np.minimum.reduce(host) >= 0)  # NaN wins every minimum
+    if right:
+        return None
+    n = int(facts.xp.argmax(facts.xp.astype(~(loss >= 0), facts.xp.int32)))
+    return (
+        f"returned a loss of {float(loss[n])} for sequence {n}, whose values passed all checks; "
+        f"expected a number of at least 0, or +inf where no path emits the labels"
+    )
 
 
 def on_host(loss: Array, facts: ArrayFacts) -> Any:
@@ -101,17 +109,6 @@ def on_host(loss: Array, facts: ArrayFacts) -> Any:
     if known and facts.device.startswith("cpu") and not facts.form & UNREADABLE:
         return np.asarray(loss)
     return None
-
-
-def losses_fault(loss: Array, facts: ArrayFacts, decision: Decision) -> KernelError:
-    """Make the error for NaN or negative losses of an input that has passed all checks."""
-    bad = ~(loss >= 0)
-    n = int(facts.xp.argmax(facts.xp.astype(bad, facts.xp.int32)))
-    return fault(
-        decision,
-        f"returned a loss of {float(loss[n])} for sequence {n}, whose values passed all checks; "
-        f"expected a number of at least 0, or +inf where no path emits the labels",
-    )
 
 
 def fault(decision: Decision, what: str) -> KernelError:

@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["check_values", "locate"]
 
 
-def check_values(call: KernelInputs, *, time_major: bool = False) -> None:
+def check_values(
+    call: KernelInputs, *, time_major: bool = False, wildcards: tuple[int, ...] = ()
+) -> None:
     """Raise what is wrong with the values, if anything is.
+
+    ``wildcards`` are numbers that may stand among the labels though they are no classes.
 
     Raises
     ------
@@ -34,15 +38,17 @@ def check_values(call: KernelInputs, *, time_major: bool = False) -> None:
     labels, logit_lengths, label_lengths = _best_copies(call)
     logits = call.logits
     xp_small = array_api_compat.array_namespace(labels)
-    ok_small = _small_ok(labels, logit_lengths, label_lengths, logits.shape, call.blank, xp_small)
+    ok_small = _small_ok(
+        labels, logit_lengths, label_lengths, logits.shape, call.blank, xp_small, wildcards
+    )
     if is_numpy(labels) and not is_numpy(logits):
         if not ok_small:
-            _raise(call, time_major=time_major)
+            _raise(call, time_major=time_major, wildcards=wildcards)
         ok = _logits_ok(call)
     else:
         ok = ok_small & _logits_ok(call)
     if not bool(ok):
-        _raise(call, time_major=time_major)
+        _raise(call, time_major=time_major, wildcards=wildcards)
 
 
 def _best_copies(call: KernelInputs) -> tuple[Any, Any, Any]:
@@ -68,6 +74,7 @@ def _small_ok(
     shape: tuple[int, int, int],
     blank: int,
     xp: ArrayModule,
+    wildcards: tuple[int, ...],
 ) -> Array:
     """Whether labels and lengths are right, as a 0-d boolean array."""
     _, frames, classes = shape
@@ -80,6 +87,8 @@ def _small_ok(
     position = xp.arange(0, width, dtype=label_lengths.dtype, device=device_of(labels))
     unused = position[None, :] >= label_lengths[:, None]
     fine = (labels >= 0) & (labels < classes) & (labels != blank)
+    for wildcard in wildcards:
+        fine = fine | (labels == wildcard)
     return xp.all((fine | unused) & lengths_ok[:, None])
 
 
@@ -105,13 +114,13 @@ def _logits_ok(call: KernelInputs) -> Array:
     return xp.all((xp.max(logits, axis=2) < limit) | outside)
 
 
-def _raise(call: KernelInputs, *, time_major: bool) -> None:
-    locate(call, time_major=time_major)
+def _raise(call: KernelInputs, *, time_major: bool, wildcards: tuple[int, ...]) -> None:
+    locate(call, time_major=time_major, wildcards=wildcards)
     msg = "the values of logits, labels or lengths are wrong in a way that could not be located"
     raise CTCInputError(msg, argument="logits")
 
 
-def locate(call: KernelInputs, *, time_major: bool) -> None:
+def locate(call: KernelInputs, *, time_major: bool, wildcards: tuple[int, ...] = ()) -> None:
     """Find the first value that is wrong and raise it; return if there is none.
 
     Raises
@@ -142,13 +151,23 @@ def locate(call: KernelInputs, *, time_major: bool) -> None:
                 raise CTCInputError(msg, argument=argument, sequence=sequence, value=length)
     for sequence, length in enumerate(label_lengths):
         for position, label in enumerate(labels[sequence][:length]):
-            _check_label(label, sequence, position, classes, call.blank)
+            if label not in wildcards:
+                _check_label(label, sequence, position, classes, call.blank, wildcards)
     _report_logits(call, logit_lengths, time_major=time_major)
 
 
-def _check_label(label: int, sequence: int, position: int, classes: int, blank: int) -> None:
+def _check_label(
+    label: int,
+    sequence: int,
+    position: int,
+    classes: int,
+    blank: int,
+    wildcards: tuple[int, ...],
+) -> None:
     if not 0 <= label < classes:
         problem = f"expected 0 to {classes - 1}, a class of the {classes} in the logits"
+        if wildcards:
+            problem += f", or a wildcard ({', '.join(map(str, wildcards))})"
         if label < 0:
             problem += "; padding belongs past the sequence's label_lengths"
     elif label == blank:

@@ -9,6 +9,7 @@ reference and its checks are files of their own, elsewhere.
 
 from __future__ import annotations
 
+from ctcx._operations.align import ALIGN
 from ctcx._operations.descriptor import Operation, Result
 from ctcx._operations.loss import LOSS
 from ctcx._operations.loss_and_grad import LOSS_AND_GRAD
@@ -20,6 +21,7 @@ OPERATIONS: dict[str, Operation] = {
     for operation in (
         LOSS,
         LOSS_AND_GRAD,
+        ALIGN,
     )
 }
 """By name: the keys of :attr:`ctcx.plugin.Backend.kernels`."""

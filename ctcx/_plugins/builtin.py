@@ -36,6 +36,7 @@ def ctcx_backends() -> list[Backend]:
             kernels={
                 "loss": "ctcx._core.kernels:loss",
                 "loss_and_grad": "ctcx._core.kernels:loss_and_grad",
+                "align": "ctcx._core.align:align",
             },
             namespaces=frozenset({"*"}),
             devices=frozenset({"*"}),

@@ -216,7 +216,9 @@ class Subject:
                     msg = f"the kernel changed its input {name!r}; inputs are read-only"
                     raise CheckFailure(msg)
         except BackendRejectedError as error:
-            if reason := self.declined_by_itself(batch, inputs.logits, grad=grad):
+            if reason := self.declined_by_itself(
+                batch, inputs.logits, "loss_and_grad" if grad else "loss"
+            ):
                 msg = f"its accepts() rejects case {batch.name!r}: {reason}"
                 raise NotApplicable(msg) from error
             raise
@@ -232,13 +234,13 @@ class Subject:
             outcome = Outcome(outcome.loss, others[0].astype(np.float64), others[1])
         return outcome
 
-    def declined_by_itself(self, batch: Batch, logits: Array, *, grad: bool) -> str | None:
+    def declined_by_itself(self, batch: Batch, logits: Array, operation: str) -> str | None:
         """Return why the backend's ``accepts`` rejects a batch; None if it doesn't."""
         facts = describe(logits)
         num_sequences, num_frames, num_classes, width = batch.shape
         return self.descriptor.accepts(
             Problem(
-                operation="loss_and_grad" if grad else "loss",
+                operation=operation,
                 namespace=facts.namespace,
                 device=facts.device,
                 dtype=facts.dtype,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from ctcx._core.context import Context
     from ctcx._typing import Array, ArrayModule
@@ -34,8 +34,10 @@ class Loop(Protocol):
     frames_a_block: int
     """How many frames a step does at most."""
 
-    def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
-        """Call ``kernel(*arrays, blank)``; the place to compile it."""
+    def run(
+        self, kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: Hashable
+    ) -> Any:
+        """Call ``kernel(*arrays, constants)``; the place to compile it."""
         ...
 
     def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
@@ -88,10 +90,12 @@ class PythonLoop:
     reads_values = False
     frames_a_block = 16
 
-    def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
+    def run(
+        self, kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: Hashable
+    ) -> Any:
         """Call it; NumPy would warn of numbers that are meant to vanish."""
         with np.errstate(all="ignore"):
-            return kernel(*arrays, blank)
+            return kernel(*arrays, constants)
 
     def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
         """Operation by operation."""

@@ -14,7 +14,7 @@ import jax
 from ctcx._arrays.jax import same_axes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from ctcx._core.context import Context
     from ctcx._typing import Array, ArrayModule
@@ -23,8 +23,8 @@ __all__ = ["JAX_LOOP", "JaxLoop"]
 
 
 @partial(jax.jit, static_argnums=(0, 2))
-def _compiled(kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
-    return kernel(*arrays, blank)
+def _compiled(kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: Hashable) -> Any:
+    return kernel(*arrays, constants)
 
 
 class JaxLoop:
@@ -33,9 +33,11 @@ class JaxLoop:
     reads_values = False
     frames_a_block = 4  # a step is unrolled, and its compile time grows with it
 
-    def run(self, kernel: Callable[..., Any], arrays: tuple[Array, ...], blank: int) -> Any:
+    def run(
+        self, kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: Hashable
+    ) -> Any:
         """Compile the kernel for these shapes, or take it from JAX's cache, and call it."""
-        return _compiled(kernel, arrays, blank)
+        return _compiled(kernel, arrays, constants)
 
     def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
         """As it is: XLA fuses what stands together."""

@@ -16,12 +16,12 @@ from ctcx.conformance._failures import CheckFailure, NotApplicable
 from ctcx.conformance.cases import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from ctcx.conformance._subject import Subject
 
-__all__ = ["check_computes_by_itself", "check_delegates"]
+__all__ = ["check_computes_by_itself", "check_delegates", "others_code"]
 
 
 @check()
@@ -55,7 +55,19 @@ def check_delegates(subject: Subject) -> None:
 
 
 def _others_code(subject: Subject) -> set[str]:
-    """Return the functions of other backends that run during a call, with their modules."""
+    """Return the functions of other backends that run while losses are computed."""
+    found = set()
+    for grad in (False, True) if subject.can_grad else (False,):
+
+        def call(batch: Batch, *, grad: bool = grad) -> None:
+            subject.call(subject.inputs(batch), grad=grad, blank=batch.blank)
+
+        found |= others_code(subject, call, frames=10 + grad)
+    return found
+
+
+def others_code(subject: Subject, call: Callable[[Batch], object], *, frames: int = 10) -> set[str]:
+    """Return the functions of other backends that run during ``call``, with their modules."""
     own = set(map(_package, subject.descriptor.kernels.values()))
     watched = {
         _package(target)
@@ -63,15 +75,12 @@ def _others_code(subject: Subject) -> set[str]:
         for target in entry.backend.kernels.values()
     } - own
     found: set[str] = set()
-    for grad in (False, True) if subject.can_grad else (False,):
-        # What is imported on the first call is not what computes.
-        warm = _batch(10 + grad)
-        subject.call(subject.inputs(warm), grad=grad, blank=warm.blank)
-        # Shapes of its own: a function that a library has compiled before isn't entered again.
-        batch = _batch(12 + grad)
-        inputs = subject.inputs(batch)
-        with _profiled(watched, found):
-            subject.call(inputs, grad=grad, blank=batch.blank)
+    # What is imported on the first call is not what computes.
+    call(_batch(frames))
+    # Shapes of its own: a function that a library has compiled before isn't entered again.
+    batch = _batch(frames + 2)
+    with _profiled(watched, found):
+        call(batch)
     return found
 
 

@@ -1,0 +1,360 @@
+"""The best path of the labels: which frame says what."""
+
+from __future__ import annotations
+
+from functools import partial
+from reprlib import repr as short_repr
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
+
+from ctcx._api.call import (
+    Options,
+    check_choice,
+    check_flag,
+    kernel_result,
+    of_class,
+    raise_if_infeasible,
+)
+from ctcx._api.cuda_graphs import in_graph, is_captured
+from ctcx._arrays.facts import device_of, index_dtype
+from ctcx._arrays.tensor_forms import SUBCLASS, UNREADABLE, is_torch_recording
+from ctcx._core.kernels import run
+from ctcx._core.spans import PathFacts, path_facts
+from ctcx._errors import CTCInputError
+from ctcx._inputs.host_data import as_integer, to_lists, type_name
+from ctcx._inputs.prepare import prepare
+from ctcx._inputs.wildcards import Wildcards
+from ctcx._typing import ArrayT
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from ctcx._arrays.facts import ArrayFacts
+    from ctcx._inputs.prepare import KernelInputs
+    from ctcx._typing import Array
+
+__all__ = ["Alignment", "Span", "align_eagerly", "ctc_align", "spans"]
+
+_POLICIES = ("raise", "empty")
+
+
+class Alignment(NamedTuple, Generic[ArrayT]):
+    """What :func:`ctcx.ctc_align` returns: arrays of the library and device of the logits.
+
+    Shapes are for N sequences of T frames and S label positions; N is dropped for one sequence.
+
+    Attributes
+    ----------
+    states
+        (N, T) int32: 2j in the blank before label j (after the last one for j = L), 2j + 1 in label
+        j, -1 past a sequence's length.
+    classes
+        (N, T) int32: the class of each frame, -1 past a sequence's length. In a wildcard the best
+        class of its set; -2 where no class counts: in a "free" wildcard and in free ends.
+    starts, ends
+        (N, S) int32: the frames of each label, from ``starts`` up to but not including ``ends``;
+        -1 past a sequence's labels.
+    log_probs
+        (N, T): logarithm of the probability of what each frame is said to say, in nats; 0 past a
+        sequence's length.
+    label_log_probs
+        (N, S): the mean of ``log_probs`` over the frames of each label, 0 past a sequence's labels.
+    score
+        (N,): the sum of ``log_probs``, -inf where no path emits the labels.
+    feasible
+        (N,) boolean: whether any path emits the labels.
+    """
+
+    states: Array
+    classes: Array
+    starts: Array
+    ends: Array
+    log_probs: ArrayT
+    label_log_probs: ArrayT
+    score: ArrayT
+    feasible: Array
+
+
+class Span(NamedTuple):
+    """A label and where it stands, as :func:`ctcx.spans` lists them.
+
+    Attributes
+    ----------
+    label
+        A class; for a wildcard that of the first frame, -2 for a "free" one.
+    token
+        Its name; None without ``tokens``, and for -2.
+    start, end
+        Frames, the end exclusive.
+    log_prob
+        Mean over the frames, in nats.
+    """
+
+    label: int
+    token: str | None
+    start: int
+    end: int
+    log_prob: float
+
+
+def ctc_align(
+    logits: ArrayT,
+    labels: Array | Sequence[Sequence[int]],
+    logit_lengths: Array | Sequence[int] | None = None,
+    label_lengths: Array | Sequence[int] | None = None,
+    *,
+    blank: int = 0,
+    time_major: bool = False,
+    wildcards: Mapping[int, tuple[str | Collection[int], float]] | None = None,
+    free_ends: float | tuple[float, float] | None = None,
+    infeasible: Literal["raise", "empty"] = "raise",
+    backend: str | None = None,
+    validate: bool = True,
+) -> Alignment[ArrayT]:
+    r"""Most probable path that emits the labels: forced alignment.
+
+    .. math:: \operatorname*{argmax}_{\pi \in B^{-1}(y)} \prod_t \mathrm{softmax}(x_t)_{\pi_t}
+
+    over all paths that become the labels when equal neighbours are merged and blanks removed
+    (Graves et al. 2006, eq. 3; the best path by Viterbi's algorithm). Of equally probable paths it
+    is the one that, followed back from the last frame, stays in a state rather than coming from the
+    state before, and that rather than from two states before; and ends in the last label rather
+    than in the blank after it. The path is that of the exact sums, at any length.
+
+    Not differentiable: ``log_probs``, ``label_log_probs`` and ``score`` are constants to PyTorch
+    and JAX.
+
+    Parameters
+    ----------
+    logits, labels, logit_lengths, label_lengths
+        As for :func:`ctcx.ctc_loss`. Wildcards may stand among the labels.
+    blank, time_major, backend, validate
+        As for :func:`ctcx.ctc_loss`. ``time_major`` is about the logits only.
+    wildcards : dict of int to (kind, price), optional
+        Labels below -1, and what they stand for: ``"any"``, all classes but the blank, with the sum
+        of their probabilities; ``"best"``, the most probable of them; ``"free"``, whatever it is,
+        with probability 1; or a set of classes, with the sum of their probabilities. The price, in
+        nats, is added to the logarithm in each of its frames: negative ones make it less welcome.
+        Two different labels may touch, equal ones need a blank between them, as all labels do.
+    free_ends : float or (float, float), optional
+        Replaces the logarithm of the blank's probability in the frames before the first label and
+        after the last one: what a frame costs there, in nats, whatever it says. Without labels the
+        first number is that of all frames.
+    infeasible : {"raise", "empty"}
+        What to do where no path emits the labels: :class:`ctcx.InfeasibleError`, or -1 for all
+        integers, 0 for ``log_probs``, a score of -inf and ``feasible`` False. Where values can't be
+        read, as under ``jax.jit``, it is always ``"empty"``.
+
+    Returns
+    -------
+    Alignment
+
+    Raises
+    ------
+    CTCInputError
+        As for :func:`ctcx.ctc_loss`; for a wildcard or a price that is none.
+    InfeasibleError
+        Under ``infeasible="raise"``; says how many frames are needed.
+    BackendError
+        As for :func:`ctcx.ctc_loss`.
+
+    See Also
+    --------
+    spans : The same as a list for people.
+
+    Examples
+    --------
+    >>> import numpy as np, ctcx
+    >>> logits = np.log([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.1, 0.3, 0.6], [0.7, 0.1, 0.2]])
+    >>> found = ctcx.ctc_align(logits, [1, 2])
+    >>> found.states
+    array([0, 1, 3, 4], dtype=int32)
+    >>> found.starts, found.ends
+    (array([1, 2], dtype=int32), array([2, 3], dtype=int32))
+    >>> round(float(np.exp(found.score)), 4)
+    0.3024
+    """
+    options = Options(time_major, "none", infeasible, backend, validate)
+    arguments: dict[str, Any] = {"blank": blank, "wildcards": wildcards, "free_ends": free_ends}
+    arrays = {"logits": logits, "labels": labels}
+    arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
+    if is_torch_recording():
+        from ctcx._api import torch_align
+
+        return Alignment(*torch_align.traced(*arrays.values(), **arguments, options=options))
+    if is_captured(logits):
+        free = options._asdict() | {"infeasible": "empty"}
+        del free["reduction"]
+        captured: Alignment[ArrayT] = in_graph(ctc_align, arrays, **arguments, **free)
+        return captured
+    return align_eagerly(*arrays.values(), **arguments, options=options)
+
+
+def align_eagerly(
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    *,
+    blank: int,
+    wildcards: Any,
+    free_ends: Any,
+    options: Options,
+) -> Alignment[Any]:
+    """Do what :func:`ctcx.ctc_align` does for arrays that hold values, or that JAX traces."""
+    check_choice("infeasible", options.infeasible, _POLICIES)
+    check_flag("time_major", options.time_major)
+    check_flag("validate", options.validate)
+    prepared = prepare(
+        logits, labels, logit_lengths, label_lengths, blank, time_major=options.time_major
+    )
+    meaning = Wildcards.of(wildcards, free_ends, prepared.logits.shape[2])
+    facts = prepared.facts
+    if facts.namespace == "torch":
+        prepared = prepared._replace(logits=prepared.logits.detach())
+        if facts.form & UNREADABLE:
+            from ctcx._api import torch_align
+
+            return Alignment(*torch_align.dispatched(prepared, meaning, options))
+    elif facts.namespace == "jax.numpy":
+        from ctcx._arrays.jax import as_constant
+
+        prepared = prepared._replace(logits=as_constant(prepared.logits))
+    found = _aligned(prepared, meaning, options)
+    if facts.form & SUBCLASS:
+        found = Alignment(*of_class(type(logits), tuple(found)))
+    return Alignment(*(array[0, ...] for array in found)) if prepared.single else found
+
+
+def _aligned(prepared: KernelInputs, meaning: Wildcards, options: Options) -> Alignment[Any]:
+    """Align a batch; all arrays keep N."""
+    facts = prepared.facts
+    xp, classes = facts.xp, prepared.logits.shape[2]
+    labels = meaning.columns_of(prepared.labels, classes, xp)
+    beside = meaning.columns(prepared.logits, prepared.blank)
+    constants = (prepared.blank, beside.ends)
+    states, log_probs = kernel_result(
+        "align",
+        prepared,
+        options,
+        partial(_wrong_path, prepared=prepared, labels=labels),
+        labels=labels,
+        wildcards=meaning.numbers,
+        extra=beside.extra,
+        ends=beside.ends,
+    )
+    arrays = (states, log_probs, labels, prepared.logit_lengths, prepared.label_lengths)
+    path: PathFacts = run(path_facts, arrays, constants)
+    if options.infeasible == "raise" and not facts.traced:
+        raise_if_infeasible(path.feasible, prepared, 'infeasible="empty"')
+    found = meaning.classes_of(path.columns, beside, prepared.blank, classes, xp)
+    return Alignment(path.states, xp.astype(found, xp.int32, copy=False), *path[2:])
+
+
+def _wrong_path(
+    result: tuple[Array, Array], facts: ArrayFacts, *, prepared: KernelInputs, labels: Array
+) -> str | None:
+    """Say for which sequence a kernel's path is none of its labels, or has no probabilities."""
+    states, log_probs = result
+    xp, (_, frames) = facts.xp, states.shape
+    if 0 in states.shape:
+        return None
+    lengths, counts = prepared.logit_lengths[:, None], prepared.label_lengths[:, None]
+    frame = xp.arange(0, frames, dtype=lengths.dtype, device=device_of(states))[None, :]
+    found = states[:, :1] >= 0
+    inside = (frame < lengths) & found
+    fits = xp.where(inside, (states >= 0) & (states <= 2 * counts), states == -1)
+    fits = xp.all(fits & ~xp.isnan(log_probs), axis=1)
+    fits = fits & ((~found | (states[:, :1] <= 1))[:, 0])
+    fits = fits & ((~found[:, 0]) | (xp.max(states, axis=1) >= 2 * counts[:, 0] - 1))
+    if frames > 1:
+        step = states[:, 1:] - states[:, :-1]
+        odd = states[:, 1:] % 2 == 1
+        right = (step == 0) | (step == 1)
+        if labels.shape[1] > 1:
+            index = xp.clip(states // 2, 0, labels.shape[1] - 1)
+            index = xp.astype(index, index_dtype(xp, device_of(states)))
+            said = xp.take_along_axis(labels, index, axis=1)
+            right = right | ((step == 2) & odd & (said[:, 1:] != said[:, :-1]))
+        fits = fits & xp.all(right | ~inside[:, 1:], axis=1)
+    if bool(xp.all(fits)):
+        return None
+    n = int(xp.argmax(xp.astype(~fits, xp.int32)))
+    return (
+        f"returned states or log_probs for sequence {n}, whose values passed all checks, that are "
+        f"no path of its labels; expected states that go up from 0 or 1 to 2L or 2L - 1 by 0, 1 or "
+        f"2 (2 between different labels only), -1 past the length, or -1 for all of them"
+    )
+
+
+def spans(
+    alignment: Alignment[Any],
+    n: int = 0,
+    tokens: Sequence[str] | Mapping[int, str] | None = None,
+) -> list[Span]:
+    """List the labels of one sequence with their frames, for people.
+
+    Parameters
+    ----------
+    alignment : Alignment
+        Of :func:`ctcx.ctc_align`.
+    n : int
+        Which sequence of a batch.
+    tokens : sequence or mapping of int to str, optional
+        Names of the classes.
+
+    Returns
+    -------
+    list of Span
+        One a label, in order; empty for an infeasible sequence.
+
+    Raises
+    ------
+    CTCInputError
+        No alignment, no such sequence, or a class without a token.
+
+    Examples
+    --------
+    >>> import numpy as np, ctcx
+    >>> logits = np.log([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.1, 0.3, 0.6], [0.7, 0.1, 0.2]])
+    >>> for span in ctcx.spans(ctcx.ctc_align(logits, [1, 2]), tokens="_ab"):
+    ...     print(span.token, span.start, span.end, round(span.log_prob, 2))
+    a 1 2 -0.22
+    b 2 3 -0.51
+    """
+    given: object = alignment
+    if not isinstance(given, Alignment):
+        msg = f"alignment must be what ctcx.ctc_align returns; got {type_name(given)}"
+        raise CTCInputError(msg, argument="alignment")
+    single = alignment.starts.ndim == 1
+    count = 1 if single else alignment.starts.shape[0]
+    index = as_integer(n)
+    if index is None or not -count <= index < count:
+        msg = f"n must be the number of one of {count} sequences; got {short_repr(n)}"
+        raise CTCInputError(msg, argument="n", value=n)
+    classes, starts, ends, log_probs = (
+        to_lists(array if single else array[index, ...])
+        for array in (
+            alignment.classes,
+            alignment.starts,
+            alignment.ends,
+            alignment.label_log_probs,
+        )
+    )
+    found = []
+    for start, end, log_prob in zip(starts, ends, log_probs, strict=True):
+        if start >= 0:
+            label = classes[start]
+            found.append(Span(label, _token(tokens, label), start, end, log_prob))
+    return found
+
+
+def _token(tokens: Any, label: int) -> str | None:
+    """Name of a class; what no class says (-2) has none."""
+    if tokens is None or label < 0:
+        return None
+    try:
+        token: str = tokens[label]
+    except (LookupError, TypeError):
+        msg = f"tokens has no name for class {label}; it must be a sequence of names, or a mapping"
+        raise CTCInputError(msg, argument="tokens", value=label) from None
+    return token

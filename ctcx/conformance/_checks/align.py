@@ -1,0 +1,534 @@
+"""Alignments are right: the best path, its ties, its probabilities, wildcards and edge cases."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import array_api_compat
+import numpy as np
+
+import ctcx
+from ctcx._arrays.facts import describe
+from ctcx._errors import BackendRejectedError, KernelError
+from ctcx._plugins.backend import Feature
+from ctcx._plugins.targets import load_target
+from ctcx._reference.best_path import BestPaths, best_paths, enumerate_best_paths
+from ctcx._reference.oracle import round_to_dtype
+from ctcx.conformance._checks.delegation import others_code
+from ctcx.conformance._checks.judging import in_group, pick, raise_if, with_padding
+from ctcx.conformance._checks.registry import check
+from ctcx.conformance._failures import CheckFailure, NotApplicable
+from ctcx.conformance.cases import Batch, case
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from ctcx.conformance._subject import CallArrays, Subject
+
+__all__: list[str] = []
+
+_WITHIN_NATS = 1e-3
+"""How much worse than the best path one may be where sums aren't exact."""
+
+_FIELDS = ctcx.Alignment._fields
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Aligned:
+    """An alignment, read back into NumPy."""
+
+    states: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    log_probs: NDArray[np.float64]
+    label_log_probs: NDArray[np.float64]
+    score: NDArray[np.float64]
+    feasible: NDArray[np.bool_]
+
+
+def _align(
+    subject: Subject, batch: Batch, inputs: CallArrays | None = None, **options: Any
+) -> _Aligned:
+    """Align a batch, and check all that is not about the numbers."""
+    inputs = inputs or subject.inputs(batch)
+    before = [subject.numpy(array).tobytes() for array in inputs]
+    settings: dict[str, Any] = {
+        "blank": batch.blank,
+        "infeasible": "empty",
+        "backend": subject.backend,
+    }
+    try:
+        with ctcx.trace() as runs:
+            found = ctcx.ctc_align(*inputs, **settings | options)
+        subject.check_who_ran(runs, "align")
+    except BackendRejectedError as error:
+        if reason := subject.declined_by_itself(batch, inputs.logits, "align"):
+            msg = f"its accepts() rejects case {batch.name!r}: {reason}"
+            raise NotApplicable(msg) from error
+        raise
+    except (CheckFailure, KernelError) as failure:
+        msg = f"case {batch.name!r}: {failure}"
+        raise CheckFailure(msg) from failure
+    if [subject.numpy(array).tobytes() for array in inputs] != before:
+        msg = f"case {batch.name!r}: the kernel changed an input; inputs are read-only"
+        raise CheckFailure(msg)
+    _check_forms(batch, inputs, found)
+    return _read(subject, found)
+
+
+def _read(subject: Subject, found: ctcx.Alignment[Any]) -> _Aligned:
+    kinds = (np.int64,) * 4 + (np.float64,) * 3 + (np.bool_,)
+    arrays = (subject.numpy(array) for array in found)
+    return _Aligned(*(array.astype(kind) for array, kind in zip(arrays, kinds, strict=True)))
+
+
+def _check_forms(batch: Batch, inputs: CallArrays, found: ctcx.Alignment[Any]) -> None:
+    given = describe(inputs.logits)
+    rows, frames, _, width = batch.shape
+    real = "float64" if given.dtype == "float64" else "float32"
+    shapes = [(rows, frames)] * 2 + [(rows, width)] * 2 + [(rows, frames), (rows, width)]
+    kinds = ["int32"] * 4 + [real] * 3 + ["bool"]
+    wanted = zip(_FIELDS, found, [*shapes, (rows,), (rows,)], kinds, strict=True)
+    for name, array, shape, kind in wanted:
+        now = describe(array)
+        is_now = (now.namespace, now.device, now.dtype, tuple(array.shape))
+        if is_now != (right := (given.namespace, given.device, kind, shape)):
+            msg = f"case {batch.name!r}: {name} is {is_now}, expected {right}"
+            raise CheckFailure(msg)
+
+
+@lru_cache(maxsize=256)
+def _truth(batch: Batch, dtype: str) -> BestPaths:
+    solve = enumerate_best_paths if "enumerable" in batch.groups else best_paths
+    return solve(
+        round_to_dtype(batch.logits, dtype),
+        batch.labels,
+        batch.logit_lengths,
+        batch.label_lengths,
+        batch.blank,
+    )
+
+
+def _judge(subject: Subject, batch: Batch, found: _Aligned, *, exact: bool = False) -> list[str]:
+    """Return what is wrong with an alignment; ``exact``: sums are, so the path is the only one."""
+    truth = _truth(batch, subject.dtype)
+    faults = []
+    for n in range(len(batch.logits)):
+        frames = int(batch.logit_lengths[n])
+        where = f"case {batch.name!r}: {batch.label(n)}"
+        if found.feasible[n] != truth.feasible[n]:
+            faults.append(f"{where}: feasible is {found.feasible[n]}, not {truth.feasible[n]}")
+            continue
+        if fault := _wrong_form(batch, found, n):
+            faults.append(f"{where}: {fault}")
+            continue
+        states = found.states[n, :frames]
+        if exact and states.tolist() != truth.states[n, :frames].tolist():
+            t = int(np.flatnonzero(states != truth.states[n, :frames])[-1])
+            faults.append(
+                f"{where}: the last state that differs is {states[t]} at frame {t}, expected "
+                f"{truth.states[n, t]}; of equal paths staying comes before one state back, that "
+                f"before two, and the last label before the last blank"
+            )
+            continue
+        if truth.feasible[n]:
+            faults += [f"{where}: {fault}" for fault in _wrong_numbers(subject, batch, found, n)]
+    return faults
+
+
+def _wrong_numbers(subject: Subject, batch: Batch, found: _Aligned, n: int) -> Iterator[str]:
+    """Yield what is wrong with the probabilities along the states of one sequence."""
+    frames, count = int(batch.logit_lengths[n]), int(batch.label_lengths[n])
+    is_double = subject.dtype == "float64"
+    best = _truth(batch, subject.dtype).score[n]
+    states = found.states[n, :frames]
+    symbols = np.full(2 * count + 1, batch.blank)
+    symbols[1::2] = batch.labels[n, :count]
+    logits = round_to_dtype(batch.logits[n, :frames], subject.dtype)
+    top = logits.max(axis=1, keepdims=True) if frames else logits[:, :1]
+    own = logits[np.arange(frames), symbols[states]] - top[:, 0]
+    own = own - np.log(np.exp(logits - top).sum(axis=1))
+    if not own.sum() >= best - (1e-9 * max(1.0, abs(best)) if is_double else _WITHIN_NATS):
+        yield f"the path has {own.sum()} nats, the best one {best}"
+    off = np.abs(found.log_probs[n, :frames] - own)
+    bad = np.flatnonzero(~(off <= (1e-10 if is_double else 2e-6) * (1 + np.abs(own))))
+    if len(bad):
+        t = int(bad[0])
+        yield f"log_probs at frame {t} is {found.log_probs[n, t]}, expected {own[t]}"
+    relative = 1e-10 if is_double else 1e-5
+    if not abs(found.score[n] - own.sum()) <= relative * max(1.0, abs(own.sum())):
+        yield f"score is {found.score[n]}, expected {own.sum()}"
+    for j in range(count):
+        mean = own[states == 2 * j + 1].mean()
+        if not abs(found.label_log_probs[n, j] - mean) <= relative * max(1.0, abs(mean)):
+            got = found.label_log_probs[n, j]
+            yield f"label_log_probs of label {j} is {got}, expected {mean}"
+            return
+
+
+def _wrong_form(batch: Batch, found: _Aligned, n: int) -> str | None:
+    """Return what contradicts the states of one sequence, or its labels, whatever the logits."""
+    frames, count = int(batch.logit_lengths[n]), int(batch.label_lengths[n])
+    if not found.feasible[n]:
+        frames = count = 0
+    labels = batch.labels[n, :count].tolist()
+    states = found.states[n, :frames].tolist()
+    said = [labels[s // 2] if s % 2 else batch.blank for s in states]
+    merged = [symbol for symbol, _ in itertools.groupby(said)]
+    expected = {
+        "states": [*states, *[-1] * (len(found.states[n]) - frames)],
+        "classes": [*said, *[-1] * (len(found.classes[n]) - frames)],
+    }
+    if [symbol for symbol in merged if symbol != batch.blank] != labels:
+        return f"the states {states} say {merged}, expected the labels {labels}"
+    padding = [-1] * (len(found.starts[n]) - count)
+    last = len(states) - 1
+    starts = [states.index(2 * j + 1) for j in range(count)]
+    ends = [last - states[::-1].index(2 * j + 1) + 1 for j in range(count)]
+    expected |= {"starts": [*starts, *padding], "ends": [*ends, *padding]}
+    for name, right in expected.items():
+        if (got := getattr(found, name)[n].tolist()) != right:
+            return f"{name} is {got}, expected {right}"
+    beyond = (found.log_probs[n, frames:], found.label_log_probs[n, count:])
+    if any(values.any() for values in beyond):
+        return "log_probs or label_log_probs is not 0 in padding"
+    if not found.feasible[n] and found.score[n] != -np.inf:
+        return f"score is {found.score[n]}, expected -inf"
+    return None
+
+
+def _judge_all(
+    subject: Subject, batches: Iterable[Batch], *, exact: bool = False, **options: Any
+) -> None:
+    faults: list[str] = []
+    for batch in batches:
+        try:
+            found = _align(subject, batch, **options)
+        except CheckFailure as failure:
+            faults.append(str(failure))
+            continue
+        faults += _judge(subject, batch, found, exact=exact)
+    raise_if(faults)
+
+
+@check(operation="align")
+def check_align_by_enumeration(subject: Subject) -> None:
+    """On tiny problems the path is the best of all that collapse to the labels."""
+    _judge_all(subject, in_group("enumerable"))
+
+
+@check(operation="align")
+def check_align(subject: Subject) -> None:
+    """Paths and scores of the everyday cases are those of a float64 oracle."""
+    _judge_all(subject, in_group("oracle", "real"))
+
+
+@check(operation="align")
+def check_align_ties(subject: Subject) -> None:
+    """Equally good paths: staying, one state back, two back; the last label before the blank."""
+    _judge_all(subject, [_quantised(seed) for seed in range(3)], exact=True)
+
+
+def _quantised(seed: int) -> Batch:
+    """Return logits of few different values, whose sums every dtype holds exactly: many ties."""
+    rng = np.random.default_rng(seed)
+    rows, frames, classes, width = 12, 23, 4, 6
+    return Batch(
+        name=f"quantised {seed}",
+        why="Few different logits make many equally good paths.",
+        logits=rng.integers(-2, 2, size=(rows, frames, classes)).astype(float),
+        labels=rng.integers(1, classes, size=(rows, width)),
+        logit_lengths=rng.integers(width, frames + 1, size=rows),
+        label_lengths=rng.integers(0, width + 1, size=rows),
+        blank=0,
+    )
+
+
+@check(operation="align")
+def check_align_edge_cases(subject: Subject) -> None:
+    """No labels, no frames, too few frames, masked classes, losses above the limit."""
+    _judge_all(subject, in_group("infeasible", "masked", "limit", "confident", "degenerate"))
+
+
+@check(operation="align")
+def check_align_ignores_padding(subject: Subject) -> None:
+    """What stands past the lengths changes nothing, NaN and labels out of range included."""
+    batch = case("ragged")
+    expected = _align(subject, batch)
+    faults = []
+    for logit, label in ((np.nan, -7), (np.inf, 10**6), (-np.inf, batch.blank)):
+        found = _align(subject, with_padding(batch, logit, label))
+        faults += [
+            f"{name} changes when padding is {logit} and {label}"
+            for name in _FIELDS
+            if getattr(found, name).tobytes() != getattr(expected, name).tobytes()
+        ]
+    raise_if(faults)
+
+
+@check(operation="align")
+def check_align_batching(subject: Subject) -> None:
+    """A sequence's alignment doesn't depend on the others, nor on its place among them."""
+    batch = _quantised(7)
+    whole = _align(subject, batch)
+    order = np.random.default_rng(1).permutation(len(batch.logits))
+    turned = _align(subject, pick(batch, order))
+    alone = _align(subject, pick(batch, np.array([5])))
+    faults = []
+    for name in ("states", "starts", "ends", "feasible"):
+        expected = getattr(whole, name)
+        if (getattr(turned, name) != expected[order]).any():
+            faults.append(f"{name} changes with the order of the sequences")
+        if (getattr(alone, name) != expected[[5]]).any():
+            faults.append(f"{name} of sequence 5 differs when it is alone")
+    raise_if(faults)
+
+
+@check(operation="align")
+def check_align_shifted_frames(subject: Subject) -> None:
+    """A constant added to all logits of a frame changes neither path nor probabilities."""
+    batch = _quantised(11)
+    shift = np.random.default_rng(2).integers(-30, 30, size=batch.logits.shape[:2])
+    moved = replace(batch, logits=batch.logits + shift[:, :, None])
+    before, after = _align(subject, batch), _align(subject, moved)
+    faults = []
+    if (before.states != after.states).any():
+        faults.append("the path changes")
+    if not np.allclose(before.log_probs, after.log_probs, rtol=0, atol=1e-5):
+        faults.append("log_probs change")
+    raise_if(faults)
+
+
+@check(operation="align")
+def check_align_long(subject: Subject) -> None:
+    """Thousands of frames, where a kernel keeps no back pointer for each state."""
+    _judge_all(subject, [_long(3000, 700), _long(20000, 60, quantised=True)])
+
+
+@check(operation="align", slow=True)
+def check_align_very_long(subject: Subject) -> None:
+    """50,000 frames, where float32 sums that are not kept small lose the best path."""
+    _judge_all(subject, [_long(50000, 5000)])
+
+
+@lru_cache(maxsize=4)
+def _long(frames: int, count: int, *, quantised: bool = False) -> Batch:
+    """Return a problem whose best state of a frame is often none of the best path."""
+    rng = np.random.default_rng(frames)
+    logits = rng.normal(size=(1, frames, 8), scale=3.0)
+    if quantised:
+        logits = np.round(2 * logits) / 2
+    return Batch(
+        name=f"{frames} frames, {count} labels",
+        why="Long sequences: memory, and sums of many logits.",
+        logits=logits.astype(np.float32),
+        labels=rng.integers(0, 7, size=(1, count)),
+        logit_lengths=np.array([frames - 3]),
+        label_lengths=np.array([count]),
+        blank=7,
+    )
+
+
+@check(operation="align")
+def check_align_drawn(subject: Subject) -> None:
+    """Drawn problems: lengths, repeats, blanks, scales, masked logits."""
+    _judge_all(subject, map(_drawn, range(6)))
+
+
+@lru_cache(maxsize=16)
+def _drawn(seed: int) -> Batch:
+    rng = np.random.default_rng([seed, 4])
+    # Few shapes, since some libraries compile for each.
+    rows, frames, classes, width = ((9, 40, 3, 12), (4, 300, 11, 90))[seed % 2]
+    blank = int(rng.integers(classes))
+    labels = rng.integers(classes - 1, size=(rows, width))
+    logits = rng.normal(size=(rows, frames, classes), scale=rng.choice([0.1, 3.0, 40.0]))
+    if seed % 3 == 0:
+        logits[rng.random(logits.shape) < 0.03] = -np.inf
+    return Batch(
+        name=f"drawn {seed}",
+        why="Nobody chose it.",
+        logits=logits,
+        labels=labels + (labels >= blank),
+        logit_lengths=rng.integers(frames // 2, frames + 1, size=rows),
+        label_lengths=rng.integers(0, width + 1, size=rows),
+        blank=blank,
+    )
+
+
+@check(operation="align")
+def check_align_wildcards(subject: Subject) -> None:
+    """Wildcards and free ends: the best of all paths, with the probabilities they stand for."""
+    rng = np.random.default_rng(6)
+    rows, frames, classes, blank = 8, 6, 4, 1
+    logits = np.round(rng.normal(size=(rows, frames, classes), scale=2.0) * 4) / 4
+    meaning: dict[int, tuple[Any, float]] = {
+        -2: ("any", -0.25),
+        -3: ("best", -0.5),
+        -5: ("free", -3.0),
+        -9: ({0, 3}, 0.5),
+    }
+    rest = [-2, -3, -5, -9]
+    labels = np.array([[0, -2, 3], [-2, -2, 0], [-3, 2, -5], [-5, -9, 2]] * 2)
+    counts = np.array([3, 3, 3, 3, 2, 1, 2, 0])
+    batch = Batch(
+        name="wildcards",
+        why="Labels that stand for several classes.",
+        logits=logits,
+        labels=labels,
+        logit_lengths=np.array([6, 6, 5, 6, 4, 6, 3, 2]),
+        label_lengths=counts,
+        blank=blank,
+    )
+    log_probs = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
+    probs = np.exp(log_probs)
+    others = [0, 2, 3]
+    columns = [
+        np.log(probs[:, :, others].sum(axis=2)) - 0.25,
+        log_probs[:, :, others].max(axis=2) - 0.5,
+        np.full((rows, frames), -3.0),
+        np.log(probs[:, :, [0, 3]].sum(axis=2)) + 0.5,
+    ]
+    best = [
+        np.array(others)[log_probs[:, :, others].argmax(axis=2)],
+        np.array(others)[log_probs[:, :, others].argmax(axis=2)],
+        np.full((rows, frames), -2),
+        np.array([0, 3])[log_probs[:, :, [0, 3]].argmax(axis=2)],
+    ]
+    own = np.array([classes + rest.index(v) if v < 0 else v for v in labels.ravel().tolist()])
+    own = own.reshape(labels.shape)
+    faults = []
+    for ends in (None, -1.5, (-0.75, -6.0)):
+        extra, where = list(columns), (blank, blank)
+        if ends is not None:
+            first, last = ends if isinstance(ends, tuple) else (ends, ends)
+            extra += [np.full((rows, frames), first), np.full((rows, frames), last)]
+            where = (classes + 4, classes + 5)
+        arrays = (log_probs, own, batch.logit_lengths, counts)
+        truth = enumerate_best_paths(*arrays, blank, extra=np.stack(extra, axis=2), ends=where)
+        found = _align(subject, batch, wildcards=meaning, free_ends=ends)
+        for n in range(rows):
+            said = f"labels {labels[n, : counts[n]].tolist()} with free_ends={ends}"
+            if not abs(found.score[n] - truth.score[n]) <= 1e-5 * max(1, abs(truth.score[n])):
+                faults.append(f"{said}: score is {found.score[n]}, expected {truth.score[n]}")
+                continue
+            for t, s in enumerate(truth.states[n].tolist()):
+                # Another path may be as good; then this says nothing.
+                if s != found.states[n, t] or s < 0:
+                    continue
+                column = own[n, s // 2] if s % 2 else blank
+                if ends is not None and s in {0, 2 * counts[n]}:
+                    column = classes + 4
+                right = int(column) if column < classes else -2
+                if classes <= column < classes + 4:
+                    right = int(best[column - classes][n, t])
+                if found.classes[n, t] != right:
+                    faults.append(
+                        f"{said}: class of frame {t} is {found.classes[n, t]}, expected {right}"
+                    )
+                    break
+    raise_if(faults)
+
+
+@check(operation="align")
+def check_align_marks_wrong_values(subject: Subject) -> None:
+    """With validate=False a wrong length, label or logit spoils its own sequence only."""
+    batch = case("ragged")
+    right = _align(subject, batch)
+    n = int(np.flatnonzero((batch.label_lengths > 0) & (batch.logit_lengths > 0))[-1])
+    _, frames, classes, width = batch.shape
+    faults = []
+    for what, field, index, value in (
+        ("the label -1", "labels", (n, 0), -1),
+        ("a label out of range", "labels", (n, 0), classes),
+        ("a label length of -1", "label_lengths", n, -1),
+        ("a label length above S", "label_lengths", n, width + 1),
+        ("a logit length above T", "logit_lengths", n, frames + 1),
+        ("a logit of NaN", "logits", (n, 0, 0), np.nan),
+        ("a logit of +inf", "logits", (n, 0, classes - 1), np.inf),
+    ):
+        wrong = np.array(getattr(batch, field))
+        wrong[index] = value
+        found = _align(subject, replace(batch, **{field: wrong}), validate=False)  # type: ignore[arg-type]
+        if found.feasible[n] or not np.isnan(found.score[n]) or (found.states[n] != -1).any():
+            faults.append(
+                f"{what}: feasible {found.feasible[n]}, score {found.score[n]}, states "
+                f"{found.states[n].tolist()}; expected False, NaN and -1 everywhere"
+            )
+        rest = np.arange(len(batch.logits)) != n
+        if (found.states[rest] != right.states[rest]).any():
+            faults.append(f"{what} changes the states of other sequences")
+    raise_if(faults)
+
+
+@check(operation="align", requires={Feature.NONCONTIGUOUS})
+def check_align_time_major(subject: Subject) -> None:
+    """Transposed logits, as time_major=True passes them, give the same alignment."""
+    batch = _quantised(3)
+    inputs = subject.inputs(batch)
+    xp = array_api_compat.array_namespace(inputs.logits)
+    turned = subject.logits(batch.logits.transpose(1, 0, 2))
+    expected = _align(subject, batch)
+    with_axis = inputs._replace(logits=turned)
+    odd = subject.logits(batch.logits.transpose(0, 2, 1))
+    strided = inputs._replace(logits=xp.permute_dims(odd, (0, 2, 1)))
+    for given, options in ((with_axis, {"time_major": True}), (strided, {})):
+        found = _align(subject, batch, given, **options)
+        if (found.states != expected.states).any():
+            msg = f"states differ for logits in another layout ({options or 'strided'})"
+            raise CheckFailure(msg)
+
+
+@check(operation="align", requires={Feature.TRACEABLE}, jit=True)
+def check_align_jit(subject: Subject) -> None:
+    """Compiled by the library, a call gives the same alignment."""
+    batch = _quantised(5)
+    expected = _align(subject, batch)
+
+    def call(*arrays: Any) -> Any:
+        return ctcx.ctc_align(*arrays, blank=batch.blank, backend=subject.backend)
+
+    compiled: Callable[..., Any] = load_target(str(subject.library.jit))(call)
+    found = _read(subject, compiled(*subject.inputs(batch)))
+    raise_if(
+        [
+            f"{name} differs under jit"
+            for name in ("states", "classes", "starts", "ends", "feasible")
+            if (getattr(found, name) != getattr(expected, name)).any()
+        ]
+    )
+
+
+@check(operation="align", requires={Feature.DETERMINISTIC})
+def check_align_same_bits(subject: Subject) -> None:
+    """The same input gives the same bits, every time."""
+    batch = _drawn(1)
+    first, second = _align(subject, batch), _align(subject, batch)
+    raise_if(
+        [
+            f"{name} differs the second time"
+            for name in _FIELDS
+            if getattr(first, name).tobytes() != getattr(second, name).tobytes()
+        ]
+    )
+
+
+@check(operation="align")
+def check_align_computes_by_itself(subject: Subject) -> None:
+    """No other backend's code runs meanwhile, as check_computes_by_itself says of the loss."""
+    if subject.has(Feature.DELEGATES):
+        msg = "it declares DELEGATES"
+        raise NotApplicable(msg)
+
+    def call(batch: Batch) -> None:
+        _align(subject, batch)
+
+    if found := others_code(subject, call):
+        msg = f"code of other backends ran: {', '.join(sorted(found)[:3])}"
+        raise CheckFailure(msg)
