@@ -371,6 +371,110 @@ def half_throughout(logits, *args, blank, grad):
     return run(logits, *args, blank=blank, kernel=kernel, grad=grad)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Aligner:
+    """A Viterbi recursion whose parts can be exchanged."""
+
+    real: type = np.float64
+    moves_first: bool = False
+    differs_by_sequence: bool = False
+    by_turns: bool = False
+    ends_in_blank: bool = False
+    skips: bool = True
+    skips_between_repeats: bool = False
+    normalised: bool = True
+    lowest: float = -np.inf
+    clip: float = np.inf
+    most_labels: int | None = None
+    reads_padding: bool = False
+    ignores_layout: bool = False
+    ignores_ends: bool = False
+    ignores_prices: bool = False
+    checks_values: bool = True
+    padding: int = -1
+
+    def __call__(self, logits, labels, logit_lengths, label_lengths, *, blank, extra, ends):
+        """Return states (N, T) and logarithms of probabilities (N, T)."""
+        if self.ignores_layout:
+            logits = logits.ravel(order="K").reshape(logits.shape)
+        CALLS["count"] += 1
+        rows, frames, _ = logits.shape
+        kind = np.float64 if logits.dtype == np.float64 else np.float32
+        states = np.full((rows, frames), self.padding, np.int32)
+        log_probs = np.zeros((rows, frames), kind)
+        columns = logits.astype(float)
+        if extra is not None:
+            dearer = 0.25 if self.ignores_prices else 0.0
+            columns = np.concatenate([columns, extra.astype(float) + dearer], axis=2)
+        first, last = (blank, blank) if self.ignores_ends else ends
+        for n in range(rows):
+            length, count = int(logit_lengths[n]), int(label_lengths[n])
+            count = min(count, self.most_labels or count)
+            some = labels[n, : max(0, count)]
+            seen = logits[n] if self.reads_padding else logits[n, : max(0, length)]
+            wrong = not 0 <= length <= frames or not 0 <= count <= labels.shape[1]
+            wrong = wrong or (some < 0).any() or (some >= columns.shape[2]).any()
+            wrong = wrong or not (seen < np.inf).all()
+            if wrong:
+                states[n], log_probs[n] = -1, np.nan if self.checks_values else 0.0
+                continue
+            symbols = np.full(2 * count + 1, blank)
+            symbols[-1], symbols[0], symbols[1::2] = last, first, some
+            with np.errstate(all="ignore"):
+                rounded = np.maximum(columns[n, :length, :][:, symbols], self.lowest)
+                if self.clip < np.inf:
+                    rounded = np.clip(rounded, -self.clip, self.clip)
+                path = self.best(rounded.astype(self.real), symbols[1::2], n)
+                if path is None:
+                    states[n] = -1
+                    continue
+                own = rounded[np.arange(length), path]
+                norm = 0.0
+                if self.normalised and length:
+                    top = logits[n, :length].max(axis=1).astype(float)
+                    norm = np.exp(logits[n, :length] - top[:, None], dtype=float).sum(axis=1)
+                    norm = np.log(norm)
+                    own = own - top
+                states[n, :length], log_probs[n, :length] = path, own - norm
+        return states, log_probs
+
+    def best(self, emitted, labels, n):
+        """Return the best path of one sequence; None if there is none."""
+        length, width = emitted.shape
+        if not length:
+            return None if width > 1 else []
+        skip = np.zeros(width, dtype=bool)
+        if self.skips:
+            skip[3::2] = self.skips_between_repeats | (labels[1:] != labels[:-1])
+        sums = np.full(width, -np.inf, self.real)
+        sums[:2] = emitted[0, :2]
+        back = np.zeros((length, width), dtype=int)
+        flipped = self.moves_first or (self.differs_by_sequence and n % 2 == 1)
+        flipped = flipped or (self.by_turns and CALLS["count"] % 2 == 0)
+        for t in range(1, length):
+            came = np.full((3, width), -np.inf, self.real)
+            came[0], came[1, 1:], came[2, 2:] = sums, sums[:-1], sums[:-2]
+            came[2, ~skip] = -np.inf
+            back[t] = 2 - came[::-1].argmax(axis=0) if flipped else came.argmax(axis=0)
+            sums = came.max(axis=0) + emitted[t]
+        last = width - 1
+        if width > 1 and (sums[-2] > sums[-1] or (sums[-2] == sums[-1] and not self.ends_in_blank)):
+            last = width - 2
+        if sums[last] == -np.inf:
+            return None
+        path = [last]
+        for t in range(length - 1, 0, -1):
+            path.append(path[-1] - back[t, path[-1]])
+        return path[::-1]
+
+
+def private_align(*args, **options):
+    """Align with the core's kernel, past ctcx."""
+    from ctcx._core import align
+
+    return align.align(*args, **options)
+
+
 def crash(*_args, **_kwargs):
     """Raise what a bug raises."""
     msg = "not written yet"
@@ -392,6 +496,7 @@ class Flaw:
     before: object = None
     after: object = None
     with_lengths: object = None
+    align: object = None
     namespaces: frozenset[str] = frozenset({"numpy"})
     dtypes: frozenset[str] = frozenset({"float32", "float64"})
     features: frozenset[Feature] = COMPLETE
@@ -399,6 +504,8 @@ class Flaw:
 
     def kernels(self):
         """Return the kernels by operation."""
+        if self.align is not None:
+            return {**RIGHT.kernels(), "align": self.align}
         if self.function is not None:
             return {
                 "loss": partial(self.function, grad=False),
@@ -529,7 +636,54 @@ FLAWS = {
     ),
 }
 
+BY_PATHS = "check_align_by_enumeration"
+FLAWS |= {
+    "aligns-moving-first": Flaw(align=Aligner(moves_first=True), caught_by=("check_align_ties",)),
+    "aligns-to-the-last-blank": Flaw(
+        align=Aligner(ends_in_blank=True), caught_by=("check_align_ties",)
+    ),
+    "aligns-without-skips": Flaw(
+        align=Aligner(skips=False), caught_by=(BY_PATHS, "check_align", "check_align_edge_cases")
+    ),
+    "aligns-repeats-as-one": Flaw(
+        align=Aligner(skips_between_repeats=True), caught_by=(BY_PATHS, "check_align_drawn")
+    ),
+    "aligns-logits": Flaw(align=Aligner(normalised=False), caught_by=(BY_PATHS, "check_align")),
+    "aligns-in-half": Flaw(align=Aligner(real=np.float16), caught_by=("check_align_long",)),
+    "aligns-masked-classes": Flaw(
+        align=Aligner(lowest=-1e4), caught_by=("check_align_edge_cases",)
+    ),
+    "aligns-clipped-logits": Flaw(
+        align=Aligner(clip=20.0), caught_by=("check_align_shifted_frames",)
+    ),
+    "aligns-64-labels": Flaw(align=Aligner(most_labels=64), caught_by=("check_align_drawn",)),
+    "aligns-with-padding": Flaw(
+        align=Aligner(reads_padding=True), caught_by=("check_align_ignores_padding",)
+    ),
+    "aligns-unlike-its-neighbour": Flaw(
+        align=Aligner(differs_by_sequence=True), caught_by=("check_align_batching",)
+    ),
+    "aligns-rows-as-they-lie": Flaw(
+        align=Aligner(ignores_layout=True), caught_by=("check_align_time_major",)
+    ),
+    "aligns-without-free-ends": Flaw(
+        align=Aligner(ignores_ends=True), caught_by=("check_align_wildcards",)
+    ),
+    "aligns-wildcards-cheaply": Flaw(
+        align=Aligner(ignores_prices=True), caught_by=("check_align_wildcards",)
+    ),
+    "aligns-wrong-values": Flaw(
+        align=Aligner(checks_values=False), caught_by=("check_align_marks_wrong_values",)
+    ),
+    "aligns-padding-with-0": Flaw(align=Aligner(padding=0), caught_by=("check_align",)),
+    "aligns-by-turns": Flaw(align=Aligner(by_turns=True), caught_by=("check_align_same_bits",)),
+    "aligns-through-the-core": Flaw(
+        align=private_align, caught_by=("check_align_computes_by_itself",)
+    ),
+}
+
 RIGHT = Flaw(caught_by=())
+align = Aligner()
 delegating_loss = partial(private, grad=False)
 delegating_loss_and_grad = partial(private, grad=True)
 loss, loss_and_grad = RIGHT.kernels().values()
@@ -562,7 +716,12 @@ def ctcx_backends():
         )
     both = {"loss": "flawed_kernels:loss", "loss_and_grad": "flawed_kernels:loss_and_grad"}
     here = frozenset({"numpy"})
-    yield Backend(name="right", kernels=both, namespaces=here, features=COMPLETE)
+    yield Backend(
+        name="right",
+        kernels=both | {"align": "flawed_kernels:align"},
+        namespaces=here,
+        features=COMPLETE,
+    )
     delegating = {key: f"flawed_kernels:delegating_{key}" for key in both}
     for name, kernels in (("delegating", delegating), ("delegates-nothing", both)):
         yield Backend(

@@ -100,7 +100,7 @@ LIBRARIES = {
 def test_wrong_values(kind, library):
     (logits, *rest), options, facts, message = VALUES[kind]
     logits = LIBRARIES[library](logits)
-    for call in (ctcx.ctc_loss, ctcx.ctc_loss_and_grad):
+    for call in (ctcx.ctc_loss, ctcx.ctc_loss_and_grad, ctcx.ctc_align):
         with pytest.raises(ctcx.CTCInputError, match=message) as caught:
             call(logits, *rest, **options)
         error = caught.value

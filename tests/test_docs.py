@@ -36,6 +36,7 @@ FACTS_BLOCK = re.compile(r"^```\{facts\} ([\w-]+)\n```$", re.MULTILINE)
 # Modules whose docstrings the pages show.
 SHOWN = (
     "ctcx",
+    "ctcx._api.align",
     "ctcx._api.explain",
     "ctcx._api.loss",
     "ctcx._dispatch.requested",

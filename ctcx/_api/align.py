@@ -15,10 +15,9 @@ from ctcx._api.call import (
     raise_if_infeasible,
 )
 from ctcx._api.cuda_graphs import in_graph, is_captured
-from ctcx._arrays.facts import device_of, index_dtype
 from ctcx._arrays.tensor_forms import SUBCLASS, UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
-from ctcx._core.spans import PathFacts, path_facts
+from ctcx._core.spans import PathFacts, are_paths, path_facts
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import as_integer, to_lists, type_name
 from ctcx._inputs.prepare import prepare
@@ -254,28 +253,10 @@ def _wrong_path(
     result: tuple[Array, Array], facts: ArrayFacts, *, prepared: KernelInputs, labels: Array
 ) -> str | None:
     """Say for which sequence a kernel's path is none of its labels, or has no probabilities."""
-    states, log_probs = result
-    xp, (_, frames) = facts.xp, states.shape
-    if 0 in states.shape:
+    if 0 in result[0].shape:
         return None
-    lengths, counts = prepared.logit_lengths[:, None], prepared.label_lengths[:, None]
-    frame = xp.arange(0, frames, dtype=lengths.dtype, device=device_of(states))[None, :]
-    found = states[:, :1] >= 0
-    inside = (frame < lengths) & found
-    fits = xp.where(inside, (states >= 0) & (states <= 2 * counts), states == -1)
-    fits = xp.all(fits & ~xp.isnan(log_probs), axis=1)
-    fits = fits & ((~found | (states[:, :1] <= 1))[:, 0])
-    fits = fits & ((~found[:, 0]) | (xp.max(states, axis=1) >= 2 * counts[:, 0] - 1))
-    if frames > 1:
-        step = states[:, 1:] - states[:, :-1]
-        odd = states[:, 1:] % 2 == 1
-        right = (step == 0) | (step == 1)
-        if labels.shape[1] > 1:
-            index = xp.clip(states // 2, 0, labels.shape[1] - 1)
-            index = xp.astype(index, index_dtype(xp, device_of(states)))
-            said = xp.take_along_axis(labels, index, axis=1)
-            right = right | ((step == 2) & odd & (said[:, 1:] != said[:, :-1]))
-        fits = fits & xp.all(right | ~inside[:, 1:], axis=1)
+    xp = facts.xp
+    fits = run(are_paths, (*result, labels, prepared.logit_lengths, prepared.label_lengths), ())
     if bool(xp.all(fits)):
         return None
     n = int(xp.argmax(xp.astype(~fits, xp.int32)))

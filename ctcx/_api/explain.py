@@ -48,7 +48,7 @@ def explain(
         As for :func:`ctcx.ctc_loss`.
     blank, time_major, reduction, infeasible, backend, validate
         As for :func:`ctcx.ctc_loss`.
-    operation : {"loss_and_grad", "loss"}
+    operation : {"loss_and_grad", "loss", "align"}
         Which function the call would be to.
 
     Returns

@@ -11,7 +11,7 @@ from ctcx._core.occupancy import LIMIT
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["PathFacts", "path_columns", "path_facts"]
+__all__ = ["PathFacts", "are_paths", "path_columns", "path_facts"]
 
 
 class PathFacts(NamedTuple):
@@ -41,8 +41,7 @@ def path_facts(
     """Make them of what a kernel returned and got; ``constants`` are the blank and the ends."""
     context = Context.of(log_probs, labels)
     context = context._replace(index_dtype=index_dtype(context.xp, context.device))
-    xp, (rows, frames) = context.xp, states.shape
-    width = labels.shape[1]
+    xp, frames, width = context.xp, states.shape[1], labels.shape[1]
     states, counts, lengths = map(context.as_indices, (states, label_lengths, logit_lengths))
     found = counts == 0 if frames == 0 else xp.where(lengths > 0, states[:, 0] >= 0, counts == 0)
     running = _running_sums(log_probs, context)
@@ -53,17 +52,8 @@ def path_facts(
     states = xp.where(feasible[:, None], states, -1)
     log_probs = xp.where(feasible[:, None], log_probs, 0.0)
 
-    # States never go down. Numbered row after row they are sorted, and padding comes last.
-    row = context.arange(0, rows)[:, None]
-    size = 2 * width + 2
-    flat = xp.reshape(xp.where(states >= 0, states, size - 1) + row * size, (-1,))
+    starts, ends = _label_frames(states, width, context)
     position = context.arange(0, width)[None, :]
-    wanted = xp.reshape(row * size + (2 * position + 1), (-1,))
-    starts, ends = (
-        xp.reshape(context.as_indices(xp.searchsorted(flat, wanted, side=side)), (rows, width))
-        - row * frames
-        for side in ("left", "right")
-    )
     there = feasible[:, None] & (position < counts[:, None])
     starts, ends = xp.where(there, starts, 0), xp.where(there, ends, 0)
     spent = sum(
@@ -81,8 +71,65 @@ def path_facts(
     )
 
 
+def _label_frames(states: Array, width: int, context: Context) -> tuple[Array, Array]:
+    """Frames where each label starts, and where it ends, (N, S).
+
+    A path is in its labels in order, so the first frames of the stretches in labels, sorted, are
+    their starts.
+    """
+    xp, (rows, frames) = context.xp, states.shape
+    if frames == 0:
+        nothing = context.integers((rows, width), 0)
+        return nothing, nothing
+    is_label = (states >= 0) & (states % 2 == 1)
+    edge = xp.full((rows, 1), True, dtype=xp.bool, device=context.device)
+    changes = states[:, 1:] != states[:, :-1]
+    frame = context.arange(0, frames)[None, :]
+
+    def in_order(is_edge: Array, frame: Array) -> Array:
+        found = xp.sort(xp.where(is_label & is_edge, frame, frames), axis=1)[:, :width]
+        missing = context.integers((rows, max(0, width - frames)), frames)
+        return xp.concat([found, missing], axis=1)
+
+    return (
+        in_order(xp.concat([edge, changes], axis=1), frame),
+        in_order(xp.concat([changes, edge], axis=1), frame + 1),
+    )
+
+
 def _integers(one: Array, other: Array, xp: ArrayModule) -> tuple[Array, Array]:
     return xp.astype(one, xp.int32), xp.astype(other, xp.int32)
+
+
+def are_paths(
+    states: Array,
+    log_probs: Array,
+    labels: Array,
+    logit_lengths: Array,
+    label_lengths: Array,
+    constants: tuple[()],  # noqa: ARG001 - none
+) -> Array:
+    """Whether a kernel's states (N, T), T at least 1, are paths of the labels, or all -1: (N,)."""
+    context = Context.of(log_probs, labels)
+    context = context._replace(index_dtype=index_dtype(context.xp, context.device))
+    xp, (_, frames) = context.xp, states.shape
+    lengths, counts = context.as_indices(logit_lengths), context.as_indices(label_lengths)
+    lengths, counts = lengths[:, None], counts[:, None]
+    states = context.as_indices(states)
+    found = states[:, :1] >= 0
+    inside = (context.arange(0, frames)[None, :] < lengths) & found
+    fits = xp.where(inside, (states >= 0) & (states <= 2 * counts), states == -1)
+    fits = fits & ~xp.isnan(log_probs)
+    far = xp.max(states, axis=1, keepdims=True) >= 2 * counts - 1
+    fits = xp.all(fits & (~found | ((states[:, :1] <= 1) & far)), axis=1)
+    step = states[:, 1:] - states[:, :-1]
+    right = (step == 0) | (step == 1)
+    if labels.shape[1] > 1:
+        label = xp.clip(states // 2, 0, labels.shape[1] - 1)
+        said = xp.take_along_axis(labels, label, axis=1)
+        skips = (step == 2) & (states[:, 1:] % 2 == 1)
+        right = right | (skips & (said[:, 1:] != said[:, :-1]))
+    return fits & xp.all(right | ~inside[:, 1:], axis=1)
 
 
 def path_columns(

@@ -39,7 +39,7 @@ class Run:
 
     @property
     def operation(self) -> str:
-        """``"loss"`` or ``"loss_and_grad"``."""
+        """``"loss"``, ``"loss_and_grad"`` or ``"align"``."""
         return self.problem.operation
 
 

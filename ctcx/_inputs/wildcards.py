@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import array_api_compat
 import numpy as np
 
+from ctcx._arrays.facts import device_of, index_dtype
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import as_integer, is_list
 
@@ -214,8 +215,7 @@ def _checked_ends(given: Any) -> tuple[float, float] | None:
 def _subset(logits: Array, some: tuple[int, ...], xp: ArrayModule) -> Array | None:
     if not some:
         return None
-    index = xp.asarray(some, device=array_api_compat.device(logits))
-    return xp.take(logits, index, axis=2)
+    return xp.take(logits, _as_array(some, logits, xp), axis=2)
 
 
 def _log_sum(logits: Array, xp: ArrayModule) -> Array:
@@ -227,6 +227,11 @@ def _log_sum(logits: Array, xp: ArrayModule) -> Array:
 
 def _best(subset: Array, some: tuple[int, ...], xp: ArrayModule) -> Array:
     """Best class of each frame, (N, T); the first of equal ones."""
-    index = xp.asarray(some, device=array_api_compat.device(subset))
-    place = xp.argmax(subset, axis=2)
-    return xp.reshape(xp.take(index, xp.reshape(place, (-1,)), axis=0), place.shape)
+    index = _as_array(some, subset, xp)
+    is_best = subset == xp.max(subset, axis=2, keepdims=True)
+    return xp.min(xp.where(is_best, index, max(some)), axis=2)
+
+
+def _as_array(some: tuple[int, ...], logits: Array, xp: ArrayModule) -> Array:
+    device = device_of(logits)
+    return xp.asarray(some, dtype=index_dtype(xp, device), device=device)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["API_VERSION", "Backend", "Decline", "Feature", "Problem"]
 
-API_VERSION: tuple[int, int] = (2, 0)
+API_VERSION: tuple[int, int] = (2, 1)
 """Version of the plugin API, ``(major, minor)``; see :class:`Backend` for what is compatible."""
 
 
@@ -71,7 +71,7 @@ class Problem:
     Attributes
     ----------
     operation
-        ``"loss"`` or ``"loss_and_grad"``.
+        ``"loss"``, ``"loss_and_grad"`` or ``"align"``.
     namespace
         Name of the array library: ``"numpy"``, ``"cupy"``, ``"torch"``, ``"jax.numpy"``, ...
     device
@@ -119,19 +119,32 @@ class Backend:
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> loss
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> (loss, grad)
 
+    or, for the operation ``align``, which is optional, ::
+
+        kernel(logits, labels, logit_lengths, label_lengths, *, blank, extra, ends) -> (states,
+        log_probs)
+
     It gets arrays of one library, on one device:
 
     * ``logits`` (N, T, C), unnormalised, in one of the backend's ``dtypes``; contiguous unless it
       declares :attr:`Feature.NONCONTIGUOUS`;
     * ``labels`` (N, S), ``logit_lengths`` (N,) and ``label_lengths`` (N,), each in int32 or int64,
       not necessarily the same, and in any strides: as the caller passed them;
-    * ``blank``, an ``int`` in ``range(C)``.
+    * ``blank``, an ``int`` in ``range(C)``;
+    * ``extra`` (N, T, W) or None: more columns like the logits, not normalised, float32 (float64
+      for float64 logits), which labels may name as classes C to C + W - 1 and which are not part of
+      the softmax;
+    * ``ends``, two ``int`` in ``range(C + W)``: the columns of the blanks before the first and
+      after the last label, ``(blank, blank)`` unless the caller asks for free ends. Without labels
+      the first counts.
 
     Entries past a length may be anything: NaN in logits, any integer in labels. All other values
     have been checked, except with :attr:`Feature.CHECKS_VALUES`, and where the caller passes
     ``validate=False`` or the library traces. For unchecked values a kernel neither reads nor writes
     out of bounds; a sequence with a NaN or +inf logit in its frames gets a loss of NaN and a
-    gradient of NaN in its frames, whether or not it is feasible, and other sequences are right.
+    gradient of NaN in its frames, whether or not it is feasible, and other sequences are right. An
+    alignment marks it, and one with a length or label out of range, by states of -1 and
+    ``log_probs`` of NaN in all T frames.
 
     It returns, in the same library and on the same device,
 
@@ -139,14 +152,21 @@ class Backend:
       float64 logits); +inf where no path emits the labels, and where it is above 1.8e8, in every
       dtype;
     * ``grad`` (N, T, C), in a tuple after the loss: d loss[n] / d logits, in their dtype, exactly 0
-      past a sequence's length and for a sequence whose loss is +inf.
+      past a sequence's length and for a sequence whose loss is +inf;
+    * ``states`` (N, T) int32: of the path with the largest sum of logits, 2j in the blank before
+      label j and 2j + 1 in label j; -1 past a sequence's length, and everywhere where no path emits
+      the labels. Of equal sums, staying in a state comes before coming from the state before, and
+      that before two states before; the last label comes before the blank after it. What is
+      rounded loses at most 0.001 nats;
+    * ``log_probs`` (N, T): the column of each frame's state less the logarithm of the sum of the
+      frame's C exponentials, float32 (float64 for float64 logits); 0 where ``states`` is -1.
 
-    Both are new: nothing else refers to them, and ctcx may write into them.
+    All are new: nothing else refers to them, and ctcx may write into them.
 
-    Both are looked at: a wrong library, device, shape or dtype, and a loss of NaN or below 0 where
-    values are checked, is a :class:`ctcx.KernelError`. A kernel never writes to its inputs.
-    Reductions, the policy for infeasible sequences, layouts and checks of the input belong to ctcx,
-    so that backends agree.
+    All are looked at: a wrong library, device, shape or dtype, and where values are checked a loss
+    of NaN or below 0, or states that are no path of the labels, is a
+    :class:`ctcx.KernelError`. A kernel never writes to its inputs. Reductions, the policy for
+    infeasible sequences, layouts and checks of the input belong to ctcx, so that backends agree.
 
     Attributes
     ----------

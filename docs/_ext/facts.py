@@ -42,6 +42,7 @@ ROOT = Path(__file__).parents[2]
 # Where each public name stands on the page of the API. A name that is missing here fails the build.
 API = {
     "Loss and gradient": ("ctc_loss", "ctc_loss_and_grad", "LossAndGrad", "ctc_hvp"),
+    "Alignment": ("ctc_align", "Alignment", "spans", "Span"),
     "Labels": ("labels_from_one_hot", "labels_to_one_hot", "min_frames"),
     "Backends": ("use_backend", "explain", "trace", "backends", "show_versions"),
     "Modules": ("compat", "conformance", "plugin"),

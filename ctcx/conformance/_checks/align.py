@@ -279,14 +279,16 @@ def check_align_batching(subject: Subject) -> None:
     whole = _align(subject, batch)
     order = np.random.default_rng(1).permutation(len(batch.logits))
     turned = _align(subject, pick(batch, order))
-    alone = _align(subject, pick(batch, np.array([5])))
+    only = np.arange(len(batch.logits)) == 5
+    lengths, counts = (only * given for given in (batch.logit_lengths, batch.label_lengths))
+    alone = _align(subject, replace(batch, logit_lengths=lengths, label_lengths=counts))
     faults = []
     for name in ("states", "starts", "ends", "feasible"):
         expected = getattr(whole, name)
         if (getattr(turned, name) != expected[order]).any():
             faults.append(f"{name} changes with the order of the sequences")
-        if (getattr(alone, name) != expected[[5]]).any():
-            faults.append(f"{name} of sequence 5 differs when it is alone")
+        if (getattr(alone, name)[5] != expected[5]).any():
+            faults.append(f"{name} of sequence 5 differs when the others are empty")
     raise_if(faults)
 
 
@@ -308,7 +310,7 @@ def check_align_shifted_frames(subject: Subject) -> None:
 @check(operation="align")
 def check_align_long(subject: Subject) -> None:
     """Thousands of frames, where a kernel keeps no back pointer for each state."""
-    _judge_all(subject, [_long(3000, 700), _long(20000, 60, quantised=True)])
+    _judge_all(subject, [_long(2000, 300)])
 
 
 @check(operation="align", slow=True)
@@ -318,19 +320,18 @@ def check_align_very_long(subject: Subject) -> None:
 
 
 @lru_cache(maxsize=4)
-def _long(frames: int, count: int, *, quantised: bool = False) -> Batch:
+def _long(frames: int, count: int) -> Batch:
     """Return a problem whose best state of a frame is often none of the best path."""
     rng = np.random.default_rng(frames)
-    logits = rng.normal(size=(1, frames, 8), scale=3.0)
-    if quantised:
-        logits = np.round(2 * logits) / 2
+    logits = rng.normal(size=(2, frames, 8), scale=3.0)
+    logits[1] = np.round(2 * logits[1]) / 2
     return Batch(
         name=f"{frames} frames, {count} labels",
         why="Long sequences: memory, and sums of many logits.",
         logits=logits.astype(np.float32),
-        labels=rng.integers(0, 7, size=(1, count)),
-        logit_lengths=np.array([frames - 3]),
-        label_lengths=np.array([count]),
+        labels=rng.integers(0, 7, size=(2, count)),
+        logit_lengths=np.array([frames - 3, frames]),
+        label_lengths=np.array([count, count // 3]),
         blank=7,
     )
 
@@ -344,8 +345,8 @@ def check_align_drawn(subject: Subject) -> None:
 @lru_cache(maxsize=16)
 def _drawn(seed: int) -> Batch:
     rng = np.random.default_rng([seed, 4])
-    # Few shapes, since some libraries compile for each.
-    rows, frames, classes, width = ((9, 40, 3, 12), (4, 300, 11, 90))[seed % 2]
+    # One shape, since some libraries compile for each.
+    rows, frames, classes, width = 4, 400, 5, 90
     blank = int(rng.integers(classes))
     labels = rng.integers(classes - 1, size=(rows, width))
     logits = rng.normal(size=(rows, frames, classes), scale=rng.choice([0.1, 3.0, 40.0]))
@@ -404,11 +405,10 @@ def check_align_wildcards(subject: Subject) -> None:
     own = np.array([classes + rest.index(v) if v < 0 else v for v in labels.ravel().tolist()])
     own = own.reshape(labels.shape)
     faults = []
-    for ends in (None, -1.5, (-0.75, -6.0)):
+    for ends in (None, (-0.75, -6.0)):
         extra, where = list(columns), (blank, blank)
         if ends is not None:
-            first, last = ends if isinstance(ends, tuple) else (ends, ends)
-            extra += [np.full((rows, frames), first), np.full((rows, frames), last)]
+            extra += [np.full((rows, frames), price) for price in ends]
             where = (classes + 4, classes + 5)
         arrays = (log_probs, own, batch.logit_lengths, counts)
         truth = enumerate_best_paths(*arrays, blank, extra=np.stack(extra, axis=2), ends=where)
@@ -508,7 +508,7 @@ def check_align_jit(subject: Subject) -> None:
 @check(operation="align", requires={Feature.DETERMINISTIC})
 def check_align_same_bits(subject: Subject) -> None:
     """The same input gives the same bits, every time."""
-    batch = _drawn(1)
+    batch = _quantised(9)
     first, second = _align(subject, batch), _align(subject, batch)
     raise_if(
         [
@@ -526,8 +526,12 @@ def check_align_computes_by_itself(subject: Subject) -> None:
         msg = "it declares DELEGATES"
         raise NotApplicable(msg)
 
+    # The kernel alone: ctcx itself computes spans and scores with code of the core.
+    kernel = load_target(subject.descriptor.kernels["align"])
+
     def call(batch: Batch) -> None:
-        _align(subject, batch)
+        ends = (batch.blank, batch.blank)
+        kernel(*subject.inputs(batch), blank=batch.blank, extra=None, ends=ends)
 
     if found := others_code(subject, call):
         msg = f"code of other backends ran: {', '.join(sorted(found)[:3])}"

@@ -1,0 +1,253 @@
+"""Alignments as callers see them: results, policies, errors, wildcards, and other libraries."""
+
+import itertools
+import math
+import runpy
+from pathlib import Path
+
+import array_api_strict
+import numpy as np
+import pytest
+
+import ctcx
+from ctcx._inputs.host_data import to_lists
+from ctcx._reference.best_path import best_paths, enumerate_best_paths
+from tests.helpers import optional, random_problem
+
+torch, jax, jnp = optional("torch"), optional("jax"), optional("jax.numpy")
+ROOT = Path(__file__).parents[1]
+LOGITS = np.log([[0.9, 0.1, 1e-9], [0.2, 0.8, 1e-9], [0.1, 0.3, 0.6], [0.7, 0.1, 0.2]])
+LIBRARIES = {
+    "numpy": lambda a: a,
+    "torch": lambda a: torch.tensor(a),
+    "jax": lambda a: jnp.asarray(a),
+    "strict": lambda a: array_api_strict.asarray(a, device=array_api_strict.Device("device1")),
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_one_sequence_drops_the_batch_axis(library):
+    found = ctcx.ctc_align(LIBRARIES[library](LOGITS.astype(np.float32)), [1, 2])
+    assert [array.shape for array in found] == [(4,), (4,), (2,), (2,), (4,), (2,), (), ()]
+    assert ctcx.spans(found)[1][:4] == (2, None, 2, 3)
+    assert float(found.score) == pytest.approx(math.log(0.9 * 0.8 * 0.6 * 0.7), abs=1e-6)
+
+
+def test_the_score_is_that_of_the_best_path_by_all_class_paths():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5, 4))
+    log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    for labels in ([], [1], [1, 1], [3, 1, 2], [1, 2, 1, 2], [1, 1, 1]):
+        best = -np.inf
+        for path in itertools.product(range(4), repeat=5):
+            if [k for k, _ in itertools.groupby(path) if k] == labels:
+                best = max(best, sum(log_probs[t, k] for t, k in enumerate(path)))
+        score = ctcx.ctc_align(logits, labels).score
+        assert float(score) == pytest.approx(best, abs=1e-12)
+        assert score <= -ctcx.ctc_loss(logits, labels) + 1e-12
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_two_references_agree(seed):
+    rng = np.random.default_rng(seed)
+    frames, count = int(rng.integers(0, 7)), int(rng.integers(0, 4))
+    logits = rng.integers(-1, 2, size=(1, frames, 4)).astype(float)
+    logits[rng.random(logits.shape) < 0.1] = -np.inf
+    problem = (logits, rng.integers(1, 4, size=(1, count)), [frames], [count], 0)
+    extra = rng.integers(-1, 2, size=(1, frames, 2)).astype(float)
+    for more in ({}, {"extra": extra, "ends": (4, 5)}):
+        found, listed = best_paths(*problem, **more), enumerate_best_paths(*problem, **more)
+        np.testing.assert_array_equal(found.states, listed.states)
+        np.testing.assert_array_equal(found.score, listed.score)
+
+
+def test_ties_have_an_order():
+    equal = np.zeros((6, 3))
+    # The last label before the last blank; staying before one back, that before two.
+    assert ctcx.ctc_align(equal, [1, 2]).states.tolist() == [1, 3, 3, 3, 3, 3]
+    assert ctcx.ctc_align(equal, [1, 1]).states.tolist() == [1, 2, 3, 3, 3, 3]
+    assert ctcx.ctc_align(equal, []).states.tolist() == [0] * 6
+
+
+def test_infeasible_says_how_many_frames_are_needed():
+    with pytest.raises(ctcx.InfeasibleError, match=r"Sequence 1 has 4 frames and 3 labels: they "):
+        ctcx.ctc_align(np.zeros((2, 4, 3)), [[1], [1, 1, 1]])
+    with pytest.raises(ctcx.InfeasibleError, match=r"need at least 5 frames .*\"empty\" goes on"):
+        ctcx.ctc_align(np.zeros((2, 4, 3)), [[1], [1, 1, 1]])
+    masked = np.zeros((1, 4, 3))
+    masked[..., 1] = -np.inf
+    with pytest.raises(ctcx.InfeasibleError, match="-inf") as caught:
+        ctcx.ctc_align(masked, [[1]])
+    assert caught.value.sequences == (0,)
+    found = ctcx.ctc_align(masked, [[1]], infeasible="empty")
+    assert (found.states == -1).all()
+    assert (found.starts == -1).all()
+    assert found.score[0] == -np.inf
+    assert not found.feasible[0]
+    assert ctcx.spans(found) == []
+
+
+def test_lists_lengths_and_axes():
+    logits, labels, frames, counts = random_problem(3, 4, 30, 6, 5)
+    batch = ctcx.ctc_align(logits, labels, frames, counts, infeasible="empty")
+    turned = ctcx.ctc_align(
+        logits.transpose(1, 0, 2), labels, frames, counts, time_major=True, infeasible="empty"
+    )
+    lists = [row[:count].tolist() for row, count in zip(labels, counts, strict=True)]
+    by_list = ctcx.ctc_align(logits, lists, frames.tolist(), infeasible="empty")
+    for name in ("states", "classes", "log_probs", "score"):
+        np.testing.assert_array_equal(getattr(turned, name), getattr(batch, name))
+        np.testing.assert_array_equal(getattr(by_list, name), getattr(batch, name))
+    half = ctcx.ctc_align(logits.astype(np.float16), labels, frames, counts, infeasible="empty")
+    assert half.log_probs.dtype == np.float32
+    last = ctcx.ctc_align(
+        np.roll(logits, -1, axis=2), labels - 1, frames, counts, blank=-1, infeasible="empty"
+    )
+    np.testing.assert_array_equal(last.states, batch.states)
+
+
+WRONG = {
+    "wildcards": {
+        "a list": ([-2], "must be a dict of labels below -1"),
+        "a class": ({2: ("any", 0.0)}, "has the label 2: expected an int below -1"),
+        "padding": ({-1: ("any", 0.0)}, "has the label -1"),
+        "no price": ({-2: "any"}, r"wildcards\[-2\] must be \(kind, price\)"),
+        "a kind": ({-2: ("all", 0.0)}, "kind 'all': expected one of 'any', 'best', 'free'"),
+        "no set": ({-2: (3, 0.0)}, "kind 3: expected one of"),
+        "empty": ({-2: (set(), 0.0)}, "empty set"),
+        "no class": ({-2: ({3}, 0.0)}, "has the class 3: expected 0 to 2"),
+        "NaN": ({-2: ("any", math.nan)}, "price of .* must be a number below infinity"),
+    },
+    "free_ends": {
+        "three": ((1, 2, 3), "a number or a pair"),
+        "text": ("free", "must be a number"),
+        "infinite": (math.inf, "below infinity"),
+    },
+    "infeasible": {"inf": ("inf", "one of 'raise', 'empty'")},
+    "time_major": {"a number": (1, "must be True or False")},
+    "validate": {"a number": (1, "must be True or False")},
+}
+
+
+@pytest.mark.parametrize(
+    ("argument", "kind"), [(name, kind) for name, kinds in WRONG.items() for kind in kinds]
+)
+def test_wrong_options(argument, kind):
+    value, message = WRONG[argument][kind]
+    with pytest.raises(ctcx.CTCInputError, match=message) as caught:
+        ctcx.ctc_align(LOGITS, [1, 2], **{argument: value})
+    assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_label_that_is_no_wildcard(library):
+    logits = LIBRARIES[library](LOGITS[None].astype(np.float32))
+    for label in (-3, 3, 4):  # a wildcard's column is no class that callers may name
+        with pytest.raises(ctcx.CTCInputError, match=rf"is {label} .*or a wildcard \(-2\)"):
+            ctcx.ctc_align(logits, [[1, label]], wildcards={-2: ("any", 0.0)})
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_wildcard_of_all_classes_but_the_blank_is_a_label_of_their_sum(library):
+    logits = LOGITS.astype(np.float32)
+    found = ctcx.ctc_align(LIBRARIES[library](logits), [-7], wildcards={-7: ("any", -0.5)})
+    merged = np.log([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.7, 0.3]])
+    expected = merged - [0, 0.5]
+    best = max(
+        expected[np.arange(4), [0, 1, 1, 0]].sum(), expected[np.arange(4), [0, 0, 1, 0]].sum()
+    )
+    assert float(found.score) == pytest.approx(best, abs=1e-5)
+    assert to_lists(found.states) == [0, 1, 1, 2]
+    assert to_lists(found.classes) == [0, 1, 2, 0]
+
+
+def test_free_ends_and_a_free_wildcard_have_no_class():
+    found = ctcx.ctc_align(LOGITS, [1, -2], wildcards={-2: ("free", -0.01)}, free_ends=(0.0, -9.0))
+    assert found.classes.tolist() == [-2, 1, -2, -2]
+    np.testing.assert_allclose(found.log_probs, [0, math.log(0.8), -0.01, -0.01], atol=1e-7)
+    assert [span.label for span in ctcx.spans(found, tokens="_ab")] == [1, -2]
+    assert ctcx.spans(found, tokens="_ab")[1].token is None
+
+
+def test_a_set_of_classes_far_below_the_others_keeps_its_digits():
+    logits = np.array([[300.0, 0.0, -1.0]] * 3, dtype=np.float32)
+    found = ctcx.ctc_align(logits, [-2], wildcards={-2: ({1, 2}, 0.0)})
+    assert float(found.score) == pytest.approx(-300 + math.log(1 + math.exp(-1)), rel=1e-6)
+
+
+def test_spans_refuses_what_it_cannot_read():
+    found = ctcx.ctc_align(LOGITS, [1, 2])
+    for arguments, message in (
+        (((1, 2),), "must be what ctcx.ctc_align returns"),
+        ((found, 1), "one of 1 sequences"),
+        ((found, 0, "_a"), "no name for class 2"),
+    ):
+        with pytest.raises(ctcx.CTCInputError, match=message):
+            ctcx.spans(*arguments)
+
+
+def test_an_optional_operation_is_computed_by_the_core_unless_another_is_named():
+    decision = ctcx.explain(LOGITS, [1, 2], operation="align")
+    assert decision.selected.backend.name == "array-api"
+    with ctcx.trace() as runs:
+        ctcx.ctc_align(LOGITS, [1, 2])
+    assert [(run.backend, run.operation) for run in runs] == [("array-api", "align")]
+
+
+def test_long_sequences_take_little_memory():
+    import tracemalloc
+
+    frames, count = 20_000, 2_000
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(1, frames, 8)).astype(np.float32)
+    labels = rng.integers(1, 8, size=(1, count))
+    tracemalloc.start()
+    ctcx.ctc_align(logits, labels)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # A byte for each state of each frame would be 80 MB.
+    assert peak < 20e6
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_under_jax(enabled):
+    with jax.enable_x64(enabled):
+        logits, labels, frames, counts = random_problem(5, 3, 40, 6, 5)
+        expected = ctcx.ctc_align(logits, labels, frames, counts, infeasible="empty")
+        arrays = tuple(map(jnp.asarray, (logits, labels, frames, counts)))
+        found = jax.jit(ctcx.ctc_align)(*arrays)  # "raise" can't be, under jit
+        np.testing.assert_array_equal(found.states, expected.states)
+        np.testing.assert_array_equal(found.starts, expected.starts)
+        np.testing.assert_allclose(found.score, expected.score, rtol=1e-6)
+        mapped = jax.vmap(lambda x, y, t, s: ctcx.ctc_align(x, y, t, s))(*arrays)
+        np.testing.assert_array_equal(mapped.states, expected.states)
+        slope = jax.grad(lambda x: ctcx.ctc_align(x, *arrays[1:], infeasible="empty").score.sum())
+        assert not slope(arrays[0]).any()
+
+
+def test_in_torch_operators():
+    logits, labels, frames, counts = map(torch.tensor, random_problem(5, 3, 40, 6, 5))
+    options = {"wildcards": {-2: ({1, 2}, -1.0), -3: ("any", 0.0)}, "free_ends": (-1.0, -2.0)}
+    labels[0, 0], labels[1, 1] = -2, -3
+    expected = ctcx.ctc_align(logits, labels, frames, counts, infeasible="empty", **options)
+
+    def call(*arrays):
+        return ctcx.ctc_align(*arrays, infeasible="empty", **options)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    for found in (
+        compiled(logits, labels, frames, counts),
+        torch.func.vmap(call)(logits, labels, frames, counts),
+    ):
+        for name in ctcx.Alignment._fields:
+            torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    logits.requires_grad_()
+    assert not call(logits, labels, frames, counts).score.requires_grad
+
+
+def test_the_example_doubts_the_lines_that_were_misread(capsys):
+    runpy.run_path(str(ROOT / "docs/examples/align_lines.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert printed.count("fits") == 6
+    assert printed.count("in doubt") == 2
+    assert "  k  " in printed
