@@ -30,8 +30,8 @@ class Check:
         Of the function, ``check_...``.
     function : callable
         Takes a subject; returns if all is well.
-    operation : str
-        It is run on backends that offer a kernel for this.
+    operations : frozenset of str
+        It is run on backends that offer a kernel for any of these.
     requires : frozenset of Feature
         It is run on backends that declare all of these.
     dtypes : frozenset of str
@@ -46,7 +46,7 @@ class Check:
 
     name: str
     function: CheckFunction
-    operation: str
+    operations: frozenset[str]
     requires: frozenset[Feature]
     dtypes: frozenset[str]
     jit: bool
@@ -62,8 +62,8 @@ class Check:
         self, backend: Backend, namespace: Namespace, dtype: str, *, slow: bool
     ) -> str | None:
         """Return why it isn't run on this backend, library and dtype; None if it is."""
-        if self.operation not in backend.kernels:
-            return f"{backend.name} offers no kernel for {self.operation}"
+        if not self.operations & backend.kernels.keys():
+            return f"{backend.name} offers no kernel for {' or '.join(sorted(self.operations))}"
         if missing := self.requires - backend.features:
             names = ", ".join(sorted(feature.name for feature in missing))
             return f"{backend.name} doesn't declare {names}"
@@ -81,20 +81,20 @@ _CHECKS: dict[str, Check] = {}
 
 def check(
     *,
-    operation: str = "loss",
+    operation: str | None = None,
     requires: Collection[Feature] = (),
     dtypes: Collection[str] = ("float32", "float64", *_HALF),
     jit: bool = False,
     slow: bool = False,
     provisional: bool = False,
 ) -> Callable[[CheckFunction], CheckFunction]:
-    """Register a function as a check; see :class:`Check`."""
+    """Register a function as a check, of the loss if no operation is named; see :class:`Check`."""
 
     def register(function: CheckFunction) -> CheckFunction:
         _CHECKS[function.__name__] = Check(
             name=function.__name__,
             function=function,
-            operation=operation,
+            operations=frozenset([operation] if operation else ["loss", "loss_and_grad"]),
             requires=frozenset(requires),
             dtypes=frozenset(dtypes),
             jit=jit,
