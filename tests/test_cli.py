@@ -600,6 +600,15 @@ def test_tolerances_are_wide_enough_for_float32_and_no_wider_than_printed_digits
 # backends and doctor
 
 
+def variables_of_plugins():
+    """Variables in what the users of this project's plugins read; none where only ctcx is there."""
+    pages = [*ROOT.glob("backends/*/README.md"), *ROOT.glob("docs/*-kernel.md")]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    # Not those of tests, and what ctcx itself reads.
+    others = "TEST_|CPU_FUZZ_|BACKEND|DISABLE|STRICT"
+    return sorted(set(re.findall(rf"`(CTCX_(?!{others})\w+)(?:=\w+)?`", text)))
+
+
 def test_backends(planted):
     ended = planted("backends")
     assert ended.code == 0
@@ -611,6 +620,13 @@ def test_backends(planted):
     assert found["elsewhere"]["status"] == "unusable"
     assert found["elsewhere"]["reason"].startswith("it needs a machine")
     assert found["loss-only"]["features"] == []
+
+
+@pytest.mark.parametrize("name", variables_of_plugins())
+def test_doctor_knows_the_variables_that_the_plugins_document(planted, name):
+    ended = planted("doctor", **{name: "1"})
+    assert "means nothing" not in ended.out
+    assert re.search(rf"{name} +1 +for kernels", ended.out)
 
 
 def test_doctor(planted):

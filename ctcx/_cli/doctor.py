@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["doctor_command"]
 
 _VARIABLES = (VARIABLE, DISABLE, STRICT, REQUIRED, SLOW, DRAW, SEED, THOROUGH)
-_OF_PLUGINS = ("CTCX_NUM_THREADS",)
+_OF_PLUGINS = ("CTCX_NUM_THREADS", "CTCX_CPU_INSTRUCTIONS", "CTCX_CUDA_SCRATCH_MIB")
 """Variables that mean something to the plugins of this project."""
 
 
@@ -258,5 +258,7 @@ def _verdict(found: _Diagnosis) -> RenderableType:
 def _note(name: str) -> str:
     if name in _VARIABLES:
         return ""
-    close = get_close_matches(name, _VARIABLES, n=1)
+    if name in _OF_PLUGINS:
+        return "for kernels"
+    close = get_close_matches(name, _VARIABLES + _OF_PLUGINS, n=1)
     return "means nothing to ctcx" + (f"; is it {close[0]}?" if close else "")

@@ -138,6 +138,32 @@ for n, t, c, s, scale in (3, 40, 5, 12, 2), (2, 200, 70, 60, 30), (1, 300, 700, 
         pytest.skip(f"this processor has no {instructions}")
 
 
+def test_a_misspelt_instruction_set_is_told():
+    code = """
+import warnings
+import numpy as np, ctcx
+x, y = np.zeros((1, 5, 3), "f4"), [[1]]
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    ctcx.ctc_loss(x, y), ctcx.ctc_loss(x, y)
+print([str(one.message) for one in told])
+try:
+    ctcx.ctc_loss(x, y, backend="cpu")
+except ctcx.BackendError as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"CTCX_CPU_INSTRUCTIONS": "AVX2", "CTCX_STRICT_PLUGINS": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    told = "CTCX_CPU_INSTRUCTIONS must be one of baseline, avx2, avx512, neon, got 'AVX2'"
+    assert [told in line for line in run.stdout.splitlines()[:2]] == [True, True]
+
+
 def test_what_arrays_do_not_fit_is_an_error():
     from ctcx_cpu import _native
 
