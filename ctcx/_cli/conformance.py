@@ -79,7 +79,7 @@ def conformance_command(
     ] = None,
     failures: Annotated[
         str,
-        typer.Option(metavar="DIR", help="Where to write drawn problems that come out wrong."),
+        typer.Option(metavar="DIR", help="Where to write problems that come out wrong."),
     ] = FAILURES,
     command: Annotated[
         str | None,
@@ -96,6 +96,10 @@ def conformance_command(
         str | None,
         typer.Option(metavar="DIR", help="Judge the answers.ndjson in a folder of --export."),
     ] = None,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Show every problem that a program got wrong, not one example."),
+    ] = False,
     list_checks: Annotated[
         bool, typer.Option("--list", help="Say what each check proves, and run none.")
     ] = False,
@@ -121,7 +125,9 @@ def conformance_command(
         raise typer.BadParameter(msg, param_hint="NAME, --command, --judge")
     if name is None:
         has_library = bool(library or device)
-        report = _external(command, judge, check, dtype, time_limit, has_library=has_library)
+        report = _external(
+            command, judge, check, dtype, time_limit, failures, has_library=has_library
+        )
     else:
         checks = [one if one.startswith("check_") else f"check_{one}" for one in check or ()]
         report = _run(
@@ -138,7 +144,7 @@ def conformance_command(
             replay=replay,
         )
     if json_file != "-":
-        _print(report)
+        _print(report, everything=everything)
     if json_file is not None:
         write_json(json_file, report.to_json())
     raise typer.Exit(0 if report.passed else 1)
@@ -150,6 +156,7 @@ def _external(
     check: list[str] | None,
     dtypes: list[str] | None,
     time_limit: float,
+    failures: str,
     *,
     has_library: bool,
 ) -> Report:
@@ -168,11 +175,16 @@ def _external(
         if check:
             msg = "a folder is judged as a whole"
             raise typer.BadParameter(msg, param_hint="--check")
-        return check_answers(judge, dtype=dtype)
+        return check_answers(judge, dtype=dtype, failures=failures)
     assert command is not None  # noqa: S101 - one of the two was given
     with _progress(len(chosen(check or None))) as progress:
         return run_command(
-            command, dtype=dtype, only=check or None, time_limit=time_limit, progress=progress
+            command,
+            dtype=dtype,
+            only=check or None,
+            time_limit=time_limit,
+            failures=failures,
+            progress=progress,
         )
 
 
@@ -268,7 +280,7 @@ def _print_checks() -> None:
         show(Text(one.name, style="bold"), Padding(Text(about), (0, 0, 0, 4)))
 
 
-def _print(report: Report) -> None:
+def _print(report: Report, *, everything: bool) -> None:
     style = "bold green" if report.passed else "bold red"
     verdict = "PASSED" if report.passed else "FAILED"
     counts = report.counts
@@ -282,6 +294,8 @@ def _print(report: Report) -> None:
     )
     if report.problems:
         show(bullets([("failed", "", problem) for problem in report.problems]))
+    if report.verdict:
+        _print_verdict(report)
     if report.results:
         show(heading("What was run"), _subjects(report.results))
     if report.not_run:
@@ -290,12 +304,34 @@ def _print(report: Report) -> None:
     for status, title in (("skipped", "Checks skipped"), ("passed", "Checks run in part")):
         if lines := _grouped(report.results, status):
             show(heading(title), bullets(lines))
-    for group in _same(report.results):
+    _print_failures(report, everything=everything)
+
+
+def _print_failures(report: Report, *, everything: bool) -> None:
+    """Print what did not pass; of a program with one mistake only the names of the problems."""
+    bad = _same(report.results)
+    if report.verdict and not everything:
+        quiet = [group for group in bad if all(one.status == "failed" for one in group)]
+        bad = [group for group in bad if group not in quiet]
+        names = [one.check for group in quiet for one in group]
+        if names:
+            show(Text(f"\n{len(names)} problems failed: {', '.join(names)}. --all shows each."))
+    for group in bad:
         show(Text(""))
         for result in group:
             note = " (provisional: doesn't count yet)" if result.provisional else ""
             show(Text.assemble(styled(result.status), f"{note}: {_where(result)}"))
         show(Padding(Text(group[0].message), (0, 0, 0, 4)))
+
+
+def _print_verdict(report: Report) -> None:
+    """Say what is wrong with a program, and show it on one example."""
+    show(Text(f"\n{report.verdict}", style="bold"))
+    if report.explanation:
+        show(Text(report.explanation))
+    show(heading("One example"), Text(report.example))
+    if report.command:
+        show(Text(f"look at it: {report.command}"))
 
 
 def _subjects(results: Iterable[Result]) -> Table:

@@ -90,7 +90,8 @@ def diagnose_command(
         write_json(json_file, as_json(view))
     if "-" not in {json_file, html}:
         _print(view, shown)
-    raise typer.Exit(0 if view.divergence is None and view.mistake is None else 1)
+    wrong = view.divergence is not None or (view.diagnosis is not None and view.diagnosis.wrong)
+    raise typer.Exit(1 if wrong else 0)
 
 
 def _find(given: str) -> Fixture:
@@ -166,11 +167,12 @@ def _print_verdict(view: SequenceInspection) -> None:
         show(line)
     else:
         show(Text.assemble(("first wrong number", "bold red"), f": {view.divergence}"))
-    if view.mistake is not None:
-        told = f"likely mistake ({view.mistake.name}): {view.mistake.sentence}"
-        show(Text(told, style="bold"))
+    said = view.diagnosis
+    if said is not None and said.mistakes:
+        names = " or ".join(mistake.name for mistake in said.mistakes)
+        show(Text(f"likely mistake ({names}): {said.explanation}", style="bold"))
     elif view.divergence is not None:
-        show(Text("no known mistake gives these numbers"))
+        show(Text("unknown mistake: no known one gives these numbers"))
 
 
 def _table(values: NDArray[np.float64], columns: Sequence[str], frames: Sequence[int]) -> Table:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from ctcx._diagnosis.answer import QUANTITIES, Answer, read_answer
 from ctcx._diagnosis.best_path import best_path
 from ctcx._diagnosis.divergence import Divergence, first_divergence
-from ctcx._diagnosis.mistakes import MISTAKES, diagnose
+from ctcx._diagnosis.mistakes import MISTAKES, Diagnosis, diagnose
 
 __all__ = [
     "MISTAKES",
     "QUANTITIES",
     "Answer",
+    "Diagnosis",
     "Divergence",
     "best_path",
     "diagnose",

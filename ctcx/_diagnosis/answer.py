@@ -21,7 +21,7 @@ __all__ = ["QUANTITIES", "Answer", "read_answer"]
 Answer: TypeAlias = "dict[str, NDArray[np.float64]]"
 """Some of :data:`QUANTITIES`, batch-major and shaped as in the fixture."""
 
-QUANTITIES = ("softmax", "log_softmax", "alpha", "beta", "occupancy", "gradient", "loss")
+QUANTITIES = ("softmax", "log_softmax", "alpha", "loss", "beta", "occupancy", "gradient")
 """What may be compared, in the order in which it is computed."""
 
 

@@ -68,7 +68,7 @@ def page(view: SequenceInspection) -> str:
             "column": divergence.column,
             "text": str(divergence),
         },
-        "diagnosis": None if view.mistake is None else view.mistake.sentence,
+        "diagnosis": view.diagnosis.explanation or None if view.diagnosis else None,
     }
     text = (files("ctcx._diagnosis") / "page.html").read_text(encoding="utf-8")
     # "</script>" in a name must not end the script.

@@ -1,16 +1,18 @@
 """Mistakes that implementations of CTC make, recognised by computing what they would give.
 
-Every mistake is a hypothesis: the same problem, computed with that mistake. If its numbers are
-those of the answer in every sequence, and the right ones are not, it is named.
+Every mistake is a hypothesis: the same problems, computed with that mistake. It is named if its
+numbers are those of the answers wherever they are wrong, and if no answer is right where it would
+be wrong. All problems are looked at together: one may have the same numbers by coincidence.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ctcx._diagnosis import hypotheses as h
 from ctcx._diagnosis.divergence import wrong_cells
 from ctcx._reference.tolerances import TOLERANCES
 
@@ -22,190 +24,7 @@ if TYPE_CHECKING:
     from ctcx._diagnosis.answer import Answer
     from ctcx.fixtures._fixture import Fixture
 
-__all__ = ["MISTAKES", "Mistake", "diagnose"]
-
-
-class _Hypothesis(NamedTuple):
-    """What one way of making a mistake gives for one sequence."""
-
-    loss: float
-    gradients: tuple[NDArray[np.float64], ...]
-    """(T, C) each, as wide as the padded batch: several ways to go on from the same loss."""
-
-
-@dataclass(frozen=True, eq=False)
-class _PaddedSequence:
-    """One sequence with its padding."""
-
-    logits: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    frames: int
-    count: int
-    blank: int
-
-    def run(
-        self,
-        log_probs: NDArray[np.float64] | None = None,
-        *,
-        labels: NDArray[np.int64] | None = None,
-        blank: int | None = None,
-        frames: int | None = None,
-        skip: bool | None = None,
-        starts: Sequence[int] = (0, 1),
-        ends: Sequence[int] = (-1, -2),
-    ) -> _Hypothesis:
-        """Return loss and the usual gradient of the recursion, with something changed.
-
-        ``skip`` is True for always and False for never.
-        """
-        frames = self.frames if frames is None else frames
-        if log_probs is None:
-            log_probs = _log_softmax(self.logits)
-        labels = self.labels[: self.count] if labels is None else labels
-        blank = self.blank if blank is None else blank
-        loss, occupancy = _forward_backward(
-            log_probs[:frames], labels, blank, skip=skip, starts=starts, ends=ends
-        )
-        full = np.zeros(self.logits.shape)
-        full[:frames] = occupancy
-        if not np.isfinite(loss):
-            return _Hypothesis(loss, (full,))
-        used = (np.arange(len(full)) < frames)[:, None]
-        with np.errstate(over="ignore"):
-            of_probs = np.where(used, np.exp(log_probs) - full, 0.0)
-        of_logits = np.where(used, np.exp(_log_softmax(self.logits)) - full, 0.0)
-        return _Hypothesis(loss, (of_probs, of_logits, -full))
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    top = logits.max(axis=-1, keepdims=True)
-    shifted = logits - np.where(np.isneginf(top), 0.0, top)
-    with np.errstate(divide="ignore"):
-        total = np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    result: NDArray[np.float64] = shifted - np.where(np.isneginf(total), 0.0, total)
-    return result
-
-
-def _forward_backward(
-    log_probs: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    blank: int,
-    *,
-    skip: bool | None,
-    starts: Sequence[int],
-    ends: Sequence[int],
-) -> tuple[float, NDArray[np.float64]]:
-    """Return the loss, and the occupancy of each class, (T, C)."""
-    by_class = np.zeros(log_probs.shape)
-    states = np.full(2 * len(labels) + 1, blank)
-    states[1::2] = labels
-    width = len(states)
-    skips = np.zeros(width, dtype=np.bool_)
-    skips[3::2] = labels[1:] != labels[:-1] if skip is None else skip
-    if not len(log_probs):
-        return (np.inf if len(labels) else 0.0), by_class
-    emission = log_probs[:, states]
-    alpha, beta = np.full(emission.shape, -np.inf), np.full(emission.shape, -np.inf)
-    first = [s for s in starts if s < width]
-    last = [width + s for s in ends if width + s >= 0]
-    alpha[0, first] = emission[0, first]
-    for t in range(1, len(alpha)):
-        alpha[t] = _step(alpha[t - 1], skips) + emission[t]
-    beta[-1, last] = 0.0
-    back = np.zeros_like(skips)
-    back[2:] = skips[2:][::-1]
-    for t in range(len(beta) - 2, -1, -1):
-        beta[t] = _step((beta[t + 1] + emission[t + 1])[::-1], back)[::-1]
-    loss = -float(np.logaddexp.reduce(alpha[-1, last]))
-    if np.isfinite(loss):
-        occupancy = np.exp(alpha + beta + loss)
-        for s, state in enumerate(states):
-            by_class[:, state] += occupancy[:, s]
-    return loss, by_class
-
-
-def _step(values: NDArray[np.float64], skips: NDArray[np.bool_]) -> NDArray[np.float64]:
-    total = values.copy()
-    total[1:] = np.logaddexp(total[1:], values[:-1])
-    total[2:] = np.where(skips[2:], np.logaddexp(total[2:], values[:-2]), total[2:])
-    return total
-
-
-def _wrong_blank(one: _PaddedSequence) -> Iterator[_Hypothesis]:
-    for blank in sorted({0, one.logits.shape[1] - 1} - {one.blank}):
-        yield one.run(blank=blank)
-
-
-def _repeat_allowed(one: _PaddedSequence) -> Iterator[_Hypothesis]:
-    yield one.run(skip=True)
-
-
-def _no_skip(one: _PaddedSequence) -> Iterator[_Hypothesis]:
-    yield one.run(skip=False)
-
-
-def _no_softmax(one: _PaddedSequence) -> Iterator[_Hypothesis]:
-    raw = one.run(one.logits)
-    yield raw
-    # "Likelihoods" above 1 have a negative loss, which a careful program clips.
-    yield _Hypothesis(max(0.0, raw.loss), raw.gradients)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(np.maximum(one.logits, 0.0))
-    yield one.run(logs)
-
-
-def _two_softmaxes(one: _PaddedSequence) -> Iterator[_Hypothesis]:
-    yield one.run(_log_softmax(np.exp(_log_softmax(one.logits))))
-
-
-def _end_state(one: _PaddedSequence) -> Iterator[_Hypothesis]:
-    yield one.run(ends=(-1,))
-    if one.count:
-        yield one.run(ends=(-2,))
-    else:
-        yield one.run()
-
-
-def _start_state(one: _PaddedSequence) -> Iterator[_Hypothesis]:
-    yield one.run(starts=(0,))
-    yield one.run(starts=(1,) if one.count else (0,))
-
-
-def _shifted(one: _PaddedSequence) -> Iterator[_Hypothesis]:
-    for by in (1, -1):
-        yield one.run(labels=(one.labels[: one.count] + by) % one.logits.shape[1])
-
-
-def _padding(one: _PaddedSequence) -> Iterator[_Hypothesis]:
-    # Outside of the lengths may stand what no softmax takes.
-    logits = np.nan_to_num(one.logits, nan=0.0, posinf=0.0, neginf=-np.inf)
-    whole = replace(one, logits=logits)
-    for changed in (
-        whole.run(frames=len(logits)),
-        whole.run(labels=one.labels),
-        whole.run(frames=len(logits), labels=one.labels),
-    ):
-        yield _Hypothesis(changed.loss, changed.gradients[:2])
-    right = one.run()
-    unmasked = right.gradients[0].copy()
-    unmasked[one.frames :] = np.exp(_log_softmax(logits))[one.frames :]
-    yield _Hypothesis(right.loss, (unmasked,))
-
-
-def _of_log_probs(one: _PaddedSequence) -> Iterator[_Hypothesis]:
-    right = one.run()
-    if not np.isfinite(right.loss):
-        yield right
-        return
-    minus_occupancy = right.gradients[2]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        of_probs = minus_occupancy / np.exp(_log_softmax(one.logits))
-    yield _Hypothesis(right.loss, (minus_occupancy, np.where(minus_occupancy == 0, 0.0, of_probs)))
-
-
-def _minus(one: _PaddedSequence) -> Iterator[_Hypothesis]:
-    right = one.run()
-    yield _Hypothesis(right.loss, (-right.gradients[0],))
+__all__ = ["MISTAKES", "Diagnosis", "Mistake", "diagnose"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,85 +37,337 @@ class Mistake:
         For programs.
     sentence : str
         For people: what is likely wrong, and what would be right.
-    hypotheses : callable or None
-        What it gives for a sequence: always the same number of ways to make it. None if it is told
+    ways : callable or None
+        What it gives for a batch: always the same number of ways to make it. None if it is told
         by a pattern.
     in_loss : bool
-        Whether it is in the loss, so that right losses are evidence against it.
+        Whether it must show in a loss: a right loss with a wrong gradient is no sign of it.
     """
 
     name: str
     sentence: str
-    hypotheses: Callable[[_PaddedSequence], Iterator[_Hypothesis]] | None = None
+    ways: Callable[[h.MistakenBatch], Iterator[h.Way]] | None = None
     in_loss: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What is said of the answers to one or more problems.
+
+    Attributes
+    ----------
+    mistakes : tuple of Mistake
+        What gives these numbers. Empty: none that is known. Several: the problems can't tell them
+        apart.
+    matched, wrong, total : int
+        How many problems the mistake gives all numbers of; how many were answered wrongly, and how
+        many were answered.
+    loss_only : bool
+        Whether the losses are those of the mistake, but no gradient that would follow from them.
+    """
+
+    mistakes: tuple[Mistake, ...] = ()
+    matched: int = 0
+    wrong: int = 0
+    total: int = 0
+    loss_only: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        if not self.wrong:
+            return f"{self.total} of {self.total} problems are right"
+        if not self.mistakes:
+            return f"unknown mistake: no known one gives these numbers in {self.wrong} problems"
+        names = " or ".join(mistake.name for mistake in self.mistakes)
+        what = "the losses of " if self.loss_only else ""
+        return f"{self.matched} of {self.total} problems match {what}{names}"
+
+    @property
+    def explanation(self) -> str:
+        """What the names mean; empty for an unknown mistake."""
+        said = " Or: ".join(mistake.sentence for mistake in self.mistakes)
+        if len(self.mistakes) > 1:
+            said = f"These problems can't tell the following apart. {said}"
+        if self.loss_only:
+            said += " The gradient is wrong in a way that does not follow from it."
+        return said
+
+
+def _way(**change: object) -> h.TransitionRules:
+    return h.TransitionRules(**change)  # type: ignore[arg-type]
 
 
 MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         name="blank-at-wrong-end",
         sentence="The blank is taken to be at the other end of the classes; `blank` says where.",
-        hypotheses=_wrong_blank,
+        ways=h.wrong_blank,
+    ),
+    Mistake(
+        name="blank-off-by-one",
+        sentence="The class beside the blank is taken for the blank; `blank` says which it is, "
+        "counted from 0.",
+        ways=h.blank_beside,
     ),
     Mistake(
         name="repeat-transition-allowed",
         sentence="Equal labels are let follow one another directly: a skip over the blank is only "
         "for labels that differ.",
-        hypotheses=_repeat_allowed,
+        ways=h.lattices(_way(skips="always")),
     ),
     Mistake(
         name="skip-missing",
         sentence="Different labels are not let follow one another directly: the skip over the "
         "blank between them is missing.",
-        hypotheses=_no_skip,
+        ways=h.lattices(_way(skips="never")),
+    ),
+    Mistake(
+        name="skip-rule",
+        sentence="Transitions over a state are allowed where they must not be: only from a label "
+        "to the next label, and only if the two differ. Compare state s with state s - 2.",
+        ways=h.lattices(
+            _way(skips="everywhere"),
+            _way(skips="blanks too"),
+            _way(skips="next label"),
+            _way(skips="label before"),
+            _way(skips="equal"),
+        ),
+    ),
+    Mistake(
+        name="self-loop-missing",
+        sentence="A state can't be held for a second frame: the transition from a state to itself "
+        "is missing.",
+        ways=h.lattices(_way(loops=False)),
+    ),
+    Mistake(
+        name="blanks-missing",
+        sentence="Blanks are missing from the states: one stands before, between and after all "
+        "labels, 2 L + 1 states in all.",
+        ways=h.lattices(
+            _way(blanks="between", starts=(0,), ends=(-1,)),
+            _way(blanks="nowhere", starts=(0,), ends=(-1,)),
+        ),
+    ),
+    Mistake(
+        name="best-path-only",
+        sentence="The best path is taken for the sum over all paths: a maximum stands where "
+        "log-sum-exp belongs.",
+        ways=h.lattices(_way(best=True)),
+    ),
+    Mistake(
+        name="alpha-end-states",
+        sentence="Paths end in the wrong states: they may end in the last label or in the blank "
+        "after it, and in no other state.",
+        ways=h.lattices(
+            _way(ends=(-1,)), _way(ends=(-2,)), _way(ends=None), _way(ends=(-1, -2, -3))
+        ),
+    ),
+    Mistake(
+        name="alpha-start-states",
+        sentence="Paths begin in the wrong states: they may begin with the blank or with the first "
+        "label, and in no other state.",
+        ways=h.lattices(_way(starts=(0,)), _way(starts=(1,)), _way(starts=None)),
     ),
     Mistake(
         name="softmax-missing",
         sentence="The logits are used as if they were probabilities or their logarithms: the "
         "softmax is missing.",
-        hypotheses=_no_softmax,
+        ways=h.no_softmax,
     ),
     Mistake(
         name="softmax-twice",
         sentence="The softmax is applied twice: what goes in are logits, not probabilities.",
-        hypotheses=_two_softmaxes,
+        ways=h.two_softmaxes,
     ),
     Mistake(
-        name="alpha-end-states",
-        sentence="Only one of the two end states counts: paths may end in the last label or in the "
-        "blank after it.",
-        hypotheses=_end_state,
+        name="softmax-over-wrong-axis",
+        sentence="The softmax is taken over the frames or over the sequences: it belongs over the "
+        "classes, the last axis.",
+        ways=h.other_axis,
     ),
     Mistake(
-        name="alpha-start-states",
-        sentence="Only one of the two start states counts: paths may begin with the blank or with "
-        "the first label.",
-        hypotheses=_start_state,
+        name="probabilities-clamped",
+        sentence="A small number is added to the probabilities, or they are clamped from below: "
+        "use log-softmax, which needs neither.",
+        ways=h.clamped,
     ),
     Mistake(
         name="one-hot-shifted",
         sentence="The labels are off by one class: the one-hot rows are shifted, or classes are "
         "counted from 1.",
-        hypotheses=_shifted,
+        ways=h.shifted_labels,
+    ),
+    Mistake(
+        name="repeats-merged",
+        sentence="Equal labels that follow one another are merged before the loss: merging is for "
+        "paths, never for labels.",
+        ways=h.merged_labels,
+    ),
+    Mistake(
+        name="label-dropped",
+        sentence="The first or the last label of each sequence is left out.",
+        ways=h.dropped_label,
+    ),
+    Mistake(
+        name="frame-dropped",
+        sentence="The first or the last frame of each sequence is left out.",
+        ways=h.dropped_frame,
+    ),
+    Mistake(
+        name="time-reversed",
+        sentence="Frames or labels are in reverse order, in the input or in the gradient.",
+        ways=h.reversed_labels,
+        in_loss=False,
+    ),
+    Mistake(
+        name="axes-swapped",
+        sentence="The logits are read in another order of their axes: they are sequences, frames, "
+        "classes; transpose, do not reshape.",
+        ways=h.swapped_axes,
+    ),
+    Mistake(
+        name="gradient-axes-swapped",
+        sentence="The gradient is stored in another order of its axes: it has the shape of the "
+        "logits; transpose, do not reshape.",
+        ways=h.swapped_gradient,
+        in_loss=False,
     ),
     Mistake(
         name="padding-not-masked",
         sentence="What stands past a length is used: mask frames from `logit_lengths` on, labels "
         "from `label_lengths` on, and the gradient there is 0.",
-        hypotheses=_padding,
+        ways=h.padding,
         in_loss=False,
+    ),
+    Mistake(
+        name="loss-divided-by-labels",
+        sentence="The loss is divided by the number of labels, as a mean per label: each loss is "
+        "asked for as it is.",
+        ways=h.loss_by_labels,
+    ),
+    Mistake(
+        name="loss-divided-by-frames",
+        sentence="The loss is divided by the number of frames: each loss is asked for as it is.",
+        ways=h.loss_by_frames,
+    ),
+    Mistake(
+        name="loss-divided-by-sequences",
+        sentence="The loss is divided by the number of sequences, as for a mean over the batch: "
+        "each loss is asked for as it is.",
+        ways=h.loss_by_sequences,
+    ),
+    Mistake(
+        name="loss-reduced",
+        sentence="The losses of a batch are summed or averaged: one loss for each sequence is "
+        "asked for.",
+        ways=h.reduced,
+    ),
+    Mistake(
+        name="loss-not-negated",
+        sentence="The loss is minus the natural logarithm of the likelihood: here it has the other "
+        "sign, or no logarithm was taken.",
+        ways=h.loss_of_other_sign,
+    ),
+    Mistake(
+        name="logarithm-base",
+        sentence="The loss is in bits or in decimal digits: nats are asked for, by the natural "
+        "logarithm.",
+        ways=h.other_logarithm,
     ),
     Mistake(
         name="gradient-of-log-probabilities",
         sentence="The gradient is with respect to the (log-)probabilities: that with respect to "
         "the logits is the softmax minus the occupancy.",
-        hypotheses=_of_log_probs,
+        ways=h.of_log_probs,
+        in_loss=False,
+    ),
+    Mistake(
+        name="gradient-through-softmax-twice",
+        sentence="The gradient goes through the derivative of the softmax once too often, or "
+        "through its diagonal alone: softmax minus occupancy is with respect to the logits.",
+        ways=h.softmax_again,
         in_loss=False,
     ),
     Mistake(
         name="gradient-sign",
         sentence="The gradient has the opposite sign: it is that of the log-likelihood.",
-        hypotheses=_minus,
+        ways=h.minus,
         in_loss=False,
+    ),
+    Mistake(
+        name="gradient-divided-by-label-length",
+        sentence="The gradient is divided by the number of labels, and the loss is not: it belongs "
+        "to the loss as it is.",
+        ways=h.gradient_by_labels,
+        in_loss=False,
+    ),
+    Mistake(
+        name="gradient-divided-by-frames",
+        sentence="The gradient is divided by the number of frames, and the loss is not: it belongs "
+        "to the loss as it is.",
+        ways=h.gradient_by_frames,
+        in_loss=False,
+    ),
+    Mistake(
+        name="gradient-divided-by-sequences",
+        sentence="The gradient is divided by the number of sequences, and the loss is not: it "
+        "belongs to the sum of the losses.",
+        ways=h.gradient_by_sequences,
+        in_loss=False,
+    ),
+    Mistake(
+        name="gradient-of-likelihood",
+        sentence="The gradient is that of the likelihood: that of its logarithm is divided by it.",
+        ways=h.gradient_of_likelihood,
+        in_loss=False,
+    ),
+    Mistake(
+        name="gradient-scaled",
+        sentence="The gradient is the right one times a constant, such as 2, 1/2 or ln 2.",
+        ways=h.doubled_gradient,
+        in_loss=False,
+    ),
+    Mistake(
+        name="occupancy-overwritten",
+        sentence="States of the same class overwrite one another's occupancy: those of all states "
+        "of a class, the blanks' too, are added up.",
+        ways=h.overwritten,
+        in_loss=False,
+    ),
+    Mistake(
+        name="occupancy-wrong",
+        sentence="The occupancy is not alpha times beta over the likelihood: not divided by the "
+        "likelihood, with the frame's emission twice or not at all, or of alpha alone.",
+        ways=h.occupancies_wrong,
+        in_loss=False,
+    ),
+    Mistake(
+        name="backward-recursion",
+        sentence="The loss is right and the backward recursion is not: beta goes over the same "
+        "transitions as alpha, from both end states.",
+        ways=h.backward_alone,
+        in_loss=False,
+    ),
+    Mistake(
+        name="half-precision",
+        sentence="All losses are numbers of half precision (float16 or bfloat16): accumulate in "
+        "float32 at least.",
+    ),
+    Mistake(
+        name="underflow",
+        sentence="The loss is inf where the likelihood is too small for a plain number: compute "
+        "with logarithms, or normalise each frame.",
+    ),
+    Mistake(
+        name="infeasible-as-zero",
+        sentence="Labels that can't be emitted get the loss 0, as by `zero_infinity`: their loss "
+        "is +inf and their gradient 0.",
+    ),
+    Mistake(
+        name="infeasible-gradient",
+        sentence="Labels that can't be emitted get a gradient, such as the softmax: it is 0 where "
+        "the loss is +inf.",
     ),
     Mistake(
         name="log-zero-leaks",
@@ -309,97 +380,279 @@ MISTAKES: tuple[Mistake, ...] = (
         "subtracting it.",
     ),
 )
-"""What :func:`diagnose` knows, in the order of precedence."""
+"""What :func:`diagnose` knows."""
 
 _BY_NAME = {mistake.name: mistake for mistake in MISTAKES}
 
+_MOST = 0.8
+"""So much of what is wrong must be explained: long and extreme problems have faults of their own,
+such as underflow."""
 
-def diagnose(fixture: Fixture, answer: Answer, dtype: str) -> Mistake | None:
-    """Return the mistake whose numbers these are; None if they are right or of no known one.
+
+_SMALLEST = 80.0
+"""Minus the logarithm of about the smallest positive float32."""
+
+
+def diagnose(pairs: Sequence[tuple[Fixture, Answer]], dtype: str) -> Diagnosis:
+    """Return the mistake that gives these numbers.
 
     Parameters
     ----------
-    fixture : Fixture
-        The problem.
-    answer : Answer
-        What somebody computed; the loss is needed, and the gradient helps.
+    pairs : sequence of (Fixture, dict)
+        Problems, and what somebody computed; a problem without a loss is not looked at.
     dtype : str
         Whose tolerances hold.
     """
-    if "loss" not in answer:
-        return None
-    wrong = wrong_cells(fixture, answer, "loss", dtype)
-    slope_wrong: NDArray[np.bool_] = np.zeros(len(wrong), dtype=np.bool_)
-    if "gradient" in answer:
-        slope_wrong = np.any(wrong_cells(fixture, answer, "gradient", dtype), axis=(1, 2))
-    if not (wrong | slope_wrong).any():
-        return None
-    feasible = np.asarray(fixture.arrays["feasible"], dtype=np.bool_)
-    partly = None
-    for mistake in MISTAKES:
-        where = wrong if mistake.in_loss else (wrong | slope_wrong) & feasible
-        if mistake.hypotheses is None or not where.any():
+    given = [_Judged.of(fixture, answer, dtype) for fixture, answer in pairs if "loss" in answer]
+    given.sort(key=lambda one: one.batch.logits.size)
+    wrong = sum(one.is_wrong for one in given)
+    if not wrong:
+        return Diagnosis(total=len(given))
+    scores = [
+        (mistake, score)
+        for mistake in MISTAKES
+        if mistake.ways is not None
+        for score in _scores(mistake.ways, given)
+    ]
+    for loss_only in (False, True):
+        accepted = [
+            (mistake, score)
+            for mistake, score in scores
+            if score.loss_only == loss_only
+            and score.accepted
+            and (score.in_losses or not mistake.in_loss)
+        ]
+        if not accepted:
             continue
-        loss_fits, gradient_fits = _fits(fixture, answer, mistake.hypotheses, dtype)
-        if loss_fits and gradient_fits:
-            return mistake
-        if loss_fits and wrong.any():
-            partly = partly or mistake
-    return partly or _by_pattern(fixture, answer, wrong, slope_wrong)
-
-
-def _by_pattern(
-    fixture: Fixture,
-    answer: Answer,
-    wrong: NDArray[np.bool_],
-    slope_wrong: NDArray[np.bool_],
-) -> Mistake | None:
-    if any(np.isnan(values).any() for values in answer.values()):
-        return _BY_NAME["nan"]
-    infeasible = ~np.asarray(fixture.arrays["feasible"], dtype=np.bool_)
-    if infeasible.any() and not ((wrong | slope_wrong) & ~infeasible).any():
-        return _BY_NAME["log-zero-leaks"]
-    return None
-
-
-def _fits(
-    fixture: Fixture,
-    answer: Answer,
-    hypotheses: Callable[[_PaddedSequence], Iterator[_Hypothesis]],
-    dtype: str,
-) -> tuple[bool, bool]:
-    """Return whether some one way to make the mistake gives all losses, and all gradients too."""
-    tolerance = TOLERANCES[dtype]
-    loss_fits: list[bool] = []
-    gradient_fits: list[NDArray[np.bool_]] = []
-    for n in range(fixture.shape[0]):
-        one = _PaddedSequence(
-            np.asarray(fixture.arrays["logits"][n], dtype=np.float64),
-            np.asarray(fixture.arrays["labels"][n], dtype=np.int64),
-            int(fixture.arrays["logit_lengths"][n]),
-            int(fixture.arrays["label_lengths"][n]),
-            fixture.blank,
+        best = max(score.rank for _, score in accepted)
+        first = [(mistake, score) for mistake, score in accepted if score.rank == best]
+        mistakes = tuple({mistake.name: mistake for mistake, _ in first}.values())
+        return Diagnosis(
+            mistakes=mistakes,
+            matched=first[0][1].problems,
+            wrong=wrong,
+            total=len(given),
+            loss_only=loss_only,
         )
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            here = list(hypotheses(one))
-        loss_fits = loss_fits or [True] * len(here)
-        gradient_fits = gradient_fits or [np.ones(3, dtype=np.bool_) for _ in here]
-        for i, hypothesis in enumerate(here):
-            allowed = 10 * float(
-                tolerance.loss(np.array([hypothesis.loss]), np.array([one.frames]))[0]
-            )
-            got = float(answer["loss"][n])
-            # The mistake may also be in what nothing depends on: a loss that stays right is no
-            # evidence against it, and the gradient decides.
-            loss_fits[i] &= got == hypothesis.loss or abs(got - hypothesis.loss) <= allowed
-            if "gradient" in answer:
-                fitting = np.zeros(3, dtype=np.bool_)
-                for j in range(3):
-                    slope = hypothesis.gradients[min(j, len(hypothesis.gradients) - 1)]
-                    with np.errstate(invalid="ignore"):
-                        off = ~(np.abs(answer["gradient"][n] - slope) <= 10 * tolerance.grad)
-                    # log-zero is another mistake: an infeasible sequence may have any gradient
-                    fitting[j] = not off.any() or not np.isfinite(hypothesis.loss)
-                gradient_fits[i] &= fitting
-    both = any(a and b.any() for a, b in zip(loss_fits, gradient_fits, strict=True))
-    return any(loss_fits), both
+    pattern, matched = _by_pattern(given)
+    return Diagnosis(
+        mistakes=() if pattern is None else (pattern,),
+        matched=matched,
+        wrong=wrong,
+        total=len(given),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """A problem and its answer, sequence by sequence."""
+
+    fixture: Fixture
+    answer: Answer
+    batch: h.MistakenBatch
+    dtype: str
+    loss: NDArray[np.float64]
+    gradient: NDArray[np.float64] | None
+    true_loss: NDArray[np.float64]
+    true_gradient: NDArray[np.float64]
+    loss_wrong: NDArray[np.bool_]
+    gradient_wrong: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, fixture: Fixture, answer: Answer, dtype: str) -> _Judged:
+        loss_wrong = wrong_cells(fixture, answer, "loss", dtype)
+        gradient_wrong = np.zeros_like(loss_wrong)
+        if "gradient" in answer:
+            gradient_wrong = np.any(wrong_cells(fixture, answer, "gradient", dtype), axis=(1, 2))
+        return cls(
+            fixture=fixture,
+            answer=answer,
+            batch=h.MistakenBatch.of(fixture),
+            dtype=dtype,
+            loss=answer["loss"],
+            gradient=answer.get("gradient"),
+            true_loss=np.asarray(fixture.arrays["loss"], dtype=np.float64),
+            true_gradient=np.asarray(fixture.arrays["gradient"], dtype=np.float64),
+            loss_wrong=loss_wrong,
+            gradient_wrong=gradient_wrong,
+        )
+
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        return self.loss_wrong | self.gradient_wrong
+
+    @property
+    def is_wrong(self) -> bool:
+        return bool(self.wrong.any())
+
+    @property
+    def impossible(self) -> NDArray[np.bool_]:
+        """Whose labels no path emits."""
+        return ~np.isfinite(self.true_loss)
+
+    @property
+    def undefined(self) -> NDArray[np.bool_]:
+        """Who has NaN for a loss or in the gradient."""
+        result: NDArray[np.bool_] = np.isnan(self.loss)
+        if self.gradient is not None:
+            result |= np.isnan(self.gradient).any(axis=(1, 2))
+        return result
+
+    @property
+    def underflown(self) -> NDArray[np.bool_]:
+        """Whose likelihood is too small for a plain number, and taken for 0."""
+        lost = np.isposinf(self.loss) & np.isfinite(self.true_loss) & (self.true_loss > _SMALLEST)
+        if self.gradient is None:
+            return lost
+        empty = ~np.any(self.gradient, axis=(1, 2)) | self.same_gradient(
+            self.gradient, self.batch.softmax
+        )
+        result: NDArray[np.bool_] = lost | (
+            empty & np.isfinite(self.true_loss) & (self.true_loss > _SMALLEST)
+        )
+        return result
+
+    def same_loss(self, one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return where two losses are the same by ten times the tolerance."""
+        allowed = 10 * TOLERANCES[self.dtype].loss(other, self.batch.frames)
+        with np.errstate(invalid="ignore"):
+            result: NDArray[np.bool_] = (one == other) | (np.abs(one - other) <= allowed)
+        return result
+
+    def same_gradient(
+        self, one: NDArray[np.float64], other: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Return for which sequences two gradients are the same by ten times the tolerance.
+
+        It is relative where a mistake makes the gradient larger than it can be.
+        """
+        grad = 10 * TOLERANCES[self.dtype].grad
+        with np.errstate(invalid="ignore", over="ignore"):
+            allowed = grad * np.maximum(1.0, np.abs(other))
+            near = (np.abs(one - other) <= allowed) | (one == other)
+        result: NDArray[np.bool_] = near.all(axis=(1, 2))
+        return result
+
+
+@dataclass(eq=False)
+class _Score:
+    """How well one way of one mistake explains the answers."""
+
+    loss_only: bool
+    explained: int = 0
+    unexplained: int = 0
+    problems: int = 0
+    refuted: bool = False
+    in_losses: int = 0
+
+    @property
+    def accepted(self) -> bool:
+        enough = self.explained >= _MOST * (self.explained + self.unexplained)
+        return not self.refuted and self.explained > 0 and enough
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return self.explained, self.problems
+
+    def add(
+        self,
+        wrong: NDArray[np.bool_],
+        same: NDArray[np.bool_],
+        differs: NDArray[np.bool_],
+        loss_differs: NDArray[np.bool_],
+        said: NDArray[np.bool_],
+    ) -> None:
+        """Count a problem: who is wrong, like the mistake, and where that differs from right."""
+        # An answer that is right where the mistake would not be: it is another one.
+        if (said & differs & ~wrong & ~same).any():
+            self.refuted = True
+        self.explained += int((said & wrong & same & differs).sum())
+        self.in_losses += int((said & wrong & same & loss_differs).sum())
+        self.unexplained += int((said & wrong & ~same).sum())
+        self.problems += bool((same | ~said).all())
+
+
+def _scores(
+    ways: Callable[[h.MistakenBatch], Iterator[h.Way]], given: Sequence[_Judged]
+) -> list[_Score]:
+    """Return a score for each way and each gradient of a mistake, and for its losses alone."""
+    scores: list[list[_Score]] = []
+    for one in given:
+        with np.errstate(all="ignore"):
+            found = list(ways(one.batch))
+        if not scores:
+            scores = [
+                [_Score(loss_only=False) for _ in way.gradients] + [_Score(loss_only=True)]
+                for way in found
+            ]
+        for way, row in zip(found, scores, strict=True):
+            _count(one, way, row)
+        if all(score.refuted for row in scores for score in row):
+            return []
+    return [score for row in scores for score in row]
+
+
+def _count(one: _Judged, way: h.Way, row: list[_Score]) -> None:
+    said = ~np.isnan(way.loss)
+    # Where the mistake makes labels impossible, or they are, a program may say anything but the
+    # right number: how it stands for log(0) is another matter.
+    gone = np.isposinf(way.loss)
+    same_loss = one.same_loss(one.loss, way.loss)
+    loss_differs = ~one.same_loss(way.loss, one.true_loss)
+    both_gone = gone & np.isposinf(one.loss) & ~one.impossible
+    loose = gone & (one.loss_wrong | one.impossible) & ~both_gone
+    *gradients, loss_alone = row
+    if not loss_alone.refuted:
+        loss_alone.add(one.loss_wrong & ~loose, same_loss | loose, loss_differs, loss_differs, said)
+    for j, score in enumerate(gradients):
+        if score.refuted:
+            continue
+        if one.gradient is None:
+            score.add(one.loss_wrong & ~loose, same_loss | loose, loss_differs, loss_differs, said)
+            continue
+        slope = way.gradients[min(j, len(way.gradients) - 1)]
+        same = same_loss & (one.same_gradient(one.gradient, slope) | both_gone)
+        differs = loss_differs | ~one.same_gradient(slope, one.true_gradient)
+        differs &= ~(one.impossible & gone)
+        score.add(one.wrong & ~loose, same | loose, differs, loss_differs, said)
+
+
+def _by_pattern(given: Sequence[_Judged]) -> tuple[Mistake | None, int]:
+    """Return a mistake that is known by what comes out, and of how many problems."""
+    undefined = [one.undefined & one.wrong for one in given]
+    if any(places.any() for places in undefined) and all(
+        (places | one.underflown | one.impossible)[one.wrong].all()
+        for one, places in zip(given, undefined, strict=True)
+    ):
+        return _BY_NAME["nan"], len(given)
+    if half := _half_precision(given):
+        return half, len(given)
+    elsewhere = [one.wrong & ~one.impossible for one in given]
+    under = [one.underflown for one in given]
+    left = [bool((a & ~b).any()) for a, b in zip(elsewhere, under, strict=True)]
+    if any(left):
+        return None, 0
+    losses = np.concatenate([one.loss[one.wrong & one.impossible] for one in given])
+    matched = sum(not places.any() for places in elsewhere)
+    if not losses.size:
+        return _BY_NAME["underflow"], len(given)
+    if np.isposinf(losses).all():
+        return _BY_NAME["infeasible-gradient"], matched
+    return _BY_NAME["infeasible-as-zero" if (losses == 0).all() else "log-zero-leaks"], matched
+
+
+def _half_precision(given: Sequence[_Judged]) -> Mistake | None:
+    """Tell losses that are near the right ones and have no more digits than half precision."""
+    there = [np.isfinite(one.loss) & (one.loss != 0) for one in given]
+    losses = np.concatenate([one.loss[places] for one, places in zip(given, there, strict=True)])
+    truth = np.concatenate(
+        [one.true_loss[places] for one, places in zip(given, there, strict=True)]
+    )
+    if len(losses) < 2 or not np.all(np.abs(losses - truth) <= 0.1 * np.abs(truth) + 0.1):
+        return None
+    with np.errstate(over="ignore"):
+        half = losses.astype(np.float16).astype(np.float64) == losses
+        single = losses.astype(np.float32)
+    # A bfloat16 is a float32 whose last 16 bits are 0.
+    brain = (single.view(np.uint32) & 0xFFFF == 0) & (single.astype(np.float64) == losses)
+    return _BY_NAME["half-precision"] if half.all() or brain.all() else None

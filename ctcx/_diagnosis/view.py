@@ -16,7 +16,7 @@ from ctcx.fixtures._text import JSON, array_text
 if TYPE_CHECKING:
     from ctcx._diagnosis.answer import Answer
     from ctcx._diagnosis.divergence import Divergence
-    from ctcx._diagnosis.mistakes import Mistake
+    from ctcx._diagnosis.mistakes import Diagnosis
     from ctcx._reference.lattice import Lattice
     from ctcx.fixtures._fixture import Fixture
 
@@ -46,7 +46,7 @@ class SequenceInspection:
         What another implementation says about the whole fixture.
     divergence : Divergence or None
         Where that first goes wrong in this sequence.
-    mistake : Mistake or None
+    diagnosis : Diagnosis or None
         What it probably does.
     """
 
@@ -57,7 +57,7 @@ class SequenceInspection:
     dtype: str
     answer: Answer | None = None
     divergence: Divergence | None = None
-    mistake: Mistake | None = None
+    diagnosis: Diagnosis | None = None
 
 
 def inspect_sequence(
@@ -99,7 +99,7 @@ def inspect_sequence(
         dtype=dtype,
         answer=answer,
         divergence=found.get(sequence),
-        mistake=None if answer is None else diagnose(fixture, answer, dtype),
+        diagnosis=None if answer is None else diagnose([(fixture, answer)], dtype),
     )
 
 
@@ -133,12 +133,17 @@ def as_json(view: SequenceInspection) -> str:
                 "expected": _plain(divergence.expected),
                 "count": divergence.count,
             },
-            "mistake": None if view.mistake is None else view.mistake.name,
-            "sentence": None if view.mistake is None else view.mistake.sentence,
+            "verdict": None if view.diagnosis is None else view.diagnosis.verdict,
+            "mistakes": [] if view.diagnosis is None else _names(view.diagnosis),
+            "sentence": None if view.diagnosis is None else view.diagnosis.explanation or None,
         }
     members = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in facts.items()]
     members += [f'"{name}": {array_text(getattr(lattice, name), JSON)}' for name in _ARRAYS]
     return "{" + ",\n".join(members) + "}"
+
+
+def _names(diagnosis: Diagnosis) -> list[str]:
+    return [mistake.name for mistake in diagnosis.mistakes]
 
 
 def _plain(value: float) -> float | str:

@@ -46,6 +46,16 @@ class Report:
         Of the checks.
     kind : str
         What was tested: ``"backend"``; ``"program"`` or ``"file"`` for other languages.
+    verdict : str
+        Of a program with wrong numbers: the mistake that gives them, and in how many problems.
+    mistakes : tuple of str
+        Its name; several that the problems can't tell apart; none if no known one gives them.
+    explanation : str
+        What the verdict means, and what would be right.
+    example : str
+        The first wrong number of the smallest problem that is wrong, in the order of computation.
+    command : str
+        Shows that problem from inside; empty if no files were written for it.
     """
 
     backend: str
@@ -56,6 +66,11 @@ class Report:
     versions: dict[str, str] = field(default_factory=dict)
     kit_version: str = KIT_VERSION
     kind: str = "backend"
+    verdict: str = ""
+    mistakes: tuple[str, ...] = ()
+    explanation: str = ""
+    example: str = ""
+    command: str = ""
 
     @property
     def passed(self) -> bool:
@@ -76,6 +91,7 @@ class Report:
         kit = f"conformance kit {self.kit_version}"
         lines = [f"{verdict}: {who}, {kit}: {counted or 'nothing run'}"]
         lines += [f"  problem: {problem}" for problem in self.problems]
+        lines += [f"  {line}" for line in (self.verdict, self.explanation) if line]
         lines += self._by_subject()
         lines += [f"  not run: {what}: {why}" for what, why in self.not_run.items()]
         lines += self._skipped()
@@ -101,6 +117,11 @@ class Report:
                 "problems": list(self.problems),
                 "not_run": self.not_run,
                 "versions": self.versions,
+                "verdict": self.verdict,
+                "mistakes": list(self.mistakes),
+                "explanation": self.explanation,
+                "example": self.example,
+                "command": self.command,
                 "results": [result.as_dict() for result in self.results],
             },
             indent=2,

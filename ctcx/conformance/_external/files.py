@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctcx._errors import CTCInputError
 from ctcx._files import replaced
-from ctcx.conformance._external.judging import judge, result
+from ctcx.conformance._external.judging import Answers, result
 from ctcx.conformance._external.problems import problem_line, problems
 from ctcx.conformance._external.run import as_report, check_dtype
 from ctcx.fixtures import save
@@ -53,7 +53,12 @@ def export_problems(directory: str | os.PathLike[str]) -> list[Path]:
     return [folder / _PROBLEMS, folder / _FIXTURES]
 
 
-def check_answers(directory: str | os.PathLike[str], *, dtype: str = "float32") -> Report:
+def check_answers(
+    directory: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    failures: str | os.PathLike[str] | None = None,
+) -> Report:
     """Judge ``answers.ndjson``, which holds the answers to ``problems.ndjson``.
 
     Parameters
@@ -63,6 +68,8 @@ def check_answers(directory: str | os.PathLike[str], *, dtype: str = "float32") 
         order.
     dtype : str
         Whose tolerances hold.
+    failures : path, optional
+        Folder for the files of one problem that was answered wrongly; default: none are written.
 
     Returns
     -------
@@ -83,6 +90,7 @@ def check_answers(directory: str | os.PathLike[str], *, dtype: str = "float32") 
         )
         raise CTCInputError(msg, argument="directory", value=str(directory))
     answers = _answers(folder / _ANSWERS)
+    judged = Answers(dtype)
     results = []
     for fixture in problems():
         if dtype not in fixture.tolerances:
@@ -91,9 +99,9 @@ def check_answers(directory: str | os.PathLike[str], *, dtype: str = "float32") 
             message = f"{_ANSWERS} has no answer with this id"
             results.append(result(fixture, "file", dtype, "failed", message))
         else:
-            status, message = judge(fixture, answers[fixture.name], dtype)
+            status, message = judged.judge(fixture, answers[fixture.name])
             results.append(result(fixture, "file", dtype, status, message))
-    return as_report(str(folder / _ANSWERS), "file", results)
+    return as_report(str(folder / _ANSWERS), "file", results, judged, failures)
 
 
 def _lines() -> bytes:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from ctcx._errors import CTCInputError
 from ctcx._reference.tolerances import TOLERANCES
-from ctcx.conformance._external.judging import judge, result
+from ctcx.conformance._external.judging import Answers, result
 from ctcx.conformance._external.problems import PROTOCOL, chosen, problem_line
 from ctcx.conformance._external.process import ProgramError, ProgramProcess
 from ctcx.conformance.runner import Report, Result, versions_of
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Sequence
 
     from ctcx.conformance._execute import Status
@@ -29,6 +30,7 @@ def run_command(
     dtype: str = "float32",
     only: Sequence[str] | None = None,
     time_limit: float = 10.0,
+    failures: str | os.PathLike[str] | None = None,
     progress: Callable[[Result], None] | None = None,
 ) -> Report:
     """Ask a program in any language all problems of the suite, one line of JSON at a time.
@@ -43,13 +45,15 @@ def run_command(
         Names of problems; default: all.
     time_limit : float
         Seconds for each problem; the first one includes the start of the program.
+    failures : path, optional
+        Folder for the files of one problem that was answered wrongly; default: none are written.
     progress : callable, optional
         Called with each :class:`Result` as it comes.
 
     Returns
     -------
     Report
-        Its results have the name of the problem as `check`.
+        Its results have the name of the problem as `check`; its verdict is about all of them.
 
     Raises
     ------
@@ -69,11 +73,12 @@ def run_command(
         msg = "command is empty: expected a program and its arguments"
         raise CTCInputError(msg, argument="command", value=command)
     child = ProgramProcess(words)
+    answers = Answers(dtype)
     results = []
     try:
         for fixture in chosen(only):
             begin = time.perf_counter()
-            status, message = _put(child, fixture, dtype, time_limit)
+            status, message = _put(child, fixture, answers, time_limit)
             seconds = time.perf_counter() - begin
             results.append(result(fixture, "program", dtype, status, message, seconds))
             if progress is not None:
@@ -81,10 +86,17 @@ def run_command(
         child.close()
     finally:
         child.end()
-    return as_report(shlex.join(words), "program", results)
+    return as_report(shlex.join(words), "program", results, answers, failures)
 
 
-def as_report(name: str, kind: str, results: Sequence[Result], *problems: str) -> Report:
+def as_report(
+    name: str,
+    kind: str,
+    results: Sequence[Result],
+    answers: Answers,
+    failures: str | os.PathLike[str] | None,
+    *problems: str,
+) -> Report:
     """Return the report on a program."""
     found = list(problems)
     if not problems and not any(one.executed for one in results):
@@ -96,6 +108,7 @@ def as_report(name: str, kind: str, results: Sequence[Result], *problems: str) -
         problems=tuple(found),
         versions=versions_of(set()),
         kind=kind,
+        **answers.findings(failures),
     )
 
 
@@ -106,7 +119,10 @@ def check_dtype(dtype: str) -> None:
         raise CTCInputError(msg, argument="dtype", value=dtype)
 
 
-def _put(child: ProgramProcess, fixture: Fixture, dtype: str, seconds: float) -> tuple[Status, str]:
+def _put(
+    child: ProgramProcess, fixture: Fixture, answers: Answers, seconds: float
+) -> tuple[Status, str]:
+    dtype = answers.dtype
     if dtype not in fixture.tolerances:
         return "skipped", f"{dtype} can't hold its logits"
     try:
@@ -121,7 +137,7 @@ def _put(child: ProgramProcess, fixture: Fixture, dtype: str, seconds: float) ->
         child.end()
         told = f"an answer to {document['id']!r}" if "id" in document else "an answer without 'id'"
         return "error", f"{told} came when {fixture.name!r} was asked: answer in order, once each"
-    return judge(fixture, document, dtype)
+    return answers.judge(fixture, document)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | str:
