@@ -336,6 +336,17 @@ class TestSecondDerivatives:
         with pytest.raises(NotImplementedError, match="no third derivatives"):
             third(logits)
 
+    def test_a_product_in_a_compiled_function_is_not_traced(self):
+        """The recursion over frames would be unrolled, and compiled anew for each length."""
+        logits, vector = torch.randn((2, 3, 60, 4), dtype=torch.float64)
+        function = lambda x, v: ctcx.ctc_hvp(2 * x, LABELS[:3], vector=v, reduction="mean") + 1
+        graphs = []
+        compiled = torch.compile(
+            function, backend=lambda graph, _: graphs.append(graph) or graph.forward
+        )
+        torch.testing.assert_close(compiled(logits, vector), function(logits, vector))
+        assert 1 <= len(graphs) <= 3, "what is before it and after it"
+
     @pytest.mark.parametrize("create_graph", [False, True])
     @pytest.mark.parametrize("reduction", ["sum", "mean"])
     @pytest.mark.parametrize("function", ["hvp", "vhp"])

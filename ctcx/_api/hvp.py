@@ -15,7 +15,7 @@ from ctcx._arrays.facts import (
     is_elsewhere,
     library_name,
 )
-from ctcx._arrays.tensor_forms import UNREADABLE, forms_of
+from ctcx._arrays.tensor_forms import UNREADABLE, forms_of, is_torch_compiling
 from ctcx._autodiff.adapters import adapter_for
 from ctcx._autodiff.operation import hessian_times
 from ctcx._errors import CTCInputError
@@ -96,6 +96,14 @@ def ctc_hvp(
     True
     """
     options = Options(time_major, reduction, infeasible, backend, validate)
+    if is_torch_compiling():
+        from ctcx._api import torch_operators
+
+        arrays = (logits, labels, logit_lengths, label_lengths)
+        untraced: ArrayT = torch_operators.untraced_hvp(
+            *arrays, vector=vector, blank=blank, **options._asdict()
+        )
+        return untraced
     if is_captured(logits):
         given = {"logits": logits, "labels": labels, "vector": vector}
         given |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}

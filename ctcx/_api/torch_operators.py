@@ -38,6 +38,7 @@ __all__ = [
     "dispatched",
     "traced_loss",
     "traced_loss_and_grad",
+    "untraced_hvp",
 ]
 
 # ``labels`` are (N, S), or (sum of label_lengths,) one sequence after the other. ``layout`` is that
@@ -290,6 +291,15 @@ def traced_loss_and_grad(
     if call.single:
         return loss, grad[0], feasible[0]
     return loss, grad.permute(1, 0, 2) if options.time_major else grad, feasible
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def untraced_hvp(*arguments: Any, **options: Any) -> Array:
+    """Call :func:`ctcx.ctc_hvp` as it is: a compiler would unroll the recursion over frames."""
+    from ctcx._api.hvp import ctc_hvp
+
+    product: Array = ctc_hvp(*arguments, **options)
+    return product
 
 
 def _as_tensors(

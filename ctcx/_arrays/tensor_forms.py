@@ -30,6 +30,7 @@ __all__ = [
     "form_of_modes",
     "forms_of",
     "is_plain",
+    "is_torch_compiling",
     "is_torch_recording",
 ]
 
@@ -181,6 +182,12 @@ def _require_dense(argument: str, tensor: Array) -> None:
         return
     msg = f"{argument} is {what}: expected a dense tensor, as from {advice}"
     raise CTCInputError(msg, argument=argument)
+
+
+def is_torch_compiling() -> bool:
+    """Whether ``torch.compile`` traces this code."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and bool(torch.compiler.is_dynamo_compiling())
 
 
 def is_torch_recording() -> bool:
