@@ -99,15 +99,15 @@ def ctc_hvp(
     if is_torch_compiling():
         from ctcx._api import torch_operators
 
-        arrays = (logits, labels, logit_lengths, label_lengths)
+        given = (logits, labels, logit_lengths, label_lengths)
         untraced: ArrayT = torch_operators.untraced_hvp(
-            *arrays, vector=vector, blank=blank, **options._asdict()
+            *given, vector=vector, blank=blank, **options._asdict()
         )
         return untraced
     if is_captured(logits):
-        given = {"logits": logits, "labels": labels, "vector": vector}
-        given |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
-        captured: ArrayT = in_graph(ctc_hvp, given, blank=blank, **options._asdict())
+        named = {"logits": logits, "labels": labels, "vector": vector}
+        named |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
+        captured: ArrayT = in_graph(ctc_hvp, named, blank=blank, **options._asdict())
         return captured
     x: Array = plain("logits", logits)
     v: Array = plain("vector", vector)
