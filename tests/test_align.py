@@ -225,6 +225,30 @@ def test_under_jax(enabled):
         assert not slope(arrays[0]).any()
 
 
+def test_exported_by_jax_with_sizes_undecided():
+    shapes = jax.export.symbolic_shape("n, t, s")
+    count, frames, width = shapes
+    arguments = [
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in (
+            ((count, frames, 6), np.float32),
+            ((count, width), np.int32),
+            ((count,), np.int32),
+            ((count,), np.int32),
+        )
+    ]
+    exported = jax.export.export(jax.jit(lambda *arrays: tuple(ctcx.ctc_align(*arrays))))(
+        *arguments
+    )
+    for n, t, s in ((3, 200, 9), (1, 7, 20)):
+        logits, labels, frames, counts = random_problem(1, n, t, 6, s)
+        arrays = (logits, *(array.astype(np.int32) for array in (labels, frames, counts)))
+        expected = ctcx.ctc_align(*arrays, infeasible="empty")
+        found = ctcx.Alignment(*exported.call(*arrays))
+        for name in ("states", "classes", "starts", "ends", "feasible"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
 def test_in_torch_operators():
     logits, labels, frames, counts = map(torch.tensor, random_problem(5, 3, 40, 6, 5))
     options = {"wildcards": {-2: ({1, 2}, -1.0), -3: ("any", 0.0)}, "free_ends": (-1.0, -2.0)}

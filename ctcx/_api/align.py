@@ -235,11 +235,10 @@ def _aligned(prepared: KernelInputs, meaning: Wildcards, options: Options) -> Al
         "align",
         prepared,
         options,
+        {"blank": prepared.blank, "extra": beside.extra, "ends": beside.ends},
         partial(_wrong_path, prepared=prepared, labels=labels),
         labels=labels,
         wildcards=meaning.numbers,
-        extra=beside.extra,
-        ends=beside.ends,
     )
     arrays = (states, log_probs, labels, prepared.logit_lengths, prepared.label_lengths)
     path: PathFacts = run(path_facts, arrays, constants)

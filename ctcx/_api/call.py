@@ -25,7 +25,7 @@ from ctcx._plugins.backend import Feature, Problem
 from ctcx._reduction import PLAIN, Reduction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ctcx._arrays.facts import ArrayFacts
     from ctcx._typing import Array
@@ -128,34 +128,25 @@ def _compute(options: Options, operation: str, prepared: KernelInputs) -> Any:
         from ctcx._api import torch_operators
 
         return torch_operators.dispatched(operation, options, prepared)
-    result = kernel_result(operation, prepared, options, _wrong_loss)
+    result = kernel_result(operation, prepared, options, {"blank": prepared.blank}, wrong_losses)
     if options.infeasible == "raise":
         if prepared.facts.traced:
             msg = 'infeasible="raise" needs to read values, which can\'t be done while tracing'
             raise CTCInputError(msg, argument="infeasible", value="raise")
-        raise_if_infeasible(
-            _loss_of(result) != float("inf"), prepared, 'infeasible="inf" or "zero"'
-        )
+        loss = result[0] if isinstance(result, tuple) else result
+        raise_if_infeasible(loss != float("inf"), prepared, 'infeasible="inf" or "zero"')
     return result
-
-
-def _loss_of(result: Any) -> Array:
-    return result[0] if isinstance(result, tuple) else result
-
-
-def _wrong_loss(result: Any, facts: ArrayFacts) -> str | None:
-    return wrong_losses(_loss_of(result), facts)
 
 
 def kernel_result(
     operation: str,
     prepared: KernelInputs,
     options: Options,
+    arguments: Mapping[str, Any],
     wrong: Callable[[Any, ArrayFacts], str | None],
     *,
     labels: Array | None = None,
     wildcards: tuple[int, ...] = (),
-    **arguments: Any,
 ) -> Any:
     """Check values, select a backend and call its kernel.
 
@@ -163,14 +154,14 @@ def kernel_result(
     ----------
     operation, prepared, options
         Of the call.
+    arguments
+        Of the kernel, by name.
     wrong
         Says what is wrong with a kernel's result, if anything is, where values are checked.
     labels
         What the kernel gets as labels, if not the caller's.
     wildcards
         Numbers below 0 that may stand among the caller's labels.
-    **arguments
-        Of the kernel, after the blank.
     """
     problem = problem_of(operation, prepared)
     validate = options.validate and not prepared.facts.traced
@@ -183,7 +174,7 @@ def kernel_result(
         problem,
         options.backend,
         (prepared.logits, given, prepared.logit_lengths, prepared.label_lengths),
-        {"blank": prepared.blank, **arguments},
+        arguments,
         decision,
     )
     if left_to_kernel and not _checks_values(decision):

@@ -27,13 +27,14 @@ def backends_command(
     if json:
         typer.echo(json_text([as_dict(info) for info in infos]))
         return
-    table = new_table("backend", "from", "status", "takes", "can", "priority", "about")
+    table = new_table("backend", "from", "status", "takes", "computes", "can", "priority", "about")
     for info in infos:
         table.add_row(
             info.name,
             info.provenance,
             styled(info.status),
             _takes(info),
+            "\n".join(info.operations) or "-",
             "\n".join(_features(info)) or "-",
             str(info.priority) if info.dtypes else "-",
             info.reason or info.summary,
@@ -51,6 +52,7 @@ def as_dict(info: BackendInfo) -> dict[str, Any]:
         "namespaces": sorted(info.namespaces),
         "devices": sorted(info.devices),
         "dtypes": sorted(info.dtypes),
+        "operations": list(info.operations),
         "features": _features(info),
         "priority": info.priority,
         "opt_in": info.opt_in,

@@ -42,7 +42,7 @@ __all__ = ["BestPath", "Columns"]
 _TABLE = 2**16
 """Bytes of choices of a sequence that are kept all at once."""
 
-_FRAMES_UNDECIDED = 256
+_FRAMES_UNDECIDED = 64
 """Frames of a block where JAX has not decided how many frames there are."""
 
 _INFINITY = float("inf")
@@ -228,6 +228,9 @@ class BestPath:
         self._plan(classes.shape[1])
         self._shift = self._blocks * self._size - logit_lengths[:, None]
         self._row = context.arange(0, classes.shape[0])[:, None]
+        self._nothing = tuple(
+            self._full((classes.shape[0], 1), value) for value in self._sums.impossible
+        )
         xp = context.xp
         stop = None
         if not all_differ:
@@ -249,7 +252,8 @@ class BestPath:
             size = math.ceil(2 * math.sqrt(self._frames))
         self._parts = -(-size // self._part)
         self._size = self._parts * self._part
-        self._blocks = -(-self._frames // self._size)
+        # One more where JAX couldn't tell that there is an earlier block.
+        self._blocks = -(-self._frames // self._size) + int(undecided)
         self._window = width if undecided else min(width, self._size + 1)
 
     def __call__(self) -> tuple[Array, Array]:
@@ -347,12 +351,8 @@ class BestPath:
         label = sums.plus(sums.best(two_back, near), labels)
         blank = sums.plus(sums.best(state.label, state.blank), blanks)
         # No label of the lattice stands before its first blank.
-        nothing = (
-            self._full((part.shape[0], 1), value)
-            for part, value in zip(label, sums.impossible, strict=True)
-        )
         label = tuple(
-            xp.concat([one, part], axis=1) for one, part in zip(nothing, label, strict=True)
+            xp.concat([one, part], axis=1) for one, part in zip(self._nothing, label, strict=True)
         )
         return _PathState(blank, label), (stay, one_back, near, two_back)
 
@@ -386,16 +386,17 @@ class BestPath:
 
         def step(state: _PathState, steps: Array, _: None) -> tuple[_PathState, tuple[Array]]:
             blanks, labels = self._emissions(lattice, steps)
-            into_blank, into_label = [], []
+            blank_moves, label_moves, label_skips = [], [], []
             for i in range(self._part):
                 emitted = (tuple(part[i, ...] for part in parts) for parts in (blanks, labels))
                 before = state
                 state, (stay, one_back, near, two_back) = self._advance(before, lattice, *emitted)
-                into_blank.append(sums.is_better(before.label, before.blank))
-                one = xp.astype(sums.is_better(one_back, stay), xp.int8)
-                into_label.append(xp.where(sums.is_better(two_back, near), 2, one))
-            from_blank = xp.astype(xp.stack(into_blank), xp.int8)
-            from_label = xp.stack(into_label)
+                blank_moves.append(sums.is_better(before.label, before.blank))
+                label_moves.append(sums.is_better(one_back, stay))
+                label_skips.append(sums.is_better(two_back, near))
+            from_blank = xp.astype(xp.stack(blank_moves), xp.int8)
+            from_label = xp.astype(xp.stack(label_moves), xp.int8)
+            from_label = xp.where(xp.stack(label_skips), 2, from_label)
             from_label = xp.concat([from_label, xp.zeros_like(from_label[:, :, :1])], axis=2)
             both = xp.stack([from_blank, from_label], axis=3)
             return state, (xp.reshape(both, (*both.shape[:2], 2 * both.shape[2])),)

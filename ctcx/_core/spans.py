@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ctcx._arrays.facts import index_dtype
+from ctcx._arrays.facts import index_dtype, is_undecided
 from ctcx._core.context import Context
 from ctcx._core.occupancy import LIMIT
 
@@ -87,9 +87,9 @@ def _label_frames(states: Array, width: int, context: Context) -> tuple[Array, A
     frame = context.arange(0, frames)[None, :]
 
     def in_order(is_edge: Array, frame: Array) -> Array:
-        found = xp.sort(xp.where(is_label & is_edge, frame, frames), axis=1)[:, :width]
-        missing = context.integers((rows, max(0, width - frames)), frames)
-        return xp.concat([found, missing], axis=1)
+        found = xp.sort(xp.where(is_label & is_edge, frame, frames), axis=1)
+        short = width if is_undecided(width, frames) else max(0, width - frames)
+        return xp.concat([found, context.integers((rows, short), frames)], axis=1)[:, :width]
 
     return (
         in_order(xp.concat([edge, changes], axis=1), frame),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from ctcx._dispatch.decision import Candidate, table
 from ctcx._dispatch.requested import VARIABLE
 from ctcx._dispatch.selection import in_order, without_backend
+from ctcx._operations import OPERATIONS
 from ctcx._plugins.registry import DISABLE, registry
 from ctcx._plugins.reporting import STRICT
 
@@ -38,6 +39,8 @@ class BackendInfo:
         Why it is unusable; else empty.
     namespaces, devices, dtypes : frozenset of str
         What it takes; ``"*"`` stands for anything.
+    operations : tuple of str
+        What it has kernels for, by the names that :func:`ctcx.explain` takes.
     features : frozenset of Feature
         What it can do beyond the minimum.
     priority : int
@@ -55,6 +58,7 @@ class BackendInfo:
     namespaces: AbstractSet[str] = frozenset()
     devices: AbstractSet[str] = frozenset()
     dtypes: AbstractSet[str] = frozenset()
+    operations: tuple[str, ...] = ()
     features: AbstractSet[Feature] = frozenset()
     priority: int = 0
     opt_in: bool = True
@@ -93,6 +97,7 @@ def backends() -> tuple[BackendInfo, ...]:
                 namespaces=backend.namespaces,
                 devices=backend.devices,
                 dtypes=backend.dtypes,
+                operations=tuple(name for name in OPERATIONS if name in backend.kernels),
                 features=backend.features,
                 priority=backend.priority,
                 opt_in=backend.opt_in,

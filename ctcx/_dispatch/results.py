@@ -65,11 +65,16 @@ def _check_result(
     expected: Result, array: Any, arrays: Sequence[Array], decision: Decision
 ) -> None:
     problem, logits = decision.problem, arrays[0]
-    shape = expected.shape(logits, arrays[1])
-    own = expected.dtype == "int32" or (expected.dtype == "loss" and problem.dtype in HALF_DTYPES)
+    axes, own = expected.axes, None
+    # At once what the loss returns, as each call pays.
+    shape = logits.shape[:1] if axes == "N" else expected.shape(logits, arrays[1])
+    if expected.dtype != "logits":
+        if expected.dtype == "int32":
+            own = "int32"
+        elif problem.dtype in HALF_DTYPES:
+            own = "float32"
     if own or not _is_like(array, logits, shape, logits.dtype, problem):
-        dtype = expected.dtype if expected.dtype == "int32" else "float32" if own else problem.dtype
-        _check_array(expected.name, array, shape, dtype, decision)
+        _check_array(expected.name, array, shape, own or problem.dtype, decision)
     if expected.dtype == "logits" and _is_in(array, logits, problem):
         raise fault(
             decision, f"returned memory of the logits as {expected.name}, expected a new array"
@@ -85,8 +90,9 @@ def _is_in(array: Array, logits: Array, problem: Problem) -> bool:
     return False
 
 
-def wrong_losses(loss: Array, facts: ArrayFacts) -> str | None:
-    """Say which loss (N,) is NaN or negative, of an input that has passed all checks."""
+def wrong_losses(result: Any, facts: ArrayFacts) -> str | None:
+    """Say which loss (N,), the first result, is NaN or negative though the input has passed."""
+    loss = result[0] if isinstance(result, tuple) else result
     host = on_host(loss, facts)
     if host is None:
         right = bool(facts.xp.all(loss >= 0))

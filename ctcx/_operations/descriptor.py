@@ -34,9 +34,9 @@ class Result:
 
     def shape(self, logits: Array, labels: Array) -> tuple[Any, ...]:
         """Its shape for a call of these arrays."""
-        if "NTC".startswith(self.axes):  # at once, as in every call of the loss
-            shape: tuple[Any, ...] = logits.shape[: len(self.axes)]
-            return shape
+        if self.axes == "NTC":
+            whole: tuple[Any, ...] = logits.shape
+            return whole
         sizes = dict(zip("NTCS", (*logits.shape, labels.shape[1]), strict=True))
         return tuple(sizes[axis] for axis in self.axes)
 
