@@ -142,7 +142,7 @@ def gradient(fixture: Fixture, sequence: int = 0, *, ax: Any = None) -> Any:
     """
     numbers, ax = _prepared(fixture, sequence, ax)
     most = max(float(np.abs(numbers.gradient).max()), 1e-12)
-    image = ax.imshow(numbers.gradient.T, aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
+    image = ax.imshow(numbers.gradient.T, aspect="auto", cmap="RdBu", vmin=-most, vmax=most)
     _name_rows(ax, [_class(fixture, k) for k in range(numbers.gradient.shape[1])])
     _finish(ax, image, f"{fixture.name}: gradient", "class", "gradient with respect to the logit")
     return ax.figure
