@@ -77,6 +77,15 @@ VARIABLES = {
         """Threads of a call that the plugin `ctcx-cpu` computes; by default the cores that the
         process may use. The core doesn't read it.""",
     ),
+    "CTCX_CPU_INSTRUCTIONS": (
+        "`baseline`, `avx2`, `avx512` or `neon`",
+        """Instructions that the plugin `ctcx-cpu` uses; by default the best that the processor
+        has.""",
+    ),
+    "CTCX_CUDA_SCRATCH_MIB": (
+        "a positive number",
+        """MiB of scratch memory that a call of the plugin `ctcx-cuda` may take; by default 256.""",
+    ),
     "CTCX_STRICT_PLUGINS": (
         "yes or no",
         "A plugin that can't be used is a {py:exc}`ctcx.PluginError` instead of a warning.",
