@@ -8,6 +8,10 @@ to all logits of a frame changes nothing, however large it is. The softmax's den
 out: it is the same for all states of a frame, so it drops out of every occupancy, and the loss adds
 it up apart (:func:`ctcx._core.occupancy.loss_of`).
 
+Equal frames would be rounded alike, and the errors of many would add up with their number, not with
+its root. So all logits of a frame are lowered by a shift of its own, which rounds each differently.
+It is a multiple of 2**-13, so that taking it off is exact, but for logits near 0.
+
 Frames past a sequence's length, in either direction, emit the blank with probability 1 and labels
 with probability 0. All probability then rests in one blank before the first frame and after the
 last, and sequences of different lengths run side by side without a further mask.
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["ClassLookup", "EmissionSource", "Emissions"]
 
 
+_FEW = 128
+"""Errors of so many equal frames don't add up to much."""
+
+
 class Emissions(NamedTuple):
     """Emission probabilities of some frames: (frames, M, S+1) for labels, (frames, M, 1) for blank.
 
@@ -37,6 +45,15 @@ class Emissions(NamedTuple):
     mantissa: Array
     blank_exponent: Array
     blank_mantissa: Array
+
+
+def _shifts(frame: Array, context: Context) -> Array:
+    """Give the shifts of frames: multiples of 2**-13, within 1/4.
+
+    By the golden ratio, so that they fill the range evenly; two by two they add up to 0.
+    """
+    pair, second = frame // 2, frame % 2
+    return context.cast((pair * 1265 % 2048) * (1 - 2 * second)) * 2.0**-13
 
 
 class ClassLookup:
@@ -144,6 +161,14 @@ class EmissionSource:
             by_step = xp.concat([by_step, context.full((steps - frames, rows), 0.0)])
         self.reference = xp.concat([by_step, xp.flip(by_step)], axis=1)[:, :, None]
         """(steps, 2N, 1), as both directions meet them."""
+        self.shift: Array | float = 0.0
+        """(N,), the sum of the shifts of each sequence's frames."""
+        self._shifts: Array | None = None
+        if is_undecided(steps) or steps > _FEW:
+            frame, last = context.arange(0, steps)[:, None], logit_lengths - 1
+            shifts = xp.where(frame < logit_lengths[None, :], _shifts(frame, context), 0.0)
+            self._shifts = xp.concat([shifts, xp.flip(shifts)], axis=1)[:, :, None]
+            self.shift = xp.where(last % 2 == 0, _shifts(last, context), 0.0)
         no_label = context.full((2 * rows, classes.shape[1]), -float("inf"))
         resting = xp.concat([no_label, context.full((2 * rows, 1), 0.0)], axis=1)
         self._context = context
@@ -158,6 +183,10 @@ class EmissionSource:
         logits = self.logits(first, count, all_full=all_full)
         # -inf minus a finite number is -inf, whose exp is the mantissa of a masked class: 0.
         rounded = xp.maximum(in_grains(logits, xp), self._lowest)
-        mantissa = xp.exp(logits - rounded)
-        exponent = xp.maximum(rounded - self.reference[first : first + count, ...], DEAD)
+        part = slice(first, first + count)
+        rest = logits - rounded
+        if self._shifts is not None:
+            rest = rest - self._shifts[part, ...]
+        mantissa = xp.exp(rest)
+        exponent = xp.maximum(rounded - self.reference[part, ...], DEAD)
         return Emissions(exponent, mantissa, exponent[..., -1:], mantissa[..., -1:])

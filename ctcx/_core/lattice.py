@@ -20,11 +20,11 @@ million in either direction, and the recursion starts at ``START``, above 0. So 
 whose loss is above the limit that all kernels have (:data:`ctcx._core.occupancy.LIMIT`).
 Impossible states have the exponent ``DEAD``, so low that adding to it changes nothing.
 
-Mantissas of emissions lie within ``exp(-4)`` and ``exp(4)``. :func:`renormalise` brings those of
-states there too, and after B more frames they lie within ``exp(-4 - 4 B)`` and
-``3**B * exp(4 + 4 B)``. B is at most 8 (:func:`is_due`), so no sum of states loses a term that
-matters. Where two directions meet they have done at most 8 frames between them since then, so the
-product of their mantissas lies within ``exp(-40)`` and ``exp(50)``.
+Mantissas of emissions lie within ``exp(-4.25)`` and ``exp(4.25)``. :func:`renormalise` brings those
+of states within ``exp(-4)`` and ``exp(4)``, and after B more frames they lie within
+``exp(-4 - 4.25 B)`` and ``3**B * exp(4 + 4.25 B)``. B is at most 8 (:func:`is_due`), so no sum of
+states loses a term that matters. Where two directions meet they have done at most 8 frames between
+them since then, so the product of their mantissas lies within ``exp(-42)`` and ``exp(52)``.
 """
 
 from __future__ import annotations

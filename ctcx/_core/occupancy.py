@@ -97,7 +97,7 @@ def likelihood(alpha: States, beta: States, xp: ArrayModule) -> Likelihood:
 def _in_range(exponent: Array, xp: ArrayModule) -> Array:
     """Limit to +-80, so that exp gives a normal number.
 
-    The product of the mantissas lies within exp(-40) and exp(50), so nothing below can matter, and
+    The product of the mantissas lies within exp(-42) and exp(52), so nothing below can matter, and
     subnormal numbers are slow on most processors. Nothing that is at most 1 with the mantissas is
     above.
     """

@@ -310,7 +310,7 @@ def _recurse(
     past = np.arange(logits.shape[1]) >= frames[:, None]
     spelling = _spell(labels, counts, blank)
     # finfo.min as a mask may overflow to -inf, which is as right as the mask.
-    with np.errstate(over="ignore", divide="ignore"):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         log_probs = _log_softmax(np.where(past[:, :, None], 0.0, logits).astype(logits.dtype))
         alpha, beta, offsets = _both_ways(log_probs, spelling, frames)
         losses = []
@@ -360,30 +360,51 @@ def _both_ways(
     offsets = np.empty((len(every), len(states)), dtype=log_probs.dtype)
     now = np.full(every.shape[1:], -np.inf, dtype=log_probs.dtype)
     now[:, :2] = 0.0
+    # What rounding takes off in a frame, it takes off in every frame that is equal to it: kept.
+    lost = np.zeros_like(now)
     for step in range(len(every)):
-        before = _step(now, allowed) if step else now
-        now = before + every[step]
+        before, lost = _step(now, lost, allowed) if step else (now, lost)
+        now, lost = _add(before, every[step], lost)
         shift = now.max(axis=1, keepdims=True)
-        now = now - np.where(np.isneginf(shift), 0.0, shift)
+        now, lost = _add(now, -np.where(np.isneginf(shift), 0.0, shift), lost)
         alpha[step], beta[step] = now[: len(states)], before[len(states) :]
         offsets[step] = shift[: len(states), 0]
     return alpha, beta, offsets
 
 
-def _step(values: NDArray[Any], allowed: NDArray[Any]) -> NDArray[Any]:
+def _step(
+    values: NDArray[Any], lost: NDArray[Any], allowed: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the log of what flows into each state: from itself, the one before, and by a skip.
 
-    ``allowed`` is 0 where a skip is, else -inf; all have the shape (n, S).
+    ``allowed`` is 0 where a skip is, else -inf; all have the shape (n, S). ``lost`` is what
+    rounding took off the values; the second result is the same for the first one.
     """
-    one, two = np.full_like(values, -np.inf), np.full_like(values, -np.inf)
-    one[:, 1:] = values[:, :-1]
-    two[:, 2:] = values[:, :-2]
+    one, lost_of_one = _moved(values, lost, 1)
+    two, lost_of_two = _moved(values, lost, 2)
     two += allowed
     top = np.maximum(np.maximum(values, one), two)
     top[np.isneginf(top)] = 0.0
-    total = np.exp(values - top) + np.exp(one - top) + np.exp(two - top)
-    result: NDArray[Any] = np.log(total) + top
+    total = np.exp((values - top) + lost)
+    total += np.exp((one - top) + lost_of_one)
+    total += np.exp((two - top) + lost_of_two)
+    return _add(top, np.log(total), np.zeros_like(lost))
+
+
+def _moved(
+    values: NDArray[Any], lost: NDArray[Any], distance: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    result = np.full_like(values, -np.inf), np.zeros_like(lost)
+    result[0][:, distance:], result[1][:, distance:] = values[:, :-distance], lost[:, :-distance]
     return result
+
+
+def _add(a: NDArray[Any], b: NDArray[Any], lost: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return a + b, and ``lost`` plus what rounding took off that (Knuth's TwoSum)."""
+    total = a + b
+    back = total - a
+    error = (a - (total - back)) + (b - back)
+    return total, lost + np.where(np.isfinite(total), error, 0.0)
 
 
 def _exact_sum(terms: list[np.floating[Any]]) -> float:

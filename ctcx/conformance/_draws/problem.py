@@ -134,7 +134,7 @@ def _inside(within: Sizes, bits: PortableRandom) -> Sizes:
     part = bits.uniform(2)
     frames = within.T if part[0] < 0.5 else max(1, int(within.T * part[0]))
     labels = min(int(within.L * min(1.0, 1.5 * part[1])), frames)
-    aim = ("", "ragged", "wrong", "tight")[bits.integer(0, 3)]
+    aim = ("", "ragged", "wrong", "tight", "steady")[bits.integer(0, 4)]
     return within._replace(T=frames, L=labels, aim=aim)
 
 
@@ -156,7 +156,9 @@ def _labels(bits: PortableRandom, size: Sizes, blank: int) -> NDArray[np.int64]:
         return np.full(shape, blank)
     place = (bits.uniform(*shape) * others).astype(np.int64)
     style = bits.integer(0, 6)
-    if style == 0:  # all the same
+    if size.aim == "steady":  # all different, as far as they go
+        place[:] = np.arange(size.L) % others
+    elif style == 0:  # all the same
         place[:] = place[:, :1]
     elif style == 1:  # two that take turns
         place = np.where(np.arange(size.L) % 2, place[:, :1], place[:, -1:])
@@ -221,9 +223,7 @@ def _logits(
         rows = logits[n, : frames[n]]
         spelled = labels[n, : counts[n]].tolist()
         # Most are plain, so that a mistake which only size brings out has somewhere to show.
-        kind = "wrong" if size.aim == "wrong" else _KINDS[int(pick[0] * len(_KINDS))]
-        if size.aim != "wrong" and (n in {0, size.N - 1} or pick[1] < 0.5):
-            kind = "plain"
+        kind = _kind(size, pick, main=n in {0, size.N - 1})
         rows *= 0.5 * 8.0 ** pick[2] if kind != "wide" else 4.0 * 7.5 ** pick[2]
         boost = 8.0 * 3.75 ** pick[3]
         if kind in {"right", "wrong"} and spelled:
@@ -233,17 +233,46 @@ def _logits(
             rows[:, blank] += boost
         elif kind == "flat":
             rows[:] = rows[:1, :1]
+        elif kind == "steady" and len(rows):
+            _repeat(bits, rows, spelled, pick[4])
         elif kind == "masked":
             _mask(bits, rows, labels[n, : counts[n]], blank, pick[4])
-        if kind != "plain" or pick[5] < 0.2:
+        if kind not in {"plain", "steady"} or pick[5] < 0.2:
             _add_offsets(bits, rows, pick[6])
-    if size.aim != "wrong" and bits.integer(0, 4) == 0:
+    if size.aim not in {"wrong", "steady"} and bits.integer(0, 4) == 0:
         # The same for all: it changes nothing but what rounding does.
         logits += 10.0 ** (8 * float(bits.uniform(1)[0]))
     return logits.astype(np.float32).astype(np.float64) if single else logits
 
 
+def _kind(size: Sizes, pick: NDArray[np.float64], *, main: bool) -> str:
+    if size.aim in {"wrong", "steady"}:
+        return size.aim
+    return "plain" if main or pick[1] < 0.5 else _KINDS[int(pick[0] * len(_KINDS))]
+
+
 _KINDS = ("wide", "right", "wrong", "blank", "flat", "masked", "plain")
+
+
+def _repeat(
+    bits: PortableRandom, rows: NDArray[np.float64], spelled: list[int], pick: float
+) -> None:
+    """Fill all frames with a few of them, in place: in stretches, or by turns.
+
+    Errors of rounding are the same in equal frames, and add up. They show where paths that have
+    little in common are equally probable: with two stretches of the same length, the first for the
+    last label, the second for the first one, each with a probability that is hardly below 1.
+    """
+    frames, classes = len(rows), rows.shape[1]
+    if len(set(spelled)) > 1 and pick < 0.7:
+        half = frames // 2
+        rows[:] = 0.0
+        certain = np.log(classes) + 9.0 + 7.0 * float(bits.uniform(1)[0])
+        rows[:half, spelled[-1]] = rows[frames - half :, spelled[0]] = certain
+        return
+    count = min(frames, (1, 2, 3, 8, 40)[bits.integer(0, 4)])
+    which = np.arange(frames)
+    rows[:] = rows[:count].copy()[which % count if pick < 0.85 else which * count // frames]
 
 
 def _noise(bits: PortableRandom, *shape: int) -> NDArray[np.float64]:

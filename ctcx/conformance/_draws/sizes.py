@@ -30,7 +30,8 @@ class Sizes(NamedTuple):
     L: int
     aim: str = ""
     """``ragged``: a long batch whose other sequences are much shorter or narrower; ``wrong``:
-    confident logits for other labels; ``tight``: just enough frames; empty: nothing special."""
+    confident logits for other labels; ``tight``: just enough frames; ``steady``: long stretches of
+    equal frames; empty: nothing special."""
 
     @property
     def work(self) -> int:
@@ -83,6 +84,9 @@ _LIGHT = (
     Sizes(2, 64, 41, 40, "wrong"),
     Sizes(2, 600, 30, 290, "tight"),
     Sizes(1, 6000, 10, 40, "wrong"),
+    Sizes(4, 2800, 21, 20, "steady"),
+    Sizes(3, 700, 21, 20, "steady"),
+    Sizes(2, 6000, 21, 20, "steady"),
 )
 """What no cycle is without, whatever else is drawn; later cycles vary the numbers."""
 

@@ -28,10 +28,10 @@ struct Walker {
         }
         return arrive(from[i], i ? from[i - 1].label : NOTHING, skip);
     }
-    __device__ __forceinline__ Pair emitted(Pair pair, int i, const stored* x, Row row) const {
+    __device__ __forceinline__ Pair emitted(Pair pair, int i, i64 t, const stored* x, Row row) const {
         i64 c = i < L ? label(p, n, backward ? L - 1 - i : i) : -1;
-        Number blank = probability(widen(x[p.blank * p.logits_c]), row);
-        Number symbol = c < 0 ? NOTHING : probability(widen(x[c * p.logits_c]), row);
+        Number blank = probability(widen(x[p.blank * p.logits_c]), row, t);
+        Number symbol = c < 0 ? NOTHING : probability(widen(x[c * p.logits_c]), row, t);
         return normal(emit(pair, blank, symbol));
     }
 };
@@ -63,7 +63,7 @@ extern "C" __global__ void __launch_bounds__(512, 1) ctc_checkpoints(Problem p) 
         const Row row = p.rows[n * p.T + t];
         for (int i = threadIdx.x; i <= L; i += blockDim.x) {
             if (keep) kept[(t >> p.shift) * width + i] = from[i];
-            to[i] = walker.emitted(walker.arrived(from, i), i, x, row);
+            to[i] = walker.emitted(walker.arrived(from, i), i, t, x, row);
         }
         __syncthreads();
         Pair* swap = from;
@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(512, 1) ctc_checkpoints(Problem p) 
     }
     if (backward || threadIdx.x > 0) return;
     const Number likelihood = L > 0 ? plus(from[L].blank, from[L - 1].label) : from[0].blank;
-    p.loss[n] = sound ? negative_log(likelihood) : real(NAN);
+    p.loss[n] = sound ? negative_log(likelihood, T) : real(NAN);
 }
 
 // Third launch: blocks take segments in turn. Each block's `work` is `segment` rows of alpha, two
@@ -108,7 +108,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) ctc_segments(Problem p) {
             const stored* x = logits_row(p, n, t);
             const Row row = p.rows[n * p.T + t];
             for (int i = thread; i <= L; i += threads)
-                to[i] = forward.emitted(forward.arrived(from, i), i, x, row);
+                to[i] = forward.emitted(forward.arrived(from, i), i, t, x, row);
             __syncthreads();
             from = to;
         }
@@ -120,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) ctc_segments(Problem p) {
             const Row row = p.rows[n * p.T + t];
             for (int i = thread; i <= L; i += threads) {
                 arrivals[i] = backward.arrived(from, i);
-                to[i] = backward.emitted(arrivals[i], i, x, row);
+                to[i] = backward.emitted(arrivals[i], i, t, x, row);
             }
             __syncthreads();
             Pair* both = alpha + (t - begin) * width;  // alpha, then alpha times beta, in place

@@ -128,7 +128,7 @@ __device__ __forceinline__ void walk(const Problem& p, i64 n, Edges& edges, Numb
         }
         sound = __syncthreads_and(sound);
         if (threadIdx.x > 0) return;
-        p.loss[n] = sound ? negative_log(L > 0 ? plus(last[0], last[1]) : last[0]) : real(NAN);
+        p.loss[n] = sound ? negative_log(L > 0 ? plus(last[0], last[1]) : last[0], T) : real(NAN);
     }
 }
 

@@ -88,9 +88,10 @@ __device__ __forceinline__ const stored* logits_row(const Problem& p, i64 n, i64
 __device__ __forceinline__ stored* grad_row(const Problem& p, i64 n, i64 t) {
     return (stored*)p.grad + n * p.grad_n + t * p.grad_t;
 }
-__device__ __forceinline__ real negative_log(Number likelihood) {
+// The loss, given the likelihood with all shifts in it.
+__device__ __forceinline__ real negative_log(Number likelihood, i64 frames) {
     if (likelihood.m == real(0)) return INFINITY;
-    real loss = -(log(likelihood.m) + (real)likelihood.e * LN2);
+    real loss = sum_of_shifts(frames) - (log(likelihood.m) + (real)likelihood.e * LN2);
     if (loss > real(LARGEST_LOSS)) return INFINITY;
     return loss <= real(0) ? real(0) : loss;  // no probability exceeds 1, by rounding; and no -0
 }

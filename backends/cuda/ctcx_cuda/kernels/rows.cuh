@@ -99,7 +99,7 @@ extern "C" __global__ void __launch_bounds__(128, 1) ctc_rows(Problem p, int lis
 #pragma unroll
                 for (int k = 0; k < FEW; k++) {
                     int i = begin + k * WARP;
-                    Number p_c = c[k] < 0 ? NOTHING : probability(widen(logits[k]), row);
+                    Number p_c = c[k] < 0 ? NOTHING : probability(widen(logits[k]), row, t);
                     if (i <= SLOTS) emitted[i == SLOTS ? SLOTS : slot(i)] = p_c;
                 }
             }
