@@ -228,3 +228,10 @@ def test_errors_change_nothing():
         ctcx.ctc_loss_and_grad(logits, labels)
     np.testing.assert_array_equal(labels, before)
     np.testing.assert_array_equal(logits, LOGITS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bool", "int64"])
+def test_one_hot_labels_are_told_what_to_call(dtype):
+    one_hot = np.eye(4)[[[1, 2], [3, 1]]].astype(dtype)
+    with pytest.raises(ctcx.CTCInputError, match=r"labels_from_one_hot"):
+        ctcx.ctc_loss(np.zeros((2, 5, 4), np.float32), one_hot)

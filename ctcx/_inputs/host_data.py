@@ -162,6 +162,8 @@ def check_integer_dtype(argument: str, array: Any) -> None:
             integral = False
     if not integral:
         msg = f"{argument} must have an integer dtype, got {array.dtype}"
+        if argument == "labels" and array.ndim == 3:
+            msg += "; for one-hot labels call ctcx.labels_from_one_hot first"
         raise CTCInputError(msg, argument=argument)
 
 
