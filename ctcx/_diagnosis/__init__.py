@@ -5,14 +5,14 @@ from __future__ import annotations
 from ctcx._diagnosis.answer import QUANTITIES, Answer, read_answer
 from ctcx._diagnosis.best_path import best_path
 from ctcx._diagnosis.divergence import Divergence, first_divergence
-from ctcx._diagnosis.mistakes import MISTAKES, Diagnosis, diagnose
+from ctcx._diagnosis.mistakes import MISTAKES, LikelyMistakes, diagnose
 
 __all__ = [
     "MISTAKES",
     "QUANTITIES",
     "Answer",
-    "Diagnosis",
     "Divergence",
+    "LikelyMistakes",
     "best_path",
     "diagnose",
     "first_divergence",

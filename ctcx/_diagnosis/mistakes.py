@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ctcx._diagnosis.answer import Answer
     from ctcx.fixtures._fixture import Fixture
 
-__all__ = ["MISTAKES", "Diagnosis", "Mistake", "diagnose"]
+__all__ = ["MISTAKES", "LikelyMistakes", "Mistake", "diagnose"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Mistake:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diagnosis:
+class LikelyMistakes:
     """What is said of the answers to one or more problems.
 
     Attributes
@@ -393,7 +393,7 @@ _SMALLEST = 80.0
 """Minus the logarithm of about the smallest positive float32."""
 
 
-def diagnose(pairs: Sequence[tuple[Fixture, Answer]], dtype: str) -> Diagnosis:
+def diagnose(pairs: Sequence[tuple[Fixture, Answer]], dtype: str) -> LikelyMistakes:
     """Return the mistake that gives these numbers.
 
     Parameters
@@ -407,7 +407,7 @@ def diagnose(pairs: Sequence[tuple[Fixture, Answer]], dtype: str) -> Diagnosis:
     given.sort(key=lambda one: one.batch.logits.size)
     wrong = sum(one.is_wrong for one in given)
     if not wrong:
-        return Diagnosis(total=len(given))
+        return LikelyMistakes(total=len(given))
     scores = [
         (mistake, score)
         for mistake in MISTAKES
@@ -427,7 +427,7 @@ def diagnose(pairs: Sequence[tuple[Fixture, Answer]], dtype: str) -> Diagnosis:
         best = max(score.rank for _, score in accepted)
         first = [(mistake, score) for mistake, score in accepted if score.rank == best]
         mistakes = tuple({mistake.name: mistake for mistake, _ in first}.values())
-        return Diagnosis(
+        return LikelyMistakes(
             mistakes=mistakes,
             matched=first[0][1].problems,
             wrong=wrong,
@@ -435,7 +435,7 @@ def diagnose(pairs: Sequence[tuple[Fixture, Answer]], dtype: str) -> Diagnosis:
             loss_only=loss_only,
         )
     pattern, matched = _by_pattern(given)
-    return Diagnosis(
+    return LikelyMistakes(
         mistakes=() if pattern is None else (pattern,),
         matched=matched,
         wrong=wrong,

@@ -16,7 +16,7 @@ from ctcx.fixtures._text import JSON, array_text
 if TYPE_CHECKING:
     from ctcx._diagnosis.answer import Answer
     from ctcx._diagnosis.divergence import Divergence
-    from ctcx._diagnosis.mistakes import Diagnosis
+    from ctcx._diagnosis.mistakes import LikelyMistakes
     from ctcx._reference.lattice import Lattice
     from ctcx.fixtures._fixture import Fixture
 
@@ -46,7 +46,7 @@ class SequenceInspection:
         What another implementation says about the whole fixture.
     divergence : Divergence or None
         Where that first goes wrong in this sequence.
-    diagnosis : Diagnosis or None
+    diagnosis : LikelyMistakes or None
         What it probably does.
     """
 
@@ -57,7 +57,7 @@ class SequenceInspection:
     dtype: str
     answer: Answer | None = None
     divergence: Divergence | None = None
-    diagnosis: Diagnosis | None = None
+    diagnosis: LikelyMistakes | None = None
 
 
 def inspect_sequence(
@@ -142,7 +142,7 @@ def as_json(view: SequenceInspection) -> str:
     return "{" + ",\n".join(members) + "}"
 
 
-def _names(diagnosis: Diagnosis) -> list[str]:
+def _names(diagnosis: LikelyMistakes) -> list[str]:
     return [mistake.name for mistake in diagnosis.mistakes]
 
 
