@@ -20,7 +20,7 @@ from ctcx._inputs.host_data import as_integer, is_list
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["Columns", "Wildcard", "Wildcards"]
+__all__ = ["ExtraColumns", "Wildcard", "Wildcards"]
 
 _KINDS = ("any", "best", "free")
 _NO_CLASS = -2
@@ -38,7 +38,7 @@ class Wildcard(NamedTuple):
     price: float
 
 
-class Columns(NamedTuple):
+class ExtraColumns(NamedTuple):
     """What a kernel gets for wildcards and free ends.
 
     Attributes
@@ -46,7 +46,7 @@ class Columns(NamedTuple):
     extra
         (N, T, W), or None.
     ends
-        Columns of the first and of the last blank.
+        ExtraColumns of the first and of the last blank.
     best
         For each wildcard: the best class of each frame (N, T), or None for none.
     """
@@ -96,17 +96,17 @@ class Wildcards(NamedTuple):
             columns = xp.where(labels == number, classes + k, columns)
         return columns
 
-    def columns(self, logits: Array, blank: int) -> Columns:
+    def columns(self, logits: Array, blank: int) -> ExtraColumns:
         """Make the columns beside logits (N, T, C); past a sequence's length stands anything."""
         if not self.all and self.ends is None:
-            return Columns(None, (blank, blank), ())
+            return ExtraColumns(None, (blank, blank), ())
         xp = array_api_compat.array_namespace(logits)
         if logits.dtype != xp.float64:
             logits = xp.astype(logits, xp.float32, copy=False)
         with np.errstate(all="ignore"):  # frames past a length may hold anything
             return self._columns(logits, blank, xp)
 
-    def _columns(self, logits: Array, blank: int, xp: ArrayModule) -> Columns:
+    def _columns(self, logits: Array, blank: int, xp: ArrayModule) -> ExtraColumns:
         classes = logits.shape[2]
         others = tuple(k for k in range(classes) if k != blank)
         columns, best = [], []
@@ -131,12 +131,12 @@ class Wildcards(NamedTuple):
             prices = dict.fromkeys(self.ends)  # one column for both if they are equal
             columns += [total + price for price in prices]
             ends = (first, first + len(prices) - 1)
-        return Columns(xp.stack(columns, axis=2), ends, tuple(best))
+        return ExtraColumns(xp.stack(columns, axis=2), ends, tuple(best))
 
     def classes_of(
-        self, columns: Array, found: Columns, blank: int, classes: int, xp: ArrayModule
+        self, columns: Array, found: ExtraColumns, blank: int, classes: int, xp: ArrayModule
     ) -> Array:
-        """Columns of a path (N, T) as classes: the best one of a set, or -2 for none."""
+        """ExtraColumns of a path (N, T) as classes: the best one of a set, or -2 for none."""
         result = columns
         for k, best in enumerate(found.best):
             here = columns == classes + k
