@@ -65,6 +65,12 @@ Problem draw() {
     double x = masked && uniform() < 0.1 ? -infinity : normal() * scale + offset;
     p.logits.push_back(p.type == CTCX_CPU_FLOAT32 ? double(float(x)) : x);
   }
+  if (uniform() < 0.2) {  // many equal frames
+    const Size row = p.classes, different = between(1, 4) * row;
+    for (Size n = 0; n < p.sequences; n++)
+      for (Size i = different; i < p.frames * row; i++)
+        p.logits[n * p.frames * row + i] = p.logits[n * p.frames * row + i - different];
+  }
   for (Size n = 0; n < p.sequences; n++) {
     p.lengths.push_back(between(0, p.frames));
     p.counts.push_back(uniform() < 0.3 ? std::min(p.positions, p.lengths[n]) : between(0, p.positions));
