@@ -30,6 +30,7 @@ def test_one_sequence_drops_the_batch_axis(library):
     found = ctcx.ctc_align(LIBRARIES[library](LOGITS.astype(np.float32)), [1, 2])
     assert [array.shape for array in found] == [(4,), (4,), (2,), (2,), (4,), (2,), (), ()]
     assert ctcx.spans(found)[1][:4] == (2, None, 2, 3)
+    assert ctcx.spans(found)[1].log_prob == pytest.approx(math.log(0.6), abs=1e-6)
     assert float(found.score) == pytest.approx(math.log(0.9 * 0.8 * 0.6 * 0.7), abs=1e-6)
 
 

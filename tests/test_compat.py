@@ -29,8 +29,9 @@ NO_PADDING = np.zeros((4, 2)), np.zeros((4, 2))
 def test_importing_it_imports_no_framework():
     code = (
         "import sys, numpy, ctcx.compat\n"
-        "from ctcx.compat import keras, optax, tensorflow, tfjs, torch\n"
+        "from ctcx.compat import keras, optax, tensorflow, tfjs, torch, torchaudio\n"
         "call = (numpy.zeros((3, 1, 4)), numpy.asarray([[1, 2]]), (3,), (2,))\n"
+        "torchaudio.forced_align(call[0].swapaxes(0, 1), call[1])\n"
         "torch.ctc_loss(*call); tensorflow.ctc_loss(call[1], call[0], call[3], call[2])\n"
         "found = {'torch', 'jax', 'optax', 'tensorflow', 'keras', 'cupy'} & set(sys.modules)\n"
         "print(sorted(found))"

@@ -55,6 +55,7 @@ SHOWN = (
     "ctcx.compat.tensorflow",
     "ctcx.compat.tfjs",
     "ctcx.compat.torch",
+    "ctcx.compat.torchaudio",
     "ctcx.conformance",
     "ctcx.conformance._external.run",
     "ctcx.conformance.suite",

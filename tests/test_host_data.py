@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx.compat import keras, optax, tensorflow, tfjs
+from ctcx.compat import keras, optax, tensorflow, tfjs, torchaudio
 from ctcx.compat import torch as compat_torch
 from tests.helpers import optional, random_problem, strict_array
 
@@ -404,6 +404,9 @@ MASKED_IN_COMPAT = {
     "optax: label_paddings": lambda: optax.ctc_loss(
         LOGITS, np.zeros((2, 7)), LABELS, masked(np.zeros((2, 3)))
     ),
+    "torchaudio: log_probs": lambda: torchaudio.forced_align(masked(LOGITS), LABELS),
+    "torchaudio: input_lengths": lambda: torchaudio.forced_align(LOGITS, LABELS, masked(FRAMES)),
+    "torchaudio: tokens": lambda: torchaudio.merge_tokens(masked(FRAMES), FRAMES),
     "tfjs: labels": lambda: tfjs.ctc_loss(masked(LOGITS), LOGITS),
     "tfjs: predictions": lambda: tfjs.ctc_loss(LOGITS, masked(LOGITS)),
 }

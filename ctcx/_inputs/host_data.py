@@ -168,11 +168,12 @@ def check_integer_dtype(argument: str, array: Any) -> None:
 
 
 def to_lists(array: Array) -> Any:
-    """Values of a small integer array; one by one where a library has no call for it."""
+    """Values of a small array; one by one where a library has no call for it."""
     if hasattr(array, "tolist"):
         return array.tolist()
     if array.ndim == 0:
-        return int(array)
+        is_float = namespace_of(array).isdtype(array.dtype, "real floating")
+        return float(array) if is_float else int(array)
     return [to_lists(array[i, ...]) for i in range(array.shape[0])]
 
 

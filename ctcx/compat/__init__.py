@@ -1,8 +1,9 @@
 """The signatures and edge cases of other libraries' CTC, computed by ctcx.
 
-One module for each origin: ``torch``, ``tensorflow``, ``optax``, ``keras`` and ``tfjs``. Change the
-import, and leave the call as it is. Importing them imports no framework; what needs one imports it
-on first use. The pages "Coming from ..." of the documentation list each difference.
+One module for each origin: ``torch``, ``torchaudio``, ``tensorflow``, ``optax``, ``keras`` and
+``tfjs``. Change the import, and leave the call as it is. Importing them imports no framework; what
+needs one imports it on first use. The pages "Coming from ..." of the documentation list each
+difference.
 
 >>> import numpy as np
 >>> from ctcx.compat import torch as F
@@ -17,9 +18,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ctcx.compat import keras, optax, tensorflow, tfjs, torch
+    from ctcx.compat import keras, optax, tensorflow, tfjs, torch, torchaudio
 
-__all__ = ["keras", "optax", "tensorflow", "tfjs", "torch"]
+__all__ = ["keras", "optax", "tensorflow", "tfjs", "torch", "torchaudio"]
 
 
 def __getattr__(name: str) -> Any:

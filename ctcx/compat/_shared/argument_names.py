@@ -15,7 +15,7 @@ from ctcx._inputs.host_data import plain
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["in_terms", "is_ragged", "refuse", "required", "shape_of", "to_host"]
+__all__ = ["in_terms", "is_ragged", "refuse", "renamed", "required", "shape_of", "to_host"]
 
 
 @contextmanager
@@ -29,17 +29,21 @@ def in_terms(terms: Mapping[str, str], kind: type[CTCInputError] = CTCInputError
     except CTCInputError as error:
         if isinstance(error, (RuntimeError, TypeError)):
             raise
-        # "the blank" is a word too: the argument stands first, or before its value.
-        names = "|".join(name for name in terms if name != "blank")
-        words = re.compile(rf"\b({names})\b|\b(blank)(?==)|\A(blank)\b")
-        message = words.sub(lambda word: terms.get(word[0], word[0]), str(error))
         raise kind(
-            message,
+            renamed(str(error), terms),
             argument=terms.get(error.argument, error.argument),
             sequence=error.sequence,
             position=error.position,
             value=error.value,
         ) from None
+
+
+def renamed(message: str, terms: Mapping[str, str]) -> str:
+    """Return a message of ctcx with the arguments renamed as :func:`in_terms` says."""
+    # "the blank" is a word too: the argument stands first, or before its value.
+    names = "|".join(name for name in terms if name != "blank")
+    words = re.compile(rf"\b({names})\b|\b(blank)(?==)|\A(blank)\b")
+    return words.sub(lambda word: terms.get(word[0], word[0]), message)
 
 
 def refuse(
