@@ -40,10 +40,10 @@ __all__ = ["BlockPlan", "Recursion", "TooManyLogitsError"]
 _NARROW = 64
 """Labels up to this width are taken as they are."""
 
-_LONG = 2048
+_LONG = 1024
 """Above so many frames, states are float64 where there is one.
 
-The errors of float32 add up to 3e-6 of an occupancy in 2,600 frames, where two paths that have no
+The errors of float32 add up to 4e-6 of an occupancy in 2,000 frames, where two paths that have no
 frame in common are equally probable, and grow with the square root of the frames.
 """
 

@@ -27,13 +27,11 @@ CTCX_INLINE Size rows_together(Size classes) {
   return std::max({(Size(1) << 12) / classes, std::min((Size(1) << 17) / classes, Size(32)), Size(1)});
 }
 
-// Frames that are equal are rounded alike, so their errors add up with their number, not with its
-// root. From so many on, each frame's probabilities are multiplied by a power of its own, 2^shift,
-// so that they are rounded differently. Two by two the shifts add up to 0.
-constexpr Size most_repeats = 96;
-CTCX_INLINE double shift(Size t) {
-  const double s = double(std::uint32_t(t / 2) * 2654435769u) * 0x1p-33;  // by the golden ratio
-  return t % 2 ? -s : s;
+// Emission probabilities of frame t are multiplied by a factor of its own, within 3/4 and 5/4. Frames
+// that are equal, or nearly so, would be rounded alike, and their errors would add up with their
+// number, not with its root.
+template <class T> CTCX_INLINE T factor_of(Size t) {
+  return T(0.75) + T(std::uint32_t(t) * 2654435769u >> 9) * T(0x1p-24);  // by the golden ratio
 }
 
 // X is the type of the logits, T the one that they are computed in.
@@ -83,7 +81,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     Size begin = down ? first + rows - 1 : first, turn = down ? -1 : 1;
     return softmax_of_rows(in_.logits + begin * in_.logits_row, turn * in_.logits_row,
                            probabilities(begin), turn * p_row_, rows, in_.classes,
-                           divisors_ + begin, turn);
+                           divisors_ + begin, begin, turn);
   }
 
   // To the middle. `softmax_done`: all of it is there already. Returns the excess of the softmax.
@@ -91,9 +89,8 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     clear(kept(0), width_, 0, width_ / step);
     *kept(0).e = 0;
     forget_small();
-    std::fill_n(blanks_seen_, Size(1) << seen_bits_, 0);
-    std::fill_n(frames_seen_, Size(1) << seen_bits_, 0);
-    double excess = 0;
+    double excess = 0, product = 1;
+    factors_ = 0;
     Size ready = softmax_done ? frames_ : 0;
     for (Size s = 0; s < spans_; s++) {
       const bool in_last = s == spans_ - 1;
@@ -110,21 +107,18 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
                      : within == span_ - 1 ? kept(s + 1)
                                            : passing(within + 1);
         forward(old, now, t, in_last ? within : 0, 0, reached(t));
-        if (!shifted_) note_repeat(t, in_last ? within : 0, reached(t));
         old = now;
+        product *= double(factor_of<T>(t));
+        if (t % 64 == 63) factors_ += std::log2(std::exchange(product, 1));
       }
     }
+    factors_ += std::log2(product);
     clear(last(), width_, reached(frames_), width_ / step);
     return excess;
   }
 
-  // Frames whose emissions are those of an earlier frame.
-  Size repeats() const { return repeats_; }
-  // From now on takes emissions from the logits in double, shifted. Returns the sum of the shifts.
-  double shift_emissions() {
-    shifted_ = true;
-    return frames_ % 2 ? shift(frames_ - 1) : 0;
-  }
+  // The logarithm to base 2 of all the factors in the last row.
+  double factors() const { return factors_; }
 
   // In the middle: takes the other half's last row as the first of the way back.
   void arrive(const Half &other) {
@@ -199,9 +193,6 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     table_ = rows(width_ + 1);
     slot_of_class_ = arena.take<std::int32_t>(in_.classes);
     divisors_ = arena.take<Divisor>(std::max(frames_, Size(1)));
-    seen_bits_ = std::bit_width(std::uint32_t(std::min(frames_, Size(1) << 20))) + 1;
-    blanks_seen_ = arena.take<std::uint32_t>(Size(1) << seen_bits_);
-    frames_seen_ = arena.take<std::uint32_t>(Size(1) << seen_bits_);
     if (in_.gradient && !is_half_precision) {
       p_row_ = in_.gradient_row, p_rows_ = std::max(frames_, Size(1));
       if constexpr (!is_half_precision) p_ = in_.gradient;
@@ -231,13 +222,15 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   // Looks up the probabilities of the blank and of the labels; returns whether one is small.
   CTCX_INLINE bool look_up(Size t, Size within, Size begin, Size end) {
     const T *p = probabilities(t);
+    const T factor = factor_of<T>(t);
+    const Vector<T> factors = splat<T>(factor);
     Emission<T> to = emission(within);
-    *to.blank.m = p[in_.blank];
+    *to.blank.m = p[in_.blank] * factor;
     Vector<T> least = splat<T>(p[in_.blank]);
     auto labels = [&](auto find) {
       for (Size k = begin * step; k < end * step; k += step) {
         Vector<T> v = find(classes_ + k);
-        store(to.labels.m + k, v);
+        store(to.labels.m + k, v * factors);
         least = smaller(v, least);
       }
     };
@@ -266,17 +259,18 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     const X *logits = in_.logits + t * in_.logits_row;
     const T *p = probabilities(t);
     const Divisor divisor = divisors_[t];
-    const double more = shifted_ ? shift(t) : 0;
+    const T factor = factor_of<T>(t);
     bool any = false;
     for (Size i = 0; i <= distinct_; i++) {
-      table_.m[i] = p[listed_[i]], table_.e[i] = 0;
-      if (table_.m[i] < T(smallest_plain)) any = true;
-      else if (!shifted_) continue;
-      const double x = double(widen(logits[listed_[i]])) - divisor.offset;
-      const double y = ((x - divisor.m * Format<double>::ln_2) - divisor.m * Format<double>::ln_2_rest) * log2_e;
+      table_.m[i] = p[listed_[i]] * factor, table_.e[i] = 0;
+      if (p[listed_[i]] >= T(smallest_plain)) continue;
+      any = true;
+      // The product with m is exact.
+      double y = double(widen(logits[listed_[i]])) - divisor.offset;
+      y = ((y - divisor.m * Format<double>::ln_2) - divisor.m * Format<double>::ln_2_rest) * log2_e;
       if (y > double(Format<T>::never) && divisor.inverse > 0) {
         double whole = std::nearbyint(y);
-        table_.m[i] = T(std::exp2(y - whole + more) * divisor.inverse);
+        table_.m[i] = T(std::exp2(y - whole) * divisor.inverse * double(factor));
         table_.e[i] = Integer<T>(whole);
       } else {
         table_.m[i] = 1, table_.e[i] = Format<T>::never;
@@ -292,7 +286,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   // Finds a frame's emissions and goes on by it. A frame after one with small probabilities is
   // likely to have some too.
   CTCX_INLINE void forward(Row<T> old, Row<T> now, Size t, Size within, Size begin, Size end) {
-    bool apart = shifted_ || small_ || look_up(t, within, begin, end);
+    bool apart = small_ || look_up(t, within, begin, end);
     apart_[within] = apart;
     if (apart) {
       small_ = take_apart(t, within, begin, end);
@@ -300,29 +294,6 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     } else {
       forward_frame<T, false>(old, now, width_, begin, end, skip_before_, emission(within));
     }
-  }
-
-  // Puts a hash in a table of about as many as there are frames; returns whether it was there.
-  CTCX_INLINE bool is_listed(std::uint32_t *table, std::uint32_t hash) const {
-    return std::exchange(table[hash * 2654435769u >> (32 - seen_bits_)], hash) == hash;
-  }
-
-  // Counts a frame whose emissions are those of an earlier one.
-  CTCX_INLINE void note_repeat(Size t, Size within, Size end) {
-    const auto bits = std::bit_cast<std::uint64_t>(*emission(within).blank.m * divisors_[t].inverse);
-    if (is_listed(blanks_seen_, std::uint32_t(bits ^ bits >> 32)))
-      repeats_ += is_listed(frames_seen_, hash_of_emissions(within, end));
-  }
-  __attribute__((noinline)) std::uint32_t hash_of_emissions(Size within, Size end) const {
-    using Bits = Vector<std::uint32_t>;
-    const Emission<T> of = emission(within);
-    const auto mixed = [](auto a, auto b) { return (a << 5) - a + b; };
-    Bits bits{};
-    for (Size k = 0; k < end * step; k += step) {
-      bits = mixed(bits, (Bits)load(of.labels.m + k));
-      if (apart_[within]) bits = mixed(bits, (Bits)load(of.labels.e + k));
-    }
-    return fold(bits, mixed);
   }
 
   // Computes the alphas of a span again, for the vectors that count when the way back enters it at
@@ -365,8 +336,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   Size frames_, width_, span_, spans_;
   bool small_ = false;   // whether the frame before had small probabilities
   Size distinct_ = -1;   // classes that occur, once they have been listed
-  bool shifted_ = false;
-  Size repeats_ = 0;
+  double factors_ = 0;
 
   // Scratch; a row of states is 2 width_ numbers.
   Integer<T> *skip_before_, *skip_after_;
@@ -376,8 +346,6 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   char *apart_;
   std::int32_t *slots_, *listed_, *slot_of_class_;
   Divisor *divisors_;
-  std::uint32_t *blanks_seen_, *frames_seen_;  // 2^seen_bits_ hashes each
-  int seen_bits_;
   // Probabilities: p_rows_ rows, after which they start again.
   T *p_;
   Size p_row_, p_rows_;

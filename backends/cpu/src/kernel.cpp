@@ -33,14 +33,12 @@ class TypedSequence final : public ctcx::Sequence {
       fail();
       return false;
     }
-    double shifts = 0;
-    if (halves_[0].repeats() + halves_[1].repeats() > most_repeats)
-      for (auto &half : halves_) shifts += half.shift_emissions(), half.walk(true);
+    const double factors = halves_[0].factors() + halves_[1].factors();
     halves_[0].arrive(halves_[1]);
     const Likelihood likelihood = halves_[0].likelihood();
     double loss = std::numeric_limits<double>::infinity();
     if (likelihood.v > 0)
-      loss = std::max(excess - std::log(likelihood.v) + (shifts - double(likelihood.e)) * ln_2, 0.0);
+      loss = std::max(excess - std::log(likelihood.v) + (factors - double(likelihood.e)) * ln_2, 0.0);
     if (!(loss <= ctcx::largest_loss)) {
       write_loss(std::numeric_limits<T>::infinity());
       fill(0, length(), X{});

@@ -2,7 +2,8 @@
 //
 //     p_c = 2^(x_c log2(e) - m) / s,    s = sum over c of 2^(x_c log2(e) - m)
 //
-// where m is the largest exponent of the row, rounded to a whole number. So a power is taken apart
+// where m is the largest exponent of the row, rounded to a whole number, and a small shift that
+// differs from row to row, so that rows which are equal aren't rounded alike. A power is taken apart
 // into 2^k 2^f exactly: k is whole, and f is rounded once, however large x is (Cody and Waite,
 // Software Manual for the Elementary Functions, 1980, chapter 6).
 #pragma once
@@ -24,11 +25,17 @@ struct Divisor {
 // Rows of which |m| is larger have their largest logit taken off first.
 constexpr double most_shifted = is_fused ? 1 << 19 : 512;
 
-// 2^(x log2(e) - m), and 0 from 2^-127 down (2^-1023 in double). NaN stays NaN.
+// The shift of a row, within 1/32.
+CTCX_INLINE double shift_of_row(Size t) {
+  return double(std::int32_t(std::uint32_t(t) * 2246822519u) >> 16) * 0x1p-20;
+}
+
+// 2^(x log2(e) - m - shift), and 0 from 2^-127 down (2^-1023 in double). NaN stays NaN.
 template <class T> struct Power {
-  Vector<T> rounder, lowest;
-  CTCX_INLINE explicit Power(T m)
+  Vector<T> rounder, shift, lowest;
+  CTCX_INLINE Power(T m, T shift)
       : rounder(splat<T>(Format<T>::rounder - m)),
+        shift(splat<T>(shift)),
         lowest(splat<T>((m - T(Format<T>::bias)) * T(1 / log2_e))) {}
   CTCX_INLINE Vector<T> operator()(Vector<T> x) const {
     const Vector<T> scale = splat<T>(Format<T>::log2_e);
@@ -41,7 +48,7 @@ template <class T> struct Power {
       Vector<T> k = whole - rounder;
       fraction = ((x - k * Format<T>::ln_2) - k * Format<T>::ln_2_rest) * Format<T>::log2_e;
     }
-    return exp2_of_fraction<T>(fraction) *
+    return exp2_of_fraction<T>(fraction - shift) *
            (Vector<T>)((Integers<T>)whole << Format<T>::fraction_bits);
   }
 };
@@ -67,9 +74,9 @@ template <class T> CTCX_INLINE Vector<T> last_lanes(Vector<T> v, Size count) {
 // Writes the powers to p, which may be x, and returns their sum. Meanwhile memory fetches the row
 // `ahead`, for which it would else have to be waited.
 template <class T>
-CTCX_INLINE double powers_of_row(const T *x, T *p, Size classes, T m, const T *ahead) {
+CTCX_INLINE double powers_of_row(const T *x, T *p, Size classes, T m, T shift, const T *ahead) {
   constexpr int step = lanes_of<T>;
-  const Power<T> power(m);
+  const Power<T> power(m, shift);
   if (classes < step) {
     Vector<T> v = power(load_short(x, classes));
     store_short(p, v, classes);
@@ -141,22 +148,23 @@ CTCX_INLINE double note(Divisor &divisor, double offset, double m, double s, dou
 
 // A row that is all masked, has a NaN or +inf in it, or is very far from 0.
 template <class T>
-__attribute__((noinline)) double unusual_row(const T *x, T *p, Size classes, Divisor &divisor) {
+__attribute__((noinline)) double unusual_row(const T *x, T *p, Size classes, Divisor &divisor, double shift) {
   T largest = largest_of_row(x, classes);
   divisor = {0, 0, 0};
   if (largest == -std::numeric_limits<T>::infinity())
-    return powers_of_row<T>(x, p, classes, 0, x);  // zeros; or there is a NaN
+    return powers_of_row<T>(x, p, classes, 0, 0, x);  // zeros; or there is a NaN
   if (!(largest < std::numeric_limits<T>::infinity())) return std::nan("");
   for (Size c = 0; c < classes; c++) p[c] = x[c] - largest;
-  double s = powers_of_row<T>(p, p, classes, 0, x);
+  double s = powers_of_row<T>(p, p, classes, 0, T(shift), x);
   T inverse = T(1 / s);
   scale_row(p, classes, inverse);
-  return note(divisor, largest, 0, s, inverse);
+  return note(divisor, largest, shift, s, inverse);
 }
 
 // A row of k vectors or fewer, and at least one, stays in the registers.
 template <class T, int k>
-CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor, const T *) {
+CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor, double shift,
+                              const T *) {
   constexpr int step = lanes_of<T>;
   Vector<T> v[k];
   for (int i = 0; i < k - 1; i++) v[i] = load(x + i * step);
@@ -164,8 +172,8 @@ CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor, 
   Vector<T> top = v[0];
   for (int i = 1; i < k; i++) top = greater(top, v[i]);
   double m = std::nearbyint(double(largest_of(top)) * log2_e);
-  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor);
-  const Power<T> power{T(m)};
+  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor, shift);
+  const Power<T> power{T(m), T(shift)};
   for (int i = 0; i < k; i++) v[i] = power(v[i]);
   Vector<T> sum = last_lanes<T>(v[k - 1], classes - (k - 1) * step);
   for (int i = 0; i < k - 1; i++) sum += v[i];
@@ -174,25 +182,27 @@ CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor, 
   Vector<T> factors = splat<T>(inverse);
   for (int i = 0; i < k - 1; i++) store(p + i * step, v[i] * factors);
   store(p + classes - step, v[k - 1] * factors);
-  return note(divisor, 0, m, s, inverse);
+  return note(divisor, 0, m + shift, s, inverse);
 }
 
 template <class T>
-CTCX_INLINE double wide_row(const T *x, T *p, Size classes, Divisor &divisor, const T *ahead) {
+CTCX_INLINE double wide_row(const T *x, T *p, Size classes, Divisor &divisor, double shift,
+                            const T *ahead) {
   double m = std::nearbyint(double(largest_of_row(x, classes)) * log2_e);
-  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor);
-  double s = powers_of_row<T>(x, p, classes, T(m), ahead);
+  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor, shift);
+  double s = powers_of_row<T>(x, p, classes, T(m), T(shift), ahead);
   T inverse = T(1 / s);
   scale_row(p, classes, inverse);
-  return note(divisor, 0, m, s, inverse);
+  return note(divisor, 0, m + shift, s, inverse);
 }
 
-// The softmax of rows: logits x and probabilities p, with the elements from one row to the next.
+// The softmax of rows: logits x and probabilities p, with the elements from one row to the next. The
+// first one is frame `frame`, and the frames go up or down as the divisors do.
 // Returns the sum of the excesses, which is not finite if a logit is NaN or +inf. It is a multiple
 // of half the last digit of 1.0 and small, so such numbers add up to the same in any order.
 template <class X, class T = typename ComputedIn<X>::Type>
 __attribute__((noinline)) double softmax_of_rows(const X *x, Size x_row, T *p, Size p_row,
-                                                 Size rows, Size classes, Divisor *divisors,
+                                                 Size rows, Size classes, Divisor *divisors, Size frame,
                                                  Size divisors_row) {
   constexpr int step = lanes_of<T>;
   auto each = [&](auto softmax) {
@@ -206,7 +216,8 @@ __attribute__((noinline)) double softmax_of_rows(const X *x, Size x_row, T *p, S
         ahead = from = p + t * p_row;
         for (Size c = 0; c < classes; c++) p[t * p_row + c] = widen(x[t * x_row + c]);
       }
-      excess += softmax(from, p + t * p_row, classes, divisors[t * divisors_row], ahead);
+      excess += softmax(from, p + t * p_row, classes, divisors[t * divisors_row],
+                        shift_of_row(frame + t * divisors_row), ahead);
     }
     return excess;
   };

@@ -84,9 +84,9 @@ _LIGHT = (
     Sizes(2, 64, 41, 40, "wrong"),
     Sizes(2, 600, 30, 290, "tight"),
     Sizes(1, 6000, 10, 40, "wrong"),
-    Sizes(4, 2800, 21, 20, "steady"),
+    Sizes(4, 2500, 21, 20, "steady"),
     Sizes(3, 700, 21, 20, "steady"),
-    Sizes(2, 6000, 21, 20, "steady"),
+    Sizes(2, 1500, 9, 8, "steady"),
 )
 """What no cycle is without, whatever else is drawn; later cycles vary the numbers."""
 
@@ -97,9 +97,10 @@ def _vary(one: Sizes, cycle: int, bits: PortableRandom) -> Sizes:
         return one
     # The first cycle stays at the size that is known to matter, give or take a few.
     spread = 1.05 if cycle == 0 else 3.3
+    longest = 3000 if one.aim == "steady" else 20_000
     T, L = (
         min(most, max(least, int(size * spread ** (2 * float(bits.uniform(1)[0]) - 1))))
-        for size, least, most in ((one.T, 41, 20_000), (one.L, 20, 500))
+        for size, least, most in ((one.T, 41, longest), (one.L, 20, 500))
     )
     return one._replace(T=T, L=min(L, (T * 4) // 5), C=max(L // 8, one.C))
 
