@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from ctcx._cli import backends, bench, compare, conformance, diagnose, doctor, explain, fixtures
+from ctcx._cli import (
+    align,
+    backends,
+    bench,
+    compare,
+    conformance,
+    diagnose,
+    doctor,
+    explain,
+    fixtures,
+)
 from ctcx._errors import CTCError, PluginWarning
 from ctcx._version import __version__
 
@@ -70,6 +80,7 @@ app.command("explain")(explain.explain_command)
 app.command("conformance")(conformance.conformance_command)
 app.command("fixtures")(fixtures.fixtures_command)
 app.command("bench")(bench.bench_command)
+app.command("align")(align.align_command)
 app.command("diagnose")(diagnose.diagnose_command)
 
 

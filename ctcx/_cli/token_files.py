@@ -1,0 +1,167 @@
+"""Files that say which token each class is, and the labels that a text is spelled with."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctcx._errors import CTCInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["TokenTable", "read_tokens"]
+
+_SPACES = (" ", "<space>", "|", "▁")
+"""Tokens that stand for a space, in vocabularies of speech recognisers."""
+
+_NUMBERED = re.compile(r"(\S+)[ \t]+(\d+)")
+"""A line of a file that names the class of each token, such as Kaldi's and k2's."""
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """The tokens of a model.
+
+    Attributes
+    ----------
+    path : str
+        Of the file, for messages.
+    names : dict of int to str
+        The token of each class.
+    blank : int
+        Class of the blank, from 0.
+    """
+
+    path: str
+    names: Mapping[int, str]
+    blank: int
+
+    @property
+    def space(self) -> str | None:
+        """What stands between words; None if no token does."""
+        known = set(self.names.values())
+        found = next((space for space in _SPACES if space in known), None)
+        return found or ("▁" if any(name.startswith("▁") for name in known) else None)
+
+    def labels_of(self, text: str) -> list[int]:
+        """Spell a text: at each place with the longest token that is there.
+
+        Raises
+        ------
+        CTCInputError
+            No token stands for a character, or several classes have the same one.
+        """
+        classes: dict[str, list[int]] = {}
+        for label, name in self.names.items():
+            if name and label != self.blank:
+                classes.setdefault(name, []).append(label)
+        longest = max(map(len, classes), default=0)
+        space, found, place, added = self.space, [], 0, 0
+        spelled = text if space is None else text.replace(" ", space)
+        begins = any(name.startswith("▁") and name != "▁" for name in classes)
+        if space == "▁" and begins and text[:1] not in {"", " "}:
+            spelled, added = f"▁{spelled}", 1  # as SentencePiece begins each text
+        while place < len(spelled):
+            sizes = range(min(longest, len(spelled) - place), 0, -1)
+            token = next((t for n in sizes if (t := spelled[place : place + n]) in classes), None)
+            if token is None:
+                before = spelled[added:place].replace(space or " ", " ")
+                self._refuse(text, len(before), classes)
+            elif len(classes[token]) > 1:
+                several = " and ".join(map(str, classes[token]))
+                msg = f"{self.path} has {token!r} for the classes {several}: pass --labels"
+                raise CTCInputError(msg, argument="tokens", value=token)
+            else:
+                found.append(classes[token][0])
+                place += len(token)
+        return found
+
+    def _refuse(self, text: str, place: int, classes: Mapping[str, object]) -> None:
+        character = text[place : place + 1] or " "
+        why = f"no token of {self.path}"
+        if self.names.get(self.blank) == character:
+            why = f"the token of the blank (class {self.blank}), which no label may be"
+        other = next((c for c in (character.upper(), character.lower()) if c in classes), None)
+        hint = "" if other is None else f"; there is {other!r}"
+        msg = (
+            f"text has {character!r} (U+{ord(character):04X}) as character {place + 1} of "
+            f"{text!r}: that is {why}{hint}"
+        )
+        raise CTCInputError(msg, argument="text", position=place, value=character)
+
+
+def read_tokens(path: str, classes: int, blank: int) -> TokenTable:
+    """Read the token of each class.
+
+    Parameters
+    ----------
+    path : str
+        Of a text file with one token a line, in the order of the classes, or with lines of a token
+        and its class; or of a .json file with a list of tokens or an object from tokens to classes.
+    classes : int
+        How many there are.
+    blank : int
+        Class of the blank, from 0.
+
+    Raises
+    ------
+    CTCInputError
+        It can't be read, or names more or fewer classes than there are.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        msg = f"tokens: {path} can't be read: {error.strerror}"
+        raise CTCInputError(msg, argument="tokens", value=path) from None
+    except UnicodeDecodeError as error:
+        msg = f"tokens: {path} is no UTF-8 text: {error.reason} at byte {error.start}"
+        raise CTCInputError(msg, argument="tokens", value=path) from None
+    is_json = path.lower().endswith(".json")
+    tokens, labels = _of_json(path, text) if is_json else _of_lines(text)
+    if labels is None:
+        if len(tokens) != classes:
+            blanks = " (the blank needs a line too, which may be empty)"
+            msg = (
+                f"tokens: {path} has {len(tokens)} tokens: expected {classes}, one for each class"
+                f"{blanks if len(tokens) == classes - 1 else ''}"
+            )
+            raise CTCInputError(msg, argument="tokens", value=len(tokens))
+        labels = list(range(classes))
+    names: dict[int, str] = {}
+    for token, label in zip(tokens, labels, strict=True):
+        if label in names or not 0 <= label < classes:
+            why = f"that of {names[label]!r} too" if label in names else f"0 to {classes - 1} exist"
+            msg = f"tokens: {path} has class {label} for {token!r}: {why}"
+            raise CTCInputError(msg, argument="tokens", value=label)
+        names[label] = token
+    return TokenTable(path, names, blank)
+
+
+def _of_lines(text: str) -> tuple[list[str], list[int] | None]:
+    """Return tokens, and their classes if those are there."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    if not lines[-1]:
+        del lines[-1]
+    numbered = [match for line in lines if (match := _NUMBERED.fullmatch(line))]
+    if lines and len(numbered) == len(lines):
+        return [match[1] for match in numbered], [int(match[2]) for match in numbered]
+    return lines, None
+
+
+def _of_json(path: str, text: str) -> tuple[list[str], list[int] | None]:
+    """Return tokens, and their classes if those are there."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        msg = f"tokens: {path} is no JSON: {error}"
+        raise CTCInputError(msg, argument="tokens", value=path) from None
+    if isinstance(found, list) and all(isinstance(token, str) for token in found):
+        return found, None
+    if isinstance(found, dict) and all(type(label) is int for label in found.values()):
+        return list(found), list(found.values())
+    msg = f"tokens: {path} must be a list of tokens, or an object from tokens to classes"
+    raise CTCInputError(msg, argument="tokens", value=path)
