@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ctcx.plugin import Backend, Feature, LowerBound, hookimpl
+from ctcx.plugin import Backend, Feature, LowerBound, Problem, hookimpl
 
 __all__ = [
     "ctcx_backends",
@@ -38,14 +38,22 @@ def library_path() -> Path:
     return Path(__file__).parent / name
 
 
+def accepts(problem: Problem) -> str | None:
+    """Return why an alignment of JAX arrays is not taken: XLA knows of loss and gradient only."""
+    if problem.operation == "align" and problem.namespace == "jax.numpy":
+        return "it offers no align for JAX arrays"
+    return None
+
+
 @hookimpl
 def ctcx_backends() -> list[Backend]:
     """Offer one backend, for arrays in the host's memory."""
     return [
         Backend(
-            api=(2, 0),
+            api=(2, 1),
             name="cpu",
             kernels={
+                "align": "ctcx_cpu.kernels:align",
                 "loss": "ctcx_cpu.kernels:loss",
                 "loss_and_grad": "ctcx_cpu.kernels:loss_and_grad",
             },
@@ -64,6 +72,7 @@ def ctcx_backends() -> list[Backend]:
             ),
             priority=200,
             opt_in=False,
+            accepts=accepts,
             summary="native code for the CPU, on all cores",
         )
     ]

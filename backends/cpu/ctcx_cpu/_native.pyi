@@ -12,6 +12,21 @@ def compute(
     threads: int,
     /,
 ) -> None: ...
+def align(
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    extra: Any,
+    states: Any,
+    log_probs: Any,
+    type: int,  # noqa: A002 - as in C
+    blank: int,
+    first_blank: int,
+    last_blank: int,
+    threads: int,
+    /,
+) -> None: ...
 def instructions() -> str: ...
 def version() -> str: ...
 def xla_handler() -> object: ...

@@ -1,4 +1,4 @@
-"""The kernels: loss and gradient of a batch in host memory."""
+"""The kernels: loss, gradient and best paths of a batch in host memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ctcx_cpu import _jax, _native
 from ctcx_cpu._host import BFLOAT16, TYPES, integers, like_given, on_host, rows
 from ctcx_cpu._results import empty_like
 
-__all__ = ["VARIABLE", "loss", "loss_and_grad", "number_of_threads", "softmax_only"]
+__all__ = ["VARIABLE", "align", "loss", "loss_and_grad", "number_of_threads", "softmax_only"]
 
 VARIABLE = "CTCX_NUM_THREADS"
 _MOST_THREADS = 2**15
@@ -93,6 +93,45 @@ def loss_and_grad(
     return like_given(losses, logits), like_given(gradient, logits)
 
 
+def align(
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    *,
+    blank: int,
+    extra: Any,
+    ends: tuple[int, int],
+    num_threads: int | None = None,
+) -> tuple[Any, Any]:
+    """Find the best path of each sequence; a kernel for :class:`ctcx.plugin.Backend`.
+
+    Parameters
+    ----------
+    logits, labels, logit_lengths, label_lengths, blank, num_threads
+        As for :func:`loss`. Labels may name columns of ``extra``.
+    extra
+        (N, T, W), more columns beside the classes, in the dtype of the losses; or None.
+    ends
+        Columns of the blanks before the first and after the last label.
+
+    Returns
+    -------
+    array (N, T), array (N, T)
+        States, int32, and logarithms of probabilities; -1 and NaN for a sequence with a label,
+        length or logit that is not allowed.
+    """
+    threads = number_of_threads(num_threads)
+    x = rows(on_host(logits))
+    columns = None if extra is None else rows(on_host(extra))
+    states = np.empty(x.shape[:2], np.int32)
+    log_probs = np.empty(x.shape[:2], _loss_dtype(x))
+    others = integers(labels), integers(logit_lengths), integers(label_lengths)
+    results = states, log_probs
+    _native.align(x, *others, columns, *results, _type_of(x), blank, *ends, threads)
+    return like_given(states, logits), like_given(log_probs, logits)
+
+
 def softmax_only(
     logits: Any,
     labels: Any,
@@ -149,6 +188,10 @@ def _type_of(x: Any) -> int:
     return BFLOAT16 if x.dtype == np.uint16 else TYPES[x.dtype]
 
 
+def _loss_dtype(x: Any) -> type[np.floating[Any]]:
+    return np.float64 if x.itemsize == 8 else np.float32
+
+
 def _compute(
     logits: Any,
     labels: Any,
@@ -161,7 +204,7 @@ def _compute(
 ) -> tuple[Any, Any]:
     x = rows(on_host(logits))
     kind = _type_of(x)
-    losses = np.empty(x.shape[0], np.float64 if x.itemsize == 8 else np.float32)
+    losses = np.empty(x.shape[0], _loss_dtype(x))
     grad = empty_like(x) if gradient else None
     others = integers(labels), integers(logit_lengths), integers(label_lengths)
     _native.compute(x, *others, losses, grad, kind, blank, threads)

@@ -1,4 +1,4 @@
-/* ctcx_cpu: the CTC loss and its gradient on the CPU, for any language that can call C.
+/* ctcx_cpu: the CTC loss, its gradient and alignments on the CPU, for any language that can call C.
  *
  * A call computes a batch: logits (N, T, C) before the softmax, labels (N, S), and the lengths of
  * both, to losses (N,) in nats and the gradient (N, T, C) with respect to the logits.
@@ -38,7 +38,7 @@ extern "C" {
  * each minor version may append fields to the batch, where 0 stands for what was done before. Fields
  * that the caller's header doesn't have count as 0; one that the library doesn't have must be 0. */
 #define CTCX_CPU_MAJOR 1
-#define CTCX_CPU_MINOR 0
+#define CTCX_CPU_MINOR 1
 
 enum ctcx_cpu_type {
   CTCX_CPU_FLOAT16 = 0,
@@ -93,6 +93,20 @@ struct ctcx_cpu_batch {
   /* Asked now and then by the calling thread; not 0 ends the call. May be NULL. */
   int (*interrupted)(void *context);
   void *context;
+
+  /* Since 1.1, for ctcx_cpu_align: more columns (N, T, W), beside the classes and no part of the
+   * softmax, which labels may name as C to C + W - 1. Of float64 for float64 logits, else float32;
+   * columns lie side by side. */
+  const void *extra;
+  int64_t extra_columns;    /* W, or 0 */
+  int64_t extra_sequence_stride;
+  int64_t extra_frame_stride;
+  int32_t free_ends;        /* not 0: first_blank and last_blank count */
+  int32_t reserved;         /* 0 */
+  int64_t first_blank;      /* columns, from 0 to C + W - 1, of the blanks before the first label and */
+  int64_t last_blank;       /* after the last one; without labels the first counts */
+  int32_t *states;          /* (N, T), contiguous */
+  void *log_probs;          /* (N, T), contiguous; of float64 for float64 logits, else float32 */
 };
 
 /* Computes a batch; returns an enum ctcx_cpu_status. May be called from several threads at once. */
@@ -101,7 +115,21 @@ CTCX_CPU_API int ctcx_cpu_compute(const struct ctcx_cpu_batch *batch);
 /* What is wrong with a batch, in English, or NULL if nothing is. Reads no array. */
 CTCX_CPU_API const char *ctcx_cpu_check(const struct ctcx_cpu_batch *batch);
 
-/* The version of the library, as "1.0", and the instruction set that it runs: "baseline", "avx2",
+/* Since 1.1: the path of each sequence with the largest sum of logits, to `states`: 2j in the blank
+ * before label j, 2j + 1 in label j, -1 past the length. `log_probs` are the logits along it, less
+ * the logarithm of the frame's sum of exponentials, and 0 past the length. Losses and gradient are
+ * ignored.
+ *
+ * - Of equal sums, staying in a state comes before coming from the state before, and that before
+ *   two states before; the last label comes before the blank after it. Sums are in double.
+ * - Labels that no path can emit have the states -1 and log_probs of 0; a sequence that would have
+ *   the loss NaN has the states -1 and log_probs of NaN, in all T frames.
+ *
+ * Returns an enum ctcx_cpu_status. ctcx_cpu_check_align says what is wrong with such a batch. */
+CTCX_CPU_API int ctcx_cpu_align(const struct ctcx_cpu_batch *batch);
+CTCX_CPU_API const char *ctcx_cpu_check_align(const struct ctcx_cpu_batch *batch);
+
+/* The version of the library, as "1.1", and the instruction set that it runs: "baseline", "avx2",
  * "avx512" or "neon". The environment variable CTCX_CPU_INSTRUCTIONS, read at the first call, names
  * another one that the processor has. Any other name is ignored. */
 CTCX_CPU_API const char *ctcx_cpu_version(void);

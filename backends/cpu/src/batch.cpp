@@ -41,6 +41,14 @@ std::vector<Size> costliest_first(const Batch &batch) {
   return order;
 }
 
+Team alone(const Team &team) { return {1, {}, team.interrupted}; }
+
+// Whole sequences, the costliest first.
+void share_sequences(const Batch &batch, const Team &team, const std::function<void(Size)> &compute) {
+  const std::vector<Size> order = costliest_first(batch);
+  team.share(batch.sequences, [&](Size i) { compute(order[i]); });
+}
+
 void compute_sequence(const Kernel &kernel, const Batch &batch, Size n) {
   if (auto sequence = kernel.begin(batch, n, scratch_of_thread)) {
     double excess = sequence->walk(0, false);
@@ -102,7 +110,7 @@ const Kernel &kernel_of(const Batch &batch) {
 
 }  // namespace
 
-Batch read(const ctcx_cpu_batch &call) {
+Batch read(const ctcx_cpu_batch &call, bool for_align) {
   Batch batch{};
   batch.type = static_cast<Type>(call.type);
   batch.sequences = call.sequences, batch.frames = call.frames;
@@ -112,6 +120,15 @@ Batch read(const ctcx_cpu_batch &call) {
   batch.gradient = call.gradient, batch.losses = call.losses;
   batch.gradient_sequence = call.gradient_sequence_stride;
   batch.gradient_row = call.gradient_frame_stride;
+  batch.first_blank = batch.last_blank = call.blank;
+  Size columns = call.classes;
+  if (for_align) {
+    columns += call.extra_columns;
+    batch.extra = call.extra_columns > 0 ? call.extra : nullptr;
+    batch.extra_sequence = call.extra_sequence_stride, batch.extra_row = call.extra_frame_stride;
+    if (call.free_ends) batch.first_blank = call.first_blank, batch.last_blank = call.last_blank;
+    batch.path = call.states, batch.path_log_probs = call.log_probs;
+  }
   for (Size n = 0; n < call.sequences; n++) {
     const Size length = element(call.logit_lengths, n), count = element(call.label_lengths, n);
     State state = State::possible;
@@ -121,7 +138,7 @@ Batch read(const ctcx_cpu_batch &call) {
     Size needed = state == State::wrong ? 0 : count;  // frames, with a blank between equal labels
     for (Size i = 0; state == State::possible && i < count; i++) {
       const Size label = element(call.labels, n, i);
-      if (label < 0 || label >= call.classes || label == call.blank) state = State::wrong;
+      if (label < 0 || label >= columns || label == call.blank) state = State::wrong;
       if (i > 0 && label == batch.labels.back()) needed++;
       batch.labels.push_back(std::int32_t(label));
     }
@@ -142,14 +159,20 @@ void compute(const Batch &batch, const Team &team) {
     compute_cut(kernel, batch, team);
     return;
   }
-  const std::vector<Size> order = costliest_first(batch);
-  const Team alone{1, {}, team.interrupted};
-  (worth ? team : alone).share(batch.sequences, [&](Size i) { compute_sequence(kernel, batch, order[i]); });
+  share_sequences(batch, worth ? team : alone(team), [&](Size n) { compute_sequence(kernel, batch, n); });
 }
 
 void compute_softmax_only(const Batch &batch, const Team &team) {
   const Kernel &kernel = kernel_of(batch);
   team.share(batch.sequences, [&](Size n) { kernel.softmax_only(batch, n, scratch_of_thread); });
+}
+
+void align(const Batch &batch, const Team &team) {
+  const Kernel &kernel = kernel_of(batch);
+  share_sequences(batch, work_of(batch) > worth_a_thread ? team : alone(team), [&](Size n) {
+    kernel.align(batch, n, scratch_of_thread);
+    scratch_of_thread.keep_at_most(most_scratch_kept);
+  });
 }
 
 }  // namespace ctcx

@@ -6,9 +6,11 @@
 namespace ctcx {
 
 // Copies labels and lengths, and checks the copies. The batch must have passed ctcx_cpu_check.
-Batch read(const ctcx_cpu_batch &call);
+// Labels may name the extra columns if it is for align.
+Batch read(const ctcx_cpu_batch &call, bool for_align = false);
 
 void compute(const Batch &batch, const Team &team);
 void compute_softmax_only(const Batch &batch, const Team &team);
+void align(const Batch &batch, const Team &team);
 
 }  // namespace ctcx

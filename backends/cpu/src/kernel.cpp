@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "half.h"
+#include "path.h"
 
 namespace {
 
@@ -138,8 +139,47 @@ template <class X> void softmax_only(const Batch &batch, Size n, ctcx::Scratch &
   open<X>(batch, n, scratch)->finish_softmax();
 }
 
+template <class X> typename BestPath<X>::Input path_input(const Batch &batch, Size n) {
+  using T = typename ComputedIn<X>::Type;
+  return {.logits = static_cast<const X *>(batch.logits) + n * batch.logits_sequence,
+          .logits_row = batch.logits_row,
+          .extra = batch.extra ? static_cast<const T *>(batch.extra) + n * batch.extra_sequence : nullptr,
+          .extra_row = batch.extra_row,
+          .frames = batch.lengths[n],
+          .classes = batch.classes,
+          .blank = batch.blank,
+          .first_blank = batch.first_blank,
+          .last_blank = batch.last_blank,
+          .labels = batch.labels.data() + batch.first_label[n],
+          .count = batch.counts[n]};
+}
+
+template <class X> void align(const Batch &batch, Size n, ctcx::Scratch &scratch) {
+  using T = typename ComputedIn<X>::Type;
+  using Outcome = typename BestPath<X>::Outcome;
+  std::int32_t *states = batch.path + n * batch.frames;
+  T *log_probs = static_cast<T *>(batch.path_log_probs) + n * batch.frames;
+  const auto input = path_input<X>(batch, n);
+  Outcome outcome = Outcome::none;
+  if (batch.states[n] == State::possible) {
+    ctcx::Arena counting;
+    BestPath<X>(input, counting);
+    ctcx::Arena arena(scratch.get(counting.used()));
+    outcome = BestPath<X>(input, arena)(states, log_probs);
+  } else if (batch.states[n] == State::wrong) {
+    outcome = Outcome::wrong;
+  } else {
+    for (Size t = 0; t < input.frames; t++)
+      if (has_nan_or_inf(input.logits + t * input.logits_row, input.classes)) outcome = Outcome::wrong;
+  }
+  const Size written = outcome == Outcome::found ? input.frames : 0;
+  std::fill_n(states + written, batch.frames - written, -1);
+  std::fill_n(log_probs + written, batch.frames - written,
+              outcome == Outcome::wrong ? std::numeric_limits<T>::quiet_NaN() : T(0));
+}
+
 template <class X>
-constexpr ctcx::Kernel kernel_for{scratch_bytes<X>, begin<X>, softmax_only<X>};
+constexpr ctcx::Kernel kernel_for{scratch_bytes<X>, begin<X>, softmax_only<X>, align<X>};
 
 }  // namespace
 

@@ -31,6 +31,14 @@ struct Batch {
   Size gradient_sequence, gradient_row;
   void *losses;
 
+  // Of alignments: more columns that labels may name, and what is written; both results are
+  // contiguous.
+  const void *extra;  // null if there are none
+  Size extra_columns, extra_sequence, extra_row;
+  Size first_blank, last_blank;  // columns
+  std::int32_t *path;            // states
+  void *path_log_probs;
+
   std::vector<State> states;
   std::vector<Size> lengths;         // frames of each sequence, within `frames`
   std::vector<Size> counts;          // labels of each sequence
@@ -58,6 +66,8 @@ struct Kernel {
   std::unique_ptr<Sequence> (*begin)(const Batch &, Size n, Scratch &);
   // The softmax of sequence n, to its gradient, and nothing else.
   void (*softmax_only)(const Batch &, Size n, Scratch &);
+  // The best path of sequence n.
+  void (*align)(const Batch &, Size n, Scratch &);
 };
 
 struct InstructionSet {

@@ -71,16 +71,16 @@ bool has_unknown_fields(const ctcx_cpu_batch &batch) {
          std::any_of(bytes + sizeof batch, bytes + batch.size, [](char byte) { return byte != 0; });
 }
 
-}  // namespace
-
-extern "C" {
-
-const char *ctcx_cpu_check(const ctcx_cpu_batch *given) {
+const char *wrong_version(const ctcx_cpu_batch *given) {
   if (!given) return "the batch is NULL";
   if (!is_in(given->size, first_size, largest_size) || given->major != CTCX_CPU_MAJOR)
     return "the batch is of another version of this interface";
   if (has_unknown_fields(*given)) return "the batch has a field that this version doesn't know";
-  const ctcx_cpu_batch known = known_fields(*given), *batch = &known;
+  return nullptr;
+}
+
+// What all computations read.
+const char *wrong_inputs(const ctcx_cpu_batch *batch) {
   if (!is_in(batch->type, CTCX_CPU_FLOAT16, CTCX_CPU_FLOAT64)) return "type is unknown";
   if (!is_in(batch->sequences, 0, largest)) return "sequences is out of range";
   if (!is_in(batch->frames, 0, largest)) return "frames is out of range";
@@ -89,28 +89,22 @@ const char *ctcx_cpu_check(const ctcx_cpu_batch *given) {
   if (!is_in(batch->blank, 0, batch->classes - 1)) return "blank must be from 0 to classes - 1";
   for (const auto *array : {&batch->labels, &batch->logit_lengths, &batch->label_lengths})
     if (const char *wrong = wrong_integers(*array)) return wrong;
-  for (ctcx::Size stride : {batch->logits_sequence_stride, batch->logits_frame_stride,
-                            batch->gradient_sequence_stride, batch->gradient_frame_stride})
+  for (ctcx::Size stride : {batch->logits_sequence_stride, batch->logits_frame_stride})
     if (!is_in(stride, -largest, largest)) return "a stride is too large";
   if (batch->threads < 0) return "threads must not be negative";
   if (batch->sequences == 0) return nullptr;
   if (!batch->logit_lengths.data || !batch->label_lengths.data) return "lengths are NULL";
   if (batch->label_positions > 0 && !batch->labels.data) return "labels are NULL";
   if (batch->frames > 0 && !batch->logits) return "logits are NULL";
-  if (!batch->softmax_only && !batch->losses) return "losses are NULL";
-  if (batch->softmax_only && !batch->gradient) return "softmax_only needs a gradient to write to";
   return nullptr;
 }
 
-int ctcx_cpu_compute(const ctcx_cpu_batch *given) {
-  if (ctcx_cpu_check(given)) return CTCX_CPU_INVALID;
-  const ctcx_cpu_batch known = known_fields(*given), *call = &known;
-  ctcx::Team team{call->threads > 0 ? call->threads : ctcx::usable_cores(), ctcx::recruit_from_pool, {}};
-  if (call->interrupted) team.interrupted = [call] { return call->interrupted(call->context) != 0; };
+// Calls what computes a batch that has passed its check; returns an enum ctcx_cpu_status.
+template <class Compute> int run(const ctcx_cpu_batch &call, Compute compute) {
+  ctcx::Team team{call.threads > 0 ? call.threads : ctcx::usable_cores(), ctcx::recruit_from_pool, {}};
+  if (call.interrupted) team.interrupted = [&call] { return call.interrupted(call.context) != 0; };
   try {
-    const ctcx::Batch batch = ctcx::read(*call);
-    if (call->softmax_only) ctcx::compute_softmax_only(batch, team);
-    else ctcx::compute(batch, team);
+    compute(team);
   } catch (const ctcx::Interrupted &) {
     return CTCX_CPU_INTERRUPTED;
   } catch (const std::bad_alloc &) {
@@ -119,7 +113,57 @@ int ctcx_cpu_compute(const ctcx_cpu_batch *given) {
   return CTCX_CPU_OK;
 }
 
-const char *ctcx_cpu_version(void) { return "1.0"; }
+}  // namespace
+
+extern "C" {
+
+const char *ctcx_cpu_check(const ctcx_cpu_batch *given) {
+  if (const char *wrong = wrong_version(given)) return wrong;
+  const ctcx_cpu_batch known = known_fields(*given), *batch = &known;
+  if (const char *wrong = wrong_inputs(batch)) return wrong;
+  for (ctcx::Size stride : {batch->gradient_sequence_stride, batch->gradient_frame_stride})
+    if (!is_in(stride, -largest, largest)) return "a stride is too large";
+  if (batch->sequences == 0) return nullptr;
+  if (!batch->softmax_only && !batch->losses) return "losses are NULL";
+  if (batch->softmax_only && !batch->gradient) return "softmax_only needs a gradient to write to";
+  return nullptr;
+}
+
+const char *ctcx_cpu_check_align(const ctcx_cpu_batch *given) {
+  if (const char *wrong = wrong_version(given)) return wrong;
+  const ctcx_cpu_batch known = known_fields(*given), *batch = &known;
+  if (const char *wrong = wrong_inputs(batch)) return wrong;
+  if (!is_in(batch->extra_columns, 0, INT32_MAX - batch->classes))
+    return "classes and extra_columns must be at most 2^31 - 1 together";
+  for (ctcx::Size stride : {batch->extra_sequence_stride, batch->extra_frame_stride})
+    if (!is_in(stride, -largest, largest)) return "a stride is too large";
+  for (ctcx::Size column : {batch->first_blank, batch->last_blank})
+    if (batch->free_ends && !is_in(column, 0, batch->classes + batch->extra_columns - 1))
+      return "first_blank and last_blank must be columns";
+  if (batch->label_positions > INT32_MAX / 2) return "label_positions must be below 2^30";
+  if (batch->sequences == 0 || batch->frames == 0) return nullptr;
+  if (batch->extra_columns > 0 && !batch->extra) return "extra is NULL";
+  if (!batch->states || !batch->log_probs) return "states or log_probs are NULL";
+  return nullptr;
+}
+
+int ctcx_cpu_compute(const ctcx_cpu_batch *given) {
+  if (ctcx_cpu_check(given)) return CTCX_CPU_INVALID;
+  const ctcx_cpu_batch call = known_fields(*given);
+  return run(call, [&](const ctcx::Team &team) {
+    const ctcx::Batch batch = ctcx::read(call);
+    if (call.softmax_only) ctcx::compute_softmax_only(batch, team);
+    else ctcx::compute(batch, team);
+  });
+}
+
+int ctcx_cpu_align(const ctcx_cpu_batch *given) {
+  if (ctcx_cpu_check_align(given)) return CTCX_CPU_INVALID;
+  const ctcx_cpu_batch call = known_fields(*given);
+  return run(call, [&](const ctcx::Team &team) { ctcx::align(ctcx::read(call, true), team); });
+}
+
+const char *ctcx_cpu_version(void) { return "1.1"; }
 
 const char *ctcx_cpu_instructions(void) {
 #if defined(__aarch64__)

@@ -6,19 +6,49 @@
 #include "ctcx_cpu.h"
 
 /* The views of a call's arrays; those that have been taken are released together. */
-enum { LOGITS, LABELS, LOGIT_LENGTHS, LABEL_LENGTHS, LOSSES, GRADIENT, COUNT };
-static const char *const names[COUNT] = {"logits", "labels", "logit_lengths", "label_lengths",
-                                         "losses", "gradient"};
-static const int axes[COUNT] = {3, 2, 1, 1, 1, 3};
+enum { LOGITS, LABELS, LOGIT_LENGTHS, LABEL_LENGTHS, INPUTS };
+enum { LOSSES = INPUTS, GRADIENT, OF_COMPUTE };           /* None where they aren't wanted */
+enum { EXTRA = INPUTS, STATES, LOG_PROBS, OF_ALIGN };     /* EXTRA may be None */
 
-static int take(PyObject *object, Py_buffer *view, int which) {
-  int flags = PyBUF_STRIDES | (which >= LOSSES ? PyBUF_WRITABLE : 0);
+struct array {
+  const char *name;
+  int axes, is_written, may_be_none;
+};
+static const struct array of_compute[] = {
+    {"logits", 3, 0, 0},        {"labels", 2, 0, 0}, {"logit_lengths", 1, 0, 0},
+    {"label_lengths", 1, 0, 0}, {"losses", 1, 1, 1}, {"gradient", 3, 1, 1}};
+static const struct array of_align[] = {
+    {"logits", 3, 0, 0},        {"labels", 2, 0, 0}, {"logit_lengths", 1, 0, 0},
+    {"label_lengths", 1, 0, 0}, {"extra", 3, 0, 1},  {"states", 2, 1, 0},
+    {"log_probs", 2, 1, 0}};
+
+static int take(PyObject *object, Py_buffer *view, const struct array *array) {
+  int flags = PyBUF_STRIDES | (array->is_written ? PyBUF_WRITABLE : 0);
   if (PyObject_GetBuffer(object, view, flags) < 0) return -1;
-  if (view->ndim == axes[which]) return 0;
-  PyErr_Format(PyExc_ValueError, "%s must have %d axes, not %d", names[which], axes[which],
+  if (view->ndim == array->axes) return 0;
+  PyErr_Format(PyExc_ValueError, "%s must have %d axes, not %d", array->name, array->axes,
                view->ndim);
   PyBuffer_Release(view);
   return -1;
+}
+
+/* Takes the arrays of a call, and says which are not None; returns how many were taken. */
+static int take_all(PyObject *const *objects, Py_buffer *views, int *has, const struct array *arrays,
+                    int count) {
+  for (int taken = 0; taken < count; taken++) {
+    has[taken] = objects[taken] != Py_None;
+    if (has[taken] && take(objects[taken], &views[taken], &arrays[taken]) < 0) return taken;
+    if (!has[taken] && !arrays[taken].may_be_none) {
+      PyErr_Format(PyExc_TypeError, "%s must not be None", arrays[taken].name);
+      return taken;
+    }
+  }
+  return count;
+}
+
+static void release(Py_buffer *views, const int *has, int taken) {
+  while (taken-- > 0)
+    if (has[taken]) PyBuffer_Release(&views[taken]);
 }
 
 /* A stride in elements. NumPy may give any stride to an axis of length 1 or 0. */
@@ -52,21 +82,17 @@ static int signals(void *context) {
   return raised;
 }
 
-static int describe(struct ctcx_cpu_batch *batch, const Py_buffer *views, int has_losses,
-                    int has_gradient) {
+static Py_ssize_t size_of_loss(const struct ctcx_cpu_batch *batch) {
+  return batch->type == CTCX_CPU_FLOAT64 ? 8 : 4;
+}
+
+/* Describes what is read; returns whether anything is wrong. */
+static int describe_inputs(struct ctcx_cpu_batch *batch, const Py_buffer *views) {
   static const Py_ssize_t sizes[] = {2, 2, 4, 8};
-  const Py_buffer *logits = &views[LOGITS], *gradient = &views[GRADIENT];
-  int wrong = 0;
-  if (batch->type < 0 || batch->type > 3) wrong = 1;
-  else if (!are_rows(logits, sizes[batch->type])) wrong = 1;
-  else if (has_gradient && !are_rows(gradient, sizes[batch->type])) wrong = 1;
-  for (int axis = 0; axis < 3 && has_gradient; axis++)
-    if (gradient->shape[axis] != logits->shape[axis]) wrong = 1;
-  for (int which = LABELS; which <= LOSSES; which++)
-    if ((which < LOSSES || has_losses) && views[which].shape[0] != logits->shape[0]) wrong = 1;
-  if (has_losses && (views[LOSSES].itemsize != (batch->type == CTCX_CPU_FLOAT64 ? 8 : 4) ||
-                     (logits->shape[0] > 1 && views[LOSSES].strides[0] != views[LOSSES].itemsize)))
-    wrong = 1;
+  const Py_buffer *logits = &views[LOGITS];
+  int wrong = batch->type < 0 || batch->type > 3 || !are_rows(logits, sizes[batch->type]);
+  for (int which = LABELS; which < INPUTS; which++)
+    if (views[which].shape[0] != logits->shape[0]) wrong = 1;
   batch->sequences = logits->shape[0];
   batch->frames = logits->shape[1];
   batch->classes = logits->shape[2];
@@ -77,63 +103,139 @@ static int describe(struct ctcx_cpu_batch *batch, const Py_buffer *views, int ha
   batch->labels = integers(&views[LABELS], &wrong);
   batch->logit_lengths = integers(&views[LOGIT_LENGTHS], &wrong);
   batch->label_lengths = integers(&views[LABEL_LENGTHS], &wrong);
-  if (has_losses) batch->losses = views[LOSSES].buf;
-  if (has_gradient) {
+  return wrong;
+}
+
+static int describe_compute(struct ctcx_cpu_batch *batch, const Py_buffer *views, const int *has) {
+  const Py_buffer *logits = &views[LOGITS], *losses = &views[LOSSES], *gradient = &views[GRADIENT];
+  int wrong = describe_inputs(batch, views);
+  if (has[LOSSES]) {
+    if (losses->shape[0] != logits->shape[0] || losses->itemsize != size_of_loss(batch) ||
+        (logits->shape[0] > 1 && losses->strides[0] != losses->itemsize))
+      wrong = 1;
+    batch->losses = losses->buf;
+  }
+  if (has[GRADIENT]) {
+    if (!are_rows(gradient, logits->itemsize)) wrong = 1;
+    for (int axis = 0; axis < 3; axis++)
+      if (gradient->shape[axis] != logits->shape[axis]) wrong = 1;
     batch->gradient = gradient->buf;
     batch->gradient_sequence_stride = stride(gradient, 0, &wrong);
     batch->gradient_frame_stride = stride(gradient, 1, &wrong);
   }
-  if (wrong) {
-    PyErr_SetString(PyExc_ValueError, "the arrays don't fit together, or classes aren't side by side");
-    return -1;
+  return wrong;
+}
+
+/* Whether an array is (N, T), contiguous, of such elements. */
+static int is_by_frame(const Py_buffer *view, const Py_buffer *logits, Py_ssize_t itemsize) {
+  return view->itemsize == itemsize && view->shape[0] == logits->shape[0] &&
+         view->shape[1] == logits->shape[1] && PyBuffer_IsContiguous(view, 'C');
+}
+
+static int describe_align(struct ctcx_cpu_batch *batch, const Py_buffer *views, const int *has) {
+  const Py_buffer *logits = &views[LOGITS], *extra = &views[EXTRA];
+  int wrong = describe_inputs(batch, views);
+  if (!is_by_frame(&views[STATES], logits, 4) ||
+      !is_by_frame(&views[LOG_PROBS], logits, size_of_loss(batch)))
+    wrong = 1;
+  batch->states = views[STATES].buf;
+  batch->log_probs = views[LOG_PROBS].buf;
+  if (has[EXTRA]) {
+    if (!are_rows(extra, size_of_loss(batch)) || extra->shape[0] != logits->shape[0] ||
+        extra->shape[1] != logits->shape[1])
+      wrong = 1;
+    batch->extra = extra->buf;
+    batch->extra_columns = extra->shape[2];
+    batch->extra_sequence_stride = stride(extra, 0, &wrong);
+    batch->extra_frame_stride = stride(extra, 1, &wrong);
   }
-  const char *fault = ctcx_cpu_check(batch);
+  return wrong;
+}
+
+/* Sets an error if the arrays are wrong, or a check says what is. */
+static int refuse(int wrong, const char *fault) {
+  if (wrong) fault = "the arrays don't fit together, or classes aren't side by side";
   if (fault) PyErr_SetString(PyExc_ValueError, fault);
-  return fault ? -1 : 0;
+  return fault != NULL;
+}
+
+static int32_t as_int32(PyObject *object) {
+  long long value = PyLong_AsLongLong(object);
+  return (int32_t)(value < 0 ? -1 : value > INT32_MAX ? INT32_MAX : value);
+}
+
+static struct ctcx_cpu_batch batch_of(PyObject *type, PyObject *blank, PyObject *threads,
+                                      struct interpreter *interpreter) {
+  struct ctcx_cpu_batch batch = {0};
+  batch.size = sizeof batch;
+  batch.major = CTCX_CPU_MAJOR;
+  batch.type = as_int32(type);
+  batch.blank = PyLong_AsLongLong(blank);
+  batch.threads = as_int32(threads);
+  batch.interrupted = signals;
+  batch.context = interpreter;
+  return batch;
+}
+
+/* Calls the library without Python's lock; returns 0, or -1 with an error set. */
+static int call(int (*function)(const struct ctcx_cpu_batch *), const struct ctcx_cpu_batch *batch) {
+  struct interpreter *interpreter = batch->context;
+  interpreter->state = PyEval_SaveThread();
+  int status = function(batch);
+  PyEval_RestoreThread(interpreter->state);
+  if (status == CTCX_CPU_NO_MEMORY) PyErr_NoMemory();
+  else if (status == CTCX_CPU_INVALID) PyErr_SetString(PyExc_ValueError, "the batch is invalid");
+  return status == CTCX_CPU_OK ? 0 : -1;  /* interrupted: the signal's handler has set the error */
 }
 
 /* compute(logits, labels, logit_lengths, label_lengths, losses, gradient, type, blank, threads) */
 static PyObject *compute(PyObject *module, PyObject *const *args, Py_ssize_t count) {
   (void)module;
-  if (count != COUNT + 3) {
+  if (count != OF_COMPUTE + 3) {
     PyErr_SetString(PyExc_TypeError, "compute() takes 9 arguments");
     return NULL;
   }
   struct interpreter interpreter = {NULL};
-  struct ctcx_cpu_batch batch = {0};
-  batch.size = sizeof batch;
-  batch.major = CTCX_CPU_MAJOR;
-  long long type = PyLong_AsLongLong(args[COUNT]);
-  long long blank = PyLong_AsLongLong(args[COUNT + 1]);
-  long long threads = PyLong_AsLongLong(args[COUNT + 2]);
+  PyObject *const *numbers = args + OF_COMPUTE;
+  struct ctcx_cpu_batch batch = batch_of(numbers[0], numbers[1], numbers[2], &interpreter);
   if (PyErr_Occurred()) return NULL;
-  batch.type = (int32_t)type;
-  batch.blank = blank;
-  batch.threads = (int32_t)(threads < 0 ? -1 : threads > INT32_MAX ? INT32_MAX : threads);
-  batch.interrupted = signals;
-  batch.context = &interpreter;
+  Py_buffer views[OF_COMPUTE];
+  int has[OF_COMPUTE], status = -1;
+  int taken = take_all(args, views, has, of_compute, OF_COMPUTE);
+  if (taken == OF_COMPUTE) {
+    batch.softmax_only = !has[LOSSES];
+    int wrong = describe_compute(&batch, views, has);
+    if (!refuse(wrong, ctcx_cpu_check(&batch))) status = call(ctcx_cpu_compute, &batch);
+  }
+  release(views, has, taken);
+  if (status < 0) return NULL;
+  Py_RETURN_NONE;
+}
 
-  Py_buffer views[COUNT];
-  int taken = 0, has[COUNT], status = -1;
-  for (; taken < COUNT; taken++) {
-    has[taken] = args[taken] != Py_None;
-    if (has[taken] && take(args[taken], &views[taken], taken) < 0) break;
-    if (!has[taken] && taken < LOSSES) {
-      PyErr_Format(PyExc_TypeError, "%s must not be None", names[taken]);
-      break;
-    }
+/* align(logits, labels, logit_lengths, label_lengths, extra, states, log_probs, type, blank,
+ *       first_blank, last_blank, threads) */
+static PyObject *align(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+  (void)module;
+  if (count != OF_ALIGN + 5) {
+    PyErr_SetString(PyExc_TypeError, "align() takes 12 arguments");
+    return NULL;
   }
-  batch.softmax_only = taken == COUNT && !has[LOSSES];
-  if (taken == COUNT && describe(&batch, views, has[LOSSES], has[GRADIENT]) == 0) {
-    interpreter.state = PyEval_SaveThread();
-    status = ctcx_cpu_compute(&batch);
-    PyEval_RestoreThread(interpreter.state);
-    if (status == CTCX_CPU_NO_MEMORY) PyErr_NoMemory();
-    else if (status == CTCX_CPU_INVALID) PyErr_SetString(PyExc_ValueError, "the batch is invalid");
+  struct interpreter interpreter = {NULL};
+  PyObject *const *numbers = args + OF_ALIGN;
+  struct ctcx_cpu_batch batch = batch_of(numbers[0], numbers[1], numbers[4], &interpreter);
+  batch.free_ends = 1;
+  batch.first_blank = PyLong_AsLongLong(numbers[2]);
+  batch.last_blank = PyLong_AsLongLong(numbers[3]);
+  if (PyErr_Occurred()) return NULL;
+  Py_buffer views[OF_ALIGN];
+  int has[OF_ALIGN], status = -1;
+  int taken = take_all(args, views, has, of_align, OF_ALIGN);
+  if (taken == OF_ALIGN) {
+    int wrong = describe_align(&batch, views, has);
+    if (!refuse(wrong, ctcx_cpu_check_align(&batch))) status = call(ctcx_cpu_align, &batch);
   }
-  while (taken-- > 0)
-    if (has[taken]) PyBuffer_Release(&views[taken]);
-  if (status != CTCX_CPU_OK) return NULL;
+  release(views, has, taken);
+  if (status < 0) return NULL;
   Py_RETURN_NONE;
 }
 
@@ -155,6 +257,9 @@ static PyObject *xla_handler(PyObject *module, PyObject *ignored) {
 static PyMethodDef methods[] = {
     {"compute", (PyCFunction)(void (*)(void))compute, METH_FASTCALL,
      "compute(logits, labels, logit_lengths, label_lengths, losses, gradient, type, blank, threads)"},
+    {"align", (PyCFunction)(void (*)(void))align, METH_FASTCALL,
+     "align(logits, labels, logit_lengths, label_lengths, extra, states, log_probs, type, blank, "
+     "first_blank, last_blank, threads)"},
     {"instructions", instructions, METH_NOARGS, "The instruction set that the kernels use."},
     {"version", version, METH_NOARGS, "The version of the C interface."},
     {"xla_handler", xla_handler, METH_NOARGS, "The handler for XLA, as a capsule."},

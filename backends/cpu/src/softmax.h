@@ -232,6 +232,32 @@ __attribute__((noinline)) double softmax_of_rows(const X *x, Size x_row, T *p, S
   return narrow_rows(std::integral_constant<int, 4>());
 }
 
+// The largest logit of a row, and the logarithm of the sum of exponentials relative to it: for a
+// nearly certain class, a small number with all its digits. Both are 0 where all classes are masked,
+// and the logarithm is NaN if a logit is NaN or +inf.
+template <class T> struct Spread {
+  T largest;
+  double log_sum;
+};
+template <class T> __attribute__((noinline)) Spread<T> spread_of_row(const T *x, Size classes) {
+  constexpr int step = lanes_of<T>;
+  T largest = largest_of_row(x, classes);
+  if (largest == -std::numeric_limits<T>::infinity()) largest = 0;  // there may be a NaN yet
+  const Power<T> power(T(0));
+  const Vector<T> offset = splat<T>(largest);
+  Vector<double> sum{};
+  if (classes < step) {
+    sum = widened(power(load_short(x, classes) - offset));
+  } else {
+    Size i = 0;
+    for (; i + step <= classes; i += step) sum += widened(power(load(x + i) - offset));
+    if (i < classes)
+      sum += widened(last_lanes<T>(power(load(x + classes - step) - offset), classes - i));
+  }
+  const double total = sum_of(sum);
+  return {largest, total == 0 ? 0 : std::log(total)};
+}
+
 // Whether a row has a NaN or +inf.
 template <class X> bool has_nan_or_inf(const X *x, Size classes) {
   bool fine = true;

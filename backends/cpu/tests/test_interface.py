@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def test_a_batch_of_another_version_is_refused():
     assert b"another version" in library.ctcx_cpu_check(empty)
     assert library.ctcx_cpu_compute(empty) == 1
     library.ctcx_cpu_version.restype = ctypes.c_char_p
-    assert library.ctcx_cpu_version() == b"1.0"
+    assert library.ctcx_cpu_version() == b"1.1"
 
 
 SOURCE = Path(__file__).parent.parent
@@ -86,11 +87,15 @@ def run_program(folder, headers, library, later=""):
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 @pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of Unix")
 def test_minor_versions_take_each_others_batches(tmp_path):
-    """A field is appended, as the next minor version may do."""
-    here, later = ctcx_cpu.library_path().parent, tmp_path / "later"
-    later.mkdir()
+    """Version 1.0 lacks the last fields, and the next minor version may append another one."""
+    here, later, first = ctcx_cpu.library_path().parent, tmp_path / "later", tmp_path / "first"
+    later.mkdir(), first.mkdir()
     header = (Path(ctcx_cpu.include_dir()) / "ctcx_cpu.h").read_text()
-    changed = header.replace("  void *context;\n", "  void *context;\n  int64_t more;\n")
+    shortened = re.sub(r"(?ms)  /\* Since 1\.1, for .*?^};", "};", header)
+    assert "extra_columns" not in shortened
+    (first / "ctcx_cpu.h").write_text(shortened)
+    assert run_program(tmp_path, first, here) == "0 1.09861 "
+    changed = re.sub(r"(  void \*log_probs;.*\n)", r"\1  int64_t more;\n", header)
     assert changed != header
     (later / "ctcx_cpu.h").write_text(changed)
     assert run_program(tmp_path, later, here) == "0 1.09861 "
@@ -104,7 +109,8 @@ def test_minor_versions_take_each_others_batches(tmp_path):
     subprocess.run(["c++", *options, *sources, "-o", later / "libctcx_cpu.so"], check=True)
     assert run_program(tmp_path, ctcx_cpu.include_dir(), later) == "0 1.09861 "
     assert run_program(tmp_path, later, later, "batch.more = 1;") == "0 1.09861 "
-    told = run_program(tmp_path, later, later, "batch.size -= 16;")
+    too_small = "batch.size = offsetof(struct ctcx_cpu_batch, context);"
+    told = run_program(tmp_path, later, later, too_small)
     assert told == "1 0.00000 the batch is of another version of this interface"
 
 
@@ -125,6 +131,10 @@ for n, t, c, s, scale in (3, 40, 5, 12, 2), (2, 200, 70, 60, 30), (1, 300, 700, 
         right = reference(x, y, np.full(n, t), np.full(n, s), 0)
         np.testing.assert_allclose(got.loss, right.loss, rtol=1e-6, atol=1e-7 * t)
         np.testing.assert_allclose(got.grad, right.grad, atol=5e-6)
+        found = ctcx.ctc_align(x, y, backend="cpu")
+        best = ctcx.ctc_align(x, y, backend="array-api")
+        np.testing.assert_array_equal(found.states, best.states)
+        np.testing.assert_allclose(found.score, best.score, rtol=1e-6, atol=1e-7 * t)
 """
     run = subprocess.run(
         [sys.executable, "-c", code],
@@ -194,6 +204,78 @@ def test_what_arrays_do_not_fit_is_an_error():
     read_only.flags.writeable = False
     with pytest.raises((BufferError, ValueError)):
         _native.compute(x, y, lengths, lengths, read_only, grad, 2, 0, 1)
+
+
+def test_what_arrays_do_not_fit_an_alignment_is_an_error():
+    from ctcx_cpu import _native
+
+    x, y, lengths = np.zeros((2, 5, 4), np.float32), np.ones((2, 2), np.int64), np.full(2, 3)
+    extra, states = np.zeros((2, 5, 1), np.float32), np.empty((2, 5), np.int32)
+    log_probs = np.empty((2, 5), np.float32)
+    right = [x, y, lengths, lengths, extra, states, log_probs, 2, 0, 4, 0, 1]
+    _native.align(*right)
+    assert states.tolist() == [[-1] * 5] * 2  # "1 1 ?" and lengths of 3: out of range
+    for place, wrong in (
+        (0, x.transpose(0, 2, 1)),
+        (1, y[:1]),
+        (4, extra[:, :4]),
+        (4, extra.astype(np.float64)),
+        (5, states[:1]),
+        (5, states.astype(np.int64)),
+        (5, np.empty((5, 2), np.int32).T),
+        (6, log_probs[:, :4]),
+        (6, log_probs.astype(np.float64)),
+        (7, 4),
+        (8, 4),
+        (9, 5),
+        (10, -1),
+        (11, -1),
+    ):
+        arguments = list(right)
+        arguments[place] = wrong
+        with pytest.raises(ValueError, match=r"\w"):
+            _native.align(*arguments)
+    with pytest.raises(TypeError, match="states must not be None"):
+        _native.align(x, y, lengths, lengths, None, None, log_probs, 2, 0, 0, 0, 1)
+
+
+ALIGNMENT = """
+#include <math.h>
+#include <stdio.h>
+#include "ctcx_cpu.h"
+int main(void) {
+  const double probabilities[4][3] = {{.8, .1, .1}, {.1, .8, .1}, {.1, .3, .6}, {.7, .1, .2}};
+  double logits[4][3], log_probs[4];
+  int64_t labels[2] = {1, 2}, frames = 4, count = 2;
+  int32_t states[4];
+  for (int t = 0; t < 4; t++)
+    for (int c = 0; c < 3; c++) logits[t][c] = log(probabilities[t][c]) + t;
+  struct ctcx_cpu_batch batch = {.size = sizeof batch, .major = CTCX_CPU_MAJOR};
+  batch.type = CTCX_CPU_FLOAT64;
+  batch.sequences = 1, batch.frames = 4, batch.classes = 3, batch.label_positions = 2;
+  batch.logits = logits, batch.logits_frame_stride = 3;
+  batch.labels = (struct ctcx_cpu_integers){labels, 8, 0, 2, 1};
+  batch.logit_lengths = (struct ctcx_cpu_integers){&frames, 8, 0, 1, 0};
+  batch.label_lengths = (struct ctcx_cpu_integers){&count, 8, 0, 1, 0};
+  printf("%s\\n", ctcx_cpu_check_align(&batch));
+  batch.states = states, batch.log_probs = log_probs;
+  if (ctcx_cpu_align(&batch)) return 1;
+  for (int t = 0; t < 4; t++) printf("%d %.2f\\n", states[t], exp(log_probs[t]));
+  return 0;
+}
+"""
+
+
+@compiler
+def test_an_alignment_from_c(tmp_path):
+    (tmp_path / "program.c").write_text(ALIGNMENT)
+    folder = ctcx_cpu.library_path().parent
+    command = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", tmp_path / "program.c", "-lm"]
+    command += ["-I", ctcx_cpu.include_dir(), "-L", folder, "-lctcx_cpu", f"-Wl,-rpath,{folder}"]
+    subprocess.run([*command, "-o", tmp_path / "program"], check=True)
+    run = subprocess.run([tmp_path / "program"], capture_output=True, text=True, check=True)
+    expected = ["states or log_probs are NULL", "0 0.80", "1 0.80", "3 0.60", "4 0.70"]
+    assert run.stdout.splitlines() == expected
 
 
 def test_the_limit_of_a_loss():

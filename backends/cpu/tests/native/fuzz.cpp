@@ -3,8 +3,8 @@
 //     fuzz SECONDS SEED
 //
 // All arrays are exactly as large as they have to be. Results must be the same to the last bit for
-// any number of threads, and right beside a plain recursion in double logarithms. With a fault,
-// prints the problem and exits with 1.
+// any number of threads, and right beside plain recursions in double: losses in logarithms, best
+// paths to the state. With a fault, prints the problem and exits with 1.
 #include <algorithm>
 #include <cmath>
 #include <chrono>
@@ -30,6 +30,10 @@ struct Problem {
   bool time_major, wide_integers, gradient;
   std::vector<double> logits;  // (N, T, C), as the type holds them
   std::vector<Size> labels, lengths, counts;
+  // For alignments: more columns (N, T, W), labels that name some of them, and the outer blanks.
+  Size columns, first_blank, last_blank;
+  std::vector<double> extra;
+  std::vector<Size> aligned_labels;
 };
 
 std::mt19937_64 random_bits;
@@ -60,9 +64,10 @@ Problem draw() {
   p.blank = between(0, p.classes - 1);
   p.time_major = uniform() < 0.3, p.wide_integers = uniform() < 0.5, p.gradient = uniform() < 0.8;
   const double scale = std::exp(uniform() * 5 - 2), offset = uniform() < 0.2 ? normal() * 1e5 : 0;
-  const bool masked = uniform() < 0.2, equal = uniform() < 0.2;
+  const bool masked = uniform() < 0.2, equal = uniform() < 0.2, coarse = uniform() < 0.3;
   for (Size i = 0; i < p.sequences * p.frames * p.classes; i++) {
     double x = masked && uniform() < 0.1 ? -infinity : normal() * scale + offset;
+    if (coarse) x = std::round(x);  // many paths are equally good
     p.logits.push_back(p.type == CTCX_CPU_FLOAT32 ? double(float(x)) : x);
   }
   if (uniform() < 0.2) {  // many equal frames
@@ -81,16 +86,25 @@ Problem draw() {
     for (Size t = p.lengths[n]; t < p.frames; t++)
       if (uniform() < 0.5) p.logits[(n * p.frames + t) * p.classes] = std::nan("");
   }
+  p.columns = uniform() < 0.3 ? between(1, 4) : 0;
+  for (Size i = 0; i < p.sequences * p.frames * p.columns; i++)
+    p.extra.push_back(uniform() < 0.05 ? -infinity : double(float(offset + normal())));
+  p.first_blank = p.last_blank = p.blank;
+  if (uniform() < 0.3)
+    p.first_blank = between(0, p.classes + p.columns - 1), p.last_blank = between(0, p.classes + p.columns - 1);
+  for (Size label : p.labels)
+    p.aligned_labels.push_back(p.columns && uniform() < 0.2 ? p.classes + between(0, p.columns - 1) : label);
   return p;
 }
 
 struct Result {
-  std::vector<double> losses, gradient;
+  std::vector<double> losses, gradient, states, log_probs;
   bool operator==(const Result &other) const {
     auto same = [](const std::vector<double> &a, const std::vector<double> &b) {
       return a.size() == b.size() && (a.empty() || !std::memcmp(a.data(), b.data(), a.size() * 8));
     };
-    return same(losses, other.losses) && same(gradient, other.gradient);
+    return same(losses, other.losses) && same(gradient, other.gradient) &&
+           same(states, other.states) && same(log_probs, other.log_probs);
   }
 };
 
@@ -99,38 +113,66 @@ template <class T> std::unique_ptr<T[]> exact(Size count) {
   return std::unique_ptr<T[]>(new T[std::max(count, Size(0))]);
 }
 
-template <class T, class I> Result run_as(const Problem &p, int threads) {
-  const Size all = p.sequences * p.frames * p.classes;
-  auto x = exact<T>(all), g = exact<T>(p.gradient ? all : 0), losses = exact<T>(p.sequences);
-  auto labels = exact<I>(p.sequences * p.positions), lengths = exact<I>(p.sequences), counts = exact<I>(p.sequences);
-  ctcx_cpu_batch b{};
-  b.size = sizeof b, b.major = CTCX_CPU_MAJOR, b.type = p.type;
-  b.sequences = p.sequences, b.frames = p.frames, b.classes = p.classes;
-  b.label_positions = p.positions, b.blank = p.blank;
-  const Size sequence = p.time_major ? p.classes : p.frames * p.classes;
-  const Size frame = p.time_major ? p.sequences * p.classes : p.classes;
-  for (Size n = 0; n < p.sequences; n++)
-    for (Size t = 0; t < p.frames; t++)
-      for (Size c = 0; c < p.classes; c++)
-        x[n * sequence + t * frame + c] = T(p.logits[(n * p.frames + t) * p.classes + c]);
-  std::copy(p.labels.begin(), p.labels.end(), labels.get());
-  std::copy(p.lengths.begin(), p.lengths.end(), lengths.get());
-  std::copy(p.counts.begin(), p.counts.end(), counts.get());
-  b.logits = x.get(), b.logits_sequence_stride = sequence, b.logits_frame_stride = frame;
-  b.labels = {labels.get(), sizeof(I), 0, p.positions, 1};
-  b.logit_lengths = {lengths.get(), sizeof(I), 0, 1, 0};
-  b.label_lengths = {counts.get(), sizeof(I), 0, 1, 0};
-  b.losses = losses.get();
-  if (p.gradient) b.gradient = g.get(), b.gradient_sequence_stride = sequence, b.gradient_frame_stride = frame;
-  b.threads = threads;
-  const int status = ctcx_cpu_compute(&b);
+// The arrays that a call reads, and the batch that describes them.
+template <class T, class I> struct Call {
+  std::unique_ptr<T[]> x;
+  std::unique_ptr<I[]> labels, lengths, counts;
+  Size sequence, frame;  // strides of the logits
+  ctcx_cpu_batch batch{};
+
+  Call(const Problem &p, const std::vector<Size> &said, int threads)
+      : x(exact<T>(p.sequences * p.frames * p.classes)), labels(exact<I>(p.sequences * p.positions)),
+        lengths(exact<I>(p.sequences)), counts(exact<I>(p.sequences)) {
+    ctcx_cpu_batch &b = batch;
+    b.size = sizeof b, b.major = CTCX_CPU_MAJOR, b.type = p.type;
+    b.sequences = p.sequences, b.frames = p.frames, b.classes = p.classes;
+    b.label_positions = p.positions, b.blank = p.blank;
+    sequence = p.time_major ? p.classes : p.frames * p.classes;
+    frame = p.time_major ? p.sequences * p.classes : p.classes;
+    for (Size n = 0; n < p.sequences; n++)
+      for (Size t = 0; t < p.frames; t++)
+        for (Size c = 0; c < p.classes; c++)
+          x[n * sequence + t * frame + c] = T(p.logits[(n * p.frames + t) * p.classes + c]);
+    std::copy(said.begin(), said.end(), labels.get());
+    std::copy(p.lengths.begin(), p.lengths.end(), lengths.get());
+    std::copy(p.counts.begin(), p.counts.end(), counts.get());
+    b.logits = x.get(), b.logits_sequence_stride = sequence, b.logits_frame_stride = frame;
+    b.labels = {labels.get(), sizeof(I), 0, p.positions, 1};
+    b.logit_lengths = {lengths.get(), sizeof(I), 0, 1, 0};
+    b.label_lengths = {counts.get(), sizeof(I), 0, 1, 0};
+    b.threads = threads;
+  }
+};
+
+void expect_ok(int status) {
   if (status != CTCX_CPU_OK) std::printf("status %d\n", status), std::exit(1);
+}
+
+template <class T, class I> Result run_as(const Problem &p, int threads) {
+  auto g = exact<T>(p.gradient ? p.sequences * p.frames * p.classes : 0), losses = exact<T>(p.sequences);
+  Call<T, I> call(p, p.labels, threads);
+  ctcx_cpu_batch &b = call.batch;
+  b.losses = losses.get();
+  if (p.gradient) b.gradient = g.get(), b.gradient_sequence_stride = call.sequence, b.gradient_frame_stride = call.frame;
+  expect_ok(ctcx_cpu_compute(&b));
   Result r;
   r.losses.assign(losses.get(), losses.get() + p.sequences);
   if (p.gradient)
     for (Size n = 0; n < p.sequences; n++)
       for (Size t = 0; t < p.frames; t++)
-        for (Size c = 0; c < p.classes; c++) r.gradient.push_back(g[n * sequence + t * frame + c]);
+        for (Size c = 0; c < p.classes; c++) r.gradient.push_back(g[n * call.sequence + t * call.frame + c]);
+  const Size all = p.sequences * p.frames;
+  auto extra = exact<T>(all * p.columns), log_probs = exact<T>(all);
+  auto states = exact<std::int32_t>(all);
+  std::copy(p.extra.begin(), p.extra.end(), extra.get());
+  Call<T, I> align(p, p.aligned_labels, threads);
+  ctcx_cpu_batch &a = align.batch;
+  a.extra = extra.get(), a.extra_columns = p.columns;
+  a.extra_sequence_stride = p.frames * p.columns, a.extra_frame_stride = p.columns;
+  a.free_ends = 1, a.first_blank = p.first_blank, a.last_blank = p.last_blank;
+  a.states = states.get(), a.log_probs = log_probs.get();
+  expect_ok(ctcx_cpu_align(&a));
+  r.states.assign(states.get(), states.get() + all), r.log_probs.assign(log_probs.get(), log_probs.get() + all);
   return r;
 }
 
@@ -172,11 +214,68 @@ double loss_of(const Problem &p, Size n) {
   return constant - (count == 1 ? alpha[0] : log_sum(alpha[count - 1], alpha[count - 2]));
 }
 
+struct Path {
+  std::vector<double> states, log_probs;  // (T,)
+};
+
+// The best path of a sequence, with a back pointer for each state.
+Path best_path(const Problem &p, Size n) {
+  const Size length = p.lengths[n], count = 2 * p.counts[n] + 1;
+  auto emitted = [&](Size t, Size column) {
+    const Size frame = n * p.frames + t;
+    return column < p.classes ? p.logits[frame * p.classes + column] : p.extra[frame * p.columns + column - p.classes];
+  };
+  std::vector<Size> columns(count, p.blank);
+  columns[count - 1] = p.last_blank, columns[0] = p.first_blank;
+  for (Size i = 0; i < p.counts[n]; i++) columns[2 * i + 1] = p.aligned_labels[n * p.positions + i];
+  std::vector<double> best(count, -infinity);
+  best[0] = 0;  // before the first frame, in the blank before all labels
+  std::vector<std::vector<int>> came(length, std::vector<int>(count, 0));
+  for (Size t = 0; t < length; t++) {
+    const std::vector<double> old = best;
+    for (Size s = 0; s < count; s++) {
+      if (s > 0 && old[s - 1] > best[s]) best[s] = old[s - 1], came[t][s] = 1;
+      if (s > 1 && s % 2 && columns[s] != columns[s - 2] && old[s - 2] > best[s]) best[s] = old[s - 2], came[t][s] = 2;
+      best[s] += emitted(t, columns[s]);
+    }
+  }
+  Size state = count > 1 && best[count - 2] >= best[count - 1] ? count - 2 : count - 1;
+  Path path{std::vector<double>(p.frames, -1), std::vector<double>(p.frames, 0)};
+  if (best[state] == -infinity) return path;
+  for (Size t = length - 1; t >= 0; t--) {
+    const double *x = p.logits.data() + (n * p.frames + t) * p.classes;
+    const double top = *std::max_element(x, x + p.classes);
+    double sum = 0;
+    for (Size c = 0; c < p.classes; c++) sum += std::exp(x[c] - top);
+    path.states[t] = double(state);
+    // Without a class that isn't masked there is no denominator: extra columns stand as they are.
+    path.log_probs[t] = emitted(t, columns[state]) - (top == -infinity ? 0 : top + std::log(sum));
+    state -= came[t][state];
+  }
+  return path;
+}
+
 void fail(const Problem &p, const char *what, Size n = -1) {
   std::printf("%s: type %d, N %ld, T %ld, C %ld, S %ld, blank %ld, time major %d, gradient %d, sequence %ld\n", what,
               p.type, long(p.sequences), long(p.frames), long(p.classes), long(p.positions), long(p.blank),
               p.time_major, p.gradient, long(n));
   std::exit(1);
+}
+
+void expect_best_path(const Problem &p, const Result &result, Size n) {
+  const Path path = best_path(p, n);
+  const double digits = p.type == CTCX_CPU_FLOAT64 ? 1e-9 : 1e-5;  // also of offsets, which cancel
+  for (Size t = 0; t < p.frames; t++) {
+    const double state = result.states[n * p.frames + t], log_prob = result.log_probs[n * p.frames + t];
+    if (state != path.states[t]) {
+      std::printf("state %g at frame %ld, expected %g\n", state, long(t), path.states[t]);
+      fail(p, "not the best path", n);
+    }
+    if (!(std::fabs(log_prob - path.log_probs[t]) <= digits * (1 + std::fabs(path.log_probs[t])))) {
+      std::printf("log_prob %.9g at frame %ld, expected %.9g\n", log_prob, long(t), path.log_probs[t]);
+      fail(p, "a wrong probability of a path", n);
+    }
+  }
 }
 
 }  // namespace
@@ -202,6 +301,7 @@ int main(int count, char **arguments) {
         if (!(result == alone)) fail(p, "not the same in simultaneous calls");
     }
     for (Size n = 0; n < p.sequences; n++) {
+      expect_best_path(p, alone, n);
       const double expected = loss_of(p, n), got = alone.losses[n];
       if (std::isinf(expected) && std::isinf(got)) continue;
       const bool is_double = p.type == CTCX_CPU_FLOAT64;
