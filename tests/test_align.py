@@ -276,3 +276,71 @@ def test_the_example_doubts_the_lines_that_were_misread(capsys):
     assert printed.count("fits") == 6
     assert printed.count("in doubt") == 2
     assert "  k  " in printed
+
+
+@pytest.fixture
+def plot():
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from ctcx import plot
+
+    yield plot
+    plt.close("all")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_figure_shows_the_path_over_the_probabilities_of_its_states(plot, library):
+    logits = LIBRARIES[library](np.stack([LOGITS[::-1], LOGITS]) + 3.0)
+    found = ctcx.ctc_align(logits, [[1], [1, 2]])
+    axes = plot.alignment(logits, found, 1, tokens="_ ,").axes[0]
+    (image,) = axes.images
+    probabilities = np.exp(LOGITS)[:, [0, 1, 0, 2, 0]].T
+    np.testing.assert_allclose(image.get_array(), probabilities, atol=1e-6)
+    (line,) = axes.lines
+    assert line.get_xdata().tolist() == [0, 1, 2, 3]
+    assert line.get_ydata().tolist() == to_lists(found.states[1, ...]) == [0, 1, 3, 4]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["blank", "' '", "blank", ",", "blank"]
+
+
+def test_a_figure_has_seconds_padding_left_out_and_empty_rows_for_what_no_class_says(plot):
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2)
+    logits = np.stack([LOGITS, np.full((4, 3), np.nan)])
+    logits[1, :2] = LOGITS[:2]
+    found = ctcx.ctc_align(logits, [[-2], [0]], [4, 2], blank=1, wildcards={-2: ("free", 0.0)})
+    assert plot.alignment(logits, found, 1, blank=-2, frame_seconds=0.5, ax=axes[1]) is figure
+    (image,) = axes[1].images
+    assert image.get_array().shape == (3, 2)
+    assert image.get_extent() == [0, 1, 2.5, -0.5]
+    assert axes[1].lines[0].get_xdata().tolist() == [0.25, 0.75]
+    assert axes[1].get_xlabel() == "seconds"
+    assert [t.get_text() for t in axes[1].get_yticklabels()] == ["blank", "class 0", "blank"]
+    plot.alignment(logits, found, 0, blank=1, ax=axes[0])
+    rows = axes[0].images[0].get_array()
+    assert rows.mask[1].all()
+    assert not rows.mask[[0, 2]].any()
+    assert axes[0].get_yticklabels()[1].get_text() == "any"
+
+
+def test_a_figure_refuses_what_does_not_belong_together(plot):
+    found = ctcx.ctc_align(LOGITS, [1, 2])
+    empty = ctcx.ctc_align(LOGITS[:1], [1, 2], infeasible="empty")
+    for arguments, options, says in (
+        ((LOGITS, tuple(found)), {}, "found must be what ctcx.ctc_align returns; got tuple"),
+        ((LOGITS[:3], found), {}, "must have shape (4, 'C'), as the alignment has; got (3, 3)"),
+        ((LOGITS.tolist(), found), {}, "got list"),
+        ((LOGITS, found, 1), {}, "sequence is 1: expected 0 to 0"),
+        ((LOGITS[:1], empty), {}, "sequence 0 has no path to plot"),
+        ((LOGITS, found), {"blank": 3}, "blank must be a class, of 3; got 3"),
+        ((LOGITS, found), {"tokens": "ab"}, "tokens has no name for class 2"),
+        ((LOGITS, found), {"frame_seconds": 0}, "frame_seconds must be a positive number; got 0"),
+    ):
+        with pytest.raises(ctcx.CTCInputError) as caught:
+            plot.alignment(*arguments, **options)
+        assert says in str(caught.value)
+        assert caught.value.argument in str(caught.value)
