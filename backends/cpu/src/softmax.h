@@ -243,7 +243,7 @@ template <class T> __attribute__((noinline)) Spread<T> spread_of_row(const T *x,
   constexpr int step = lanes_of<T>;
   T largest = largest_of_row(x, classes);
   if (largest == -std::numeric_limits<T>::infinity()) largest = 0;  // there may be a NaN yet
-  const Power<T> power(T(0));
+  const Power<T> power(T(0), T(0));
   const Vector<T> offset = splat<T>(largest);
   Vector<double> sum{};
   if (classes < step) {
