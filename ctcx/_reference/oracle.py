@@ -41,6 +41,7 @@ LARGEST_LOSS = 1.8e8
 MAX_PATHS = 100_000
 """More paths than this in one sequence are refused by :func:`enumerate_paths`."""
 
+_HUGE = 2.0**40
 _CELLS = 1 << 21
 """Frames times states of the sequences that are computed together."""
 
@@ -404,7 +405,8 @@ def _add(a: NDArray[Any], b: NDArray[Any], lost: NDArray[Any]) -> tuple[NDArray[
     total = a + b
     back = total - a
     error = (a - (total - back)) + (b - back)
-    return total, lost + np.where(np.isfinite(total), error, 0.0)
+    # Beyond some size digits are too coarse for what is lost to be a correction.
+    return total, np.where(np.abs(total) < _HUGE, lost + error, 0.0)
 
 
 def _exact_sum(terms: list[np.floating[Any]]) -> float:
