@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["faults_of", "spread"]
 
-_VERY_LONG = 3000
+_VERY_LONG = 2000
 
 
 def faults_of(subject: Subject, problem: DrawnProblem) -> list[str]:
