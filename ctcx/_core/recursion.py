@@ -313,8 +313,8 @@ class Recursion:
                 if is_due(frame):
                     states = renormalise(states, self.loop, xp)
                 flow, states = advance(states, self.topology, emissions, frame, self.loop, xp)
-                if keep:
-                    flows.append(flow)
+                if keep:  # in the narrower dtype, which rounds once: it is most of the memory
+                    flows.append(States(*map(self.context.cast, flow)))
             return states, flows if keep else None
 
         states, past = self.loop.scan(
