@@ -290,7 +290,8 @@ def _print(report: Report, *, everything: bool) -> None:
             (verdict, style),
             f": {report.kind} {report.backend!r} of {report.provenance}, conformance kit "
             f"{report.kit_version}: {counted or 'nothing was run'}",
-        )
+        ),
+        soft_wrap=True,
     )
     if report.problems:
         show(bullets([("failed", "", problem) for problem in report.problems]))
@@ -331,7 +332,7 @@ def _print_verdict(report: Report) -> None:
         show(Text(report.explanation))
     show(heading("One example"), Text(report.example))
     if report.command:
-        show(Text(f"look at it: {report.command}"))
+        show(Text(f"look at it: {report.command}"), soft_wrap=True)
 
 
 def _subjects(results: Iterable[Result]) -> Table:

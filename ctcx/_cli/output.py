@@ -75,14 +75,17 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
-def show(*parts: RenderableType) -> None:
-    """Print to standard output; where that is no terminal, without blanks at the ends of lines."""
+def show(*parts: RenderableType, soft_wrap: bool = False) -> None:
+    """Print to standard output; where that is no terminal, without blanks at the ends of lines.
+
+    With ``soft_wrap`` a line stays one, for a command or a path to be copied.
+    """
     out = console()
     if out.is_terminal:
-        out.print(*parts, sep="\n")
+        out.print(*parts, sep="\n", soft_wrap=soft_wrap)
         return
     with out.capture() as captured:
-        out.print(*parts, sep="\n")
+        out.print(*parts, sep="\n", soft_wrap=soft_wrap)
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 

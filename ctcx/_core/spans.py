@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ctcx._arrays.facts import index_dtype, is_undecided
 from ctcx._core.context import Context
@@ -74,27 +74,28 @@ def path_facts(
 def _label_frames(states: Array, width: int, context: Context) -> tuple[Array, Array]:
     """Frames where each label starts, and where it ends, (N, S).
 
-    A path is in its labels in order, so the first frames of the stretches in labels, sorted, are
-    their starts.
+    A path never goes back, so the keys (sequence, state) of all frames are in order, and a search
+    among them finds the first frame of each label, and the first one after it.
     """
     xp, (rows, frames) = context.xp, states.shape
-    if frames == 0:
-        nothing = context.integers((rows, width), 0)
-        return nothing, nothing
-    is_label = (states >= 0) & (states % 2 == 1)
-    edge = xp.full((rows, 1), True, dtype=xp.bool, device=context.device)
-    changes = states[:, 1:] != states[:, :-1]
-    frame = context.arange(0, frames)[None, :]
+    past = 2 * width + 1
+    states = xp.where(states >= 0, states, past)
+    label = 2 * context.arange(0, width) + 1
+    if is_undecided(rows, frames, width) or context.index_dtype != xp.int64:
+        # JAX searches no array of undecided size, and the answer of a search may be int64. XLA,
+        # which computes where the sizes are large, makes no array of all three axes.
+        state, label = states[:, :, None], label[None, None, :]
+        counts = [xp.astype(before, xp.int32) for before in (state < label, state <= label)]
+        return tuple(context.as_indices(xp.sum(count, axis=1)) for count in counts)
+    row = context.arange(0, rows)[:, None]
+    keys = xp.reshape(row * (past + 1) + states, (-1,))
+    wanted = xp.reshape(row * (past + 1) + label[None, :], (-1,))
 
-    def in_order(is_edge: Array, frame: Array) -> Array:
-        found = xp.sort(xp.where(is_label & is_edge, frame, frames), axis=1)
-        short = width if is_undecided(width, frames) else max(0, width - frames)
-        return xp.concat([found, context.integers((rows, short), frames)], axis=1)[:, :width]
+    def found(side: Literal["left", "right"]) -> Array:
+        place = context.as_indices(xp.searchsorted(keys, wanted, side=side))
+        return xp.reshape(place, (rows, width)) - row * frames
 
-    return (
-        in_order(xp.concat([edge, changes], axis=1), frame),
-        in_order(xp.concat([changes, edge], axis=1), frame + 1),
-    )
+    return found("left"), found("right")
 
 
 def _integers(one: Array, other: Array, xp: ArrayModule) -> tuple[Array, Array]:
