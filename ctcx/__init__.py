@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ctcx import compat, conformance, plugin
     from ctcx._api.align import Alignment, Span, ctc_align, spans
     from ctcx._api.explain import explain
+    from ctcx._api.greedy import Decoded, ctc_greedy
     from ctcx._api.hvp import ctc_hvp
     from ctcx._api.loss import LossAndGrad, ctc_loss, ctc_loss_and_grad
     from ctcx._dispatch.dispatcher import trace, use_backend
@@ -41,6 +42,7 @@ __all__ = [
     "BackendRejectedError",
     "CTCError",
     "CTCInputError",
+    "Decoded",
     "InfeasibleError",
     "KernelError",
     "LossAndGrad",
@@ -53,6 +55,7 @@ __all__ = [
     "compat",
     "conformance",
     "ctc_align",
+    "ctc_greedy",
     "ctc_hvp",
     "ctc_loss",
     "ctc_loss_and_grad",
@@ -72,6 +75,7 @@ __all__ = [
 _HOMES = {
     "_api.align": ("Alignment", "Span", "ctc_align", "spans"),
     "_api.explain": ("explain",),
+    "_api.greedy": ("Decoded", "ctc_greedy"),
     "_errors": (
         "BackendError",
         "BackendRejectedError",

@@ -468,6 +468,57 @@ class Aligner:
         return path[::-1]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Greedy:
+    """A greedy decoder whose parts can be exchanged."""
+
+    real: type = np.float64
+    last_of_equal: bool = False
+    normalised: bool = True
+    lowest: float = -np.inf
+    reads_padding: bool = False
+    ignores_layout: bool = False
+    first_only: bool = False
+    checks_values: bool = True
+    by_turns: bool = False
+
+    def __call__(self, logits, logit_lengths, *, blank):
+        """Return classes (N, T) and logarithms of probabilities (N, T)."""
+        CALLS["count"] += 1
+        if self.ignores_layout:
+            logits = logits.ravel(order="K").reshape(logits.shape)
+        rows, frames, classes = logits.shape
+        kind = np.float64 if logits.dtype == np.float64 else np.float32
+        found, log_probs = np.full((rows, frames), -1, np.int32), np.zeros((rows, frames), kind)
+        for n in range(rows):
+            length = int(logit_lengths[n])
+            seen = logits[n] if self.reads_padding else logits[n, : max(0, length)]
+            if not 0 <= length <= frames or not (seen < np.inf).all():
+                log_probs[n] = np.nan if self.checks_values else 0
+                continue
+            for t in range(int(logit_lengths[0]) if self.first_only else length):
+                row = np.maximum(logits[n, t].astype(self.real), self.lowest)
+                best = int(row.argmax())
+                if self.last_of_equal or (self.by_turns and CALLS["count"] % 2):
+                    best = classes - 1 - int(row[::-1].argmax())
+                if row[best] == -np.inf:
+                    log_probs[n, t] = -np.inf
+                    continue
+                found[n, t] = best
+                norm = (
+                    np.log(np.exp((row - row[best]).astype(float)).sum()) if self.normalised else 0
+                )
+                log_probs[n, t] = -norm
+        return found, log_probs
+
+
+def private_greedy(*args, **options):
+    """Decode with the core's kernel, past ctcx."""
+    from ctcx._core import greedy
+
+    return greedy.greedy(*args, **options)
+
+
 def private_align(*args, **options):
     """Align with the core's kernel, past ctcx."""
     from ctcx._core import align
@@ -497,6 +548,7 @@ class Flaw:
     after: object = None
     with_lengths: object = None
     align: object = None
+    greedy: object = None
     namespaces: frozenset[str] = frozenset({"numpy"})
     dtypes: frozenset[str] = frozenset({"float32", "float64"})
     features: frozenset[Feature] = COMPLETE
@@ -506,6 +558,8 @@ class Flaw:
         """Return the kernels by operation."""
         if self.align is not None:
             return {**RIGHT.kernels(), "align": self.align}
+        if self.greedy is not None:
+            return {**RIGHT.kernels(), "greedy": self.greedy}
         if self.function is not None:
             return {
                 "loss": partial(self.function, grad=False),
@@ -680,10 +734,37 @@ FLAWS |= {
     "aligns-through-the-core": Flaw(
         align=private_align, caught_by=("check_align_computes_by_itself",)
     ),
+    "greedy-for-the-last": Flaw(
+        greedy=Greedy(last_of_equal=True), caught_by=("check_greedy_ties",)
+    ),
+    "greedy-without-normalising": Flaw(
+        greedy=Greedy(normalised=False), caught_by=("check_greedy", "check_greedy_ties")
+    ),
+    "greedy-for-masked-classes": Flaw(
+        greedy=Greedy(lowest=-1e4), caught_by=("check_greedy_edge_cases",)
+    ),
+    "greedy-in-half": Flaw(greedy=Greedy(real=np.float16), caught_by=("check_greedy",)),
+    "greedy-for-padding": Flaw(
+        greedy=Greedy(reads_padding=True), caught_by=("check_greedy_ignores_padding",)
+    ),
+    "greedy-for-the-first-length": Flaw(
+        greedy=Greedy(first_only=True), caught_by=("check_greedy", "check_greedy_batching")
+    ),
+    "greedy-for-rows-as-they-lie": Flaw(
+        greedy=Greedy(ignores_layout=True), caught_by=("check_greedy_time_major",)
+    ),
+    "greedy-for-wrong-values": Flaw(
+        greedy=Greedy(checks_values=False), caught_by=("check_greedy_marks_wrong_values",)
+    ),
+    "greedy-by-turns": Flaw(greedy=Greedy(by_turns=True), caught_by=("check_greedy_same_bits",)),
+    "greedy-through-the-core": Flaw(
+        greedy=private_greedy, caught_by=("check_greedy_computes_by_itself",)
+    ),
 }
 
 RIGHT = Flaw(caught_by=())
 align = Aligner()
+greedy = Greedy()
 delegating_loss = partial(private, grad=False)
 delegating_loss_and_grad = partial(private, grad=True)
 loss, loss_and_grad = RIGHT.kernels().values()
@@ -718,7 +799,7 @@ def ctcx_backends():
     here = frozenset({"numpy"})
     yield Backend(
         name="right",
-        kernels=both | {"align": "flawed_kernels:align"},
+        kernels=both | {"align": "flawed_kernels:align", "greedy": "flawed_kernels:greedy"},
         namespaces=here,
         features=COMPLETE,
     )

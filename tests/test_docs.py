@@ -38,6 +38,7 @@ SHOWN = (
     "ctcx",
     "ctcx._api.align",
     "ctcx._api.explain",
+    "ctcx._api.greedy",
     "ctcx._api.loss",
     "ctcx._dispatch.requested",
     "ctcx._plugins.case",

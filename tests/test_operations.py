@@ -16,9 +16,13 @@ from ctcx.plugin import Backend
 def test_the_reference_has_every_result_and_the_checks_are_there(operation):
     logits = np.zeros((1, 3, 4))
     one = np.array([1])
-    answer = load_target(operation.reference)(logits, np.array([[1]]), np.array([3]), one, 0)
+    labels = np.array([[1]]) if operation.labels else None
+    arrays = (labels, np.array([3]), one) if operation.labels else (np.array([3]),)
+    options = {"width": 3, "top": 2, "max_classes": None}
+    given = {name: options[name] for name in operation.options if name in options}
+    answer = load_target(operation.reference)(logits, *arrays, 0, **given)
     for result in operation.results:
-        assert getattr(answer, result.name).shape == result.shape(logits, np.array([[1]]))
+        assert getattr(answer, result.name).shape == result.shape(logits, labels, given)
     for module in operation.checks:
         import_module(module)
 
@@ -53,7 +57,7 @@ def test_a_new_operation_needs_a_descriptor_only(entropy: Operation):
     assert Backend(name="mine", kernels=kernels, namespaces={"numpy"})
     logits = np.zeros((1, 3, 4), dtype=np.float32)
     decision = ctcx.explain(logits, [[1]], operation="entropy")
-    assert "has no kernel for entropy, only for align, loss, loss_and_grad" in str(decision)
+    assert "has no kernel for entropy, only for align, greedy, loss, loss_and_grad" in str(decision)
     assert entropy.signature.endswith("blank, temperature) -> (loss, entropy, starts)")
 
 

@@ -170,13 +170,10 @@ def kernel_result(
     if validate and not left_to_kernel:
         check_values(prepared, time_major=options.time_major, wildcards=wildcards)
     given = prepared.labels if labels is None else labels
-    result, decision = call(
-        problem,
-        options.backend,
-        (prepared.logits, given, prepared.logit_lengths, prepared.label_lengths),
-        arguments,
-        decision,
-    )
+    arrays: tuple[Array, ...] = (prepared.logits, prepared.logit_lengths)
+    if OPERATIONS[operation].labels:
+        arrays = (prepared.logits, given, prepared.logit_lengths, prepared.label_lengths)
+    result, decision = call(problem, options.backend, arrays, arguments, decision)
     if left_to_kernel and not _checks_values(decision):
         # The kernel that checks values declined, and another one has computed.
         check_values(prepared, time_major=options.time_major, wildcards=wildcards)

@@ -13,7 +13,7 @@ from ctcx._api.call import (
     problem_of,
 )
 from ctcx._dispatch.dispatcher import Decision, explain_problem
-from ctcx._inputs.prepare import prepare
+from ctcx._inputs.prepare import prepare, prepare_logits
 from ctcx._operations import OPERATIONS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ __all__ = ["explain"]
 
 def explain(
     logits: Array,
-    labels: Array | Sequence[Sequence[int]],
+    labels: Array | Sequence[Sequence[int]] | None = None,
     logit_lengths: Array | Sequence[int] | None = None,
     label_lengths: Array | Sequence[int] | None = None,
     *,
@@ -45,10 +45,10 @@ def explain(
     Parameters
     ----------
     logits, labels, logit_lengths, label_lengths
-        As for :func:`ctcx.ctc_loss`.
+        As for :func:`ctcx.ctc_loss`. Decoders have no labels.
     blank, time_major, reduction, infeasible, backend, validate
         As for :func:`ctcx.ctc_loss`.
-    operation : {"loss_and_grad", "loss", "align"}
+    operation : {"loss_and_grad", "loss", "align", "greedy"}
         Which function the call would be to.
 
     Returns
@@ -63,5 +63,9 @@ def explain(
     """
     check_options(Options(time_major, reduction, infeasible, backend, validate))
     check_choice("operation", operation, tuple(OPERATIONS))
-    prepared = prepare(logits, labels, logit_lengths, label_lengths, blank, time_major=time_major)
+    if OPERATIONS[operation].labels:
+        arrays = (logits, labels, logit_lengths, label_lengths)
+        prepared = prepare(*arrays, blank, time_major=time_major)
+    else:
+        prepared = prepare_logits(logits, logit_lengths, blank, time_major=time_major)
     return explain_problem(problem_of(operation, prepared), backend)

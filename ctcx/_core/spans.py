@@ -11,7 +11,7 @@ from ctcx._core.occupancy import LIMIT
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["PathFacts", "are_paths", "path_columns", "path_facts"]
+__all__ = ["PathFacts", "are_paths", "label_frames", "path_columns", "path_facts"]
 
 
 class PathFacts(NamedTuple):
@@ -52,7 +52,7 @@ def path_facts(
     states = xp.where(feasible[:, None], states, -1)
     log_probs = xp.where(feasible[:, None], log_probs, 0.0)
 
-    starts, ends = _label_frames(states, width, context)
+    starts, ends = label_frames(states, width, context)
     position = context.arange(0, width)[None, :]
     there = feasible[:, None] & (position < counts[:, None])
     starts, ends = xp.where(there, starts, 0), xp.where(there, ends, 0)
@@ -71,7 +71,7 @@ def path_facts(
     )
 
 
-def _label_frames(states: Array, width: int, context: Context) -> tuple[Array, Array]:
+def label_frames(states: Array, width: int, context: Context) -> tuple[Array, Array]:
     """Frames where each label starts, and where it ends, (N, S).
 
     A path never goes back, so the keys (sequence, state) of all frames are in order, and a search
@@ -86,7 +86,7 @@ def _label_frames(states: Array, width: int, context: Context) -> tuple[Array, A
         # which computes where the sizes are large, makes no array of all three axes.
         state, label = states[:, :, None], label[None, None, :]
         counts = [xp.astype(before, xp.int32) for before in (state < label, state <= label)]
-        return tuple(context.as_indices(xp.sum(count, axis=1)) for count in counts)
+        return tuple(context.as_indices(xp.sum(count, axis=1, dtype=xp.int32)) for count in counts)
     row = context.arange(0, rows)[:, None]
     keys = xp.reshape(row * (past + 1) + states, (-1,))
     wanted = xp.reshape(row * (past + 1) + label[None, :], (-1,))

@@ -172,7 +172,7 @@ def call(
                     raise
                 raise fault(decision, f"raised {one_line(error)}") from error
             else:
-                check_form(result, args, decision)
+                check_form(result, args, decision, kwargs)
                 record(decision)
                 return result, decision
         decision = _select(problem, backend, overrides)

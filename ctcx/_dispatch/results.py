@@ -17,7 +17,7 @@ from ctcx._operations import OPERATIONS
 from ctcx._typing import HALF_DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ctcx._arrays.facts import ArrayFacts
     from ctcx._dispatch.decision import Decision
@@ -25,14 +25,19 @@ if TYPE_CHECKING:
     from ctcx._plugins.backend import Problem
     from ctcx._typing import Array
 
-__all__ = ["check_form", "fault", "on_host", "wrong_losses"]
+__all__ = ["check_form", "fault", "first_where", "on_host", "wrong_losses"]
 
 
 _FEW = 16
 """Numbers that are looked at sooner one by one than by a call of NumPy's."""
 
 
-def check_form(result: Any, arrays: Sequence[Array], decision: Decision) -> None:
+def check_form(
+    result: Any,
+    arrays: Sequence[Array],
+    decision: Decision,
+    options: Mapping[str, Any] | None = None,
+) -> None:
     """Raise what is wrong with the form of a kernel's result, if anything is; reads no values.
 
     Parameters
@@ -40,9 +45,12 @@ def check_form(result: Any, arrays: Sequence[Array], decision: Decision) -> None
     result
         Of the kernel.
     arrays
-        Logits (N, T, C), labels (N, S) and lengths, as the kernel got them.
+        Logits (N, T, C), labels (N, S) if the operation has any, and lengths, as the kernel got
+        them.
     decision
         Whose kernel it was, and for what.
+    options
+        Of the kernel, by name.
 
     Raises
     ------
@@ -50,24 +58,29 @@ def check_form(result: Any, arrays: Sequence[Array], decision: Decision) -> None
         It is not what :class:`ctcx.plugin.Backend` says a kernel returns.
     """
     problem = decision.problem
-    expected = OPERATIONS[problem.operation].results
+    operation = OPERATIONS[problem.operation]
+    expected = operation.results
+    given = (arrays[0], arrays[1] if operation.labels else None, options)
     if len(expected) == 1:
-        _check_result(expected[0], result, arrays, decision)
+        _check_result(expected[0], result, given, decision)
     else:
         if not isinstance(result, tuple) or len(result) != len(expected):
             names = ", ".join(each.name for each in expected)
             raise fault(decision, f"returned {_kind(result)}, expected a tuple ({names})")
         for each, array in zip(expected, result):  # noqa: B905 - of one length, and each call pays
-            _check_result(each, array, arrays, decision)
+            _check_result(each, array, given, decision)
 
 
 def _check_result(
-    expected: Result, array: Any, arrays: Sequence[Array], decision: Decision
+    expected: Result,
+    array: Any,
+    given: tuple[Array, Array | None, Mapping[str, Any] | None],
+    decision: Decision,
 ) -> None:
-    problem, logits = decision.problem, arrays[0]
+    problem, logits = decision.problem, given[0]
     axes, own = expected.axes, None
     # At once what the loss returns, as each call pays.
-    shape = logits.shape[:1] if axes == "N" else expected.shape(logits, arrays[1])
+    shape = logits.shape[:1] if axes == "N" else expected.shape(*given)
     if expected.dtype != "logits":
         if expected.dtype == "int32":
             own = "int32"
@@ -107,6 +120,12 @@ def wrong_losses(result: Any, facts: ArrayFacts) -> str | None:
         f"returned a loss of {float(loss[n])} for sequence {n}, whose values passed all checks; "
         f"expected a number of at least 0, or +inf where no path emits the labels"
     )
+
+
+def first_where(condition: Array, facts: ArrayFacts) -> int | None:
+    """Index of the first sequence of which ``condition`` (N,) holds, if it holds of any."""
+    xp = facts.xp
+    return int(xp.argmax(xp.astype(condition, xp.int32))) if bool(xp.any(condition)) else None
 
 
 def on_host(loss: Array, facts: ArrayFacts) -> Any:

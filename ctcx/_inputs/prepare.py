@@ -26,6 +26,7 @@ from ctcx._arrays.facts import (
     is_undecided,
     kernel_integers,
     library_name,
+    namespace_of,
 )
 from ctcx._arrays.tensor_forms import META, SUBCLASS, form_of, forms_of
 from ctcx._errors import CTCInputError
@@ -43,7 +44,7 @@ from ctcx._typing import DTYPES
 if TYPE_CHECKING:
     from ctcx._typing import Array
 
-__all__ = ["KernelInputs", "prepare", "rebind"]
+__all__ = ["KernelInputs", "prepare", "prepare_logits", "rebind"]
 
 
 class KernelInputs(NamedTuple):
@@ -99,6 +100,26 @@ def prepare(
     arrays = logits, labels, logit_lengths, label_lengths
     known = _prepare_plain(*arrays, blank, time_major=time_major)
     return known or _prepare_any(*arrays, blank, time_major=time_major)
+
+
+def prepare_logits(
+    logits: Any, logit_lengths: Any, blank: int, *, time_major: bool
+) -> KernelInputs:
+    """Do the same for an operation without labels: each sequence has none of them.
+
+    Raises
+    ------
+    CTCInputError
+        As :func:`prepare`.
+    """
+    labels: Any = None
+    logits = plain("logits", logits)
+    if is_array(logits) and logits.ndim in (2, 3):  # else it is refused
+        shape = (0,) if logits.ndim == 2 else (logits.shape[1 if time_major else 0], 0)
+        xp = namespace_of(logits)
+        # Made where the logits are: in a CUDA graph nothing can be copied from the host.
+        labels = xp.zeros(shape, dtype=xp.int32, device=device_of(logits))
+    return prepare(logits, labels, logit_lengths, None, blank, time_major=time_major)
 
 
 def _prepare_any(

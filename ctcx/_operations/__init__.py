@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from ctcx._operations.align import ALIGN
 from ctcx._operations.descriptor import Operation, Result
+from ctcx._operations.greedy import GREEDY
 from ctcx._operations.loss import LOSS
 from ctcx._operations.loss_and_grad import LOSS_AND_GRAD
 
@@ -22,6 +23,7 @@ OPERATIONS: dict[str, Operation] = {
         LOSS,
         LOSS_AND_GRAD,
         ALIGN,
+        GREEDY,
     )
 }
 """By name: the keys of :attr:`ctcx.plugin.Backend.kernels`."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ctcx._typing import Array
 
 __all__ = ["Operation", "Result"]
@@ -23,7 +25,8 @@ class Result:
     name
         As error messages say it, and the name of the attribute in the reference's answer.
     axes
-        One letter an axis, for sizes of logits (N, T, C) and labels (N, S): ``"N"``, ``"NT"``, ...
+        One letter an axis, for sizes of logits (N, T, C) and labels (N, S), and K for the option
+        ``top``: ``"N"``, ``"NT"``, ...
     dtype
         ``"logits"``: theirs. ``"loss"``: float64 for float64 logits, else float32. ``"int32"``.
     """
@@ -32,18 +35,24 @@ class Result:
     axes: str
     dtype: Literal["logits", "loss", "int32"]
 
-    def shape(self, logits: Array, labels: Array) -> tuple[Any, ...]:
-        """Its shape for a call of these arrays."""
+    def shape(
+        self, logits: Array, labels: Array | None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Any, ...]:
+        """Its shape for a call of these arrays and options of the kernel."""
         if self.axes == "NTC":
             whole: tuple[Any, ...] = logits.shape
             return whole
-        sizes = dict(zip("NTCS", (*logits.shape, labels.shape[1]), strict=True))
+        sizes = dict(zip("NTC", logits.shape, strict=True))
+        if labels is not None:
+            sizes["S"] = labels.shape[1]
+        if options and "top" in options:
+            sizes["K"] = options["top"]
         return tuple(sizes[axis] for axis in self.axes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Operation:
-    """What a kernel computes of logits, labels and their lengths.
+    """What a kernel computes of logits and their lengths, and of labels and theirs if it has any.
 
     Attributes
     ----------
@@ -51,6 +60,8 @@ class Operation:
         The key of :attr:`ctcx.plugin.Backend.kernels`.
     results
         The arrays that a kernel returns: one as it is, several in a tuple.
+    labels
+        Whether a kernel gets labels and their lengths.
     options
         Names of the keyword arguments that a kernel takes after ``blank``.
     reduced
@@ -67,6 +78,7 @@ class Operation:
 
     name: str
     results: tuple[Result, ...]
+    labels: bool = True
     options: tuple[str, ...] = ()
     reduced: bool
     differentiable: bool
@@ -80,4 +92,5 @@ class Operation:
         names = ", ".join(result.name for result in self.results)
         returned = f"({names})" if len(self.results) > 1 else names
         options = ", ".join(("blank", *self.options))
-        return f"kernel(logits, labels, logit_lengths, label_lengths, *, {options}) -> {returned}"
+        arrays = "labels, logit_lengths, label_lengths" if self.labels else "logit_lengths"
+        return f"kernel(logits, {arrays}, *, {options}) -> {returned}"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["API_VERSION", "Backend", "Decline", "Feature", "Problem"]
 
-API_VERSION: tuple[int, int] = (2, 1)
+API_VERSION: tuple[int, int] = (2, 2)
 """Version of the plugin API, ``(major, minor)``; see :class:`Backend` for what is compatible."""
 
 
@@ -71,7 +71,7 @@ class Problem:
     Attributes
     ----------
     operation
-        ``"loss"``, ``"loss_and_grad"`` or ``"align"``.
+        ``"loss"``, ``"loss_and_grad"``, ``"align"`` or ``"greedy"``.
     namespace
         Name of the array library: ``"numpy"``, ``"cupy"``, ``"torch"``, ``"jax.numpy"``, ...
     device
@@ -81,7 +81,8 @@ class Problem:
     dtype
         Of the logits: ``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``.
     N, T, C, S
-        Sequences, frames, classes (blank included) and width of the label array. None for one that
+        Sequences, frames, classes (blank included) and width of the label array, 0 for operations
+        without labels. None for one that
         is undecided while JAX traces, under ``jax.export`` with symbolic shapes: such a problem is
         the core's alone, and no plugin is asked about it.
     blank
@@ -119,10 +120,11 @@ class Backend:
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> loss
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> (loss, grad)
 
-    or, for the operation ``align``, which is optional, ::
+    or, for the operations ``align`` and ``greedy``, which are optional, ::
 
         kernel(logits, labels, logit_lengths, label_lengths, *, blank, extra, ends) -> (states,
         log_probs)
+        kernel(logits, logit_lengths, *, blank) -> (classes, log_probs)
 
     It gets arrays of one library, on one device:
 
@@ -144,7 +146,7 @@ class Backend:
     out of bounds; a sequence with a NaN or +inf logit in its frames gets a loss of NaN and a
     gradient of NaN in its frames, whether or not it is feasible, and other sequences are right. An
     alignment marks it, and one with a length or label out of range, by states of -1 and
-    ``log_probs`` of NaN in all T frames.
+    ``log_probs`` of NaN in all T frames, and so does ``greedy`` by classes of -1.
 
     It returns, in the same library and on the same device,
 
@@ -160,6 +162,10 @@ class Backend:
       rounded loses at most 0.001 nats;
     * ``log_probs`` (N, T): the column of each frame's state less the logarithm of the sum of the
       frame's C exponentials, float32 (float64 for float64 logits); 0 where ``states`` is -1.
+
+    ``greedy`` returns ``classes`` (N, T) int32: the class of the largest logit of each frame, the
+    lowest of equal ones; -1 past a sequence's length, and in a frame whose logits are all -inf. Its
+    ``log_probs`` (N, T) are those of the classes; 0 past a length, -inf in such a frame.
 
     All are new: nothing else refers to them, and ctcx may write into them.
 

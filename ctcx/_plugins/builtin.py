@@ -37,6 +37,7 @@ def ctcx_backends() -> list[Backend]:
                 "loss": "ctcx._core.kernels:loss",
                 "loss_and_grad": "ctcx._core.kernels:loss_and_grad",
                 "align": "ctcx._core.align:align",
+                "greedy": "ctcx._core.greedy:greedy",
             },
             namespaces=frozenset({"*"}),
             devices=frozenset({"*"}),

@@ -1,0 +1,128 @@
+"""The operators of PyTorch for decoders, for all that sees operators only.
+
+As for the loss (:mod:`ctcx._api.torch_operators`), backends are selected when they run. They are
+whole calls but for layouts, as wide as there are frames, and have no derivative.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ctcx._api.call import Options, check_flag
+from ctcx._api.greedy import greedy_eagerly
+from ctcx._api.torch_operators import TracedArguments
+from ctcx._autodiff.torch_function import merge
+
+if TYPE_CHECKING:
+    from ctcx._inputs.prepare import KernelInputs
+    from ctcx._typing import Array
+
+__all__ = ["greedy_dispatched", "greedy_traced"]
+
+
+@torch.library.custom_op(  # type: ignore[untyped-decorator]
+    "ctcx::greedy",
+    mutates_args=(),
+    schema=(
+        "(Tensor logits, Tensor logit_lengths, int blank, bool merge_repeated, str? backend, "
+        "bool validate, str layout) -> (" + ", ".join(["Tensor"] * 6) + ")"
+    ),
+)
+def _greedy(
+    logits: Array,
+    logit_lengths: Array,
+    blank: int,
+    merge_repeated: bool,  # noqa: FBT001 - as the operator passes it
+    backend: str | None,
+    validate: bool,  # noqa: FBT001
+    layout: str,
+) -> tuple[Array, ...]:
+    single = layout == "TC" and logits.shape[0] == 1  # under vmap there are more
+    if single:
+        logits = logits[0]
+    elif layout == "TNC":
+        logits = logits.permute(1, 0, 2)
+    options = (blank, layout == "TNC", merge_repeated, backend, validate)
+    found = greedy_eagerly(logits, logit_lengths, *options, full_width=True)
+    # An operator's results must not share memory.
+    return tuple((part[None] if single else part).clone() for part in found)
+
+
+@_greedy.register_fake  # type: ignore[untyped-decorator]
+def _fake_greedy(logits: Array, *_: Any) -> tuple[Array, ...]:
+    rows, frames, _ = logits.shape
+    real = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    per_label, per_row = (rows, frames), (rows,)
+    shapes = (
+        (per_label, torch.int32),
+        (per_row, torch.int32),
+        (per_label, torch.int32),
+        (per_label, torch.int32),
+        (per_label, real),
+        (per_row, real),
+    )
+    return tuple(logits.new_empty(shape, dtype=dtype) for shape, dtype in shapes)
+
+
+@_greedy.register_vmap  # type: ignore[untyped-decorator]
+def _vmap_greedy(
+    info: Any, in_dims: tuple[int | None, ...], *arguments: Any
+) -> tuple[tuple[Array, ...], tuple[int, ...]]:
+    arrays = merge(arguments[:2], in_dims[:2], info.batch_size)
+    found = _greedy(*arrays, *arguments[2:])
+    return tuple(array.unflatten(0, (info.batch_size, -1)) for array in found), (0,) * 6
+
+
+def greedy_dispatched(
+    prepared: KernelInputs,
+    merge_repeated: bool,  # noqa: FBT001
+    options: Options,
+) -> tuple[Array, ...]:
+    """Call the operator for tensors that have to go through PyTorch's dispatcher."""
+    layout = "TC" if prepared.single else "TNC" if options.time_major else "NTC"
+    found = _greedy(
+        prepared.logits,
+        prepared.logit_lengths,
+        prepared.blank,
+        merge_repeated,
+        options.backend,
+        options.validate,
+        layout,
+    )
+    return tuple(part[0] for part in found) if prepared.single else tuple(found)
+
+
+def greedy_traced(
+    logits: Array,
+    logit_lengths: Any,
+    blank: int,
+    time_major: bool,  # noqa: FBT001 - as the caller passes them on
+    merge_repeated: bool,  # noqa: FBT001
+    backend: str | None,
+    validate: bool,  # noqa: FBT001
+) -> tuple[Array, ...]:
+    """Do what :func:`ctcx.ctc_greedy` does, in operations that a compiler or tracer can record."""
+    check_flag("merge_repeated", merge_repeated)
+    call = traced_logits(logits, logit_lengths, blank, time_major, backend, validate)
+    logits, _, lengths, _ = call.arrays
+    blank, _, backend, validate, layout = call.settings
+    found = _greedy(logits, lengths, blank, merge_repeated, backend, validate, layout)
+    return tuple(part[0] for part in found) if call.single else tuple(found)
+
+
+def traced_logits(
+    logits: Array,
+    logit_lengths: Any,
+    blank: int,
+    time_major: bool,  # noqa: FBT001
+    backend: str | None,
+    validate: bool,  # noqa: FBT001
+) -> TracedArguments:
+    """Bring logits and lengths into the form of the operators; each sequence has no labels."""
+    logits = logits.detach()
+    shape = (0,) if logits.ndim == 2 else (logits.shape[1 if time_major else 0], 0)
+    labels = logits.new_zeros(shape, dtype=torch.int64)
+    options = Options(time_major, "none", "inf", backend, validate)
+    return TracedArguments(logits, labels, logit_lengths, None, blank, options)

@@ -1,0 +1,103 @@
+"""The right answers of decoders, in float64, by code of its own.
+
+* :func:`enumerate_labels` looks at every path, straight from the definition of CTC. For tiny
+  problems only.
+* :func:`best_classes` and :func:`merged` are greedy decoding.
+* :func:`prefix_beams` is the textbook prefix beam search, with dictionaries.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ctcx._reference.oracle import MAX_PATHS
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["BestClasses", "best_classes", "enumerate_labels", "log_softmax", "merged"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class BestClasses:
+    """The most probable class of each frame.
+
+    Attributes
+    ----------
+    classes : ndarray of int64, shape (N, T)
+        The lowest of equal ones; -1 in padding and where all logits are -inf.
+    log_probs : ndarray of float64, shape (N, T)
+        Logarithms of their probabilities; 0 in padding.
+    """
+
+    classes: NDArray[np.int64]
+    log_probs: NDArray[np.float64]
+
+
+def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithms of probabilities of frames (T, C); a frame of only -inf stays so."""
+    top = logits.max(axis=1, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        norm = np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+    return logits - top - np.where(np.isfinite(norm), norm, 0.0)
+
+
+def best_classes(
+    logits: ArrayLike,
+    logit_lengths: ArrayLike,
+    blank: int,  # noqa: ARG001 - of the signature of all references
+) -> BestClasses:
+    """Return the most probable class of each frame of a batch (N, T, C)."""
+    batch = np.asarray(logits, dtype=np.float64)
+    classes, log_probs = np.full(batch.shape[:2], -1), np.zeros(batch.shape[:2])
+    for n, length in enumerate(np.asarray(logit_lengths).tolist()):
+        for t, row in enumerate(log_softmax(batch[n, :length])):
+            best = int(row.argmax())
+            log_probs[n, t] = row[best]
+            classes[n, t] = best if row[best] > -np.inf else -1
+    return BestClasses(classes, log_probs)
+
+
+def merged(
+    classes: list[int], blank: int, *, merge_repeated: bool = True
+) -> list[tuple[int, int, int]]:
+    """Return the labels that the classes of frames say, each with its start and end."""
+    found = []
+    frame = 0
+    for symbol, run in itertools.groupby(classes):
+        count = len(list(run))
+        if symbol not in (blank, -1):
+            whole = [(symbol, frame, frame + count)]
+            each = [(symbol, t, t + 1) for t in range(frame, frame + count)]
+            found += whole if merge_repeated else each
+        frame += count
+    return found
+
+
+def enumerate_labels(logits: ArrayLike, blank: int) -> dict[tuple[int, ...], float]:
+    """Return the probability of all labels that the frames (T, C) can say.
+
+    Raises
+    ------
+    ValueError
+        There are more than ``MAX_PATHS`` paths.
+    """
+    probabilities = np.exp(log_softmax(np.asarray(logits, dtype=np.float64)))
+    frames, classes = probabilities.shape
+    if classes**frames > MAX_PATHS:
+        msg = f"{classes} ** {frames} paths are more than {MAX_PATHS}"
+        raise ValueError(msg)
+    parts: dict[tuple[int, ...], list[float]] = {}
+    for path in itertools.product(range(classes), repeat=frames):
+        labels = tuple(symbol for symbol, _, _ in merged(list(path), blank))
+        parts.setdefault(labels, []).append(
+            math.prod(float(probabilities[t, c]) for t, c in enumerate(path))
+        )
+    sums = {labels: math.fsum(some) for labels, some in parts.items()}
+    return {labels: total for labels, total in sums.items() if total > 0}
