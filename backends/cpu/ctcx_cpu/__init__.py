@@ -39,9 +39,9 @@ def library_path() -> Path:
 
 
 def accepts(problem: Problem) -> str | None:
-    """Return why an alignment of JAX arrays is not taken: XLA knows of loss and gradient only."""
-    if problem.operation == "align" and problem.namespace == "jax.numpy":
-        return "it offers no align for JAX arrays"
+    """Return why a call with JAX arrays is not taken: XLA knows of loss and gradient only."""
+    if problem.operation not in {"loss", "loss_and_grad"} and problem.namespace == "jax.numpy":
+        return f"it offers no {problem.operation} for JAX arrays"
     return None
 
 
@@ -50,10 +50,11 @@ def ctcx_backends() -> list[Backend]:
     """Offer one backend, for arrays in the host's memory."""
     return [
         Backend(
-            api=(2, 1),
+            api=(2, 2),
             name="cpu",
             kernels={
                 "align": "ctcx_cpu.kernels:align",
+                "greedy": "ctcx_cpu.kernels:greedy",
                 "loss": "ctcx_cpu.kernels:loss",
                 "loss_and_grad": "ctcx_cpu.kernels:loss_and_grad",
             },

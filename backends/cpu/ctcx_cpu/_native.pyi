@@ -27,6 +27,29 @@ def align(
     threads: int,
     /,
 ) -> None: ...
+def greedy(
+    logits: Any,
+    logit_lengths: Any,
+    classes: Any,
+    log_probs: Any,
+    type: int,  # noqa: A002 - as in C
+    blank: int,
+    threads: int,
+    /,
+) -> None: ...
+def beam_search(
+    logits: Any,
+    logit_lengths: Any,
+    labels: Any,
+    log_probs: Any,
+    type: int,  # noqa: A002 - as in C
+    blank: int,
+    width: int,
+    top: int,
+    max_classes: int,
+    threads: int,
+    /,
+) -> None: ...
 def instructions() -> str: ...
 def version() -> str: ...
 def xla_handler() -> object: ...

@@ -1,4 +1,4 @@
-"""The kernels: loss, gradient and best paths of a batch in host memory."""
+"""The kernels: loss, gradient, best paths and decoding of a batch in host memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from ctcx_cpu import _jax, _native
 from ctcx_cpu._host import BFLOAT16, TYPES, integers, like_given, on_host, rows
 from ctcx_cpu._results import empty_like
 
-__all__ = ["VARIABLE", "align", "loss", "loss_and_grad", "number_of_threads", "softmax_only"]
+__all__ = [
+    "VARIABLE",
+    "align",
+    "beam_search",
+    "greedy",
+    "loss",
+    "loss_and_grad",
+    "number_of_threads",
+    "softmax_only",
+]
 
 VARIABLE = "CTCX_NUM_THREADS"
 _MOST_THREADS = 2**15
@@ -130,6 +139,71 @@ def align(
     results = states, log_probs
     _native.align(x, *others, columns, *results, _type_of(x), blank, *ends, threads)
     return like_given(states, logits), like_given(log_probs, logits)
+
+
+def greedy(
+    logits: Any, logit_lengths: Any, *, blank: int, num_threads: int | None = None
+) -> tuple[Any, Any]:
+    """Find the most probable class of each frame; a kernel for :class:`ctcx.plugin.Backend`.
+
+    Parameters
+    ----------
+    logits, logit_lengths, blank, num_threads
+        As for :func:`loss`.
+
+    Returns
+    -------
+    array (N, T), array (N, T)
+        Classes, int32, and logarithms of their probabilities; -1 and 0 past a sequence's length, -1
+        and NaN for a sequence with a length or logit that is not allowed.
+    """
+    threads = number_of_threads(num_threads)
+    x = rows(on_host(logits))
+    classes = np.empty(x.shape[:2], np.int32)
+    log_probs = np.empty(x.shape[:2], _loss_dtype(x))
+    lengths = integers(logit_lengths)
+    _native.greedy(x, lengths, classes, log_probs, _type_of(x), blank, threads)
+    return like_given(classes, logits), like_given(log_probs, logits)
+
+
+def beam_search(
+    logits: Any,
+    logit_lengths: Any,
+    *,
+    blank: int,
+    width: int,
+    top: int,
+    max_classes: int | None,
+    num_threads: int | None = None,
+) -> tuple[Any, Any]:
+    """Find the most probable labels by prefix beam search; a kernel for a backend.
+
+    Parameters
+    ----------
+    logits, logit_lengths, blank, num_threads
+        As for :func:`loss`.
+    width
+        Number of prefixes that are kept after each frame.
+    top
+        Number of prefixes that are returned, at most ``width``.
+    max_classes
+        Number of labels that may extend prefixes in a frame, the most probable; None: all.
+
+    Returns
+    -------
+    array (N, top, T), array (N, top)
+        Labels, int32, padded with -1, and logarithms of their probabilities in the beam: -inf where
+        there are fewer prefixes, NaN for a sequence with a length or logit that is not allowed.
+    """
+    threads = number_of_threads(num_threads)
+    x = rows(on_host(logits))
+    labels = np.empty((x.shape[0], top, x.shape[1]), np.int32)
+    log_probs = np.empty((x.shape[0], top), _loss_dtype(x))
+    settings = width, top, max_classes or 0, threads
+    _native.beam_search(
+        x, integers(logit_lengths), labels, log_probs, _type_of(x), blank, *settings
+    )
+    return like_given(labels, logits), like_given(log_probs, logits)
 
 
 def softmax_only(

@@ -1,4 +1,4 @@
-/* ctcx_cpu: the CTC loss, its gradient and alignments on the CPU, for any language that can call C.
+/* ctcx_cpu: the CTC loss, its gradient, alignments and decoding on the CPU, for any language that can call C.
  *
  * A call computes a batch: logits (N, T, C) before the softmax, labels (N, S), and the lengths of
  * both, to losses (N,) in nats and the gradient (N, T, C) with respect to the logits.
@@ -38,7 +38,7 @@ extern "C" {
  * each minor version may append fields to the batch, where 0 stands for what was done before. Fields
  * that the caller's header doesn't have count as 0; one that the library doesn't have must be 0. */
 #define CTCX_CPU_MAJOR 1
-#define CTCX_CPU_MINOR 1
+#define CTCX_CPU_MINOR 2
 
 enum ctcx_cpu_type {
   CTCX_CPU_FLOAT16 = 0,
@@ -107,6 +107,13 @@ struct ctcx_cpu_batch {
   int64_t last_blank;       /* after the last one; without labels the first counts */
   int32_t *states;          /* (N, T), contiguous */
   void *log_probs;          /* (N, T), contiguous; of float64 for float64 logits, else float32 */
+
+  /* Since 1.2, for ctcx_cpu_greedy and ctcx_cpu_beam_search. */
+  int32_t *decoded;         /* (N, T) or (N, top, T), contiguous */
+  void *decoded_log_probs;  /* (N, T) or (N, top), contiguous; of float64 for float64 logits, else float32 */
+  int64_t width;            /* of the beam, from 1 on */
+  int64_t top;              /* how many of its prefixes are written, from 1 to width */
+  int64_t max_classes;      /* labels that a frame may add to prefixes, the most probable; 0: all */
 };
 
 /* Computes a batch; returns an enum ctcx_cpu_status. May be called from several threads at once. */
@@ -129,7 +136,33 @@ CTCX_CPU_API const char *ctcx_cpu_check(const struct ctcx_cpu_batch *batch);
 CTCX_CPU_API int ctcx_cpu_align(const struct ctcx_cpu_batch *batch);
 CTCX_CPU_API const char *ctcx_cpu_check_align(const struct ctcx_cpu_batch *batch);
 
-/* The version of the library, as "1.1", and the instruction set that it runs: "baseline", "avx2",
+/* Since 1.2: the class of each frame with the largest logit, the lowest of equal ones, to `decoded`,
+ * and the logarithm of its probability, to `decoded_log_probs`; -1 and 0 past the length, -1 and -inf
+ * where all logits of a frame are -inf. Labels, losses and gradient are ignored.
+ *
+ * A sequence with a length out of range, or a NaN or +inf logit in its frames, has -1 and NaN in all
+ * T frames. ctcx_cpu_check_greedy says what is wrong with such a batch. */
+CTCX_CPU_API int ctcx_cpu_greedy(const struct ctcx_cpu_batch *batch);
+CTCX_CPU_API const char *ctcx_cpu_check_greedy(const struct ctcx_cpu_batch *batch);
+
+/* Since 1.2: prefix beam search. After each frame the beam keeps the `width` most probable prefixes,
+ * each of them once; their probabilities are those of the paths that came by prefixes in the beam.
+ * The labels of the `top` best ones are written to `decoded`, packed to the left and padded with -1,
+ * and the logarithms of their probabilities to `decoded_log_probs`: -inf where there are fewer.
+ * Labels, losses and gradient are ignored.
+ *
+ * - Of equally probable prefixes, those that were in the beam before come first, in its order; then
+ *   new ones: of a label more probable in that frame, of a lower label, of an earlier prefix.
+ * - Prefixes of a probability of 0 are left out. A sequence without frames has the empty prefix,
+ *   with 0.
+ * - A sequence with a length out of range, or a NaN or +inf logit in its frames, has -1 and NaN.
+ *
+ * Memory grows with the width, the classes, and the labels of the prefixes in the beam.
+ * ctcx_cpu_check_beam_search says what is wrong with such a batch. */
+CTCX_CPU_API int ctcx_cpu_beam_search(const struct ctcx_cpu_batch *batch);
+CTCX_CPU_API const char *ctcx_cpu_check_beam_search(const struct ctcx_cpu_batch *batch);
+
+/* The version of the library, as "1.2", and the instruction set that it runs: "baseline", "avx2",
  * "avx512" or "neon". The environment variable CTCX_CPU_INSTRUCTIONS, read at the first call, names
  * another one that the processor has. Any other name is ignored. */
 CTCX_CPU_API const char *ctcx_cpu_version(void);

@@ -1,8 +1,10 @@
 #include "batch.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numeric>
+#include <thread>
 
 namespace ctcx {
 
@@ -129,6 +131,9 @@ Batch read(const ctcx_cpu_batch &call, bool for_align) {
     if (call.free_ends) batch.first_blank = call.first_blank, batch.last_blank = call.last_blank;
     batch.path = call.states, batch.path_log_probs = call.log_probs;
   }
+  batch.decoded = call.decoded, batch.decoded_log_probs = call.decoded_log_probs;
+  batch.width = call.width, batch.top = call.top;
+  batch.most_labels = call.max_classes > 0 ? std::min(call.max_classes, call.classes) : call.classes;
   for (Size n = 0; n < call.sequences; n++) {
     const Size length = element(call.logit_lengths, n), count = element(call.label_lengths, n);
     State state = State::possible;
@@ -171,6 +176,35 @@ void align(const Batch &batch, const Team &team) {
   const Kernel &kernel = kernel_of(batch);
   share_sequences(batch, work_of(batch) > worth_a_thread ? team : alone(team), [&](Size n) {
     kernel.align(batch, n, scratch_of_thread);
+    scratch_of_thread.keep_at_most(most_scratch_kept);
+  });
+}
+
+void greedy(const Batch &batch, const Team &team) {
+  const Kernel &kernel = kernel_of(batch);
+  share_sequences(batch, work_of(batch) > worth_a_thread ? team : alone(team),
+                  [&](Size n) { kernel.greedy(batch, n, scratch_of_thread); });
+}
+
+void beam_search(const Batch &batch, const Team &team) {
+  const Kernel &kernel = kernel_of(batch);
+  const double work = work_of(batch) * (1 + 0.1 * double(batch.width));
+  // A sequence may take long. The calling thread asks, and the others stop when it has been told to.
+  struct Turn {
+    const Team &team;
+    const std::thread::id caller;
+    std::atomic<bool> stopped;
+  } turn{team, std::this_thread::get_id(), false};
+  const Pause pause{[](void *context) {
+                      Turn &turn = *static_cast<Turn *>(context);
+                      if (std::this_thread::get_id() == turn.caller && turn.team.interrupted &&
+                          turn.team.interrupted())
+                        turn.stopped = true;
+                      if (turn.stopped) throw Interrupted();
+                    },
+                    &turn};
+  share_sequences(batch, work > worth_a_thread ? team : alone(team), [&](Size n) {
+    kernel.beam_search(batch, n, scratch_of_thread, pause);
     scratch_of_thread.keep_at_most(most_scratch_kept);
   });
 }

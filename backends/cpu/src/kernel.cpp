@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "beam.h"
+#include "greedy.h"
 #include "half.h"
 #include "path.h"
 
@@ -178,8 +180,39 @@ template <class X> void align(const Batch &batch, Size n, ctcx::Scratch &scratch
               outcome == Outcome::wrong ? std::numeric_limits<T>::quiet_NaN() : T(0));
 }
 
+template <class X> const X *logits_of(const Batch &batch, Size n) {
+  return static_cast<const X *>(batch.logits) + n * batch.logits_sequence;
+}
+
+template <class X> void greedy(const Batch &batch, Size n, ctcx::Scratch &scratch) {
+  using T = typename ComputedIn<X>::Type;
+  std::int32_t *classes = batch.decoded + n * batch.frames;
+  T *log_probs = static_cast<T *>(batch.decoded_log_probs) + n * batch.frames;
+  T *widened = nullptr;
+  if (!std::is_same_v<X, T>) widened = reinterpret_cast<T *>(scratch.get(batch.classes * sizeof(T)));
+  const bool is_right =
+      batch.states[n] != State::wrong && best_classes(logits_of<X>(batch, n), batch.logits_row, batch.lengths[n],
+                                                      batch.classes, widened, classes, log_probs);
+  const Size written = is_right ? batch.lengths[n] : 0;
+  std::fill(classes + written, classes + batch.frames, -1);
+  std::fill(log_probs + written, log_probs + batch.frames,
+            is_right ? T(0) : std::numeric_limits<T>::quiet_NaN());
+}
+
 template <class X>
-constexpr ctcx::Kernel kernel_for{scratch_bytes<X>, begin<X>, softmax_only<X>, align<X>};
+void beam_search(const Batch &batch, Size n, ctcx::Scratch &scratch, const ctcx::Pause &pause) {
+  using T = typename ComputedIn<X>::Type;
+  std::int32_t *labels = batch.decoded + n * batch.top * batch.frames;
+  T *log_probs = static_cast<T *>(batch.decoded_log_probs) + n * batch.top;
+  const BeamSearch<X> search{logits_of<X>(batch, n), batch.logits_row, batch.lengths[n], batch.frames,
+                             batch.classes, batch.blank, batch.width, batch.top, batch.most_labels};
+  if (batch.states[n] != State::wrong && search(scratch, pause, labels, log_probs)) return;
+  std::fill_n(labels, batch.top * batch.frames, -1);
+  std::fill_n(log_probs, batch.top, std::numeric_limits<T>::quiet_NaN());
+}
+
+template <class X>
+constexpr ctcx::Kernel kernel_for{scratch_bytes<X>, begin<X>, softmax_only<X>, align<X>, greedy<X>, beam_search<X>};
 
 }  // namespace
 

@@ -39,6 +39,11 @@ struct Batch {
   std::int32_t *path;            // states
   void *path_log_probs;
 
+  // Of decoding: what is written, contiguous, and the beam.
+  std::int32_t *decoded;  // (N, T) classes, or (N, top, T) labels
+  void *decoded_log_probs;
+  Size width, top, most_labels;
+
   std::vector<State> states;
   std::vector<Size> lengths;         // frames of each sequence, within `frames`
   std::vector<Size> counts;          // labels of each sequence
@@ -59,6 +64,14 @@ class Sequence {
   virtual void go_back(int half) = 0;
 };
 
+// Called now and then by what takes long; throws Interrupted. No std::function, whose code might be
+// shared between instruction sets.
+struct Pause {
+  void (*function)(void *);
+  void *context;
+  void operator()() const { function(context); }
+};
+
 struct Kernel {
   // Bytes of scratch that sequence n needs.
   std::size_t (*scratch_bytes)(const Batch &, Size n);
@@ -68,6 +81,9 @@ struct Kernel {
   void (*softmax_only)(const Batch &, Size n, Scratch &);
   // The best path of sequence n.
   void (*align)(const Batch &, Size n, Scratch &);
+  // The best class of each frame of sequence n, and the best prefixes of its beam.
+  void (*greedy)(const Batch &, Size n, Scratch &);
+  void (*beam_search)(const Batch &, Size n, Scratch &, const Pause &);
 };
 
 struct InstructionSet {

@@ -65,6 +65,15 @@ ctcx_cpu_batch known_fields(const ctcx_cpu_batch &batch) {
   return known;
 }
 
+// The same, for decoding: labels are none, whatever the fields say.
+ctcx_cpu_batch without_labels(const ctcx_cpu_batch &batch) {
+  static const std::int32_t none = 0;
+  ctcx_cpu_batch known = known_fields(batch);
+  known.label_positions = 0;
+  known.labels = known.label_lengths = {&none, sizeof none, 0, 0, 0};
+  return known;
+}
+
 bool has_unknown_fields(const ctcx_cpu_batch &batch) {
   const char *bytes = reinterpret_cast<const char *>(&batch);
   return batch.size > sizeof batch &&
@@ -147,6 +156,28 @@ const char *ctcx_cpu_check_align(const ctcx_cpu_batch *given) {
   return nullptr;
 }
 
+const char *ctcx_cpu_check_greedy(const ctcx_cpu_batch *given) {
+  if (const char *wrong = wrong_version(given)) return wrong;
+  const ctcx_cpu_batch known = without_labels(*given), *batch = &known;
+  if (const char *wrong = wrong_inputs(batch)) return wrong;
+  if (batch->sequences == 0 || batch->frames == 0) return nullptr;
+  if (!batch->decoded || !batch->decoded_log_probs) return "decoded or decoded_log_probs are NULL";
+  return nullptr;
+}
+
+const char *ctcx_cpu_check_beam_search(const ctcx_cpu_batch *given) {
+  if (const char *wrong = wrong_version(given)) return wrong;
+  const ctcx_cpu_batch known = without_labels(*given), *batch = &known;
+  if (const char *wrong = wrong_inputs(batch)) return wrong;
+  if (!is_in(batch->width, 1, INT32_MAX)) return "width must be from 1 to 2^31 - 1";
+  if (!is_in(batch->top, 1, batch->width)) return "top must be from 1 to width";
+  if (batch->max_classes < 0) return "max_classes must not be negative";
+  if (batch->sequences == 0) return nullptr;
+  if (!batch->decoded_log_probs) return "decoded_log_probs are NULL";
+  if (batch->frames > 0 && !batch->decoded) return "decoded is NULL";
+  return nullptr;
+}
+
 int ctcx_cpu_compute(const ctcx_cpu_batch *given) {
   if (ctcx_cpu_check(given)) return CTCX_CPU_INVALID;
   const ctcx_cpu_batch call = known_fields(*given);
@@ -163,7 +194,19 @@ int ctcx_cpu_align(const ctcx_cpu_batch *given) {
   return run(call, [&](const ctcx::Team &team) { ctcx::align(ctcx::read(call, true), team); });
 }
 
-const char *ctcx_cpu_version(void) { return "1.1"; }
+int ctcx_cpu_greedy(const ctcx_cpu_batch *given) {
+  if (ctcx_cpu_check_greedy(given)) return CTCX_CPU_INVALID;
+  const ctcx_cpu_batch call = without_labels(*given);
+  return run(call, [&](const ctcx::Team &team) { ctcx::greedy(ctcx::read(call), team); });
+}
+
+int ctcx_cpu_beam_search(const ctcx_cpu_batch *given) {
+  if (ctcx_cpu_check_beam_search(given)) return CTCX_CPU_INVALID;
+  const ctcx_cpu_batch call = without_labels(*given);
+  return run(call, [&](const ctcx::Team &team) { ctcx::beam_search(ctcx::read(call), team); });
+}
+
+const char *ctcx_cpu_version(void) { return "1.2"; }
 
 const char *ctcx_cpu_instructions(void) {
 #if defined(__aarch64__)

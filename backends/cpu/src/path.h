@@ -230,12 +230,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class BestPath {
       for (Size i = begin; i < end; i++) emitted_[i] = widen(x[at_[i]]);
   }
   bool measure(Size t) {
-    if constexpr (std::is_same_v<X, T>) {
-      spreads_[t] = spread_of_row(row(t), in_.classes);
-    } else {
-      for (Size c = 0; c < in_.classes; c++) widened_[c] = widen(row(t)[c]);
-      spreads_[t] = spread_of_row(widened_, in_.classes);
-    }
+    spreads_[t] = spread_of_row(computed_row(row(t), in_.classes, widened_), in_.classes);
     return spreads_[t].log_sum < std::numeric_limits<double>::infinity();
   }
   T log_prob(Size t, Size state) const {

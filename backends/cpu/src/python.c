@@ -9,10 +9,11 @@
 enum { LOGITS, LABELS, LOGIT_LENGTHS, LABEL_LENGTHS, INPUTS };
 enum { LOSSES = INPUTS, GRADIENT, OF_COMPUTE };           /* None where they aren't wanted */
 enum { EXTRA = INPUTS, STATES, LOG_PROBS, OF_ALIGN };     /* EXTRA may be None */
+enum { LENGTHS = LOGITS + 1, DECODED, DECODED_LOG_PROBS, OF_DECODING };
 
 struct array {
   const char *name;
-  int axes, is_written, may_be_none;
+  int axes, is_written, may_be_none; /* axes: 0 if they depend on the operation */
 };
 static const struct array of_compute[] = {
     {"logits", 3, 0, 0},        {"labels", 2, 0, 0}, {"logit_lengths", 1, 0, 0},
@@ -21,11 +22,13 @@ static const struct array of_align[] = {
     {"logits", 3, 0, 0},        {"labels", 2, 0, 0}, {"logit_lengths", 1, 0, 0},
     {"label_lengths", 1, 0, 0}, {"extra", 3, 0, 1},  {"states", 2, 1, 0},
     {"log_probs", 2, 1, 0}};
+static const struct array of_decoding[] = {
+    {"logits", 3, 0, 0}, {"logit_lengths", 1, 0, 0}, {"decoded", 0, 1, 0}, {"log_probs", 0, 1, 0}};
 
 static int take(PyObject *object, Py_buffer *view, const struct array *array) {
   int flags = PyBUF_STRIDES | (array->is_written ? PyBUF_WRITABLE : 0);
   if (PyObject_GetBuffer(object, view, flags) < 0) return -1;
-  if (view->ndim == array->axes) return 0;
+  if (view->ndim == array->axes || array->axes == 0) return 0;
   PyErr_Format(PyExc_ValueError, "%s must have %d axes, not %d", array->name, array->axes,
                view->ndim);
   PyBuffer_Release(view);
@@ -86,22 +89,28 @@ static Py_ssize_t size_of_loss(const struct ctcx_cpu_batch *batch) {
   return batch->type == CTCX_CPU_FLOAT64 ? 8 : 4;
 }
 
-/* Describes what is read; returns whether anything is wrong. */
-static int describe_inputs(struct ctcx_cpu_batch *batch, const Py_buffer *views) {
+/* Describes logits and their lengths; returns whether anything is wrong. */
+static int describe_logits(struct ctcx_cpu_batch *batch, const Py_buffer *logits, const Py_buffer *lengths) {
   static const Py_ssize_t sizes[] = {2, 2, 4, 8};
-  const Py_buffer *logits = &views[LOGITS];
   int wrong = batch->type < 0 || batch->type > 3 || !are_rows(logits, sizes[batch->type]);
-  for (int which = LABELS; which < INPUTS; which++)
-    if (views[which].shape[0] != logits->shape[0]) wrong = 1;
+  if (lengths->shape[0] != logits->shape[0]) wrong = 1;
   batch->sequences = logits->shape[0];
   batch->frames = logits->shape[1];
   batch->classes = logits->shape[2];
-  batch->label_positions = views[LABELS].shape[1];
   batch->logits = logits->buf;
   batch->logits_sequence_stride = stride(logits, 0, &wrong);
   batch->logits_frame_stride = stride(logits, 1, &wrong);
+  batch->logit_lengths = integers(lengths, &wrong);
+  return wrong;
+}
+
+/* Describes what is read; returns whether anything is wrong. */
+static int describe_inputs(struct ctcx_cpu_batch *batch, const Py_buffer *views) {
+  int wrong = describe_logits(batch, &views[LOGITS], &views[LOGIT_LENGTHS]);
+  for (int which = LABELS; which < INPUTS; which++)
+    if (views[which].shape[0] != views[LOGITS].shape[0]) wrong = 1;
+  batch->label_positions = views[LABELS].shape[1];
   batch->labels = integers(&views[LABELS], &wrong);
-  batch->logit_lengths = integers(&views[LOGIT_LENGTHS], &wrong);
   batch->label_lengths = integers(&views[LABEL_LENGTHS], &wrong);
   return wrong;
 }
@@ -149,6 +158,27 @@ static int describe_align(struct ctcx_cpu_batch *batch, const Py_buffer *views, 
     batch->extra_sequence_stride = stride(extra, 0, &wrong);
     batch->extra_frame_stride = stride(extra, 1, &wrong);
   }
+  return wrong;
+}
+
+/* Whether an array is contiguous, of such a shape and elements. */
+static int is_of(const Py_buffer *view, Py_ssize_t itemsize, int axes, const Py_ssize_t *shape) {
+  int fits = view->itemsize == itemsize && view->ndim == axes && PyBuffer_IsContiguous(view, 'C');
+  for (int axis = 0; fits && axis < axes; axis++) fits = view->shape[axis] == shape[axis];
+  return fits;
+}
+
+/* The results are (N, T) and (N, T), or (N, top, T) and (N, top). */
+static int describe_decoding(struct ctcx_cpu_batch *batch, const Py_buffer *views, int is_beam) {
+  const Py_buffer *decoded = &views[DECODED], *log_probs = &views[DECODED_LOG_PROBS];
+  int wrong = describe_logits(batch, &views[LOGITS], &views[LENGTHS]);
+  const Py_ssize_t by_frame[] = {batch->sequences, batch->frames};
+  const Py_ssize_t of_beam[] = {batch->sequences, batch->top, batch->frames};
+  if (!is_of(decoded, 4, is_beam ? 3 : 2, is_beam ? of_beam : by_frame) ||
+      !is_of(log_probs, size_of_loss(batch), 2, is_beam ? of_beam : by_frame))
+    wrong = 1;
+  batch->decoded = decoded->buf;
+  batch->decoded_log_probs = log_probs->buf;
   return wrong;
 }
 
@@ -239,6 +269,50 @@ static PyObject *align(PyObject *module, PyObject *const *args, Py_ssize_t count
   Py_RETURN_NONE;
 }
 
+static PyObject *decode(PyObject *const *args, struct ctcx_cpu_batch *batch, int is_beam) {
+  if (PyErr_Occurred()) return NULL;
+  Py_buffer views[OF_DECODING];
+  int has[OF_DECODING], status = -1;
+  int taken = take_all(args, views, has, of_decoding, OF_DECODING);
+  if (taken == OF_DECODING) {
+    int wrong = describe_decoding(batch, views, is_beam);
+    const char *fault = is_beam ? ctcx_cpu_check_beam_search(batch) : ctcx_cpu_check_greedy(batch);
+    if (!refuse(wrong, fault)) status = call(is_beam ? ctcx_cpu_beam_search : ctcx_cpu_greedy, batch);
+  }
+  release(views, has, taken);
+  if (status < 0) return NULL;
+  Py_RETURN_NONE;
+}
+
+/* greedy(logits, logit_lengths, classes, log_probs, type, blank, threads) */
+static PyObject *greedy(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+  (void)module;
+  if (count != OF_DECODING + 3) {
+    PyErr_SetString(PyExc_TypeError, "greedy() takes 7 arguments");
+    return NULL;
+  }
+  struct interpreter interpreter = {NULL};
+  PyObject *const *numbers = args + OF_DECODING;
+  struct ctcx_cpu_batch batch = batch_of(numbers[0], numbers[1], numbers[2], &interpreter);
+  return decode(args, &batch, 0);
+}
+
+/* beam_search(logits, logit_lengths, labels, log_probs, type, blank, width, top, max_classes, threads) */
+static PyObject *beam_search(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+  (void)module;
+  if (count != OF_DECODING + 6) {
+    PyErr_SetString(PyExc_TypeError, "beam_search() takes 10 arguments");
+    return NULL;
+  }
+  struct interpreter interpreter = {NULL};
+  PyObject *const *numbers = args + OF_DECODING;
+  struct ctcx_cpu_batch batch = batch_of(numbers[0], numbers[1], numbers[5], &interpreter);
+  batch.width = PyLong_AsLongLong(numbers[2]);
+  batch.top = PyLong_AsLongLong(numbers[3]);
+  batch.max_classes = PyLong_AsLongLong(numbers[4]);
+  return decode(args, &batch, 1);
+}
+
 static PyObject *instructions(PyObject *module, PyObject *ignored) {
   (void)module, (void)ignored;
   return PyUnicode_FromString(ctcx_cpu_instructions());
@@ -260,6 +334,10 @@ static PyMethodDef methods[] = {
     {"align", (PyCFunction)(void (*)(void))align, METH_FASTCALL,
      "align(logits, labels, logit_lengths, label_lengths, extra, states, log_probs, type, blank, "
      "first_blank, last_blank, threads)"},
+    {"greedy", (PyCFunction)(void (*)(void))greedy, METH_FASTCALL,
+     "greedy(logits, logit_lengths, classes, log_probs, type, blank, threads)"},
+    {"beam_search", (PyCFunction)(void (*)(void))beam_search, METH_FASTCALL,
+     "beam_search(logits, logit_lengths, labels, log_probs, type, blank, width, top, max_classes, threads)"},
     {"instructions", instructions, METH_NOARGS, "The instruction set that the kernels use."},
     {"version", version, METH_NOARGS, "The version of the C interface."},
     {"xla_handler", xla_handler, METH_NOARGS, "The handler for XLA, as a capsule."},

@@ -258,6 +258,16 @@ template <class T> __attribute__((noinline)) Spread<T> spread_of_row(const T *x,
   return {largest, total == 0 ? 0 : std::log(total)};
 }
 
+// A row of logits in the type that they are computed in: itself, or a copy.
+template <class X, class T> CTCX_INLINE const T *computed_row(const X *x, Size classes, T *copy) {
+  if constexpr (std::is_same_v<X, T>) {
+    return x;
+  } else {
+    for (Size c = 0; c < classes; c++) copy[c] = widen(x[c]);
+    return copy;
+  }
+}
+
 // Whether a row has a NaN or +inf.
 template <class X> bool has_nan_or_inf(const X *x, Size classes) {
   bool fine = true;

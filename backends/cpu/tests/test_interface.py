@@ -48,7 +48,7 @@ def test_a_batch_of_another_version_is_refused():
     assert b"another version" in library.ctcx_cpu_check(empty)
     assert library.ctcx_cpu_compute(empty) == 1
     library.ctcx_cpu_version.restype = ctypes.c_char_p
-    assert library.ctcx_cpu_version() == b"1.1"
+    assert library.ctcx_cpu_version() == b"1.2"
 
 
 SOURCE = Path(__file__).parent.parent
@@ -95,7 +95,7 @@ def test_minor_versions_take_each_others_batches(tmp_path):
     assert "extra_columns" not in shortened
     (first / "ctcx_cpu.h").write_text(shortened)
     assert run_program(tmp_path, first, here) == "0 1.09861 "
-    changed = re.sub(r"(  void \*log_probs;.*\n)", r"\1  int64_t more;\n", header)
+    changed = re.sub(r"(  int64_t max_classes;.*\n)", r"\1  int64_t more;\n", header)
     assert changed != header
     (later / "ctcx_cpu.h").write_text(changed)
     assert run_program(tmp_path, later, here) == "0 1.09861 "
@@ -239,6 +239,101 @@ def test_what_arrays_do_not_fit_an_alignment_is_an_error():
         _native.align(x, y, lengths, lengths, None, None, log_probs, 2, 0, 0, 0, 1)
 
 
+def test_what_arrays_do_not_fit_decoding_is_an_error():
+    from ctcx_cpu import _native
+
+    x, lengths, classes = np.zeros((2, 5, 4), np.float32), np.full(2, 3), np.empty((2, 5), np.int32)
+    log_probs, labels = np.empty((2, 5), np.float32), np.empty((2, 3, 5), np.int32)
+    greedy = [x, lengths, classes, log_probs, 2, 0, 1]
+    beam_search = [x, lengths, labels, np.empty((2, 3), np.float32), 2, 0, 8, 3, 0, 1]
+    wrong_arrays = [
+        (0, x.transpose(0, 2, 1)),
+        (0, x[0]),
+        (1, lengths[:1]),
+        (1, lengths.astype(np.int16)),
+        (2, labels[:1]),
+        (2, labels[:, :, :4]),
+        (2, labels[:, :2]),
+        (2, classes[:1]),
+        (2, classes.astype(np.int64)),
+        (2, labels.astype(np.int64)),
+        (2, np.empty((5, 2), np.int32).T),
+        (3, log_probs[:, :4]),
+        (3, log_probs.astype(np.float64)),
+        (3, np.empty((2, 3))),
+        (4, 4),
+        (5, 4),
+        (5, -1),
+    ]
+    for function, right, wrong_numbers in (
+        (_native.greedy, greedy, [(6, -1)]),
+        (_native.beam_search, beam_search, [(6, 0), (6, 2), (7, 0), (8, -1), (9, -1)]),
+    ):
+        function(*right)
+        for place, wrong in wrong_arrays + wrong_numbers:
+            arguments = list(right)
+            arguments[place] = wrong
+            with pytest.raises(ValueError, match=r"\w"):
+                function(*arguments)
+        with pytest.raises(TypeError, match="decoded must not be None"):
+            function(*right[:2], None, *right[3:])
+        with pytest.raises(TypeError, match="takes"):
+            function(*right, 1)
+    assert classes.tolist() == [[0, 0, 0, -1, -1]] * 2
+
+
+DECODING = """
+#include <math.h>
+#include <stdio.h>
+#include "ctcx_cpu.h"
+int main(void) {
+  /* The best path is "blank blank", the best labels are "1". */
+  const double probabilities[2][3] = {{.5, .4, .1}, {.5, .4, .1}};
+  double logits[2][3], class_log_probs[2], log_probs[2];
+  int64_t frames = 2;
+  int32_t classes[2], labels[2][2];
+  for (int t = 0; t < 2; t++)
+    for (int c = 0; c < 3; c++) logits[t][c] = log(probabilities[t][c]) + t;
+  struct ctcx_cpu_batch batch = {.size = sizeof batch, .major = CTCX_CPU_MAJOR};
+  batch.type = CTCX_CPU_FLOAT64;
+  batch.sequences = 1, batch.frames = 2, batch.classes = 3;
+  batch.logits = logits, batch.logits_frame_stride = 3;
+  batch.logit_lengths = (struct ctcx_cpu_integers){&frames, 8, 0, 1, 0};
+  printf("%s\\n", ctcx_cpu_check_greedy(&batch));
+  batch.decoded = classes, batch.decoded_log_probs = class_log_probs;
+  if (ctcx_cpu_greedy(&batch)) return 1;
+  for (int t = 0; t < 2; t++) printf("%d %.2f\\n", classes[t], exp(class_log_probs[t]));
+  printf("%s\\n", ctcx_cpu_check_beam_search(&batch));
+  batch.width = 4, batch.top = 2;
+  batch.decoded = labels[0], batch.decoded_log_probs = log_probs;
+  if (ctcx_cpu_beam_search(&batch)) return 1;
+  for (int i = 0; i < 2; i++)
+    printf("%d %d %.2f\\n", labels[i][0], labels[i][1], exp(log_probs[i]));
+  return 0;
+}
+"""
+
+
+@compiler
+def test_decoding_from_c(tmp_path):
+    lines = compiled(tmp_path, DECODING)
+    assert lines[0] == "decoded or decoded_log_probs are NULL"
+    assert lines[1:3] == ["0 0.50", "0 0.50"]
+    assert lines[3] == "width must be from 1 to 2^31 - 1"
+    assert lines[4:] == ["1 -1 0.56", "-1 -1 0.25"]
+
+
+def compiled(tmp_path, program):
+    """Compile a program with the library; return the lines that it prints."""
+    (tmp_path / "program.c").write_text(program)
+    folder = ctcx_cpu.library_path().parent
+    command = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", tmp_path / "program.c", "-lm"]
+    command += ["-I", ctcx_cpu.include_dir(), "-L", folder, "-lctcx_cpu", f"-Wl,-rpath,{folder}"]
+    subprocess.run([*command, "-o", tmp_path / "program"], check=True)
+    run = subprocess.run([tmp_path / "program"], capture_output=True, text=True, check=True)
+    return run.stdout.splitlines()
+
+
 ALIGNMENT = """
 #include <math.h>
 #include <stdio.h>
@@ -268,14 +363,8 @@ int main(void) {
 
 @compiler
 def test_an_alignment_from_c(tmp_path):
-    (tmp_path / "program.c").write_text(ALIGNMENT)
-    folder = ctcx_cpu.library_path().parent
-    command = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", tmp_path / "program.c", "-lm"]
-    command += ["-I", ctcx_cpu.include_dir(), "-L", folder, "-lctcx_cpu", f"-Wl,-rpath,{folder}"]
-    subprocess.run([*command, "-o", tmp_path / "program"], check=True)
-    run = subprocess.run([tmp_path / "program"], capture_output=True, text=True, check=True)
     expected = ["states or log_probs are NULL", "0 0.80", "1 0.80", "3 0.60", "4 0.70"]
-    assert run.stdout.splitlines() == expected
+    assert compiled(tmp_path, ALIGNMENT) == expected
 
 
 def test_the_limit_of_a_loss():

@@ -4,7 +4,7 @@
 //
 // All arrays are exactly as large as they have to be. Results must be the same to the last bit for
 // any number of threads, and right beside plain recursions in double: losses in logarithms, best
-// paths to the state. With a fault, prints the problem and exits with 1.
+// paths to the state, prefixes of beams wherever no two are as good as equal. With a fault, prints the problem and exits with 1.
 #include <algorithm>
 #include <cmath>
 #include <chrono>
@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <memory>
 #include <random>
 #include <thread>
@@ -22,6 +23,8 @@
 namespace {
 
 using Size = std::int64_t;
+// Of a beam, about, for which a plain search has the time.
+constexpr Size most_candidates = 1 << 17;
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
 struct Problem {
@@ -34,6 +37,7 @@ struct Problem {
   Size columns, first_blank, last_blank;
   std::vector<double> extra;
   std::vector<Size> aligned_labels;
+  Size width, top, max_classes;  // of beams
 };
 
 std::mt19937_64 random_bits;
@@ -94,17 +98,23 @@ Problem draw() {
     p.first_blank = between(0, p.classes + p.columns - 1), p.last_blank = between(0, p.classes + p.columns - 1);
   for (Size label : p.labels)
     p.aligned_labels.push_back(p.columns && uniform() < 0.2 ? p.classes + between(0, p.columns - 1) : label);
+  const Size all = std::max(p.sequences * p.frames * p.classes, Size(1));
+  p.width = size_up_to(std::clamp(most_candidates / all, Size(2), Size(300)));
+  p.top = between(1, p.width);
+  p.max_classes = uniform() < 0.3 ? size_up_to(p.classes + 1) : 0;
   return p;
 }
 
 struct Result {
-  std::vector<double> losses, gradient, states, log_probs;
+  std::vector<double> losses, gradient, states, log_probs, classes, class_log_probs, prefixes, prefix_log_probs;
   bool operator==(const Result &other) const {
     auto same = [](const std::vector<double> &a, const std::vector<double> &b) {
       return a.size() == b.size() && (a.empty() || !std::memcmp(a.data(), b.data(), a.size() * 8));
     };
     return same(losses, other.losses) && same(gradient, other.gradient) &&
-           same(states, other.states) && same(log_probs, other.log_probs);
+           same(states, other.states) && same(log_probs, other.log_probs) && same(classes, other.classes) &&
+           same(class_log_probs, other.class_log_probs) && same(prefixes, other.prefixes) &&
+           same(prefix_log_probs, other.prefix_log_probs);
   }
 };
 
@@ -173,6 +183,21 @@ template <class T, class I> Result run_as(const Problem &p, int threads) {
   a.states = states.get(), a.log_probs = log_probs.get();
   expect_ok(ctcx_cpu_align(&a));
   r.states.assign(states.get(), states.get() + all), r.log_probs.assign(log_probs.get(), log_probs.get() + all);
+
+  Call<T, I> decode(p, {}, threads);
+  ctcx_cpu_batch &d = decode.batch;
+  d.labels = d.label_lengths = {};
+  auto run_one = [&](int (*function)(const ctcx_cpu_batch *), Size decoded, Size probable, auto &to, auto &to_log_probs) {
+    auto labels = exact<std::int32_t>(decoded);
+    auto probabilities = exact<T>(probable);
+    d.decoded = labels.get(), d.decoded_log_probs = probabilities.get();
+    expect_ok(function(&d));
+    to.assign(labels.get(), labels.get() + decoded);
+    to_log_probs.assign(probabilities.get(), probabilities.get() + probable);
+  };
+  run_one(ctcx_cpu_greedy, all, all, r.classes, r.class_log_probs);
+  d.width = p.width, d.top = p.top, d.max_classes = p.max_classes;
+  run_one(ctcx_cpu_beam_search, all * p.top, p.sequences * p.top, r.prefixes, r.prefix_log_probs);
   return r;
 }
 
@@ -255,6 +280,67 @@ Path best_path(const Problem &p, Size n) {
   return path;
 }
 
+std::vector<double> log_softmax(const Problem &p, Size n, Size t) {
+  const double *x = p.logits.data() + (n * p.frames + t) * p.classes;
+  std::vector<double> logs(x, x + p.classes);
+  const double top = *std::max_element(x, x + p.classes);
+  if (top == -infinity) return logs;
+  double sum = 0;
+  for (double v : logs) sum += std::exp(v - top);
+  for (double &v : logs) v = (v - top) - std::log(sum);
+  return logs;
+}
+
+struct Prefix {
+  std::vector<Size> labels;
+  double blank, label;
+  double log_prob() const { return log_sum(blank, label); }
+};
+
+// The beam of a sequence after its last frame, with all candidates of each frame, and the smallest
+// difference between the last prefix that was kept and the first that wasn't.
+std::vector<Prefix> beam_of(const Problem &p, Size n, double &closest) {
+  std::vector<Prefix> beam{{{}, 0, -infinity}};
+  closest = infinity;
+  for (Size t = 0; t < p.lengths[n]; t++) {
+    const std::vector<double> logs = log_softmax(p, n, t);
+    std::vector<Size> labels;
+    for (Size c = 0; c < p.classes; c++)
+      if (c != p.blank) labels.push_back(c);
+    std::stable_sort(labels.begin(), labels.end(), [&](Size a, Size b) { return logs[a] > logs[b]; });
+    if (p.max_classes && p.max_classes < Size(labels.size())) labels.resize(p.max_classes);
+    std::map<std::vector<Size>, Prefix> candidates;
+    for (const Prefix &prefix : beam)
+      candidates[prefix.labels] = {prefix.labels, prefix.log_prob() + logs[p.blank],
+                                   prefix.labels.empty() ? -infinity : prefix.label + logs[prefix.labels.back()]};
+    for (const Prefix &prefix : beam) {
+      auto extend = [&](Size c, bool may_be_new) {
+        std::vector<Size> longer = prefix.labels;
+        longer.push_back(c);
+        auto found = candidates.find(longer);
+        if (found == candidates.end() && !may_be_new) return;
+        const bool repeats = !prefix.labels.empty() && prefix.labels.back() == c;
+        const double from = (repeats ? prefix.blank : prefix.log_prob()) + logs[c];
+        if (found == candidates.end()) candidates[longer] = {longer, -infinity, from};
+        else found->second.label = log_sum(found->second.label, from);
+      };
+      std::vector<bool> is_new(p.classes, false);
+      for (Size c : labels) is_new[c] = true;
+      for (Size c = 0; c < p.classes; c++)
+        if (c != p.blank) extend(c, is_new[c]);
+    }
+    beam.clear();
+    for (auto &[key, prefix] : candidates)
+      if (prefix.log_prob() > -infinity) beam.push_back(std::move(prefix));
+    std::stable_sort(beam.begin(), beam.end(), [](const Prefix &a, const Prefix &b) { return a.log_prob() > b.log_prob(); });
+    if (Size(beam.size()) > p.width) {
+      closest = std::min(closest, beam[p.width - 1].log_prob() - beam[p.width].log_prob());
+      beam.resize(p.width);
+    }
+  }
+  return beam;
+}
+
 void fail(const Problem &p, const char *what, Size n = -1) {
   std::printf("%s: type %d, N %ld, T %ld, C %ld, S %ld, blank %ld, time major %d, gradient %d, sequence %ld\n", what,
               p.type, long(p.sequences), long(p.frames), long(p.classes), long(p.positions), long(p.blank),
@@ -276,6 +362,53 @@ void expect_best_path(const Problem &p, const Result &result, Size n) {
       fail(p, "a wrong probability of a path", n);
     }
   }
+}
+
+void expect_best_classes(const Problem &p, const Result &result, Size n) {
+  const double digits = p.type == CTCX_CPU_FLOAT64 ? 1e-12 : 1e-6;
+  for (Size t = 0; t < p.frames; t++) {
+    double expected_class = -1, expected = 0;
+    if (t < p.lengths[n]) {
+      const std::vector<double> logs = log_softmax(p, n, t);
+      const double *x = p.logits.data() + (n * p.frames + t) * p.classes;
+      const Size best = std::max_element(x, x + p.classes) - x;
+      expected = logs[best];
+      if (expected > -infinity) expected_class = double(best);
+    }
+    const double got = result.class_log_probs[n * p.frames + t];
+    if (result.classes[n * p.frames + t] != expected_class) fail(p, "not the best class", n);
+    if (got != expected && !(std::fabs(got - expected) <= digits * (1 + std::fabs(expected))))
+      fail(p, "a wrong probability of a class", n);
+  }
+}
+
+void expect_best_prefixes(const Problem &p, const Result &result, Size n) {
+  // Of what cancels, and so of offsets, the last digits aren't those of these logarithms.
+  const double digits = p.type == CTCX_CPU_FLOAT64 ? 1e-8 : 1e-6, as_good_as_equal = 1e-7;
+  double closest = 0;
+  std::vector<Prefix> beam;
+  if (p.lengths[n] * p.classes * p.width <= most_candidates) beam = beam_of(p, n, closest);
+  double all = 0;
+  for (Size i = 0; i < p.top; i++) {
+    const double got = result.prefix_log_probs[n * p.top + i];
+    const double *row = result.prefixes.data() + (n * p.top + i) * p.frames;
+    std::vector<Size> labels;
+    for (Size t = 0; t < p.frames && row[t] >= 0; t++) labels.push_back(Size(row[t]));
+    if (std::any_of(row + labels.size(), row + p.frames, [](double label) { return label != -1; }))
+      fail(p, "labels that aren't padded", n);
+    if (!(got <= 0) || (i > 0 && got > result.prefix_log_probs[n * p.top + i - 1])) fail(p, "prefixes out of order", n);
+    all += std::exp(got);
+    if (closest < as_good_as_equal) continue;  // rounding may decide
+    const double expected = i < Size(beam.size()) ? beam[i].log_prob() : -infinity;
+    if (got != expected && !(std::fabs(got - expected) <= digits * (1 + std::fabs(expected)))) {
+      std::printf("log_prob %.12g of prefix %ld, expected %.12g\n", got, long(i), expected);
+      fail(p, "a wrong probability of a prefix", n);
+    }
+    if (i >= Size(beam.size())) continue;
+    auto differs = [&](Size k) { return k < 0 || k >= Size(beam.size()) || std::fabs(beam[k].log_prob() - expected) > as_good_as_equal; };
+    if (differs(i - 1) && differs(i + 1) && labels != beam[i].labels) fail(p, "not the best prefix", n);
+  }
+  if (!(all <= 1 + digits)) fail(p, "probabilities of more than 1 together", n);
 }
 
 }  // namespace
@@ -302,6 +435,8 @@ int main(int count, char **arguments) {
     }
     for (Size n = 0; n < p.sequences; n++) {
       expect_best_path(p, alone, n);
+      expect_best_classes(p, alone, n);
+      expect_best_prefixes(p, alone, n);
       const double expected = loss_of(p, n), got = alone.losses[n];
       if (std::isinf(expected) && std::isinf(got)) continue;
       const bool is_double = p.type == CTCX_CPU_FLOAT64;

@@ -1,0 +1,342 @@
+// Prefix beam search (Graves 2008, section 7.5.3; Hannun et al. 2014, algorithm 1), exact: a prefix
+// is one entry of the beam, whichever of its paths are in it.
+//
+// With b_i and l_i the probabilities of the paths of prefix i that end in a blank and in its last
+// label y_i, q_i = b_i + l_i, and j the prefix that i is when its last label is taken off, a frame of
+// the probabilities p makes of the entries, and of new prefixes ic:
+//
+//     b_i <- q_i p_blank
+//     l_i <- (l_i + [y_j differs from y_i] q_j + [y_j is y_i] b_j) p_(y_i)     (of j if it is in the beam)
+//     l_ic = ([c differs from y_i] q_i + [c is y_i] b_i) p_c                   (if ic isn't in the beam)
+//
+// The most probable of all these are the next beam, in their order. Of equal ones, entries come before
+// new prefixes, each in the order of the beam; new prefixes of a more probable class come first, and
+// then those of a lower one.
+//
+// The new prefixes of one class are in order already, that of the beam, but for those that repeat a
+// label. So a heap of streams gives the candidates in order: one stream a class, and one for each
+// entry and each repeated label. A class of which even the best entry would make none that counts
+// isn't opened. Denominators of the softmax are the same for all prefixes, and multiplied apart.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <new>
+#include <vector>
+
+#include "kernel.h"
+#include "softmax.h"
+#include "wide.h"
+
+namespace {
+
+// Prefixes as paths from the root, node 0: those in the beam, and those that they begin with.
+class PrefixTree {
+ public:
+  struct Node {
+    std::int32_t parent, label, child, next, previous;  // a child; siblings
+    std::int32_t slot;                                  // in the beam, or -1
+  };
+  PrefixTree() : nodes_{{-1, -1, -1, -1, -1, -1}} {}
+  Node &operator[](std::int32_t node) { return nodes_[node]; }
+  const Node &operator[](std::int32_t node) const { return nodes_[node]; }
+
+  // The child with that label, which is made if there is none.
+  std::int32_t child(std::int32_t parent, std::int32_t label) {
+    for (std::int32_t node = nodes_[parent].child; node >= 0; node = nodes_[node].next)
+      if (nodes_[node].label == label) return node;
+    const std::int32_t next = nodes_[parent].child, node = fresh();
+    nodes_[node] = {parent, label, -1, next, -1, -1};
+    if (next >= 0) nodes_[next].previous = node;
+    return nodes_[parent].child = node;
+  }
+  // Forgets a node, and then those above it, if nothing in the beam begins with it. It may be
+  // forgotten already, but not in use again.
+  void prune(std::int32_t node) {
+    while (nodes_[node].parent >= 0 && nodes_[node].slot < 0 && nodes_[node].child < 0) {
+      const auto [parent, label, child, next, previous, slot] = nodes_[node];
+      if (next >= 0) nodes_[next].previous = previous;
+      (previous >= 0 ? nodes_[previous].next : nodes_[parent].child) = next;
+      nodes_[node].parent = -1, nodes_[node].next = free_;
+      free_ = node;
+      node = parent;
+    }
+  }
+
+ private:
+  std::int32_t fresh() {
+    if (free_ >= 0) {
+      const std::int32_t node = free_;
+      free_ = nodes_[node].next;
+      return node;
+    }
+    if (nodes_.size() > std::size_t(std::numeric_limits<std::int32_t>::max())) throw std::bad_alloc();
+    nodes_.emplace_back();
+    return std::int32_t(nodes_.size() - 1);
+  }
+
+  std::vector<Node> nodes_;
+  std::int32_t free_ = -1;
+};
+
+// The beam of a sequence. Its memory is that of `width` entries and of the prefixes' labels.
+class Beam {
+ public:
+  // A frame's new prefixes are of the `most_labels` most probable labels, the lower of equal ones.
+  Beam(Size classes, Size blank, Size width, Size most_labels, ctcx::Arena &arena)
+      : classes_(classes), blank_(blank), width_(width), most_labels_(most_labels), words_((width + 63) / 64) {
+    entries_ = arena.take<Entry>(width);
+    next_ = arena.take<Entry>(width);
+    staying_ = arena.take<Entry>(width);
+    repeated_ = arena.take<bool>(width);
+    heap_ = arena.take<Candidate>(2 * width + classes);
+    row_of_ = arena.take<std::int32_t>(classes);
+    in_beam_ = arena.take<std::uint64_t>(std::min(width, classes) * words_);
+    ranked_ = arena.take<std::int32_t>(most_labels < classes ? classes : 0);
+  }
+
+  // Before the first frame there is the empty prefix.
+  void set_up() {
+    entries_[0] = {wide_one, wide_zero, wide_one, 0, -1};
+    tree_[0].slot = 0;
+    count_ = 1;
+    exponents_ = 0;
+    std::fill_n(row_of_, classes_, -1);
+  }
+  Size count() const { return count_; }
+
+  // A frame, of probabilities that need not add up to 1.
+  void advance(const Wide *p) {
+    size_ = rows_ = 0;
+    rank(p);
+    offer_entries(p);
+    offer_repeats(p);
+    if (count_ > 0) offer_classes(p);
+    choose();
+  }
+
+  // The logarithm of the probability of an entry, but for the denominators.
+  double log_probability(Size i) const {
+    const Wide total = entries_[i].total;
+    return double(exponents_ + (total >> wide_bits)) * std::log(2.0) + std::log(from_wide(total & wide_fraction));
+  }
+  // Writes the labels of an entry; returns how many there are.
+  Size labels(Size i, std::int32_t *to) const {
+    Size length = 0;
+    for (std::int32_t node = entries_[i].node; node > 0; node = tree_[node].parent)
+      to[length++] = tree_[node].label;
+    std::reverse(to, to + length);
+    return length;
+  }
+
+ private:
+  struct Entry {
+    Wide blank, label, total;  // b, l and q
+    std::int32_t node, last;   // last: its last label, or -1
+  };
+  // The next candidate of a stream: prefix `slot` of the beam as it stays (label -1), or with a label.
+  struct Candidate {
+    Wide probability, of_label;
+    std::int32_t label, slot;
+    bool is_class;  // whether more may come
+  };
+  static bool comes_first(const Candidate &a, const Candidate &b) {
+    if (a.probability != b.probability) return a.probability > b.probability;
+    if (a.of_label != b.of_label) return a.of_label > b.of_label;
+    return a.label != b.label ? a.label < b.label : a.slot < b.slot;
+  }
+
+  // Finds the last label, in their order, that may make new prefixes.
+  void rank(const Wide *p) {
+    last_ranked_ = {std::numeric_limits<Wide>::min(), 0};
+    if (most_labels_ >= classes_ - 1) return;
+    std::int32_t *end = ranked_;
+    for (Size c = 0; c < classes_; c++)
+      if (c != blank_) *end++ = std::int32_t(c);
+    std::nth_element(ranked_, ranked_ + most_labels_ - 1, end, [p](std::int32_t a, std::int32_t b) {
+      return p[a] != p[b] ? p[a] > p[b] : a < b;
+    });
+    const std::int32_t last = ranked_[most_labels_ - 1];
+    last_ranked_ = {p[last], last};
+  }
+  bool may_be_new(const Wide *p, Size label) const {
+    return p[label] != last_ranked_.probability ? p[label] > last_ranked_.probability
+                                                : label <= last_ranked_.label;
+  }
+
+  // The entries as they stay, and what a new prefix must exceed to count. Takes down which prefixes
+  // with one more label are in the beam.
+  void offer_entries(const Wide *p) {
+    std::fill_n(repeated_, count_, false);
+    least_ = std::numeric_limits<Wide>::max();
+    for (Size i = 0; i < count_; i++) {
+      const auto [blank, label, total, node, last] = entries_[i];
+      Entry &stays = staying_[i];
+      stays = {product(total, p[blank_]), wide_zero, wide_zero, node, last};
+      if (last >= 0) {
+        Wide into = label;
+        note(last, i);
+        if (const std::int32_t j = tree_[tree_[node].parent].slot; j >= 0) {
+          const bool repeats = entries_[j].last == last;
+          into = sum(into, repeats ? entries_[j].blank : entries_[j].total);
+          if (repeats) repeated_[j] = true;
+          else note(last, j);
+        }
+        stays.label = product(into, p[last]);
+      }
+      stays.total = sum(stays.blank, stays.label);
+      least_ = std::min(least_, stays.total);
+      if (!is_zero(stays.total))
+        heap_[size_++] = {stays.total, std::numeric_limits<Wide>::max(), -1, std::int32_t(i), false};
+    }
+    if (count_ < width_) least_ = wide_zero;
+  }
+  // Prefixes that repeat their last label: only paths that end in a blank lead there.
+  void offer_repeats(const Wide *p) {
+    for (Size i = 0; i < count_; i++) {
+      const std::int32_t last = entries_[i].last;
+      if (last < 0 || repeated_[i] || !may_be_new(p, last)) continue;
+      const Wide probability = product(entries_[i].blank, p[last]);
+      if (probability > least_) heap_[size_++] = {probability, p[last], last, std::int32_t(i), false};
+    }
+  }
+  void offer_classes(const Wide *p) {
+    const Wide best = entries_[0].total;
+    for (Size c = 0; c < classes_; c++) {
+      if (product_at_most(best, p[c]) <= least_ || c == blank_ || !may_be_new(p, c)) continue;
+      Candidate first{0, p[c], std::int32_t(c), -1, true};
+      if (go_on(first)) heap_[size_++] = first;
+    }
+  }
+  // The next prefix of a class's stream; returns whether there is one that counts.
+  bool go_on(Candidate &candidate) const {
+    const std::int32_t row = row_of_[candidate.label];
+    Size slot = candidate.slot + 1;
+    if (row >= 0)
+      while (slot < count_ && in_beam_[row * words_ + slot / 64] >> slot % 64 & 1) slot++;
+    if (slot >= count_) return false;
+    candidate.slot = std::int32_t(slot);
+    candidate.probability = product(entries_[slot].total, candidate.of_label);
+    return candidate.probability > least_;
+  }
+  // The stream of a class passes an entry by.
+  void note(std::int32_t label, Size slot) {
+    std::int32_t &row = row_of_[label];
+    if (row < 0) {
+      row = std::int32_t(rows_++);
+      std::fill_n(in_beam_ + row * words_, words_, 0);
+    }
+    in_beam_[row * words_ + slot / 64] |= std::uint64_t(1) << slot % 64;
+  }
+
+  // Takes the first ones from the heap as the next beam, relative to the power of two below the best.
+  void choose() {
+    const auto comes_last = [](const Candidate &a, const Candidate &b) { return comes_first(b, a); };
+    std::make_heap(heap_, heap_ + size_, comes_last);
+    const Wide scale = size_ > 0 ? exponent_part(heap_[0].probability) : 0;
+    exponents_ += scale >> wide_bits;
+    auto relative = [scale](Wide w) { return is_zero(w) ? wide_zero : w - scale; };
+    Size count = 0;
+    for (; size_ > 0 && count < width_; count++) {
+      Candidate &first = heap_[0];
+      Entry &entry = next_[count];
+      if (first.label < 0) {
+        entry = staying_[first.slot];
+        entry.blank = relative(entry.blank), entry.label = relative(entry.label);
+      } else {
+        entry = {wide_zero, relative(first.probability), 0, tree_.child(entries_[first.slot].node, first.label), first.label};
+      }
+      entry.total = relative(first.probability);
+      if (!first.is_class || !go_on(first)) first = heap_[--size_];
+      sink();
+    }
+    for (Size i = 0; i < count_; i++) {
+      tree_[entries_[i].node].slot = -1;
+      if (entries_[i].last >= 0) row_of_[entries_[i].last] = -1;
+    }
+    for (Size i = 0; i < count; i++) tree_[next_[i].node].slot = std::int32_t(i);
+    for (Size i = 0; i < count_; i++) tree_.prune(entries_[i].node);
+    std::swap(entries_, next_);
+    count_ = count;
+  }
+  // Moves the first candidate of the heap to its place.
+  void sink() {
+    const Candidate moved = heap_[0];
+    Size at = 0;
+    for (Size child; (child = 2 * at + 1) < size_; at = child) {
+      if (child + 1 < size_ && comes_first(heap_[child + 1], heap_[child])) child++;
+      if (!comes_first(heap_[child], moved)) break;
+      heap_[at] = heap_[child];
+    }
+    heap_[at] = moved;
+  }
+
+  const Size classes_, blank_, width_, most_labels_, words_;
+  Entry *entries_, *next_, *staying_;
+  bool *repeated_;       // whether the prefix with its last label once more is in the beam
+  Candidate *heap_;
+  std::int32_t *row_of_;  // of each class, in `in_beam_`, or -1
+  std::uint64_t *in_beam_;  // a bit for each entry that the class's stream passes by
+  std::int32_t *ranked_;
+  struct {
+    Wide probability;
+    Size label;
+  } last_ranked_;
+  Size count_ = 0, size_ = 0, rows_ = 0;
+  Wide least_ = 0;
+  Size exponents_ = 0;
+  PrefixTree tree_;
+};
+
+// What a beam is computed for, and where to; `frames` fit into a row of labels.
+template <class X, class T = typename ComputedIn<X>::Type> struct BeamSearch {
+  const X *logits;  // the first frame; strides are in elements
+  Size logits_row, length, frames, classes, blank, width, top, most_labels;
+
+  // Writes the labels and the logarithm of the probability of the `top` best entries; returns false
+  // if a logit is NaN or +inf. `pause` is called now and then, and may throw.
+  bool operator()(ctcx::Scratch &scratch, const ctcx::Pause &pause, std::int32_t *labels, T *log_probs) const {
+    ctcx::Arena counting;
+    Search(*this, counting);
+    ctcx::Arena arena(scratch.get(counting.used()));
+    return Search(*this, arena).run(*this, pause, labels, log_probs);
+  }
+
+ private:
+  struct Search {
+    Search(const BeamSearch &in, ctcx::Arena &arena)
+        : beam(in.classes, in.blank, in.width, in.most_labels, arena),
+          powers(arena.take<Wide>((in.classes + lanes_of<T> - 1) / lanes_of<T> * lanes_of<T>)),
+          widened(arena.take<T>(std::is_same_v<X, T> ? 0 : in.classes)) {}
+    bool run(const BeamSearch &in, const ctcx::Pause &pause, std::int32_t *labels, T *log_probs) {
+      constexpr double infinity = std::numeric_limits<double>::infinity();
+      const Size frames_a_turn = 1 + (1 << 20) / (in.classes + 16 * in.width);
+      double denominator = 1, log_denominator = 0;
+      beam.set_up();
+      for (Size t = 0; t < in.length; t++) {
+        const T *x = computed_row(in.logits + t * in.logits_row, in.classes, widened);
+        const T largest = largest_of_row(x, in.classes);
+        const double sum = wide_powers(x, in.classes, largest == -infinity ? 0 : largest, powers);
+        if (!(sum < infinity)) return false;
+        beam.advance(powers);
+        if (sum > 0) denominator *= sum;
+        if (denominator > 1e200) log_denominator += std::log(denominator), denominator = 1;
+        if (t % frames_a_turn == frames_a_turn - 1) pause();
+      }
+      log_denominator += std::log(denominator);
+      for (Size i = 0; i < in.top; i++, labels += in.frames) {
+        const bool is_there = i < beam.count();
+        const Size count = is_there ? beam.labels(i, labels) : 0;
+        std::fill(labels + count, labels + in.frames, -1);
+        log_probs[i] = T(is_there ? std::min(beam.log_probability(i) - log_denominator, 0.0) : -infinity);
+      }
+      return true;
+    }
+
+    Beam beam;
+    Wide *powers;
+    T *widened;
+  };
+};
+
+}  // namespace
