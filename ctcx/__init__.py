@@ -17,6 +17,7 @@ from ctcx._version import __version__
 if TYPE_CHECKING:
     from ctcx import compat, conformance, plugin
     from ctcx._api.align import Alignment, Span, ctc_align, spans
+    from ctcx._api.beam_search import Beams, ctc_beam_search
     from ctcx._api.explain import explain
     from ctcx._api.greedy import Decoded, ctc_greedy
     from ctcx._api.hvp import ctc_hvp
@@ -40,6 +41,7 @@ __all__ = [
     "Alignment",
     "BackendError",
     "BackendRejectedError",
+    "Beams",
     "CTCError",
     "CTCInputError",
     "Decoded",
@@ -55,6 +57,7 @@ __all__ = [
     "compat",
     "conformance",
     "ctc_align",
+    "ctc_beam_search",
     "ctc_greedy",
     "ctc_hvp",
     "ctc_loss",
@@ -74,6 +77,7 @@ __all__ = [
 # to nothing (tests/test_import.py holds the list of what it may import).
 _HOMES = {
     "_api.align": ("Alignment", "Span", "ctc_align", "spans"),
+    "_api.beam_search": ("Beams", "ctc_beam_search"),
     "_api.explain": ("explain",),
     "_api.greedy": ("Decoded", "ctc_greedy"),
     "_errors": (

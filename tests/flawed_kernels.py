@@ -519,6 +519,111 @@ def private_greedy(*args, **options):
     return greedy.greedy(*args, **options)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BeamSearcher:
+    """A prefix beam search with dictionaries whose parts can be exchanged."""
+
+    real: type = np.float64
+    linear: bool = False
+    repeats: bool = True
+    merges_output: bool = False
+    twice: bool = False
+    blank_last: bool = False
+    normalised: bool = True
+    most_classes: int | None = None
+    counts_pruned: bool = True
+    parents: bool = True
+    later_first: bool = False
+    reads_padding: bool = False
+    ignores_layout: bool = False
+    checks_values: bool = True
+    by_turns: bool = False
+    lowest: float = -np.inf
+
+    def __call__(self, logits, logit_lengths, *, blank, width, top, max_classes):
+        """Return labels (N, top, T) and logarithms of probabilities (N, top)."""
+        CALLS["count"] += 1
+        if self.ignores_layout:
+            logits = logits.ravel(order="K").reshape(logits.shape)
+        rows, frames, classes = logits.shape
+        kind = np.float64 if logits.dtype == np.float64 else np.float32
+        labels = np.full((rows, top, frames), -1, np.int32)
+        log_probs = np.full((rows, top), -np.inf, kind)
+        limit = min(max_classes or classes, self.most_classes or classes)
+        limit = limit if self.counts_pruned else classes
+        for n in range(rows):
+            length = int(logit_lengths[n])
+            seen = logits[n] if self.reads_padding else logits[n, : max(0, length)]
+            if not 0 <= length <= frames or not (seen < np.inf).all():
+                log_probs[n] = np.nan if self.checks_values else -1.0
+                continue
+            beam = {((), 0): (self.real(0), self.real(-np.inf))}
+            with np.errstate(all="ignore"):
+                said = classes - 1 if self.blank_last else blank
+                for frame in np.maximum(logits[n, :length].astype(float), self.lowest):
+                    beam = self.following(beam, self.log_probs(frame), said, width, limit)
+                best = [(prefix, np.logaddexp(*parts)) for (prefix, _), parts in beam.items()]
+            for k, (prefix, log_prob) in enumerate(best[:top]):
+                pairs = zip((-1, *prefix), prefix, strict=False)
+                said = [
+                    label for before, label in pairs if before != label or not self.merges_output
+                ]
+                labels[n, k, : len(said)] = said
+                log_probs[n, k] = min(log_prob, 0.0)
+        return labels, log_probs
+
+    def log_probs(self, row):
+        """Return the logarithms of the probabilities of a frame."""
+        largest = row.max() if row.max() > -np.inf else 0.0
+        norm = np.log(np.exp(row - largest).sum()) if self.normalised else 0.0
+        found = (row - largest - (norm if norm > -np.inf else 0.0)).astype(self.real)
+        if self.linear:
+            found = np.log(np.exp(found.astype(np.float32)).astype(self.real))
+        return found
+
+    def following(self, beam, row, blank, width, limit):  # noqa: C901 - all of a search
+        """Return the beam after a frame."""
+        order = sorted((c for c in range(len(row)) if c != blank), key=lambda c: (-row[c], c))
+        if self.later_first or (self.by_turns and CALLS["count"] % 2):
+            order = sorted(order, key=lambda c: (-row[c], -c))
+        found = {}
+
+        def add(key, *parts):
+            old = found.get(key, (self.real(-np.inf), self.real(-np.inf)))
+            found[key] = tuple(map(np.logaddexp, old, parts))
+
+        dead = self.real(-np.inf)
+        there = {prefix for prefix, _ in beam}
+        for (prefix, _), parts in beam.items():
+            total = np.logaddexp(*parts)
+            add((prefix, 0), total + row[blank], dead)
+            if prefix:
+                add((prefix, int(self.twice)), dead, parts[1] + row[prefix[-1]])
+        for c in range(len(row)):
+            for (prefix, _), parts in beam.items():
+                if c != blank and (*prefix, c) in there and self.parents:
+                    came = parts[0] if prefix[-1:] == (c,) else np.logaddexp(*parts)
+                    add(((*prefix, c), int(self.twice)), dead, came + row[c])
+        for c in order[:limit]:
+            for (prefix, _), parts in beam.items():
+                if (*prefix, c) in there:
+                    continue
+                repeats = prefix[-1:] == (c,)
+                if repeats and not self.repeats:
+                    continue
+                came = parts[0] if repeats else np.logaddexp(*parts)
+                add(((*prefix, c), int(self.twice)), dead, came + row[c])
+        best = sorted(found.items(), key=lambda item: -np.logaddexp(*item[1]))[:width]
+        return {key: parts for key, parts in best if np.logaddexp(*parts) > -np.inf}
+
+
+def private_beam_search(*args, **options):
+    """Search with the core's kernel, past ctcx."""
+    from ctcx._core import beam_search
+
+    return beam_search.beam_search(*args, **options)
+
+
 def private_align(*args, **options):
     """Align with the core's kernel, past ctcx."""
     from ctcx._core import align
@@ -549,6 +654,7 @@ class Flaw:
     with_lengths: object = None
     align: object = None
     greedy: object = None
+    beam_search: object = None
     namespaces: frozenset[str] = frozenset({"numpy"})
     dtypes: frozenset[str] = frozenset({"float32", "float64"})
     features: frozenset[Feature] = COMPLETE
@@ -560,6 +666,8 @@ class Flaw:
             return {**RIGHT.kernels(), "align": self.align}
         if self.greedy is not None:
             return {**RIGHT.kernels(), "greedy": self.greedy}
+        if self.beam_search is not None:
+            return {**RIGHT.kernels(), "beam_search": self.beam_search}
         if self.function is not None:
             return {
                 "loss": partial(self.function, grad=False),
@@ -690,6 +798,7 @@ FLAWS = {
     ),
 }
 
+BY_LABELS = "check_beam_search_by_enumeration"
 BY_PATHS = "check_align_by_enumeration"
 FLAWS |= {
     "aligns-moving-first": Flaw(align=Aligner(moves_first=True), caught_by=("check_align_ties",)),
@@ -734,6 +843,59 @@ FLAWS |= {
     "aligns-through-the-core": Flaw(
         align=private_align, caught_by=("check_align_computes_by_itself",)
     ),
+    "beam-without-repeats": Flaw(
+        beam_search=BeamSearcher(repeats=False), caught_by=(BY_LABELS, "check_beam_search")
+    ),
+    "beam-merging-double-letters": Flaw(
+        beam_search=BeamSearcher(merges_output=True), caught_by=(BY_LABELS, "check_beam_search")
+    ),
+    "beam-with-a-prefix-twice": Flaw(
+        beam_search=BeamSearcher(twice=True), caught_by=(BY_LABELS, "check_beam_search")
+    ),
+    "beam-with-the-blank-last": Flaw(
+        beam_search=BeamSearcher(blank_last=True), caught_by=(BY_LABELS, "check_beam_search")
+    ),
+    "beam-without-normalising": Flaw(
+        beam_search=BeamSearcher(normalised=False), caught_by=(BY_LABELS, "check_beam_search")
+    ),
+    "beam-of-three-classes": Flaw(
+        beam_search=BeamSearcher(most_classes=3), caught_by=("check_beam_search_many_classes",)
+    ),
+    "beam-of-all-classes": Flaw(
+        beam_search=BeamSearcher(counts_pruned=False), caught_by=("check_beam_search_max_classes",)
+    ),
+    "beam-without-parents": Flaw(
+        beam_search=BeamSearcher(parents=False), caught_by=(BY_LABELS, "check_beam_search")
+    ),
+    "beam-with-later-classes-first": Flaw(
+        beam_search=BeamSearcher(later_first=True), caught_by=("check_beam_search_ties",)
+    ),
+    "beam-that-underflows": Flaw(
+        beam_search=BeamSearcher(linear=True), caught_by=("check_beam_search_far_apart",)
+    ),
+    "beam-in-half": Flaw(
+        beam_search=BeamSearcher(real=np.float16), caught_by=("check_beam_search_long",)
+    ),
+    "beam-with-masked-classes": Flaw(
+        beam_search=BeamSearcher(lowest=-1e4), caught_by=("check_beam_search_edge_cases",)
+    ),
+    "beam-with-padding": Flaw(
+        beam_search=BeamSearcher(reads_padding=True),
+        caught_by=("check_beam_search_ignores_padding",),
+    ),
+    "beam-for-rows-as-they-lie": Flaw(
+        beam_search=BeamSearcher(ignores_layout=True), caught_by=("check_beam_search_time_major",)
+    ),
+    "beam-for-wrong-values": Flaw(
+        beam_search=BeamSearcher(checks_values=False),
+        caught_by=("check_beam_search_marks_wrong_values",),
+    ),
+    "beam-by-turns": Flaw(
+        beam_search=BeamSearcher(by_turns=True), caught_by=("check_beam_search_same_bits",)
+    ),
+    "beam-through-the-core": Flaw(
+        beam_search=private_beam_search, caught_by=("check_beam_search_computes_by_itself",)
+    ),
     "greedy-for-the-last": Flaw(
         greedy=Greedy(last_of_equal=True), caught_by=("check_greedy_ties",)
     ),
@@ -765,6 +927,7 @@ FLAWS |= {
 RIGHT = Flaw(caught_by=())
 align = Aligner()
 greedy = Greedy()
+beam_search = BeamSearcher()
 delegating_loss = partial(private, grad=False)
 delegating_loss_and_grad = partial(private, grad=True)
 loss, loss_and_grad = RIGHT.kernels().values()
@@ -799,7 +962,12 @@ def ctcx_backends():
     here = frozenset({"numpy"})
     yield Backend(
         name="right",
-        kernels=both | {"align": "flawed_kernels:align", "greedy": "flawed_kernels:greedy"},
+        kernels=both
+        | {
+            "align": "flawed_kernels:align",
+            "greedy": "flawed_kernels:greedy",
+            "beam_search": "flawed_kernels:beam_search",
+        },
         namespaces=here,
         features=COMPLETE,
     )

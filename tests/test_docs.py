@@ -37,6 +37,7 @@ FACTS_BLOCK = re.compile(r"^```\{facts\} ([\w-]+)\n```$", re.MULTILINE)
 SHOWN = (
     "ctcx",
     "ctcx._api.align",
+    "ctcx._api.beam_search",
     "ctcx._api.explain",
     "ctcx._api.greedy",
     "ctcx._api.loss",

@@ -15,7 +15,7 @@ from ctcx._errors import CTCInputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["in_graph", "is_captured"]
+__all__ = ["in_graph", "is_captured", "is_capturing"]
 
 
 class _Keeper:
@@ -38,9 +38,18 @@ def is_captured(logits: Any) -> bool:
     cupy = sys.modules.get("cupy")
     return (
         cupy is not None
+        and is_capturing(logits)
+        and not isinstance(cupy.cuda.get_allocator(), _Keeper)
+    )
+
+
+def is_capturing(logits: Any) -> bool:
+    """Whether CuPy's current stream is being captured, so that no value can be read."""
+    cupy = sys.modules.get("cupy")
+    return (
+        cupy is not None
         and isinstance(logits, getattr(cupy, "ndarray", ()))
         and bool(cupy.cuda.get_current_stream().is_capturing())
-        and not isinstance(cupy.cuda.get_allocator(), _Keeper)
     )
 
 

@@ -48,7 +48,7 @@ def explain(
         As for :func:`ctcx.ctc_loss`. Decoders have no labels.
     blank, time_major, reduction, infeasible, backend, validate
         As for :func:`ctcx.ctc_loss`.
-    operation : {"loss_and_grad", "loss", "align", "greedy"}
+    operation : {"loss_and_grad", "loss", "align", "greedy", "beam_search"}
         Which function the call would be to.
 
     Returns

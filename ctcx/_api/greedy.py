@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from ctcx._api.call import Options, check_flag, kernel_result, of_class
-from ctcx._api.cuda_graphs import in_graph, is_captured
+from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
 from ctcx._arrays.tensor_forms import SUBCLASS, UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.readout import Readout, label_counts, readout
@@ -183,7 +182,7 @@ def _widths(
 ) -> tuple[Any, Any]:
     """How many label positions to compute, and how many of these to return."""
     rows, frames, _ = prepared.logits.shape
-    if full_width or prepared.facts.traced or _is_capturing(prepared.facts):
+    if full_width or prepared.facts.traced or is_capturing(prepared.logits):
         return frames, frames
     if 0 in (rows, frames):
         return 0, 0
@@ -191,12 +190,6 @@ def _widths(
     # A compiler gets few different numbers to compile for.
     compiles = prepared.facts.namespace == "jax.numpy"
     return (min(frames, 1 << max(0, most - 1).bit_length()) if compiles else most), most
-
-
-def _is_capturing(facts: ArrayFacts) -> bool:
-    if facts.namespace != "cupy":
-        return False
-    return bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
 
 
 def _wrong_classes(

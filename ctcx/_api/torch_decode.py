@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ctcx._api.beam_search import beam_search_eagerly, check_sizes
 from ctcx._api.call import Options, check_flag
 from ctcx._api.greedy import greedy_eagerly
 from ctcx._api.torch_operators import TracedArguments
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array
 
-__all__ = ["greedy_dispatched", "greedy_traced"]
+__all__ = [
+    "beam_search_dispatched",
+    "beam_search_traced",
+    "greedy_dispatched",
+    "greedy_traced",
+]
 
 
 @torch.library.custom_op(  # type: ignore[untyped-decorator]
@@ -126,3 +132,119 @@ def traced_logits(
     labels = logits.new_zeros(shape, dtype=torch.int64)
     options = Options(time_major, "none", "inf", backend, validate)
     return TracedArguments(logits, labels, logit_lengths, None, blank, options)
+
+
+@torch.library.custom_op(  # type: ignore[untyped-decorator]
+    "ctcx::beam_search",
+    mutates_args=(),
+    schema=(
+        "(Tensor logits, Tensor logit_lengths, int blank, int width, int top, bool exact_scores, "
+        "int? max_classes, str? backend, bool validate, str layout) -> ("
+        + ", ".join(["Tensor"] * 6)
+        + ")"
+    ),
+)
+def _beam_search(
+    logits: Array,
+    logit_lengths: Array,
+    blank: int,
+    width: int,
+    top: int,
+    exact_scores: bool,  # noqa: FBT001 - as the operator passes it
+    max_classes: int | None,
+    backend: str | None,
+    validate: bool,  # noqa: FBT001
+    layout: str,
+) -> tuple[Array, ...]:
+    single = layout == "TC" and logits.shape[0] == 1
+    if single:
+        logits = logits[0]
+    elif layout == "TNC":
+        logits = logits.permute(1, 0, 2)
+    sizes = (width, top, exact_scores, max_classes)
+    found = beam_search_eagerly(
+        logits, logit_lengths, blank, layout == "TNC", *sizes, backend, validate, full_width=True
+    )
+    return tuple((part[None] if single else part).clone() for part in found)
+
+
+@_beam_search.register_fake  # type: ignore[untyped-decorator]
+def _fake_beam_search(logits: Array, *arguments: Any) -> tuple[Array, ...]:
+    rows, frames, _ = logits.shape
+    top = arguments[3]
+    real = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    per_label, per_result = (rows, top, frames), (rows, top)
+    shapes = (
+        (per_label, torch.int32),
+        (per_result, torch.int32),
+        (per_result, real),
+        (per_result, real),
+        (per_label, torch.int32),
+        ((rows,), torch.int32),
+    )
+    return tuple(logits.new_empty(shape, dtype=dtype) for shape, dtype in shapes)
+
+
+@_beam_search.register_vmap  # type: ignore[untyped-decorator]
+def _vmap_beam_search(
+    info: Any, in_dims: tuple[int | None, ...], *arguments: Any
+) -> tuple[tuple[Array, ...], tuple[int, ...]]:
+    arrays = merge(arguments[:2], in_dims[:2], info.batch_size)
+    found = _beam_search(*arrays, *arguments[2:])
+    return tuple(array.unflatten(0, (info.batch_size, -1)) for array in found), (0,) * 6
+
+
+def beam_search_dispatched(
+    prepared: KernelInputs,
+    sizes: dict[str, int | None],
+    exact_scores: bool,  # noqa: FBT001
+    options: Options,
+) -> tuple[Array, ...]:
+    """Call the operator for tensors that have to go through PyTorch's dispatcher."""
+    layout = "TC" if prepared.single else "TNC" if options.time_major else "NTC"
+    found = _beam_search(
+        prepared.logits,
+        prepared.logit_lengths,
+        prepared.blank,
+        sizes["width"],
+        sizes["top"],
+        exact_scores,
+        sizes["max_classes"],
+        options.backend,
+        options.validate,
+        layout,
+    )
+    return tuple(part[0] for part in found) if prepared.single else tuple(found)
+
+
+def beam_search_traced(
+    logits: Array,
+    logit_lengths: Any,
+    blank: int,
+    time_major: bool,  # noqa: FBT001 - as the caller passes them on
+    width: int,
+    top: int,
+    exact_scores: bool,  # noqa: FBT001
+    max_classes: int | None,
+    backend: str | None,
+    validate: bool,  # noqa: FBT001
+) -> tuple[Array, ...]:
+    """Do what :func:`ctcx.ctc_beam_search` does, in operations that a compiler can record."""
+    check_flag("exact_scores", exact_scores)
+    sizes = check_sizes(width, top, max_classes)
+    call = traced_logits(logits, logit_lengths, blank, time_major, backend, validate)
+    logits, _, lengths, _ = call.arrays
+    blank, _, backend, validate, layout = call.settings
+    found = _beam_search(
+        logits,
+        lengths,
+        blank,
+        sizes["width"],
+        sizes["top"],
+        exact_scores,
+        sizes["max_classes"],
+        backend,
+        validate,
+        layout,
+    )
+    return tuple(part[0] for part in found) if call.single else tuple(found)

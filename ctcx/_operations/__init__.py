@@ -10,6 +10,7 @@ reference and its checks are files of their own, elsewhere.
 from __future__ import annotations
 
 from ctcx._operations.align import ALIGN
+from ctcx._operations.beam_search import BEAM_SEARCH
 from ctcx._operations.descriptor import Operation, Result
 from ctcx._operations.greedy import GREEDY
 from ctcx._operations.loss import LOSS
@@ -24,6 +25,7 @@ OPERATIONS: dict[str, Operation] = {
         LOSS_AND_GRAD,
         ALIGN,
         GREEDY,
+        BEAM_SEARCH,
     )
 }
 """By name: the keys of :attr:`ctcx.plugin.Backend.kernels`."""

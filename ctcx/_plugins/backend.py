@@ -71,7 +71,7 @@ class Problem:
     Attributes
     ----------
     operation
-        ``"loss"``, ``"loss_and_grad"``, ``"align"`` or ``"greedy"``.
+        ``"loss"``, ``"loss_and_grad"``, ``"align"``, ``"greedy"`` or ``"beam_search"``.
     namespace
         Name of the array library: ``"numpy"``, ``"cupy"``, ``"torch"``, ``"jax.numpy"``, ...
     device
@@ -120,11 +120,12 @@ class Backend:
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> loss
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> (loss, grad)
 
-    or, for the operations ``align`` and ``greedy``, which are optional, ::
+    or, for the operations ``align``, ``greedy`` and ``beam_search``, which are optional, ::
 
         kernel(logits, labels, logit_lengths, label_lengths, *, blank, extra, ends) -> (states,
         log_probs)
         kernel(logits, logit_lengths, *, blank) -> (classes, log_probs)
+        kernel(logits, logit_lengths, *, blank, width, top, max_classes) -> (labels, log_probs)
 
     It gets arrays of one library, on one device:
 
@@ -138,7 +139,9 @@ class Backend:
       the softmax;
     * ``ends``, two ``int`` in ``range(C + W)``: the columns of the blanks before the first and
       after the last label, ``(blank, blank)`` unless the caller asks for free ends. Without labels
-      the first counts.
+      the first counts;
+    * ``width`` and ``top``, ``int`` of at least 1, ``top`` at most ``width``; ``max_classes``, an
+      ``int`` of at least 1 or None.
 
     Entries past a length may be anything: NaN in logits, any integer in labels. All other values
     have been checked, except with :attr:`Feature.CHECKS_VALUES`, and where the caller passes
@@ -146,7 +149,8 @@ class Backend:
     out of bounds; a sequence with a NaN or +inf logit in its frames gets a loss of NaN and a
     gradient of NaN in its frames, whether or not it is feasible, and other sequences are right. An
     alignment marks it, and one with a length or label out of range, by states of -1 and
-    ``log_probs`` of NaN in all T frames, and so does ``greedy`` by classes of -1.
+    ``log_probs`` of NaN in all T frames, and so does ``greedy`` by classes of -1;
+    ``beam_search`` by labels of -1 and ``log_probs`` of NaN.
 
     It returns, in the same library and on the same device,
 
@@ -166,6 +170,18 @@ class Backend:
     ``greedy`` returns ``classes`` (N, T) int32: the class of the largest logit of each frame, the
     lowest of equal ones; -1 past a sequence's length, and in a frame whose logits are all -inf. Its
     ``log_probs`` (N, T) are those of the classes; 0 past a length, -inf in such a frame.
+
+    ``beam_search`` returns ``labels`` (N, top, T) int32, padded on the right with -1, of the
+    ``top`` best entries after the last frame, the most probable first; and ``log_probs`` (N, top),
+    float32 (float64 for float64 logits): the logarithms of the probabilities that the beam has
+    gathered for them, -inf where there are fewer entries. A prefix is one entry, with b, the
+    probability of its paths that end in the blank, and l, of those that end in its last label. In a
+    frame of probabilities p an entry stays, with ``b' = (b + l) p[blank]`` and ``l' = l p[last]``,
+    to which its parent adds what it would make of itself if it is in the beam; and each label c
+    makes a new one with ``l' = (b if c == last else b + l) p[c]`` unless it is in the beam. With
+    ``max_classes`` only that many most probable labels of the frame, the lower of equal ones, make
+    new ones. The ``width`` most probable are kept, none of probability 0, in the order that
+    :func:`ctcx.ctc_beam_search` states. No entry vanishes for being far less probable than others.
 
     All are new: nothing else refers to them, and ctcx may write into them.
 

@@ -38,6 +38,7 @@ def ctcx_backends() -> list[Backend]:
                 "loss_and_grad": "ctcx._core.kernels:loss_and_grad",
                 "align": "ctcx._core.align:align",
                 "greedy": "ctcx._core.greedy:greedy",
+                "beam_search": "ctcx._core.beam_search:beam_search",
             },
             namespaces=frozenset({"*"}),
             devices=frozenset({"*"}),

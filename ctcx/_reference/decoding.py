@@ -20,7 +20,15 @@ from ctcx._reference.oracle import MAX_PATHS
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["BestClasses", "best_classes", "enumerate_labels", "log_softmax", "merged"]
+__all__ = [
+    "BestClasses",
+    "PrefixBeams",
+    "best_classes",
+    "enumerate_labels",
+    "log_softmax",
+    "merged",
+    "prefix_beams",
+]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -101,3 +109,76 @@ def enumerate_labels(logits: ArrayLike, blank: int) -> dict[tuple[int, ...], flo
         )
     sums = {labels: math.fsum(some) for labels, some in parts.items()}
     return {labels: total for labels, total in sums.items() if total > 0}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class PrefixBeams:
+    """The best entries of a beam after the last frame.
+
+    Attributes
+    ----------
+    labels : ndarray of int64, shape (N, top, T)
+        Padded with -1.
+    log_probs : ndarray of float64, shape (N, top)
+        Logarithms of what the beam has gathered; -inf where there are fewer entries.
+    """
+
+    labels: NDArray[np.int64]
+    log_probs: NDArray[np.float64]
+
+
+def prefix_beams(
+    logits: ArrayLike,
+    logit_lengths: ArrayLike,
+    blank: int,
+    *,
+    width: int,
+    top: int,
+    max_classes: int | None = None,
+) -> PrefixBeams:
+    """Return the results of a prefix beam search of a batch (N, T, C)."""
+    batch = np.asarray(logits, dtype=np.float64)
+    labels = np.full((len(batch), top, batch.shape[1]), -1)
+    log_probs = np.full((len(batch), top), -np.inf)
+    for n, length in enumerate(np.asarray(logit_lengths).tolist()):
+        beam: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
+        for row in log_softmax(batch[n, :length]):
+            beam = _next_beam(beam, row.tolist(), blank, width, max_classes)
+        for k, (prefix, parts) in enumerate(list(beam.items())[:top]):
+            labels[n, k, : len(prefix)] = prefix
+            log_probs[n, k] = _sum(*parts)
+    return PrefixBeams(labels, log_probs)
+
+
+def _next_beam(
+    beam: dict[tuple[int, ...], tuple[float, float]],
+    row: list[float],
+    blank: int,
+    width: int,
+    max_classes: int | None,
+) -> dict[tuple[int, ...], tuple[float, float]]:
+    """Return the beam after a frame of logarithms of probabilities; entries in order."""
+    order = sorted((c for c in range(len(row)) if c != blank), key=lambda c: (-row[c], c))
+    totals = {prefix: _sum(*parts) for prefix, parts in beam.items()}
+    found: dict[tuple[int, ...], tuple[float, float]] = {}
+    for prefix, parts in beam.items():
+        label = parts[1] + row[prefix[-1]] if prefix else -math.inf
+        parent = prefix[:-1]
+        if prefix and parent in beam:
+            came = beam[parent][0] if parent[-1:] == prefix[-1:] else totals[parent]
+            label = _sum(label, came + row[prefix[-1]])
+        found[prefix] = (totals[prefix] + row[blank], label)
+    for c in order[:max_classes]:
+        for prefix, parts in beam.items():
+            if (*prefix, c) not in beam:
+                came = parts[0] if prefix[-1:] == (c,) else totals[prefix]
+                found[*prefix, c] = (-math.inf, came + row[c])
+    scores = {prefix: _sum(*parts) for prefix, parts in found.items()}
+    best = sorted(found, key=lambda prefix: -scores[prefix])[:width]  # stable
+    return {prefix: found[prefix] for prefix in best if scores[prefix] > -math.inf}
+
+
+def _sum(one: float, other: float) -> float:
+    """Logarithm of the sum of two numbers, of their logarithms."""
+    low, high = sorted((one, other))
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))

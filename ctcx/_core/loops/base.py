@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ctcx._core.context import Context
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["Loop", "PythonLoop"]
+__all__ = ["Loop", "PythonLoop", "by_comparison"]
 
 
 class Loop(Protocol):
@@ -67,6 +67,13 @@ class Loop(Protocol):
 
     def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
         """Join a past of tuples of arrays (frames, ...) along the frames."""
+        ...
+
+    def largest(self, values: Array, count: int, context: Context) -> Array:
+        """Where the largest numbers of each row (M, K) stand, largest first: (M, count).
+
+        Of equal ones the first goes first.
+        """
         ...
 
     def assemble(
@@ -124,6 +131,29 @@ class PythonLoop:
         """Join the blocks."""
         return tuple(xp.concat(parts) for parts in zip(*past, strict=True))
 
+    def largest(self, values: Array, count: int, context: Context) -> Array:
+        """Sort, first all, or groups by their largest and then those that can hold one."""
+        xp = context.xp
+        if context.index_dtype != xp.int64:  # sorting may give integers that the device has not
+            return by_comparison(values, count, context)
+        size = values.shape[1]
+        group = round(math.sqrt(size / count))
+        groups = -(-size // group) if group > 2 else 0
+        if groups <= count:
+            return xp.argsort(-values, axis=1, stable=True)[:, :count]
+        if groups * group != size:
+            fill = context.full((values.shape[0], groups * group - size), -math.inf)
+            values = xp.concat([values, fill], axis=1)
+        parts = xp.reshape(values, (-1, groups, group))
+        best = xp.argsort(-xp.max(parts, axis=2), axis=1, stable=True)[:, :count]
+        best = xp.sort(best, axis=1)[:, :, None]
+        some = xp.reshape(
+            best * group + context.arange(0, group)[None, None, :], (-1, count * group)
+        )
+        order = xp.argsort(-xp.take_along_axis(values, some, axis=1), axis=1, stable=True)
+        # The fill, of -inf, must not stand for anything.
+        return xp.minimum(xp.take_along_axis(some, order[:, :count], axis=1), size - 1)
+
     def assemble(
         self,
         block: Callable[[slice, slice], tuple[Array, ...]],
@@ -159,6 +189,17 @@ class PythonLoop:
         """Run ``task`` for each part; together they make so many elements."""
         for part in parts:
             task(part)
+
+
+def by_comparison(values: Array, count: int, context: Context) -> Array:
+    """Do what :meth:`Loop.largest` does by comparing each with each: for where sorting is slow."""
+    xp, size = context.xp, values.shape[1]
+    place = context.arange(0, size)
+    mine, other = values[:, :, None], values[:, None, :]
+    first = (other > mine) | ((other == mine) & (place[None, :] < place[:, None])[None, ...])
+    rank = xp.sum(xp.astype(first, xp.int32), axis=2, dtype=xp.int32)
+    is_here = rank[:, None, :] == xp.arange(count, dtype=xp.int32, device=context.device)[:, None]
+    return xp.max(xp.where(is_here, place[None, None, :], 0), axis=2)
 
 
 def _slices(length: int, step: int) -> list[slice]:

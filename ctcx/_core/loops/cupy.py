@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import cupy
 
-from ctcx._core.loops.base import PythonLoop
+from ctcx._core.loops.base import PythonLoop, by_comparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ctcx._typing import ArrayModule
+    from ctcx._core.context import Context
+    from ctcx._typing import Array, ArrayModule
 
 __all__ = ["CUPY_LOOP", "CupyLoop"]
+
+_MOST_COMPARED = 512
 
 
 class CupyLoop(PythonLoop):
@@ -27,6 +30,12 @@ class CupyLoop(PythonLoop):
     def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
         """One kernel for each combination of dtypes, compiled on first use."""
         return _fuse(function, xp)
+
+    def largest(self, values: Array, count: int, context: Context) -> Array:
+        """By comparison, unless there are many: CuPy sorts rows one after the other."""
+        if values.shape[1] <= _MOST_COMPARED:
+            return by_comparison(values, count, context)
+        return super().largest(values, count, context)
 
 
 @lru_cache(maxsize=32)

@@ -1,0 +1,313 @@
+"""Beam search decoding: the most probable labels."""
+
+from __future__ import annotations
+
+from functools import partial
+from reprlib import repr as short_repr
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+
+from ctcx._api.align import ctc_align
+from ctcx._api.call import Options, check_flag, kernel_result, of_class
+from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
+from ctcx._api.loss import ctc_loss
+from ctcx._arrays.tensor_forms import SUBCLASS, UNREADABLE, is_torch_recording
+from ctcx._core.kernels import run
+from ctcx._core.results import beams_in_order, label_lengths
+from ctcx._dispatch.results import first_where
+from ctcx._errors import CTCInputError
+from ctcx._inputs.host_data import as_integer
+from ctcx._inputs.prepare import prepare_logits
+from ctcx._plugins.registry import registry
+from ctcx._typing import ArrayT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctcx._arrays.facts import ArrayFacts
+    from ctcx._inputs.prepare import KernelInputs
+    from ctcx._typing import Array
+
+__all__ = ["Beams", "beam_search_eagerly", "check_sizes", "ctc_beam_search"]
+
+
+class Beams(NamedTuple, Generic[ArrayT]):
+    """What :func:`ctcx.ctc_beam_search` returns: arrays of the library and device of the logits.
+
+    Shapes are for N sequences, ``top`` results each, the longest of K labels; N is dropped for one
+    sequence. Where values can't be read, as under ``jax.jit``, K is T.
+
+    Attributes
+    ----------
+    labels
+        (N, top, K) int32: the labels, -1 past a result's own and where there is no result.
+    lengths
+        (N, top) int32: how many there are, -1 where there is no result.
+    log_probs
+        (N, top): logarithm of the probability of the labels, in nats, by all their paths; with
+        ``exact_scores=False`` the same as ``beam_log_probs``. -inf where there is no result.
+        Results are in this order, the most probable first.
+    beam_log_probs
+        (N, top): what the beam has gathered, never more than ``log_probs`` but for rounding: what
+        reaches the labels through a prefix that had left the beam is missing.
+    starts
+        (N, top, K) int32: the frame where each label starts in the most probable path of the
+        labels (:func:`ctcx.ctc_align`); -1 elsewhere, and with ``exact_scores=False``.
+    count
+        (N,) int32: how many results there are, at most ``top``.
+    """
+
+    labels: Array
+    lengths: Array
+    log_probs: ArrayT
+    beam_log_probs: ArrayT
+    starts: Array
+    count: Array
+
+
+def ctc_beam_search(
+    logits: ArrayT,
+    logit_lengths: Array | Sequence[int] | None = None,
+    *,
+    width: int = 16,
+    top: int = 1,
+    blank: int = 0,
+    time_major: bool = False,
+    exact_scores: bool = True,
+    max_classes: int | None = None,
+    backend: str | None = None,
+    validate: bool = True,
+) -> Beams[ArrayT]:
+    r"""Search for the most probable labels: prefix beam search.
+
+    .. math::
+        \operatorname*{argmax}_{y} \sum_{\pi \in B^{-1}(y)} \prod_t \mathrm{softmax}(x_t)_{\pi_t}
+
+    After each frame the ``width`` most probable prefixes are kept, each once, with the
+    probabilities of their paths so far (Graves 2012, section 7.5; Hannun et al. 2014). Nothing else
+    is pruned: with ``width`` at least the number of prefixes the results are the most probable
+    labels of all, and ``beam_log_probs`` are exact. A prefix that has left starts anew.
+
+    Of equally probable candidates, those in the beam come first, in its order; then new ones, by
+    the probability of the class in this frame, the lower of equally probable classes first; then by
+    the order of the prefix that they add to. Probabilities are equal if they are as computed, so
+    backends may differ where different sums have the same value but for rounding.
+
+    Not differentiable: probabilities are constants to PyTorch and JAX.
+
+    Parameters
+    ----------
+    logits, logit_lengths
+        As for :func:`ctcx.ctc_loss`.
+    width : int
+        How many prefixes are kept.
+    top : int
+        How many results to return, at most ``width``.
+    blank, time_major, backend, validate
+        As for :func:`ctcx.ctc_loss`. A backend named is that of the search; losses and alignments
+        come from it if it offers them. To find out K the numbers of labels are read, unless the
+        library traces.
+    exact_scores : bool
+        Whether to compute the probability of each result by :func:`ctcx.ctc_loss`, to sort by it,
+        and to find ``starts``; both take another pass over the logits for each of ``top``.
+    max_classes : int, optional
+        Only so many labels of each frame, the most probable, make new prefixes. None for all.
+
+    Returns
+    -------
+    Beams
+
+    Raises
+    ------
+    CTCInputError
+        As for :func:`ctcx.ctc_loss`; ``top`` above ``width``; sizes that are no positive integers.
+    BackendError
+        As for :func:`ctcx.ctc_loss`.
+
+    Examples
+    --------
+    >>> import numpy as np, ctcx
+    >>> logits = np.log([[0.6, 0.4], [0.6, 0.4]])  # the best path is blank, blank
+    >>> found = ctcx.ctc_beam_search(logits, top=2)
+    >>> found.labels.tolist(), found.lengths.tolist()
+    ([[1], [-1]], [1, 0])
+    >>> [round(float(np.exp(p)), 2) for p in found.log_probs]
+    [0.64, 0.36]
+    """
+    settings = (blank, time_major, width, top, exact_scores, max_classes, backend, validate)
+    if is_torch_recording():
+        from ctcx._api import torch_decode
+
+        return Beams(*torch_decode.beam_search_traced(logits, logit_lengths, *settings))
+    if is_captured(logits):
+        arrays = {"logits": logits, "logit_lengths": logit_lengths}
+        names = ("blank", "time_major", "width", "top", "exact_scores", "max_classes", "backend")
+        options = dict(zip(names, settings, strict=False))
+        captured: Beams[ArrayT] = in_graph(ctc_beam_search, arrays, **options)
+        return captured
+    return beam_search_eagerly(logits, logit_lengths, *settings)
+
+
+def beam_search_eagerly(
+    logits: Any,
+    logit_lengths: Any,
+    blank: int,
+    time_major: bool,  # noqa: FBT001 - in the order of the operator
+    width: int,
+    top: int,
+    exact_scores: bool,  # noqa: FBT001
+    max_classes: int | None,
+    backend: str | None,
+    validate: bool,  # noqa: FBT001
+    *,
+    full_width: bool = False,
+) -> Beams[Any]:
+    """Do what :func:`ctcx.ctc_beam_search` does for arrays with values, or that JAX traces.
+
+    ``full_width``: K is T.
+    """
+    flags = {"time_major": time_major, "exact_scores": exact_scores, "validate": validate}
+    for name, flag in flags.items():
+        check_flag(name, flag)
+    sizes = check_sizes(width, top, max_classes)
+    options = Options(time_major, "none", "inf", backend, validate)
+    prepared = prepare_logits(logits, logit_lengths, blank, time_major=time_major)
+    facts = prepared.facts
+    if facts.namespace == "torch":
+        prepared = prepared._replace(logits=prepared.logits.detach())
+        if facts.form & UNREADABLE:
+            from ctcx._api import torch_decode
+
+            found = torch_decode.beam_search_dispatched(
+                prepared, sizes, bool(exact_scores), options
+            )
+            return Beams(*found)
+    elif facts.namespace == "jax.numpy":
+        from ctcx._arrays.jax import as_constant
+
+        prepared = prepared._replace(logits=as_constant(prepared.logits))
+    arguments = {"blank": prepared.blank, **sizes}
+    labels, beam_log_probs = kernel_result(
+        "beam_search",
+        prepared,
+        options,
+        arguments,
+        partial(_wrong_beams, num_classes=prepared.logits.shape[2], blank=prepared.blank),
+    )
+    lengths = run(label_lengths, (labels, beam_log_probs), ())
+    most, some = _most_labels(lengths, prepared, full_width=full_width)
+    labels = labels[:, :, :some]
+    found = _completed(labels, lengths, beam_log_probs, prepared, backend, exact=bool(exact_scores))
+    if most is not some:
+        found = found._replace(labels=found.labels[:, :, :most], starts=found.starts[:, :, :most])
+    if facts.form & SUBCLASS:
+        found = Beams(*of_class(type(logits), tuple(found)))
+    return Beams(*(part[0, ...] for part in found)) if prepared.single else found
+
+
+def check_sizes(width: Any, top: Any, max_classes: Any) -> dict[str, int | None]:
+    """Return the options of a kernel that are sizes.
+
+    Raises
+    ------
+    CTCInputError
+        One is no positive integer; ``top`` is above ``width``.
+    """
+    sizes = {"width": _size("width", width), "top": _size("top", top)}
+    if sizes["top"] > sizes["width"]:
+        msg = (
+            f"top is {top}, but a beam of width {width} has no more results: expected at most "
+            f"{width}, or a larger width"
+        )
+        raise CTCInputError(msg, argument="top", value=top)
+    most = None if max_classes is None else _size("max_classes", max_classes, or_none=" or None")
+    return {**sizes, "max_classes": most}
+
+
+def _size(argument: str, value: Any, *, or_none: str = "") -> int:
+    size = as_integer(value)
+    if size is None or size < 1:
+        msg = f"{argument} must be a positive integer{or_none}; got {short_repr(value)}"
+        raise CTCInputError(msg, argument=argument, value=value)
+    return size
+
+
+def _most_labels(lengths: Array, prepared: KernelInputs, *, full_width: bool) -> tuple[Any, Any]:
+    """How many label positions to return, and how many to compute with."""
+    rows, frames, _ = prepared.logits.shape
+    if full_width or prepared.facts.traced or is_capturing(prepared.logits):
+        return frames, frames
+    if 0 in (rows, frames):
+        return 0, 0
+    most = max(0, int(prepared.facts.xp.max(lengths)))
+    # A compiler gets few different numbers to compile for.
+    compiles = prepared.facts.namespace == "jax.numpy"
+    return most, min(frames, 1 << max(0, most - 1).bit_length()) if compiles else most
+
+
+def _completed(
+    labels: Array,
+    lengths: Array,
+    beam_log_probs: Array,
+    prepared: KernelInputs,
+    backend: str | None,
+    *,
+    exact: bool,
+) -> Beams[Any]:
+    """Add exact probabilities and starts, in order, if asked to."""
+    xp = prepared.facts.xp
+    log_probs = beam_log_probs
+    counts = xp.where(lengths >= 0, lengths, 0)
+    results = range(labels.shape[1])
+
+    def with_labels(function: Any, operation: str, k: int, **options: Any) -> Any:
+        return function(
+            prepared.logits,
+            labels[:, k, :],
+            prepared.logit_lengths,
+            counts[:, k],
+            blank=prepared.blank,
+            backend=_offering(backend, operation),
+            validate=False,
+            **options,
+        )
+
+    if exact:
+        losses = xp.stack([with_labels(ctc_loss, "loss", k) for k in results], axis=1)
+        arrays = (labels, lengths, -losses, beam_log_probs)
+        labels, lengths, log_probs, beam_log_probs = run(beams_in_order, arrays, ())
+        counts = xp.where(lengths >= 0, lengths, 0)
+        starts = xp.stack(
+            [with_labels(ctc_align, "align", k, infeasible="empty").starts for k in results], axis=1
+        )
+    else:
+        starts = xp.full_like(labels, -1)
+    count = xp.sum(xp.astype(lengths >= 0, xp.int32), axis=1, dtype=xp.int32)
+    return Beams(labels, lengths, log_probs, beam_log_probs, starts, count)
+
+
+def _offering(backend: str | None, operation: str) -> str | None:
+    """Name of the backend if it offers a kernel for the operation."""
+    entry = registry().backends.get(backend) if backend else None
+    return backend if entry is not None and operation in entry.backend.kernels else None
+
+
+def _wrong_beams(
+    result: tuple[Array, Array], facts: ArrayFacts, *, num_classes: int, blank: int
+) -> str | None:
+    """Say for which sequence a kernel's labels or probabilities can't be."""
+    labels, log_probs = result
+    if log_probs.shape[0] == 0:
+        return None
+    xp = facts.xp
+    wrong = ~xp.all(log_probs <= 0.0, axis=1)
+    if labels.shape[2]:
+        fine = (labels >= -1) & (labels < num_classes) & (labels != blank)
+        wrong = wrong | ~xp.all(xp.reshape(fine, (fine.shape[0], -1)), axis=1)
+    n = first_where(wrong, facts)
+    if n is None:
+        return None
+    return (
+        f"returned labels or log_probs for sequence {n}, whose values passed all checks, that "
+        f"can't be; expected labels of 0 to {num_classes - 1} without the blank ({blank}), padded "
+        f"with -1, and log_probs of at most 0"
+    )
