@@ -54,6 +54,7 @@ def ctcx_backends() -> list[Backend]:
             name="cpu",
             kernels={
                 "align": "ctcx_cpu.kernels:align",
+                "beam_search": "ctcx_cpu.kernels:beam_search",
                 "greedy": "ctcx_cpu.kernels:greedy",
                 "loss": "ctcx_cpu.kernels:loss",
                 "loss_and_grad": "ctcx_cpu.kernels:loss_and_grad",

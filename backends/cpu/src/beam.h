@@ -14,12 +14,13 @@
 // then those of a lower one.
 //
 // The new prefixes of one class are in order already, that of the beam, but for those that repeat a
-// label. So a heap of streams gives the candidates in order: one stream a class, and one for each
-// entry and each repeated label. A class of which even the best entry would make none that counts
-// isn't opened. Denominators of the softmax are the same for all prefixes, and multiplied apart.
+// label. So are the entries that stay, but for a few. So a heap of streams gives the candidates in
+// order: one stream a class, one for most of the entries, and one for each other entry and each
+// repeated label. A class of which even the best entry would make none that counts isn't opened. Denominators of the softmax are the same for all prefixes, and multiplied apart.
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <new>
 #include <vector>
@@ -89,6 +90,8 @@ class Beam {
     next_ = arena.take<Entry>(width);
     staying_ = arena.take<Entry>(width);
     repeated_ = arena.take<bool>(width);
+    chain_ = arena.take<std::int32_t>(width);
+    best_ = arena.take<Wide>(has_many_classes() ? width : 0);
     heap_ = arena.take<Candidate>(2 * width + classes);
     row_of_ = arena.take<std::int32_t>(classes);
     in_beam_ = arena.take<std::uint64_t>(std::min(width, classes) * words_);
@@ -138,13 +141,16 @@ class Beam {
   struct Candidate {
     Wide probability, of_label;
     std::int32_t label, slot;
-    bool is_class;  // whether more may come
+    bool goes_on;  // whether more may come
   };
   static bool comes_first(const Candidate &a, const Candidate &b) {
     if (a.probability != b.probability) return a.probability > b.probability;
     if (a.of_label != b.of_label) return a.of_label > b.of_label;
     return a.label != b.label ? a.label < b.label : a.slot < b.slot;
   }
+
+  // Whether it pays to know, while classes are opened, which can't be among the best any more.
+  bool has_many_classes() const { return classes_ / 16 > width_; }
 
   // Finds the last label, in their order, that may make new prefixes.
   void rank(const Wide *p) {
@@ -164,11 +170,12 @@ class Beam {
                                                 : label <= last_ranked_.label;
   }
 
-  // The entries as they stay, and what a new prefix must exceed to count. Takes down which prefixes
-  // with one more label are in the beam.
+  // The entries as they stay, and what a new prefix must at least be to count. Takes down which
+  // prefixes with one more label are in the beam.
   void offer_entries(const Wide *p) {
     std::fill_n(repeated_, count_, false);
     least_ = std::numeric_limits<Wide>::max();
+    chained_ = 0, next_in_chain_ = 1;
     for (Size i = 0; i < count_; i++) {
       const auto [blank, label, total, node, last] = entries_[i];
       Entry &stays = staying_[i];
@@ -186,10 +193,29 @@ class Beam {
       }
       stays.total = sum(stays.blank, stays.label);
       least_ = std::min(least_, stays.total);
-      if (!is_zero(stays.total))
-        heap_[size_++] = {stays.total, std::numeric_limits<Wide>::max(), -1, std::int32_t(i), false};
+      if (!is_zero(stays.total)) chain(std::int32_t(i));
     }
-    if (count_ < width_) least_ = wide_zero;
+    // Of equal ones, the entries come first.
+    least_ = count_ < width_ ? wide_lowest : std::max(least_ + 1, wide_lowest);
+    if (chained_ > 0) heap_[size_++] = staying(chain_[0], true);
+  }
+  // Appends an entry to those that are in order as they stay. One that is out of order, the last
+  // one or this, is a stream of its own.
+  void chain(std::int32_t slot) {
+    auto is_after = [&](Size back) {
+      return chained_ < back || staying_[slot].total <= staying_[chain_[chained_ - back]].total;
+    };
+    if (is_after(1)) {
+      chain_[chained_++] = slot;
+    } else if (is_after(2)) {
+      heap_[size_++] = staying(chain_[chained_ - 1], false);
+      chain_[chained_ - 1] = slot;
+    } else {
+      heap_[size_++] = staying(slot, false);
+    }
+  }
+  Candidate staying(std::int32_t slot, bool goes_on) const {
+    return {staying_[slot].total, std::numeric_limits<Wide>::max(), -1, slot, goes_on};
   }
   // Prefixes that repeat their last label: only paths that end in a blank lead there.
   void offer_repeats(const Wide *p) {
@@ -197,19 +223,31 @@ class Beam {
       const std::int32_t last = entries_[i].last;
       if (last < 0 || repeated_[i] || !may_be_new(p, last)) continue;
       const Wide probability = product(entries_[i].blank, p[last]);
-      if (probability > least_) heap_[size_++] = {probability, p[last], last, std::int32_t(i), false};
+      if (probability >= least_) heap_[size_++] = {probability, p[last], last, std::int32_t(i), false};
     }
   }
   void offer_classes(const Wide *p) {
     const Wide best = entries_[0].total;
+    Size known = 0;  // of the probabilities of the best first prefixes, the least first
     for (Size c = 0; c < classes_; c++) {
-      if (product_at_most(best, p[c]) <= least_ || c == blank_ || !may_be_new(p, c)) continue;
+      if (product_at_most(best, p[c]) < least_ || c == blank_ || !may_be_new(p, c)) continue;
       Candidate first{0, p[c], std::int32_t(c), -1, true};
-      if (go_on(first)) heap_[size_++] = first;
+      if (!go_on(first)) continue;
+      heap_[size_++] = first;
+      if (!has_many_classes()) continue;
+      if (known == width_) std::pop_heap(best_, best_ + known--, std::greater<>());
+      best_[known++] = first.probability;
+      std::push_heap(best_, best_ + known, std::greater<>());
+      if (known == width_) least_ = std::max(least_, best_[0]);
     }
   }
-  // The next prefix of a class's stream; returns whether there is one that counts.
-  bool go_on(Candidate &candidate) const {
+  // The next candidate of a stream; returns whether there is one that counts.
+  bool go_on(Candidate &candidate) {
+    if (candidate.label < 0) {
+      if (next_in_chain_ >= chained_) return false;
+      candidate = staying(chain_[next_in_chain_++], true);
+      return true;
+    }
     const std::int32_t row = row_of_[candidate.label];
     Size slot = candidate.slot + 1;
     if (row >= 0)
@@ -217,7 +255,7 @@ class Beam {
     if (slot >= count_) return false;
     candidate.slot = std::int32_t(slot);
     candidate.probability = product(entries_[slot].total, candidate.of_label);
-    return candidate.probability > least_;
+    return candidate.probability >= least_;
   }
   // The stream of a class passes an entry by.
   void note(std::int32_t label, Size slot) {
@@ -247,7 +285,7 @@ class Beam {
         entry = {wide_zero, relative(first.probability), 0, tree_.child(entries_[first.slot].node, first.label), first.label};
       }
       entry.total = relative(first.probability);
-      if (!first.is_class || !go_on(first)) first = heap_[--size_];
+      if (!first.goes_on || !go_on(first)) first = heap_[--size_];
       sink();
     }
     for (Size i = 0; i < count_; i++) {
@@ -274,6 +312,8 @@ class Beam {
   const Size classes_, blank_, width_, most_labels_, words_;
   Entry *entries_, *next_, *staying_;
   bool *repeated_;       // whether the prefix with its last label once more is in the beam
+  std::int32_t *chain_;  // entries that are in order as they stay
+  Wide *best_;           // a heap of its own
   Candidate *heap_;
   std::int32_t *row_of_;  // of each class, in `in_beam_`, or -1
   std::uint64_t *in_beam_;  // a bit for each entry that the class's stream passes by
@@ -282,7 +322,7 @@ class Beam {
     Wide probability;
     Size label;
   } last_ranked_;
-  Size count_ = 0, size_ = 0, rows_ = 0;
+  Size count_ = 0, size_ = 0, rows_ = 0, chained_ = 0, next_in_chain_ = 0;
   Wide least_ = 0;
   Size exponents_ = 0;
   PrefixTree tree_;

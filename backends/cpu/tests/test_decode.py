@@ -280,17 +280,42 @@ except Stopped:
     assert float(run.stdout) < 5, "it would have gone on for a minute"
 
 
-def test_ctc_greedy_takes_this_kernel_but_for_jax():
+@pytest.mark.parametrize("operation", ["greedy", "beam_search"])
+def test_the_public_functions_take_these_kernels_but_for_jax(operation):
     lines = case("ragged")
     with ctcx.trace() as runs:
-        ctcx.ctc_greedy(lines.logits, lines.logit_lengths, blank=lines.blank)
-    assert [(run.backend, run.operation) for run in runs] == [("cpu", "greedy")]
+        if operation == "greedy":
+            ctcx.ctc_greedy(lines.logits, lines.logit_lengths, blank=lines.blank)
+        else:
+            ctcx.ctc_beam_search(
+                lines.logits, lines.logit_lengths, blank=lines.blank, exact_scores=False
+            )
+    assert [(run.backend, run.operation) for run in runs] == [("cpu", operation)]
     jnp = pytest.importorskip("jax.numpy")
     decision = ctcx.explain(
         jnp.asarray(lines.logits),
         logit_lengths=jnp.asarray(lines.logit_lengths),
         blank=lines.blank,
-        operation="greedy",
+        operation=operation,
     )
     assert decision.selected.backend.name == "array-api"
-    assert "offers no greedy for JAX arrays" in str(decision)
+    assert f"offers no {operation} for JAX arrays" in str(decision)
+
+
+@pytest.mark.parametrize(
+    ("classes", "width", "max_classes"),
+    [(30, 1, None), (30, 12, None), (400, 8, None), (400, 12, 5), (5, 60, None)],
+)
+@pytest.mark.parametrize("scale", [0.7, 4])
+def test_the_prefixes_of_the_core(classes, width, max_classes, scale):
+    rng = np.random.default_rng(width)
+    x = rng.normal(size=(3, 60, classes)) * scale
+    settings = {"width": width, "top": width, "max_classes": max_classes, "exact_scores": False}
+    lengths = np.array([60, 31, 0])
+    got, right = (
+        ctcx.ctc_beam_search(x, lengths, blank=3, backend=backend, **settings)
+        for backend in ("cpu", "array-api")
+    )
+    np.testing.assert_array_equal(got.labels, right.labels)
+    np.testing.assert_array_equal(got.count, right.count)
+    np.testing.assert_allclose(got.beam_log_probs, right.beam_log_probs, rtol=1e-11, atol=1e-11)

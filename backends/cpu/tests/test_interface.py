@@ -135,6 +135,15 @@ for n, t, c, s, scale in (3, 40, 5, 12, 2), (2, 200, 70, 60, 30), (1, 300, 700, 
         best = ctcx.ctc_align(x, y, backend="array-api")
         np.testing.assert_array_equal(found.states, best.states)
         np.testing.assert_allclose(found.score, best.score, rtol=1e-6, atol=1e-7 * t)
+        found, best = (ctcx.ctc_greedy(x, backend=name) for name in ("cpu", "array-api"))
+        np.testing.assert_array_equal(found.labels, best.labels)
+        np.testing.assert_allclose(found.score, best.score, rtol=1e-6, atol=1e-7 * t)
+        found, best = (
+            ctcx.ctc_beam_search(np.float64(x), width=9, exact_scores=False, backend=name)
+            for name in ("cpu", "array-api")
+        )
+        np.testing.assert_array_equal(found.labels, best.labels)
+        np.testing.assert_allclose(found.log_probs, best.log_probs, rtol=1e-11, atol=1e-11)
 """
     run = subprocess.run(
         [sys.executable, "-c", code],
