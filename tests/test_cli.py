@@ -179,7 +179,16 @@ def test_version():
 def test_help_names_all_commands_and_cuts_none_off(cli):
     ended = cli("--help")
     assert ended.code == 0
-    for command in ("compare", "backends", "doctor", "explain", "conformance", "bench", "align"):
+    for command in (
+        "compare",
+        "backends",
+        "doctor",
+        "explain",
+        "conformance",
+        "bench",
+        "align",
+        "decode",
+    ):
         assert f"\n  {command} " in ended.out
         assert cli(command, "-h").code == 0
     assert ended.out.count("...") == 1  # of "[ARGS]..."

@@ -227,7 +227,7 @@ def files():
             lambda p: np.save(p, ones.astype(int)),
         ),
         "shape (5,): expected floats (T, C)": ("bad.npy", lambda p: np.save(p, ones[0])),
-        "there is nothing to align": ("bad.npy", lambda p: np.save(p, ones[:, :0])),
+        "there is nothing in them": ("bad.npy", lambda p: np.save(p, ones[:, :0])),
         "is no .npz or .npy file": ("bad.npy", lambda p: Path(p).write_text("logits")),
         "no .npz or .npy file": ("bad.npy", lambda p: Path(p).write_bytes(b"")),
         "is no .npz": ("bad.npz", lambda p: Path(p).write_bytes(b"PK\x03\x04 cut")),

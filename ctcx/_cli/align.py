@@ -21,7 +21,7 @@ from ctcx._cli.alignment_files import (
     as_textgrid,
     words,
 )
-from ctcx._cli.emission_files import read_emissions
+from ctcx._cli.emission_files import read_emissions, utterance_name
 from ctcx._cli.output import check_target, heading, new_table, opened, show
 from ctcx._cli.token_files import TokenTable, read_tokens
 from ctcx._errors import InfeasibleError
@@ -130,7 +130,7 @@ def align_command(
     found = _aligned(
         (logits[picked], lengths[picked]),
         _labels(text, labels, table, len(picked)),
-        [_name(emissions, n, count) for n in picked],
+        [utterance_name(emissions, n, count) for n in picked],
         (blank, table, text, backend),
     )
     shown_unit = unit or (_Unit.TOKENS if space is None else _Unit.WORDS)
@@ -175,11 +175,6 @@ def _labels(
     except ValueError:
         msg = f"expected classes like 3,1,4; got {', '.join(map(repr, given))}"
         raise typer.BadParameter(msg, param_hint=option) from None
-
-
-def _name(path: str, n: int, count: int) -> str:
-    stem = Path(path).stem
-    return stem if count == 1 else f"{stem}-{n}"
 
 
 def _aligned(

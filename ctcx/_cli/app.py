@@ -15,6 +15,7 @@ from ctcx._cli import (
     bench,
     compare,
     conformance,
+    decode,
     diagnose,
     doctor,
     explain,
@@ -81,6 +82,7 @@ app.command("conformance")(conformance.conformance_command)
 app.command("fixtures")(fixtures.fixtures_command)
 app.command("bench")(bench.bench_command)
 app.command("align")(align.align_command)
+app.command("decode")(decode.decode_command)
 app.command("diagnose")(diagnose.diagnose_command)
 
 

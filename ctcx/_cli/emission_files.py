@@ -13,7 +13,7 @@ from ctcx._errors import CTCInputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["read_emissions"]
+__all__ = ["read_emissions", "utterance_name"]
 
 
 def read_emissions(path: str) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -39,13 +39,19 @@ def read_emissions(path: str) -> tuple[NDArray[Any], NDArray[Any]]:
         logits = logits[None]
     count, frames, classes = logits.shape
     if not count or not classes:
-        _refuse(path, f"has logits of shape {logits.shape}: there is nothing to align")
+        _refuse(path, f"has logits of shape {logits.shape}: there is nothing in them")
     if lengths is None:
         return logits, np.full(count, frames)
     if lengths.dtype.kind not in "iu" or lengths.size != count:
         what = f"logit_lengths of dtype {lengths.dtype} and shape {lengths.shape}"
         _refuse(path, f"has {what}: expected integers ({count},)")
     return logits, lengths.reshape(count)
+
+
+def utterance_name(path: str, n: int, count: int) -> str:
+    """Name utterance ``n`` of ``count`` by its file."""
+    stem = Path(path).stem
+    return stem if count == 1 else f"{stem}-{n}"
 
 
 def _arrays(path: str) -> tuple[NDArray[Any], NDArray[Any] | None]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ctcx._errors import CTCInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["TokenTable", "read_tokens"]
 
@@ -46,6 +46,15 @@ class TokenTable:
         known = set(self.names.values())
         found = next((space for space in _SPACES if space in known), None)
         return found or ("▁" if any(name.startswith("▁") for name in known) else None)
+
+    def text_of(self, labels: Iterable[int]) -> str:
+        """Join the tokens of labels; a class without one is written as its number, ``<7>``."""
+        text = "".join(self.names.get(label, f"<{label}>") for label in labels)
+        space = self.space
+        if space is None:
+            return text
+        text = text.replace(space, " ")
+        return text.removeprefix(" ") if space == "▁" else text  # as SentencePiece begins each
 
     def labels_of(self, text: str) -> list[int]:
         """Spell a text: at each place with the longest token that is there.
