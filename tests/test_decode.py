@@ -3,6 +3,8 @@
 import functools
 import itertools
 import math
+import runpy
+from pathlib import Path
 
 import array_api_strict
 import numpy as np
@@ -480,3 +482,12 @@ def test_a_beam_kernel_that_returns_what_can_not_be_is_named(monkeypatch):
             ctcx.ctc_beam_search(LOGITS, backend="array-api")
     monkeypatch.undo()
     load_target.cache_clear()
+
+
+def test_the_example_reads_six_of_eight_lines_and_doubts_the_others(capsys):
+    example = Path(__file__).parents[1] / "docs/examples/decode_lines.py"
+    runpy.run_path(str(example), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert printed.count(", right") == printed.count("<- as written") == 6
+    assert printed.count(", wrong") == 2
+    assert "  0.109  'hot coffoe'" in printed

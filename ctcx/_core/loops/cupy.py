@@ -32,15 +32,14 @@ class CupyLoop(PythonLoop):
         return _fuse(function, xp)
 
     def largest(self, values: Array, count: int, context: Context) -> Array:
-        """By comparison, or where that is too much one after the other: CuPy sorts slowly.
-
-        One after the other, of numbers that are -inf one may stand for another.
-        """
+        """By comparison, or where that is too much one after the other: CuPy sorts slowly."""
         rows, size = values.shape
         if rows * size * size <= _MOST_COMPARED:
             return by_comparison(values, count, context)
         xp, found = context.xp, []
         place = context.arange(0, size)[None, :]
+        # Below all that are left are those that have been found.
+        values = xp.maximum(values, float(xp.finfo(values.dtype).min))
         for _ in range(count):
             best = context.as_indices(xp.argmax(values, axis=1))
             found.append(best)

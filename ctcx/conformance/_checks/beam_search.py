@@ -177,12 +177,14 @@ def check_beam_search(subject: Subject) -> None:
 
 @check(operation="beam_search")
 def check_beam_search_many_classes(subject: Subject) -> None:
-    """No class is left out, however many there are and however low they are."""
+    """No class is left out or counted twice, of hundreds, nor where all but a few are masked."""
     rng = np.random.default_rng(3)
     base = random_batch(0, scale=1.0)
-    logits = rng.normal(size=(6, 20, 60), scale=0.3)
-    batch = replace(base, name="many classes", logits=logits, blank=17)
-    batch = replace(batch, logit_lengths=np.minimum(base.logit_lengths, 20))
+    logits = rng.normal(size=(6, 12, 500), scale=0.3)
+    logits[3:, :, 3:] = -np.inf
+    logits[3:, :, [17, 499]] = 1.0
+    lengths = np.array([12, 3, 7, 12, 5, 8])
+    batch = replace(base, name="many classes", logits=logits, blank=17, logit_lengths=lengths)
     _judge(subject, [batch], width=12, top=12)
 
 
