@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ctcx._api.greedy import Decoded, ctc_greedy
     from ctcx._api.hvp import ctc_hvp
     from ctcx._api.loss import LossAndGrad, ctc_loss, ctc_loss_and_grad
+    from ctcx._api.posterior import Occupancies, ctc_entropy, ctc_occupancies, ctc_sample_paths
     from ctcx._dispatch.dispatcher import trace, use_backend
     from ctcx._dispatch.report import backends, show_versions
     from ctcx._errors import (
@@ -48,6 +49,7 @@ __all__ = [
     "InfeasibleError",
     "KernelError",
     "LossAndGrad",
+    "Occupancies",
     "PluginError",
     "PluginWarning",
     "Span",
@@ -58,10 +60,13 @@ __all__ = [
     "conformance",
     "ctc_align",
     "ctc_beam_search",
+    "ctc_entropy",
     "ctc_greedy",
     "ctc_hvp",
     "ctc_loss",
     "ctc_loss_and_grad",
+    "ctc_occupancies",
+    "ctc_sample_paths",
     "explain",
     "labels_from_one_hot",
     "labels_to_one_hot",
@@ -93,6 +98,7 @@ _HOMES = {
     ),
     "_api.hvp": ("ctc_hvp",),
     "_api.loss": ("LossAndGrad", "ctc_loss", "ctc_loss_and_grad"),
+    "_api.posterior": ("Occupancies", "ctc_entropy", "ctc_occupancies", "ctc_sample_paths"),
     "_inputs.labels": ("labels_from_one_hot", "labels_to_one_hot", "min_frames"),
     "_dispatch.report": ("backends", "show_versions"),
     "_dispatch.requested": ("use_backend",),

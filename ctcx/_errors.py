@@ -111,7 +111,7 @@ class KernelError(CTCError, RuntimeError):
     provenance : str
         Distribution and version of its plugin, such as ``"ctcx-numba 0.2"``.
     operation : str
-        ``"loss"``, ``"loss_and_grad"`` or ``"align"``.
+        ``"loss"``, ``"loss_and_grad"``, ``"align"``, ``"occupancies"`` or ``"sample_paths"``.
     """
 
     def __init__(self, message: str, *, backend: str, provenance: str, operation: str) -> None:

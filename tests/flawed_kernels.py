@@ -624,6 +624,178 @@ def private_beam_search(*args, **options):
     return beam_search.beam_search(*args, **options)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """Forward variables and the way back along them, whose parts can be exchanged."""
+
+    skips: bool = True
+    skips_between_repeats: bool = False
+    blank_last: bool = False
+    two_back_first: bool = False
+    moves_for_nothing: bool = False
+    from_frames: bool = False
+    one_number: bool = False
+    reads_padding: bool = False
+    ignores_layout: bool = False
+    mixes_sequences: bool = False
+    by_turns: bool = False
+    normalised: bool = True
+    where_impossible: float = 0.0
+    sums_once: bool = False
+    each_blank: bool = True
+    always_states: bool = False
+    checks_values: bool = True
+    padding: int = -1
+
+    def occupancies(self, logits, labels, logit_lengths, label_lengths, *, blank, states):
+        """Return the loss and occupancies of classes and states."""
+        CALLS["count"] += 1
+        (rows, frames, _), width = logits.shape, labels.shape[1]
+        kind = np.float64 if logits.dtype == np.float64 else np.float32
+        loss, classes = np.full(rows, np.inf, kind), np.zeros(logits.shape, kind)
+        each = np.zeros((rows, frames, 2 * width + 1), kind)
+        for n, found in self.lattices(logits, labels, logit_lengths, label_lengths, blank):
+            if found is None:
+                loss[n] = np.nan if self.checks_values else np.inf
+                continue
+            symbols, emitted, skip = found
+            length, count = len(emitted), len(symbols) // 2
+            alpha, total = self.forward(emitted, skip)
+            loss[n] = -total
+            if total == -np.inf or not length:
+                loss[n] = np.inf if length or count else 0.0
+                classes[n] = self.where_impossible if length else 0.0
+                continue
+            turned = np.concatenate([[False, False], skip[:1:-1]])[: len(skip)]
+            beta = self.forward(emitted[::-1, ::-1], turned)[0][::-1, ::-1]
+            with np.errstate(all="ignore"):
+                joint = np.where(emitted > -np.inf, alpha + beta - emitted, -np.inf)
+                weights = np.exp(joint - joint.max(axis=1, keepdims=True))
+                if self.normalised:
+                    weights /= weights.sum(axis=1, keepdims=True)
+            if self.by_turns and CALLS["count"] % 2:
+                weights *= 1 + 1e-7
+            each[n, :length, : 2 * count + 1] = weights
+            for s, symbol in enumerate(symbols):
+                if self.sums_once and s != list(symbols).index(symbol):
+                    continue
+                classes[n, :length, symbol] += weights[:, s].astype(kind)
+        if not self.each_blank:
+            each[:, :, 0], each[:, :, 2::2] = each[:, :, ::2].sum(axis=2), 0.0
+        if self.mixes_sequences:
+            classes[1:] = (1 - 1e-3) * classes[1:] + 1e-3 * classes[:1]
+        return (loss, classes, each) if states or self.always_states else (loss, classes)
+
+    def sample_paths(self, logits, labels, logit_lengths, label_lengths, *, blank, uniforms):
+        """Return the states that the numbers pick."""
+        CALLS["count"] += 1
+        paths = np.full(uniforms.shape, self.padding, np.int32)
+        for n, found in self.lattices(logits, labels, logit_lengths, label_lengths, blank):
+            if found is None:
+                paths[n] = -1 if self.checks_values else 0
+                continue
+            symbols, emitted, skip = found
+            alpha, total = self.forward(emitted, skip)
+            if total == -np.inf or not len(emitted):
+                paths[n] = -1
+                continue
+            row = n - 1 if self.mixes_sequences else n
+            for k in range(uniforms.shape[1]):
+                own = uniforms[row, 0 if self.one_number else k]
+                paths[n, k, : len(emitted)] = self.back(alpha, symbols, skip, own)
+        return paths
+
+    def lattices(self, logits, labels, logit_lengths, label_lengths, blank):
+        """Yield each sequence's symbols, their log probabilities and skips; None if it is wrong."""
+        if self.ignores_layout:
+            logits = logits.ravel(order="K").reshape(logits.shape)
+        for n in range(len(logits)):
+            length, count = int(logit_lengths[n]), int(label_lengths[n])
+            some = labels[n, : max(0, count)]
+            seen = logits[n] if self.reads_padding else logits[n, : max(0, length)]
+            fits = 0 <= length <= logits.shape[1] and 0 <= count <= labels.shape[1]
+            if not fits or not ((some >= 0) & (some < logits.shape[2])).all():
+                yield n, None
+                continue
+            if not (seen < np.inf).all():
+                yield n, None
+                continue
+            symbols = np.full(2 * count + 1, blank)
+            symbols[1::2] = some
+            skip = np.zeros(len(symbols), dtype=bool)
+            if self.skips:
+                skip[3::2] = self.skips_between_repeats | (some[1:] != some[:-1])
+            x = logits[n, :length].astype(float)
+            with np.errstate(all="ignore"):
+                x -= np.where(
+                    x.max(axis=1, keepdims=True) > -np.inf, x.max(axis=1, keepdims=True), 0
+                )
+                x -= np.log(np.maximum(np.exp(x).sum(axis=1, keepdims=True), 1.0))
+            yield n, (symbols, x[:, symbols], skip)
+
+    @staticmethod
+    def forward(emitted, skip):
+        """Return forward variables, shifted in each frame, and the log likelihood."""
+        alpha, total = np.full(emitted.shape, -np.inf), 0.0
+        with np.errstate(all="ignore"):
+            for t, row in enumerate(emitted):
+                inflow = np.full(row.shape, -np.inf)
+                if t:
+                    before = alpha[t - 1]
+                    inflow = before.copy()
+                    inflow[1:] = np.logaddexp(inflow[1:], before[:-1])
+                    two = np.where(skip[2:], before[:-2], -np.inf)
+                    inflow[2:] = np.logaddexp(inflow[2:], two)
+                else:
+                    inflow[:2] = 0.0
+                alpha[t] = inflow + row
+                top = alpha[t].max()
+                if top == -np.inf:
+                    return alpha, -np.inf
+                alpha[t] -= top
+                total += top
+            if len(alpha):
+                total += np.logaddexp.reduce(alpha[-1, -2:])
+        return alpha, total
+
+    def back(self, alpha, symbols, skip, own):
+        """Return one path."""
+        path = []
+        last = len(symbols) - 1
+        choices = [last - 1, last] if last else [last]
+        if self.blank_last:
+            choices.reverse()
+        for t in reversed(range(len(alpha))):
+            if path:
+                choices = [s for s in range(path[-1], path[-1] - 2 - skip[path[-1]], -1) if s >= 0]
+                if self.two_back_first:
+                    choices = choices[::-1]
+            if self.from_frames and path:  # as if frames were independent
+                choices = list(range(len(symbols)))
+            weights = np.exp(alpha[t, choices] - alpha[t, choices].max())
+            bounds = np.cumsum(weights) / weights.sum()
+            likely = [i for i in range(len(choices)) if weights[i] > 0 or self.moves_for_nothing]
+            above = [
+                i for i in likely if own[t] < bounds[i] or (self.moves_for_nothing and own[t] <= 0)
+            ]
+            path.append(choices[above[0] if above else likely[-1]])
+        return path[::-1]
+
+
+def private_occupancies(*args, **options):
+    """Compute with the core's kernel, past ctcx."""
+    from ctcx._core import kernels
+
+    return kernels.occupancies(*args, **options)
+
+
+def private_paths(*args, **options):
+    """Draw with the core's kernel, past ctcx."""
+    from ctcx._core import sampling
+
+    return sampling.sample_paths(*args, **options)
+
+
 def private_align(*args, **options):
     """Align with the core's kernel, past ctcx."""
     from ctcx._core import align
@@ -655,6 +827,8 @@ class Flaw:
     align: object = None
     greedy: object = None
     beam_search: object = None
+    occupancies: object = None
+    paths: object = None
     namespaces: frozenset[str] = frozenset({"numpy"})
     dtypes: frozenset[str] = frozenset({"float32", "float64"})
     features: frozenset[Feature] = COMPLETE
@@ -668,6 +842,10 @@ class Flaw:
             return {**RIGHT.kernels(), "greedy": self.greedy}
         if self.beam_search is not None:
             return {**RIGHT.kernels(), "beam_search": self.beam_search}
+        if self.occupancies is not None:
+            return {**RIGHT.kernels(), "occupancies": self.occupancies}
+        if self.paths is not None:
+            return {**RIGHT.kernels(), "sample_paths": self.paths}
         if self.function is not None:
             return {
                 "loss": partial(self.function, grad=False),
@@ -924,10 +1102,56 @@ FLAWS |= {
     ),
 }
 
+
+def _occupancies(*caught_by, **flaw):
+    return Flaw(occupancies=Chain(**flaw).occupancies, caught_by=caught_by)
+
+
+def _paths(*caught_by, **flaw):
+    return Flaw(paths=Chain(**flaw).sample_paths, caught_by=caught_by)
+
+
+OCCUPANCIES, PATHS = "check_occupancies_", "check_sample_paths_"
+EACH = (f"{OCCUPANCIES}by_enumeration", f"{OCCUPANCIES}drawn")
+PICKED = ("check_sample_paths", f"{PATHS}drawn")
+FLAWS |= {
+    "occupies-without-skips": _occupancies(*EACH, skips=False),
+    "occupies-repeats-as-one": _occupancies(*EACH, skips_between_repeats=True),
+    "occupies-relative-to-the-best": _occupancies(*EACH, normalised=False),
+    "occupies-first-states-only": _occupancies(*EACH, sums_once=True),
+    "occupies-one-blank": _occupancies(*EACH, each_blank=False),
+    "occupies-what-is-impossible": _occupancies(f"{OCCUPANCIES}edge_cases", where_impossible=0.25),
+    "occupies-states-unasked": _occupancies(f"{OCCUPANCIES}of_classes_alone", always_states=True),
+    "occupies-by-padding": _occupancies(f"{OCCUPANCIES}ignore_padding", reads_padding=True),
+    "occupies-its-neighbour": _occupancies(f"{OCCUPANCIES}batching", mixes_sequences=True),
+    "occupies-rows-as-they-lie": _occupancies(f"{OCCUPANCIES}time_major", ignores_layout=True),
+    "occupies-by-turns": _occupancies(f"{OCCUPANCIES}same_bits", by_turns=True),
+    "occupies-wrong-values": _occupancies(f"{OCCUPANCIES}mark_wrong_values", checks_values=False),
+    "occupies-through-the-core": Flaw(
+        occupancies=private_occupancies, caught_by=(f"{OCCUPANCIES}computes_by_itself",)
+    ),
+    "samples-without-skips": _paths(*PICKED, skips=False),
+    "samples-repeats-as-one": _paths(*PICKED, skips_between_repeats=True),
+    "samples-the-blank-first": _paths(*PICKED, blank_last=True),
+    "samples-two-back-first": _paths(*PICKED, two_back_first=True),
+    "samples-frame-by-frame": _paths(*PICKED, from_frames=True),
+    "samples-one-path": _paths(*PICKED, one_number=True),
+    "samples-what-is-impossible": _paths(f"{PATHS}edge_cases", moves_for_nothing=True),
+    "samples-padding-as-0": _paths(*PICKED, padding=0),
+    "samples-by-padding": _paths(f"{PATHS}ignore_padding", reads_padding=True),
+    "samples-its-neighbour": _paths(f"{PATHS}batching", mixes_sequences=True),
+    "samples-rows-as-they-lie": _paths(f"{PATHS}time_major", ignores_layout=True),
+    "samples-wrong-values": _paths(f"{PATHS}mark_wrong_values", checks_values=False),
+    "samples-through-the-core": Flaw(
+        paths=private_paths, caught_by=(f"{PATHS}computes_by_itself",)
+    ),
+}
+
 RIGHT = Flaw(caught_by=())
 align = Aligner()
 greedy = Greedy()
 beam_search = BeamSearcher()
+occupancies, sample_paths = Chain().occupancies, Chain().sample_paths
 delegating_loss = partial(private, grad=False)
 delegating_loss_and_grad = partial(private, grad=True)
 loss, loss_and_grad = RIGHT.kernels().values()
@@ -965,6 +1189,8 @@ def ctcx_backends():
         kernels=both
         | {
             "align": "flawed_kernels:align",
+            "occupancies": "flawed_kernels:occupancies",
+            "sample_paths": "flawed_kernels:sample_paths",
             "greedy": "flawed_kernels:greedy",
             "beam_search": "flawed_kernels:beam_search",
         },

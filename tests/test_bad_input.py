@@ -1,10 +1,12 @@
 """Each kind of bad input gets an error that says argument, place, value and expectation."""
 
+import array_api_compat
 import array_api_strict
 import numpy as np
 import pytest
 
 import ctcx
+from ctcx._arrays.facts import device_of
 from ctcx.data.bundled import notebook_random_example
 from tests.helpers import optional
 
@@ -95,12 +97,25 @@ LIBRARIES = {
 }
 
 
+def sample_paths(logits, labels, *lengths, time_major=False, **options):
+    """Draw a path of each sequence; only the logits and labels are wrong."""
+    shape = [1] if logits.ndim == 2 else [logits.shape[1 if time_major else 0], 1]
+    frames = logits.shape[0 if logits.ndim == 2 or time_major else 1]
+    make = array_api_compat.array_namespace(logits).zeros
+    uniforms = make((*shape, frames), dtype=logits.dtype, device=device_of(logits))
+    options["time_major"] = time_major
+    names = ("logit_lengths", "label_lengths")
+    lengths = dict(zip(names, lengths, strict=False))
+    return ctcx.ctc_sample_paths(logits, labels, uniforms, **lengths, **options)
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("kind", VALUES)
 def test_wrong_values(kind, library):
     (logits, *rest), options, facts, message = VALUES[kind]
     logits = LIBRARIES[library](logits)
-    for call in (ctcx.ctc_loss, ctcx.ctc_loss_and_grad, ctcx.ctc_align):
+    calls = (ctcx.ctc_loss, ctcx.ctc_loss_and_grad, ctcx.ctc_align)
+    for call in (*calls, ctcx.ctc_occupancies, ctcx.ctc_entropy, sample_paths):
         with pytest.raises(ctcx.CTCInputError, match=message) as caught:
             call(logits, *rest, **options)
         error = caught.value

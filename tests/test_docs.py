@@ -41,6 +41,7 @@ SHOWN = (
     "ctcx._api.explain",
     "ctcx._api.greedy",
     "ctcx._api.loss",
+    "ctcx._api.posterior",
     "ctcx._dispatch.requested",
     "ctcx._plugins.case",
     "ctcx._plugins.backend",

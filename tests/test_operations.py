@@ -19,6 +19,7 @@ def test_the_reference_has_every_result_and_the_checks_are_there(operation):
     labels = np.array([[1]]) if operation.labels else None
     arrays = (labels, np.array([3]), one) if operation.labels else (np.array([3]),)
     options = {"width": 3, "top": 2, "max_classes": None}
+    options["uniforms"] = np.zeros((1, 2, 3))
     given = {name: options[name] for name in operation.options if name in options}
     answer = load_target(operation.reference)(logits, *arrays, 0, **given)
     for result in operation.results:
@@ -58,8 +59,8 @@ def test_a_new_operation_needs_a_descriptor_only(entropy: Operation):
     logits = np.zeros((1, 3, 4), dtype=np.float32)
     decision = ctcx.explain(logits, [[1]], operation="entropy")
     assert (
-        "has no kernel for entropy, only for align, beam_search, greedy, loss, loss_and_grad"
-        in str(decision)
+        "has no kernel for entropy, only for align, beam_search, greedy, loss, loss_and_grad, "
+        "occupancies, sample_paths" in str(decision)
     )
     assert entropy.signature.endswith("blank, temperature) -> (loss, entropy, starts)")
 
@@ -75,16 +76,16 @@ def test_results_are_looked_at_as_the_descriptor_says(entropy: Operation):
     )
     loss, right = np.zeros(2, dtype=np.float32), np.zeros((2, 3), dtype=np.float16)
     starts = np.zeros((2, 5), dtype=np.int32)
-    check_form((loss, right, starts), arrays, decision)
+    check_form((loss, right, starts), arrays, decision, {})
     with pytest.raises(ctcx.KernelError, match=r"expected a tuple \(loss, entropy, starts\)"):
-        check_form(loss, arrays, decision)
+        check_form(loss, arrays, decision, {})
     with pytest.raises(ctcx.KernelError, match=r"shape \(2,\) as entropy, expected \(2, 3\)"):
-        check_form((loss, right[:, 0], starts), arrays, decision)
+        check_form((loss, right[:, 0], starts), arrays, decision, {})
     with pytest.raises(ctcx.KernelError, match="array of float32 as entropy, expected float16"):
-        check_form((loss, right.astype(np.float32), starts), arrays, decision)
+        check_form((loss, right.astype(np.float32), starts), arrays, decision, {})
     with pytest.raises(ctcx.KernelError, match="array of float16 as loss, expected float32"):
-        check_form((loss.astype(np.float16), right, starts), arrays, decision)
+        check_form((loss.astype(np.float16), right, starts), arrays, decision, {})
     with pytest.raises(ctcx.KernelError, match=r"shape \(2, 3\) as starts, expected \(2, 5\)"):
-        check_form((loss, right, starts[:, :3]), arrays, decision)
+        check_form((loss, right, starts[:, :3]), arrays, decision, {})
     with pytest.raises(ctcx.KernelError, match="array of int64 as starts, expected int32"):
-        check_form((loss, right, starts.astype(np.int64)), arrays, decision)
+        check_form((loss, right, starts.astype(np.int64)), arrays, decision, {})

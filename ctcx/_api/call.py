@@ -70,32 +70,42 @@ def run(
     label_lengths: Any,
     blank: int,
     options: Options,
+    *,
+    differentiable: bool = False,
 ) -> tuple[KernelInputs, Any]:
-    """Prepare, check and compute: the reduced loss; or losses and gradient, which are not."""
+    """Prepare, check and compute: the reduced loss; or losses and gradient, which are not.
+
+    ``differentiable``: the caller goes on to differentiate these, too, by means of its library.
+    """
     check_options(options)
     prepared = prepare(
         logits, labels, logit_lengths, label_lengths, blank, time_major=options.time_major
     )
-    result = _computed(operation, prepared, options)
+    result = _computed(operation, prepared, options, differentiable=differentiable)
     if prepared.facts.form & SUBCLASS:  # as PyTorch's own operations return it
         result = of_class(type(logits), result)
     return prepared, result
 
 
-def _computed(operation: str, prepared: KernelInputs, options: Options) -> Any:
+def _computed(
+    operation: str, prepared: KernelInputs, options: Options, *, differentiable: bool
+) -> Any:
     """Compute as the library has to see it: the reduced loss; or losses and gradient."""
     what = OPERATIONS[operation]
     reduction = reduction_of(prepared, options)
     compute = partial(_compute, options)
-    arrays = prepared[:4]
     facts = prepared.facts
-    adapter = adapter_for(facts.namespace, facts.form, *arrays, differentiate=what.differentiable)
+    differentiable = differentiable or what.differentiable
+    if facts.namespace == "torch" and not differentiable:
+        # Its tensors may require a gradient nonetheless.
+        prepared = prepared._replace(logits=prepared.logits.detach())
+    arrays = prepared[:4]
+    adapter = adapter_for(facts.namespace, facts.form, *arrays, differentiate=differentiable)
     if adapter is not None:
         unit = CallOperation.of(prepared, compute)
         known: Callable[..., Any] = getattr(adapter, operation)
         return known(unit, reduction, *arrays) if what.reduced else known(unit, *arrays)
-    if facts.namespace == "torch" and not (what.differentiable and facts.form & FUNCTIONAL):
-        # Its tensors may require a gradient nonetheless.
+    if facts.namespace == "torch" and not facts.form & FUNCTIONAL:
         prepared = prepared._replace(logits=prepared.logits.detach())
     result = compute(operation, prepared)
     return reduce_losses(prepared, reduction, result) if what.reduced else result

@@ -48,7 +48,8 @@ def explain(
         As for :func:`ctcx.ctc_loss`. Decoders have no labels.
     blank, time_major, reduction, infeasible, backend, validate
         As for :func:`ctcx.ctc_loss`.
-    operation : {"loss_and_grad", "loss", "align", "greedy", "beam_search"}
+    operation : {"loss_and_grad", "loss", "align", "occupancies", "sample_paths", "greedy", \
+"beam_search"}
         Which function the call would be to.
 
     Returns

@@ -6,19 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from ctcx._api.call import Options, run, scaled
 from ctcx._api.cuda_graphs import in_graph, is_captured
-from ctcx._arrays.facts import (
-    any_traced,
-    describe,
-    device_name,
-    device_of,
-    is_array,
-    is_elsewhere,
-    library_name,
-)
+from ctcx._arrays.facts import any_traced, device_of, is_array
 from ctcx._arrays.tensor_forms import UNREADABLE, forms_of, is_torch_compiling
 from ctcx._autodiff.adapters import adapter_for
 from ctcx._autodiff.operation import hessian_times
 from ctcx._errors import CTCInputError
+from ctcx._inputs.beside import check_beside
 from ctcx._inputs.host_data import plain
 from ctcx._reduction import Reduction
 from ctcx._typing import DTYPES
@@ -140,24 +133,12 @@ def ctc_hvp(
 def _check_form(vector: Any, logits: Any) -> None:
     if not is_array(logits) or logits.ndim not in {2, 3}:
         return  # which is said where logits are checked
-    if not is_array(vector) or library_name(vector) != library_name(logits):
-        kind = library_name(vector) if is_array(vector) else type(vector).__name__
-        msg = f"vector must be an array of {library_name(logits)}, as the logits are; got {kind}"
-        raise CTCInputError(msg, argument="vector")
-    describe(logits, "logits")  # raises for layouts that have no shape to compare
-    facts = describe(vector, "vector")
-    if facts.dtype not in DTYPES:
-        msg = f"vector must have one of the dtypes {', '.join(DTYPES)}; got {facts.dtype}"
-        raise CTCInputError(msg, argument="vector")
+    check_beside("vector", vector, logits, DTYPES)
     if tuple(vector.shape) != tuple(logits.shape):
         msg = (
             f"vector must have the shape and layout of the logits, {tuple(logits.shape)}; "
             f"got {tuple(vector.shape)}"
         )
-        raise CTCInputError(msg, argument="vector")
-    devices = (facts.device, device_name(logits))
-    if is_elsewhere(*devices):
-        msg = f"vector is on device {devices[0]}, but the logits are on {devices[1]}"
         raise CTCInputError(msg, argument="vector")
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "assembled_loss",
     "constants",
     "define_whole",
+    "differentiable_loss_and_grad",
     "dispatched",
     "traced_loss",
     "traced_loss_and_grad",
@@ -280,7 +281,7 @@ def traced_loss_and_grad(
         return loss, grad, feasible
     check_options(options)
     call = TracedArguments(logits, labels, logit_lengths, label_lengths, blank, options)
-    loss, grad = _loss_and_grad(*call.arrays, *call.settings)
+    loss, grad = differentiable_loss_and_grad(call)
     feasible = loss != torch.inf
     weights = torch.ones_like(loss)
     if options.reduction == "mean_per_label":
@@ -291,6 +292,12 @@ def traced_loss_and_grad(
     if call.single:
         return loss, grad[0], feasible[0]
     return loss, grad.permute(1, 0, 2) if options.time_major else grad, feasible
+
+
+def differentiable_loss_and_grad(call: TracedArguments) -> tuple[Array, Array]:
+    """Losses (N,) and gradient (N, T, C), both differentiable."""
+    loss, grad = _loss_and_grad(*call.arrays, *call.settings)
+    return loss, grad
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

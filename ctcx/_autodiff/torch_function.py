@@ -41,7 +41,7 @@ def loss(unit: CallOperation, reduction: Reduction, logits: Array, *rest: Array)
 
 def loss_and_grad(unit: CallOperation, logits: Array, *rest: Array) -> tuple[Array, Array]:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
-    losses, grad = _LossAndGrad.apply(unit, logits.detach(), *rest)
+    losses, grad = _LossAndGrad.apply(unit, logits, *rest)
     return losses, grad
 
 

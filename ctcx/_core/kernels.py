@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from ctcx._arrays.facts import library_name
+from ctcx._arrays.facts import is_undecided, library_name
 from ctcx._core.gradient import ClassSums, block_shape, denominator, gradient_rows
 from ctcx._core.loops.base import Loop, PythonLoop
 from ctcx._core.recursion import Recursion, TooManyLogitsError
@@ -15,9 +15,13 @@ from ctcx._plugins.targets import load_target
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
+    from ctcx._core.context import Context
+    from ctcx._core.occupancy import LogLikelihood
     from ctcx._typing import Array
 
-__all__ = ["loop_for", "loss", "loss_and_grad", "run"]
+    _Rows = Callable[[Array, Array, Array, Array], Array]
+
+__all__ = ["loop_for", "loss", "loss_and_grad", "occupancies", "run"]
 
 
 def loss(
@@ -36,6 +40,20 @@ def loss_and_grad(
     return cast("tuple[Array, Array]", run(_loss_and_grad, arrays, blank))
 
 
+def occupancies(
+    logits: Array,
+    labels: Array,
+    logit_lengths: Array,
+    label_lengths: Array,
+    *,
+    blank: int,
+    states: bool,
+) -> tuple[Array, ...]:
+    """Loss (N,), and the occupancies of classes (N, T, C) and, if wanted, states (N, T, 2S+1)."""
+    arrays = (logits, labels, logit_lengths, label_lengths)
+    return cast("tuple[Array, ...]", run(_occupancies, arrays, (blank, states)))
+
+
 def _loss(
     logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, blank: int
 ) -> Array:
@@ -43,7 +61,7 @@ def _loss(
     call = Recursion(loop, logits, labels, logit_lengths, label_lengths, blank)
     context = call.context
     if (result := call.small()) is not None:
-        return result[0]
+        return result.loss
     call.prepare()
     _, _, total = call.first_half(keep=False)
     found = call.log_likelihood(total)
@@ -70,13 +88,84 @@ def _loss_and_grad(
 ) -> tuple[Array, Array]:
     loop = loop_for(library_name(logits))
     call = Recursion(loop, logits, labels, logit_lengths, label_lengths, blank)
-    context, xp = call.context, call.context.xp
+    xp = call.context.xp
     if (result := call.small()) is not None:
-        return result
+        return result.loss, xp.astype(result.softmax - result.classes, logits.dtype)
     call.prepare()
     occupancies, found = call.occupancies()
+
+    def rows(powers: Array, total: Array, sums: Array, factor: Array) -> Array:
+        return xp.astype(gradient_rows(powers, total, factor, sums), logits.dtype, copy=False)
+
+    loss, grad, _ = _by_class(call, occupancies, found, rows, logits.dtype)
+    return loss, grad
+
+
+def _occupancies(
+    logits: Array,
+    labels: Array,
+    logit_lengths: Array,
+    label_lengths: Array,
+    constants: tuple[int, bool],
+) -> tuple[Array, ...]:
+    blank, with_states = constants
+    loop = loop_for(library_name(logits))
+    call = Recursion(loop, logits, labels, logit_lengths, label_lengths, blank)
+    xp, cast_ = call.context.xp, call.context.cast
+    width, used = labels.shape[1], call.classes.shape[1]
+    if (result := call.small()) is not None:
+        found_states = result.states if with_states else None
+        loss, classes = result.loss, cast_(result.classes)
+    else:
+        call.prepare()
+        each, found = call.occupancies(each_blank=with_states)
+        together = each
+        if with_states:
+            blanks = xp.sum(each[:, :, used:], axis=2, keepdims=True)
+            together = xp.concat([each[:, :, :used], blanks], axis=2)
+
+        def rows(_powers: Array, _total: Array, sums: Array, factor: Array) -> Array:
+            # Of sums in another order, as XLA makes them, a difference may be below 0.
+            return xp.maximum(sums, 0.0) * factor[:, :, None]
+
+        loss, classes, possible = _by_class(call, together, found, rows, call.context.dtype)
+        if with_states:
+            factor = call.factor(slice(None), slice(None), possible)
+            each = xp.permute_dims(each[: logits.shape[1], :, :], (1, 0, 2))
+            found_states = each * factor[:, :, None]
+    if not with_states:
+        return loss, classes
+    position = call.context.arange(0, 2 * width + 1)[None, :]
+    there = cast_(position <= 2 * call.label_lengths[:, None])[:, None, :]
+    return loss, classes, cast_(_in_path_order(found_states, used, width, call.context)) * there
+
+
+def _in_path_order(each: Array, used: int, width: int, context: Context) -> Array:
+    """Turn ``used`` columns of labels and one more of blanks into the 2S+1 states, S = width."""
+    xp = context.xp
+    label, blank = each[:, :, :used], each[:, :, used:]
+    pairs = xp.stack([blank[:, :, :-1], label], axis=3)
+    whole = xp.reshape(pairs, (*pairs.shape[:2], 2 * used))
+    whole = xp.concat([whole, blank[:, :, -1:]], axis=2)
+    if is_undecided(width, used) or width == used:
+        return whole
+    if width < used:  # no labels at all: the position that the recursion adds is of none
+        return whole[:, :, : 2 * width + 1]
+    rest = xp.zeros_like(whole[:, :, :1])
+    return xp.concat([whole, xp.broadcast_to(rest, (*rest.shape[:2], 2 * (width - used)))], axis=2)
+
+
+def _by_class(
+    call: Recursion, occupancies: Array, found: LogLikelihood, rows_of: _Rows, dtype: Any
+) -> tuple[Array, Array, Array]:
+    """Loss (N,), what ``rows_of`` makes of frames (N, T, C), and possible (N,).
+
+    ``rows_of(powers, total, sums, factor)`` gets softmax numerators and their sum, occupancies by
+    class, and the factor of each frame: 1, 0 or NaN.
+    """
+    logits, context = call.logits, call.context
+    xp, classes = context.xp, logits.shape[2]
     possible = call.possible(found)
-    classes = logits.shape[2]
     sum_by_class = ClassSums(call.columns, classes, context)
 
     def block(rows: slice, frames: slice) -> tuple[Array, ...]:
@@ -89,21 +178,21 @@ def _loss_and_grad(
             all_inside=call.all_inside,
         )
         sums = sum_by_class(occupancies[frames, rows, :], rows)
-        grad = gradient_rows(powers, total, call.factor(rows, frames, possible), sums)
-        return xp.astype(grad, logits.dtype, copy=False), spread
+        return rows_of(powers, total, sums, call.factor(rows, frames, possible)), spread
 
-    grad, spread = call.loop.assemble(
+    whole, spread = call.loop.assemble(
         block,
         logits.shape[:2],
-        [((classes,), logits.dtype), ((), context.dtype)],
+        [((classes,), dtype), ((), context.dtype)],
         block_shape(logits.shape[0], logits.shape[1], classes + call.columns.shape[1]),
         context,
     )
     loss = call.loss(spread, found, possible)
     if call.loop.reads_values and bool(xp.any((loss == float("inf")) & possible)):
         # Only the softmax's denominator has brought these above the limit.
-        grad = xp.where((loss == float("inf"))[:, None, None], 0.0, grad)
-    return loss, grad
+        possible = possible & (loss < float("inf"))
+        whole = xp.where((loss == float("inf"))[:, None, None], 0.0, whole)
+    return loss, whole, possible
 
 
 _PYTHON_LOOP = PythonLoop()

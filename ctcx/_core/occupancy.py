@@ -128,14 +128,15 @@ def meet_at_frame(
     )
 
 
-def occupancy(label: Array, blank_each: Array, xp: ArrayModule) -> Array:
+def occupancy(label: Array, blanks: Array, xp: ArrayModule, *, each_blank: bool) -> Array:
     """Occupancies of frames (t, M, S+1), the last column the blank: the sum over its S+1 states.
 
-    ``label`` (t, M, S) and ``blank_each`` (t, M, S+1) are as from :func:`meet_at_frame`.
+    With ``each_blank`` (t, M, 2S+1), those of each. ``label`` (t, M, S) and ``blanks`` (t, M, S+1)
+    are as from :func:`meet_at_frame`.
     """
-    blank = xp.sum(blank_each, axis=2, keepdims=True)
+    blank = xp.sum(blanks, axis=2, keepdims=True)
     whole = xp.sum(label, axis=2, keepdims=True) + blank
-    return xp.concat([label, blank], axis=2) / xp.maximum(whole, _TINY)
+    return xp.concat([label, blanks if each_blank else blank], axis=2) / xp.maximum(whole, _TINY)
 
 
 def loss_of(

@@ -224,8 +224,8 @@ class Recursion:
         self.peak = xp.where(is_number, self.peak, 0.0)
         self.all_inside = self.loop.reads_values and bool(xp.all(self.inside))
 
-    def small(self) -> tuple[Array, Array] | None:
-        """Loss and gradient the short way, where there is little to compute and it is exact."""
+    def small(self) -> transition_matrix.Solution | None:
+        """Loss and occupancies the short way, where there is little to compute and it is exact."""
         rows, frames, classes = self.logits.shape
         if (
             not self.loop.reads_values
@@ -233,7 +233,7 @@ class Recursion:
             or not transition_matrix.is_small(rows, frames, classes, self.classes.shape[1])
         ):
             return None
-        return transition_matrix.loss_and_grad(
+        return transition_matrix.solve(
             self.logits,
             self.classes,
             self.blank,
@@ -243,14 +243,18 @@ class Recursion:
             self.context,
         )
 
-    def occupancies(self) -> tuple[Array, LogLikelihood]:
-        """Occupancies (frames, N, S+1), the last column the blank's, and log likelihoods (N,)."""
-        if (found := self.linear()) is not None:
+    def occupancies(self, *, each_blank: bool = False) -> tuple[Array, LogLikelihood]:
+        """Occupancies (frames, N, S+1), the last column the blank's, and log likelihoods (N,).
+
+        With ``each_blank`` the last S+1 columns, of 2S+1, are those of each blank.
+        """
+        if (found := self.linear(each_blank=each_blank)) is not None:
             return found
         states, past, total = self.first_half(keep=True)
-        return self.second_half(states, past, total), self.log_likelihood(total)
+        occupancies = self.second_half(states, past, total, each_blank=each_blank)
+        return occupancies, self.log_likelihood(total)
 
-    def linear(self) -> tuple[Array, LogLikelihood] | None:
+    def linear(self, *, each_blank: bool) -> tuple[Array, LogLikelihood] | None:
         """Occupancies and log likelihoods by plain probabilities, where proved."""
         rows, frames, _ = self.logits.shape
         if not self.loop.reads_values or rows == 0 or frames > scaled_probabilities.LONGEST:
@@ -264,6 +268,7 @@ class Recursion:
             all_full=self.all_inside,
             half=self.plan.half,
             context=self.context,
+            each_blank=each_blank,
         )
 
     def log_likelihood(self, total: Likelihood) -> LogLikelihood:
@@ -329,8 +334,10 @@ class Recursion:
         ahead = other_direction(inflow(states, self.topology, xp), xp)
         return states, past, likelihood(states, ahead, xp)
 
-    def second_half(self, states: States, past: Any, total: Likelihood) -> Array:
-        """Occupancies (frames, N, S+1): the columns are the labels, the last one the blank.
+    def second_half(
+        self, states: States, past: Any, total: Likelihood, *, each_blank: bool
+    ) -> Array:
+        """Occupancies as from :meth:`occupancies`.
 
         Frame by frame, each direction meets what the other one left in the first half.
         """
@@ -348,7 +355,8 @@ class Recursion:
                 opposite = other_direction(flows[-1 - frame], xp)
                 met.append(meet_at_frame(states, opposite, scale, self.loop, xp))
             labels, blanks = (xp.stack(part) for part in zip(*met, strict=True))
-            return states, (self.context.cast(occupancy(labels, blanks, xp)),)
+            found = occupancy(labels, blanks, xp, each_blank=each_blank)
+            return states, (self.context.cast(found),)
 
         _, past = self.loop.scan(
             step,
@@ -371,11 +379,11 @@ class Recursion:
         return self.context.xp.where(total.possible, total.exponent, -1e6 * DEAD)
 
     def in_order(self, both: Array) -> Array:
-        """Put what both directions met in their second halves, (half, 2N, S+1), frame by frame."""
-        xp, rows = self.context.xp, self.logits.shape[0]
+        """Put what both directions met in their second halves, (half, 2N, ...), frame by frame."""
+        xp, (rows, labels) = self.context.xp, self.classes.shape
         # The backward direction goes from the middle to the first frame.
         early = both[:, rows:, :]
-        early = xp.concat([xp.flip(early[:, :, :-1]), xp.flip(early[:, :, -1:])], axis=2)
+        early = xp.concat([xp.flip(early[:, :, :labels]), xp.flip(early[:, :, labels:])], axis=2)
         return xp.concat([early, both[:, :rows, :]])
 
 

@@ -87,6 +87,7 @@ def run(
     all_full: bool,
     half: int,
     context: Context,
+    each_blank: bool,
 ) -> tuple[Array, LogLikelihood] | None:
     """Occupancies (2 * half, N, S+1) and log likelihoods of the forward rows, if proved.
 
@@ -104,6 +105,8 @@ def run(
         Whether every sequence uses all frames.
     half
         Frames to the middle.
+    each_blank
+        Whether there are 2S+1 columns of occupancies, S of labels and S+1 of blanks.
 
     Returns
     -------
@@ -111,7 +114,7 @@ def run(
         None where what was added, or what underflowed, may matter.
     """
     recursion = _Probabilities(source, may_skip, start, possible, all_full, half, context)
-    return recursion.run()
+    return recursion.run(each_blank=each_blank)
 
 
 class _Probabilities:
@@ -135,7 +138,7 @@ class _Probabilities:
         self.start = self.xp.astype(start, dtype)
         self.zero = self.start[:, :1] * 0.0
 
-    def run(self) -> tuple[Array, LogLikelihood] | None:
+    def run(self, *, each_blank: bool) -> tuple[Array, LogLikelihood] | None:
         xp = self.xp
         states, scale, past = self.first_half()
         early: list[Array] = []
@@ -147,7 +150,8 @@ class _Probabilities:
             emissions = self.emissions(self.logits(first, top.shape[0]), top)
             flows = past.flows.pop()
             added = floor * xp.flip(_sum(flows[-1], xp))
-            states, label, blank = self.meet(states, emissions, flows)
+            states, label, blanks = self.meet(states, emissions, flows)
+            blank = xp.sum(blanks, axis=2, keepdims=True)
             added = added + xp.flip(past.floors.pop()) * _sum(states, xp)
             # In one block's units the likelihood is the same at every frame.
             whole = xp.sum(label[0, :, :], axis=1, keepdims=True) + blank[0, :, :]
@@ -158,7 +162,8 @@ class _Probabilities:
             if first == self.half:
                 logarithm = xp.log(whole) + factor + scale + xp.flip(scale)
             first += top.shape[0]
-            self.store(label, blank, xp.where(proved, 1.0 / whole, 0.0), early, late)
+            part = xp.where(proved, 1.0 / whole, 0.0)
+            self.store(label, blanks if each_blank else blank, part, early, late)
         early.reverse()
         return xp.concat(early + late), self.log_likelihood(logarithm)
 
@@ -193,8 +198,8 @@ class _Probabilities:
     ) -> tuple[_ScaledStates, Array, Array]:
         """Go through a block of the second half, and meet what the other direction left.
 
-        The states behind it, the products of both directions in the labels (frames, 2N, S), and
-        their sum over the blanks (frames, 2N, 1).
+        The states behind it, and the products of both directions in the labels (frames, 2N, S) and
+        in the blanks (frames, 2N, S+1).
         """
         xp = self.xp
         labels, blanks = [], []
@@ -203,7 +208,7 @@ class _Probabilities:
             other = flows.pop()
             labels.append(states.label[:, :-1] * xp.flip(other.label[:, :-1]))
             blanks.append(states.blank * xp.flip(other.blank))
-        return states, xp.stack(labels), xp.sum(xp.stack(blanks), axis=2, keepdims=True)
+        return states, xp.stack(labels), xp.stack(blanks)
 
     def store(
         self, label: Array, blank: Array, part: Array, early: list[Array], late: list[Array]

@@ -11,7 +11,14 @@ from ctcx._core.occupancy import LIMIT
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["PathFacts", "are_paths", "label_frames", "path_columns", "path_facts"]
+__all__ = [
+    "PathFacts",
+    "are_paths",
+    "are_sampled_paths",
+    "label_frames",
+    "path_columns",
+    "path_facts",
+]
 
 
 class PathFacts(NamedTuple):
@@ -131,6 +138,33 @@ def are_paths(
         skips = (step == 2) & (states[:, 1:] % 2 == 1)
         right = right | (skips & (said[:, 1:] != said[:, :-1]))
     return fits & xp.all(right | ~inside[:, 1:], axis=1)
+
+
+def are_sampled_paths(
+    states: Array,
+    logits: Array,
+    labels: Array,
+    logit_lengths: Array,
+    label_lengths: Array,
+    constants: tuple[()],
+) -> Array:
+    """Whether all of a kernel's states (N, K, T), K and T at least 1, are such paths: (N,)."""
+    context = Context.of(logits, labels)
+    xp, (rows, paths, frames), width = context.xp, states.shape, labels.shape[1]
+
+    def each(array: Array, *shape: int) -> Array:
+        whole = xp.broadcast_to(xp.reshape(array, (rows, 1, *shape)), (rows, paths, *shape))
+        return xp.reshape(whole, (rows * paths, *shape))
+
+    fits = are_paths(
+        xp.reshape(states, (rows * paths, frames)),
+        context.full((rows * paths, frames), 0.0),
+        each(labels, width),
+        each(logit_lengths),
+        each(label_lengths),
+        constants,
+    )
+    return xp.all(xp.reshape(fits, (rows, paths)), axis=1)
 
 
 def path_columns(

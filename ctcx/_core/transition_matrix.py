@@ -18,7 +18,7 @@ labels. Where they don't (masked labels among others), the caller computes again
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,11 +28,25 @@ if TYPE_CHECKING:
     from ctcx._core.context import Context
     from ctcx._typing import Array
 
-__all__ = ["is_small", "loss_and_grad"]
+__all__ = ["Solution", "is_small", "solve"]
 
 _MOST_FRAMES = 32
 _MOST_ELEMENTS = 2**15
 _LEAST = 1e-250
+
+
+class Solution(NamedTuple):
+    """All that kernels return of a small problem, but for dtypes.
+
+    The gradient is ``softmax`` (N, T, C) minus ``classes`` (N, T, C), the occupancies; ``states``
+    (N, T, 2S+1) are those of the S labels and then of the S+1 blanks. All are 0 past a sequence's
+    length and where there are too few frames.
+    """
+
+    loss: Array
+    softmax: Array
+    classes: Array
+    states: Array
 
 
 def is_small(rows: int, frames: int, classes: int, labels: int) -> bool:
@@ -41,7 +55,7 @@ def is_small(rows: int, frames: int, classes: int, labels: int) -> bool:
     return 0 < frames <= _MOST_FRAMES and 0 < rows * elements <= _MOST_ELEMENTS
 
 
-def loss_and_grad(
+def solve(
     logits: Array,
     classes: Array,
     blank: int,
@@ -49,8 +63,8 @@ def loss_and_grad(
     label_lengths: Array,
     possible: Array,
     context: Context,
-) -> tuple[Array, Array] | None:
-    """Loss (N,) and gradient (N, T, C), if they can be trusted.
+) -> Solution | None:
+    """Loss and occupancies, if they can be trusted.
 
     Parameters
     ----------
@@ -69,7 +83,7 @@ def loss_and_grad(
 
     Returns
     -------
-    tuple or None
+    Solution or None
         None where something that matters may have been lost.
     """
     rows, labels = classes.shape
@@ -110,12 +124,13 @@ def loss_and_grad(
         return None
 
     one_hot = (columns[:, :, None] == np.arange(logits.shape[2])).astype(np.float64)
-    occupancy = (met / np.where(proved, whole, 1.0)) @ one_hot
-    grad = np.where(seen & possible[:, :, None], powers / total - occupancy, 0.0)
+    counts = seen & possible[:, :, None]
+    occupancy = np.where(counts, met / np.where(proved, whole, 1.0), 0.0)
+    softmax = np.where(counts, powers / total, 0.0)
     likelihood = np.log(np.where(proved, whole, 1.0)[:, 0, 0])
     loss = np.where(inside, np.log(total[:, :, 0]), 0.0).sum(axis=1) - likelihood
     loss = np.where(possible[:, 0], np.maximum(loss, 0.0), np.inf)
-    return loss.astype(context.dtype), grad.astype(logits.dtype)
+    return Solution(loss.astype(context.dtype), softmax, occupancy @ one_hot, occupancy)
 
 
 @lru_cache(maxsize=64)

@@ -59,7 +59,7 @@ def check_form(
     """
     problem = decision.problem
     operation = OPERATIONS[problem.operation]
-    expected = operation.results
+    expected = operation.expected(options)
     given = (arrays[0], arrays[1] if operation.labels else None, options)
     if len(expected) == 1:
         _check_result(expected[0], result, given, decision)

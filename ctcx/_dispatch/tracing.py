@@ -39,7 +39,7 @@ class Run:
 
     @property
     def operation(self) -> str:
-        """``"loss"``, ``"loss_and_grad"`` or ``"align"``."""
+        """``"loss"``, ``"loss_and_grad"``, ``"align"``, ``"occupancies"`` or ``"sample_paths"``."""
         return self.problem.operation
 
 

@@ -15,6 +15,8 @@ from ctcx._operations.descriptor import Operation, Result
 from ctcx._operations.greedy import GREEDY
 from ctcx._operations.loss import LOSS
 from ctcx._operations.loss_and_grad import LOSS_AND_GRAD
+from ctcx._operations.occupancies import OCCUPANCIES
+from ctcx._operations.sample_paths import SAMPLE_PATHS
 
 __all__ = ["OPERATIONS", "Operation", "Result"]
 
@@ -26,6 +28,8 @@ OPERATIONS: dict[str, Operation] = {
         ALIGN,
         GREEDY,
         BEAM_SEARCH,
+        OCCUPANCIES,
+        SAMPLE_PATHS,
     )
 }
 """By name: the keys of :attr:`ctcx.plugin.Backend.kernels`."""

@@ -25,15 +25,18 @@ class Result:
     name
         As error messages say it, and the name of the attribute in the reference's answer.
     axes
-        One letter an axis, for sizes of logits (N, T, C) and labels (N, S), and K for the option
-        ``top``: ``"N"``, ``"NT"``, ...
+        One letter an axis, for sizes of logits (N, T, C) and labels (N, S), P for 2S + 1 states,
+        and K for the option ``top`` or that of ``uniforms`` (N, K, T): ``"N"``, ``"NT"``, ...
     dtype
         ``"logits"``: theirs. ``"loss"``: float64 for float64 logits, else float32. ``"int32"``.
+    asked_by
+        The option that asks for it by True; None for one that is always returned.
     """
 
     name: str
     axes: str
     dtype: Literal["logits", "loss", "int32"]
+    asked_by: str | None = None
 
     def shape(
         self, logits: Array, labels: Array | None, options: Mapping[str, Any] | None = None
@@ -44,9 +47,11 @@ class Result:
             return whole
         sizes = dict(zip("NTC", logits.shape, strict=True))
         if labels is not None:
-            sizes["S"] = labels.shape[1]
+            sizes |= {"S": labels.shape[1], "P": 2 * labels.shape[1] + 1}
         if options and "top" in options:
             sizes["K"] = options["top"]
+        if options and "uniforms" in options:
+            sizes["K"] = options["uniforms"].shape[1]
         return tuple(sizes[axis] for axis in self.axes)
 
 
@@ -86,10 +91,19 @@ class Operation:
     reference: str
     checks: tuple[str, ...]
 
+    def expected(self, options: Mapping[str, Any] | None) -> tuple[Result, ...]:
+        """Give the results that a kernel returns with these options."""
+        if not self.options or options is None:  # as for the loss, of which each call pays
+            return self.results
+        return tuple(
+            each for each in self.results if each.asked_by is None or options[each.asked_by]
+        )
+
     @property
     def signature(self) -> str:
         """How a kernel is called, and what it returns."""
-        names = ", ".join(result.name for result in self.results)
+        names = ", ".join(each.name for each in self.results if each.asked_by is None)
+        names += "".join(f"[, {each.name}]" for each in self.results if each.asked_by)
         returned = f"({names})" if len(self.results) > 1 else names
         options = ", ".join(("blank", *self.options))
         arrays = "labels, logit_lengths, label_lengths" if self.labels else "logit_lengths"

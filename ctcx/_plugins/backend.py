@@ -71,7 +71,8 @@ class Problem:
     Attributes
     ----------
     operation
-        ``"loss"``, ``"loss_and_grad"``, ``"align"``, ``"greedy"`` or ``"beam_search"``.
+        ``"loss"``, ``"loss_and_grad"``, ``"align"``, ``"occupancies"``, ``"sample_paths"``,
+        ``"greedy"`` or ``"beam_search"``.
     namespace
         Name of the array library: ``"numpy"``, ``"cupy"``, ``"torch"``, ``"jax.numpy"``, ...
     device
@@ -120,10 +121,14 @@ class Backend:
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> loss
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> (loss, grad)
 
-    or, for the operations ``align``, ``greedy`` and ``beam_search``, which are optional, ::
+    or, for the operations ``align``, ``occupancies``, ``sample_paths``, ``greedy`` and
+    ``beam_search``, which are optional, ::
 
         kernel(logits, labels, logit_lengths, label_lengths, *, blank, extra, ends) -> (states,
         log_probs)
+        kernel(logits, labels, logit_lengths, label_lengths, *, blank, states) -> (loss, classes[,
+        states])
+        kernel(logits, labels, logit_lengths, label_lengths, *, blank, uniforms) -> states
         kernel(logits, logit_lengths, *, blank) -> (classes, log_probs)
         kernel(logits, logit_lengths, *, blank, width, top, max_classes) -> (labels, log_probs)
 
@@ -140,6 +145,9 @@ class Backend:
     * ``ends``, two ``int`` in ``range(C + W)``: the columns of the blanks before the first and
       after the last label, ``(blank, blank)`` unless the caller asks for free ends. Without labels
       the first counts;
+    * ``states``, a ``bool``: whether occupancies of states are wanted;
+    * ``uniforms`` (N, K, T), numbers from 0 up to, but not including, 1 in float32 or float64, in
+      any strides;
     * ``width`` and ``top``, ``int`` of at least 1, ``top`` at most ``width``; ``max_classes``, an
       ``int`` of at least 1 or None.
 
@@ -150,7 +158,8 @@ class Backend:
     gradient of NaN in its frames, whether or not it is feasible, and other sequences are right. An
     alignment marks it, and one with a length or label out of range, by states of -1 and
     ``log_probs`` of NaN in all T frames, and so does ``greedy`` by classes of -1;
-    ``beam_search`` by labels of -1 and ``log_probs`` of NaN.
+    ``beam_search`` by labels of -1 and ``log_probs`` of NaN. Occupancies mark it by a loss of NaN,
+    sampled paths by states of -1.
 
     It returns, in the same library and on the same device,
 
@@ -165,7 +174,13 @@ class Backend:
       that before two states before; the last label comes before the blank after it. What is
       rounded loses at most 0.001 nats;
     * ``log_probs`` (N, T): the column of each frame's state less the logarithm of the sum of the
-      frame's C exponentials, float32 (float64 for float64 logits); 0 where ``states`` is -1.
+      frame's C exponentials, float32 (float64 for float64 logits); 0 where ``states`` is -1;
+    * ``classes`` (N, T, C) and, if ``states`` is True, ``states`` (N, T, 2S+1), in a tuple after
+      the loss: the probability, given the labels, of each class and of each state at each frame,
+      float32 (float64 for float64 logits); exactly 0 past a sequence's length and for a sequence
+      whose loss is +inf;
+    * ``states`` (N, K, T) int32, of ``sample_paths``: K paths of each sequence, as
+      :func:`ctcx.ctc_sample_paths` says which; -1 as for an alignment.
 
     ``greedy`` returns ``classes`` (N, T) int32: the class of the largest logit of each frame, the
     lowest of equal ones; -1 past a sequence's length, and in a frame whose logits are all -inf. Its

@@ -39,6 +39,8 @@ def ctcx_backends() -> list[Backend]:
                 "align": "ctcx._core.align:align",
                 "greedy": "ctcx._core.greedy:greedy",
                 "beam_search": "ctcx._core.beam_search:beam_search",
+                "occupancies": "ctcx._core.kernels:occupancies",
+                "sample_paths": "ctcx._core.sampling:sample_paths",
             },
             namespaces=frozenset({"*"}),
             devices=frozenset({"*"}),

@@ -44,6 +44,12 @@ API = {
     "Loss and gradient": ("ctc_loss", "ctc_loss_and_grad", "LossAndGrad", "ctc_hvp"),
     "Alignment": ("ctc_align", "Alignment", "spans", "Span"),
     "Decoding": ("ctc_greedy", "Decoded", "ctc_beam_search", "Beams"),
+    "All paths of the labels": (
+        "ctc_occupancies",
+        "Occupancies",
+        "ctc_entropy",
+        "ctc_sample_paths",
+    ),
     "Labels": ("labels_from_one_hot", "labels_to_one_hot", "min_frames"),
     "Backends": ("use_backend", "explain", "trace", "backends", "show_versions"),
     "Modules": ("compat", "conformance", "plugin"),

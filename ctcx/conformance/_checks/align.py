@@ -11,14 +11,13 @@ import array_api_compat
 import numpy as np
 
 import ctcx
-from ctcx._arrays.facts import describe
-from ctcx._errors import BackendRejectedError, KernelError
 from ctcx._plugins.backend import Feature
 from ctcx._plugins.targets import load_target
 from ctcx._reference.best_path import BestPaths, best_paths, enumerate_best_paths
 from ctcx._reference.oracle import round_to_dtype
 from ctcx.conformance._checks.delegation import others_code
 from ctcx.conformance._checks.judging import in_group, pick, raise_if, with_padding
+from ctcx.conformance._checks.optional_operations import call_by_name, check_forms
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._failures import CheckFailure, NotApplicable
 from ctcx.conformance.cases import Batch, case
@@ -57,28 +56,21 @@ def _align(
 ) -> _Aligned:
     """Align a batch, and check all that is not about the numbers."""
     inputs = inputs or subject.inputs(batch)
-    before = [subject.numpy(array).tobytes() for array in inputs]
     settings: dict[str, Any] = {
         "blank": batch.blank,
         "infeasible": "empty",
         "backend": subject.backend,
     }
-    try:
-        with ctcx.trace() as runs:
-            found = ctcx.ctc_align(*inputs, **settings | options)
-        subject.check_who_ran(runs, "align")
-    except BackendRejectedError as error:
-        if reason := subject.declined_by_itself(batch, inputs.logits, "align"):
-            msg = f"its accepts() rejects case {batch.name!r}: {reason}"
-            raise NotApplicable(msg) from error
-        raise
-    except (CheckFailure, KernelError) as failure:
-        msg = f"case {batch.name!r}: {failure}"
-        raise CheckFailure(msg) from failure
-    if [subject.numpy(array).tobytes() for array in inputs] != before:
-        msg = f"case {batch.name!r}: the kernel changed an input; inputs are read-only"
-        raise CheckFailure(msg)
-    _check_forms(batch, inputs, found)
+
+    def call() -> ctcx.Alignment[Any]:
+        return ctcx.ctc_align(*inputs, **settings | options)
+
+    found = call_by_name(subject, "align", batch, inputs, call)
+    rows, frames, _, width = batch.shape
+    shapes = [(rows, frames)] * 2 + [(rows, width)] * 2 + [(rows, frames), (rows, width)]
+    kinds = ["int32"] * 4 + ["loss"] * 3 + ["bool"]
+    wanted = zip(_FIELDS, found, kinds, [*shapes, (rows,), (rows,)], strict=True)
+    check_forms(batch, inputs, wanted)
     return _read(subject, found)
 
 
@@ -86,21 +78,6 @@ def _read(subject: Subject, found: ctcx.Alignment[Any]) -> _Aligned:
     kinds = (np.int64,) * 4 + (np.float64,) * 3 + (np.bool_,)
     arrays = (subject.numpy(array) for array in found)
     return _Aligned(*(array.astype(kind) for array, kind in zip(arrays, kinds, strict=True)))
-
-
-def _check_forms(batch: Batch, inputs: CallArrays, found: ctcx.Alignment[Any]) -> None:
-    given = describe(inputs.logits)
-    rows, frames, _, width = batch.shape
-    real = "float64" if given.dtype == "float64" else "float32"
-    shapes = [(rows, frames)] * 2 + [(rows, width)] * 2 + [(rows, frames), (rows, width)]
-    kinds = ["int32"] * 4 + [real] * 3 + ["bool"]
-    wanted = zip(_FIELDS, found, [*shapes, (rows,), (rows,)], kinds, strict=True)
-    for name, array, shape, kind in wanted:
-        now = describe(array)
-        is_now = (now.namespace, now.device, now.dtype, tuple(array.shape))
-        if is_now != (right := (given.namespace, given.device, kind, shape)):
-            msg = f"case {batch.name!r}: {name} is {is_now}, expected {right}"
-            raise CheckFailure(msg)
 
 
 @lru_cache(maxsize=256)

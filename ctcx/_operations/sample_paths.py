@@ -1,0 +1,18 @@
+"""Paths of the labels, drawn by their probabilities."""
+
+from __future__ import annotations
+
+from ctcx._operations.descriptor import Operation, Result
+
+__all__ = ["SAMPLE_PATHS"]
+
+SAMPLE_PATHS = Operation(
+    name="sample_paths",
+    results=(Result(name="states", axes="NKT", dtype="int32"),),
+    options=("uniforms",),
+    reduced=False,
+    differentiable=False,
+    feature=None,
+    reference="ctcx._reference.posterior:sample_paths",
+    checks=("ctcx.conformance._checks.sample_paths",),
+)

@@ -1,0 +1,290 @@
+"""Occupancies are right: of classes and of states, with the loss beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import array_api_compat
+import numpy as np
+
+import ctcx
+from ctcx._plugins.backend import Feature
+from ctcx._plugins.targets import load_target
+from ctcx._reference.oracle import round_to_dtype
+from ctcx._reference.posterior import Posterior, enumerate_posterior, occupancies
+from ctcx._reference.tolerances import TOLERANCES
+from ctcx.conformance._checks.delegation import others_code
+from ctcx.conformance._checks.judging import in_group, pick, raise_if, with_padding
+from ctcx.conformance._checks.optional_operations import call_by_name, check_forms
+from ctcx.conformance._checks.registry import check
+from ctcx.conformance._failures import CheckFailure, NotApplicable
+from ctcx.conformance.cases import Batch, case
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import NDArray
+
+    from ctcx.conformance._subject import CallArrays, Subject
+
+__all__ = ["drawn"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Found:
+    """Occupancies, read back into NumPy."""
+
+    classes: NDArray[np.float64]
+    states: NDArray[np.float64]
+    loss: NDArray[np.float64]
+
+
+def _call(
+    subject: Subject, batch: Batch, inputs: CallArrays | None = None, **options: Any
+) -> _Found:
+    """Compute a batch, and check all that is not about the numbers."""
+    inputs = inputs or subject.inputs(batch)
+    settings: dict[str, Any] = {
+        "blank": batch.blank,
+        "backend": subject.backend,
+        "states": True,
+    } | options
+
+    def call() -> ctcx.Occupancies[Any]:
+        return ctcx.ctc_occupancies(*inputs, **settings)
+
+    found = call_by_name(subject, "occupancies", batch, inputs, call)
+    rows, frames, classes, width = batch.shape
+    shape = (frames, rows, classes) if options.get("time_major") else (rows, frames, classes)
+    expected = {
+        "classes": ("loss", shape),
+        "states": ("loss", (rows, frames, 2 * width + 1)),
+        "loss": ("loss", (rows,)),
+        "feasible": ("bool", (rows,)),
+    }
+    forms = ((name, getattr(found, name), *form) for name, form in expected.items())
+    check_forms(batch, inputs, forms)
+    return _Found(*(subject.numpy(array).astype(np.float64) for array in found[:3]))
+
+
+@lru_cache(maxsize=256)
+def _truth(batch: Batch, dtype: str) -> Posterior:
+    arrays = (batch.labels, batch.logit_lengths, batch.label_lengths, batch.blank)
+    solve = enumerate_posterior if "enumerable" in batch.groups else occupancies
+    return solve(round_to_dtype(batch.logits, dtype), *arrays)
+
+
+def _judge(subject: Subject, batch: Batch, found: _Found) -> list[str]:
+    truth = _truth(batch, subject.dtype)
+    # Results are float32 for half precision.
+    allowed = TOLERANCES["float64" if subject.dtype == "float64" else "float32"]
+    off = allowed.loss(truth.loss, batch.logit_lengths)
+    faults = []
+    for n in range(len(batch.logits)):
+        where = f"case {batch.name!r}: {batch.label(n)}"
+        loss = found.loss[n]
+        if loss != truth.loss[n] and not abs(loss - truth.loss[n]) <= off[n]:
+            faults.append(f"{where}: the loss is {loss}, expected {truth.loss[n]}")
+            continue
+        for name in ("classes", "states"):
+            got, right = getattr(found, name)[n], getattr(truth, name)[n]
+            bad = np.argwhere(~(np.abs(got - right) <= allowed.grad) | (got < 0))
+            # Where no path can be, in padding among others, there is exactly nothing.
+            padding = np.arange(len(got)) >= (batch.logit_lengths[n] if loss < np.inf else 0)
+            extra = np.argwhere(padding[:, None] & (got != 0))
+            if len(bad := np.concatenate([bad, extra])):
+                t, i = bad[0].tolist()
+                faults.append(
+                    f"{where}: the occupancy of {name} at frame {t}, column {i}, is {got[t, i]}, "
+                    f"expected {right[t, i]}"
+                )
+                break
+    return faults
+
+
+def _judge_all(subject: Subject, batches: Iterable[Batch]) -> None:
+    faults: list[str] = []
+    for batch in batches:
+        try:
+            faults += _judge(subject, batch, _call(subject, batch))
+        except CheckFailure as failure:
+            faults.append(str(failure))
+    raise_if(faults)
+
+
+@check(operation="occupancies")
+def check_occupancies_by_enumeration(subject: Subject) -> None:
+    """On tiny problems occupancies are sums over all paths."""
+    _judge_all(subject, in_group("enumerable"))
+
+
+@check(operation="occupancies")
+def check_occupancies_edge_cases(subject: Subject) -> None:
+    """No labels, no frames, too few frames, masked classes."""
+    _judge_all(subject, in_group("infeasible", "masked", "degenerate"))
+
+
+@check(operation="occupancies")
+def check_occupancies_drawn(subject: Subject) -> None:
+    """Drawn problems: lengths, repeats, scales, masked logits; and 1,500 frames."""
+    _judge_all(subject, [*map(drawn, range(6)), drawn(6, frames=1500)])
+
+
+@lru_cache(maxsize=16)
+def drawn(seed: int, *, frames: int = 130) -> Batch:
+    """Return a drawn problem."""
+    rng = np.random.default_rng([seed, 15])
+    # One shape and one blank, since some libraries compile for each.
+    rows, classes, width = 4, 5, 40
+    blank = 3
+    labels = rng.integers(classes - 1, size=(rows, width))
+    logits = rng.normal(size=(rows, frames, classes), scale=rng.choice([0.1, 3.0, 40.0]))
+    if seed % 3 == 0:
+        logits[rng.random(logits.shape) < 0.03] = -np.inf
+    return Batch(
+        name=f"drawn {seed}",
+        why="Nobody chose it.",
+        logits=logits,
+        labels=labels + (labels >= blank),
+        logit_lengths=rng.integers(frames // 2, frames + 1, size=rows),
+        label_lengths=rng.integers(0, width + 1, size=rows),
+        blank=blank,
+    )
+
+
+@check(operation="occupancies")
+def check_occupancies_of_classes_alone(subject: Subject) -> None:
+    """Without states the occupancies of classes and the loss are the same."""
+    batch = drawn(1)
+    inputs = subject.inputs(batch)
+    settings: dict[str, Any] = {"blank": batch.blank, "backend": subject.backend}
+
+    def call() -> ctcx.Occupancies[Any]:
+        return ctcx.ctc_occupancies(*inputs, **settings)
+
+    found = call_by_name(subject, "occupancies", batch, inputs, call)
+    if found.states is not None:
+        msg = f"states=False gave states: {type(found.states).__name__}"
+        raise CheckFailure(msg)
+    expected = _call(subject, batch)
+    alone = _Found(
+        subject.numpy(found.classes).astype(np.float64),
+        expected.states,
+        subject.numpy(found.loss).astype(np.float64),
+    )
+    raise_if(_judge(subject, batch, alone))
+
+
+@check(operation="occupancies")
+def check_occupancies_ignore_padding(subject: Subject) -> None:
+    """What stands past the lengths changes nothing, NaN and labels out of range included."""
+    batch = case("ragged")
+    expected = _call(subject, batch)
+    faults = []
+    for logit, label in ((np.nan, -7), (np.inf, 10**6), (-np.inf, batch.blank)):
+        found = _call(subject, with_padding(batch, logit, label))
+        faults += [
+            f"{name} change when padding is {logit} and {label}"
+            for name in ("classes", "states", "loss")
+            if not np.array_equal(getattr(found, name), getattr(expected, name))
+        ]
+    raise_if(faults)
+
+
+@check(operation="occupancies")
+def check_occupancies_batching(subject: Subject) -> None:
+    """A sequence's occupancies don't depend on the others, nor on its place among them."""
+    batch = drawn(2)
+    order = np.array([2, 0, 3, 1])
+    turned = _call(subject, pick(batch, order))
+    raise_if(_judge(subject, pick(batch, order), turned))
+    only = np.arange(len(batch.logits)) == 1
+    lengths, counts = (only * given for given in (batch.logit_lengths, batch.label_lengths))
+    alone = replace(batch, logit_lengths=lengths, label_lengths=counts)
+    raise_if(_judge(subject, alone, _call(subject, alone)))
+
+
+@check(operation="occupancies", requires={Feature.NONCONTIGUOUS})
+def check_occupancies_time_major(subject: Subject) -> None:
+    """Transposed logits, as time_major=True passes them, give the same occupancies."""
+    batch = drawn(4)
+    inputs = subject.inputs(batch)
+    xp = array_api_compat.array_namespace(inputs.logits)
+    turned = inputs._replace(logits=subject.logits(batch.logits.transpose(1, 0, 2)))
+    odd = subject.logits(batch.logits.transpose(0, 2, 1))
+    strided = inputs._replace(logits=xp.permute_dims(odd, (0, 2, 1)))
+    first = _call(subject, batch, turned, time_major=True)
+    first = replace(first, classes=first.classes.transpose(1, 0, 2))
+    for found in (first, _call(subject, batch, strided)):
+        raise_if(_judge(subject, batch, found))
+
+
+@check(operation="occupancies", requires={Feature.TRACEABLE}, jit=True)
+def check_occupancies_jit(subject: Subject) -> None:
+    """Compiled by the library, a call gives the same occupancies."""
+    batch = drawn(5)
+
+    def call(*arrays: Any) -> Any:
+        found = ctcx.ctc_occupancies(
+            *arrays, blank=batch.blank, backend=subject.backend, states=True
+        )
+        return tuple(found)[:3]
+
+    compiled: Callable[..., Any] = load_target(str(subject.library.jit))(call)
+    arrays = compiled(*subject.inputs(batch))
+    found = _Found(*(subject.numpy(array).astype(np.float64) for array in arrays))
+    raise_if(_judge(subject, batch, found))
+
+
+@check(operation="occupancies", requires={Feature.DETERMINISTIC})
+def check_occupancies_same_bits(subject: Subject) -> None:
+    """The same input gives the same bits, every time."""
+    batch = drawn(1)
+    first, second = _call(subject, batch), _call(subject, batch)
+    for name in ("classes", "states", "loss"):
+        if getattr(first, name).tobytes() != getattr(second, name).tobytes():
+            msg = f"{name} differ the second time"
+            raise CheckFailure(msg)
+
+
+@check(operation="occupancies")
+def check_occupancies_mark_wrong_values(subject: Subject) -> None:
+    """With validate=False a wrong length, label or logit makes a loss of NaN, its own only."""
+    batch = case("ragged")
+    right = _call(subject, batch)
+    n = int(np.flatnonzero((batch.label_lengths > 0) & (batch.logit_lengths > 0))[-1])
+    _, frames, classes, width = batch.shape
+    faults = []
+    for what, field, index, value in (
+        ("a label out of range", "labels", (n, 0), classes),
+        ("a label length above S", "label_lengths", n, width + 1),
+        ("a logit length above T", "logit_lengths", n, frames + 1),
+        ("a logit of NaN", "logits", (n, 0, 0), np.nan),
+    ):
+        wrong = np.array(getattr(batch, field))
+        wrong[index] = value
+        found = _call(subject, replace(batch, **{field: wrong}), validate=False)  # type: ignore[arg-type]
+        if not np.isnan(found.loss[n]):
+            faults.append(f"{what}: the loss is {found.loss[n]}, expected NaN")
+        rest = np.arange(len(batch.logits)) != n
+        if not np.allclose(found.classes[rest], right.classes[rest], rtol=0, atol=1e-5):
+            faults.append(f"{what} changes the occupancies of other sequences")
+    raise_if(faults)
+
+
+@check(operation="occupancies")
+def check_occupancies_computes_by_itself(subject: Subject) -> None:
+    """No other backend's code runs meanwhile, as check_computes_by_itself says of the loss."""
+    if subject.has(Feature.DELEGATES):
+        msg = "it declares DELEGATES"
+        raise NotApplicable(msg)
+    kernel = load_target(subject.descriptor.kernels["occupancies"])
+
+    def call(batch: Batch) -> None:
+        kernel(*subject.inputs(batch), blank=batch.blank, states=True)
+
+    if found := others_code(subject, call):
+        msg = f"code of other backends ran: {', '.join(sorted(found)[:3])}"
+        raise CheckFailure(msg)
