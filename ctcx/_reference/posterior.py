@@ -65,7 +65,7 @@ class SampledPaths:
     margin: NDArray[np.float64]
 
 
-class _Lattice(NamedTuple):
+class _StateChain(NamedTuple):
     """One sequence: classes of the states, who may be skipped into, log probabilities (T, P)."""
 
     symbols: NDArray[np.int64]
@@ -147,7 +147,7 @@ def sample_paths(
 
 
 def _backwards(
-    lattice: _Lattice, forward: NDArray[np.float64], numbers: NDArray[np.float64]
+    lattice: _StateChain, forward: NDArray[np.float64], numbers: NDArray[np.float64]
 ) -> tuple[list[int], float]:
     """Return one path, and how near a number came to a boundary."""
     last = len(lattice.symbols) - 1
@@ -171,7 +171,7 @@ def _backwards(
 
 
 def _posterior(
-    solve: Callable[[_Lattice], tuple[float, NDArray[np.float64], dict[Any, float]]],
+    solve: Callable[[_StateChain], tuple[float, NDArray[np.float64], dict[Any, float]]],
     logits: ArrayLike,
     labels: ArrayLike,
     logit_lengths: ArrayLike,
@@ -202,7 +202,7 @@ def _posterior(
     return Posterior(loss, classes, states, entropy, paths)
 
 
-def _lattice(logits: NDArray[Any], labels: NDArray[np.int64], blank: int) -> _Lattice:
+def _lattice(logits: NDArray[Any], labels: NDArray[np.int64], blank: int) -> _StateChain:
     symbols = np.full(2 * len(labels) + 1, blank)
     symbols[1::2] = labels
     skips = np.zeros(len(symbols), dtype=bool)
@@ -212,10 +212,10 @@ def _lattice(logits: NDArray[Any], labels: NDArray[np.int64], blank: int) -> _La
         shifted = logits - logits.max(axis=1, keepdims=True) if len(logits) else logits
         log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     log_probs = np.where(np.isnan(log_probs), -np.inf, log_probs)  # only -inf: impossible
-    return _Lattice(symbols, skips, log_probs[:, symbols], log_probs)
+    return _StateChain(symbols, skips, log_probs[:, symbols], log_probs)
 
 
-def _forward(lattice: _Lattice) -> tuple[NDArray[np.float64], float]:
+def _forward(lattice: _StateChain) -> tuple[NDArray[np.float64], float]:
     """Return forward variables (T, P), each frame but for a term of its own, and the loss."""
     emitted = lattice.emitted
     forward = np.full(emitted.shape, -np.inf)
@@ -240,13 +240,13 @@ def _forward(lattice: _Lattice) -> tuple[NDArray[np.float64], float]:
     return forward, math.inf if end == -math.inf else -math.fsum([*shifts, end])
 
 
-def _forward_backward(lattice: _Lattice) -> tuple[float, NDArray[np.float64], dict[Any, float]]:
+def _forward_backward(lattice: _StateChain) -> tuple[float, NDArray[np.float64], dict[Any, float]]:
     forward, loss = _forward(lattice)
     if loss == math.inf or not len(forward):
         return loss, np.zeros(forward.shape), {}
     skips = np.zeros_like(lattice.skips)
     skips[2:] = lattice.skips[:1:-1]  # the step into a state, seen from behind
-    turned = _Lattice(
+    turned = _StateChain(
         lattice.symbols[::-1], skips, lattice.emitted[::-1, ::-1], lattice.log_probs[::-1]
     )
     backward, _ = _forward(turned)
@@ -257,7 +257,7 @@ def _forward_backward(lattice: _Lattice) -> tuple[float, NDArray[np.float64], di
     return loss, weights / weights.sum(axis=1, keepdims=True), {}
 
 
-def _enumerate(lattice: _Lattice) -> tuple[float, NDArray[np.float64], dict[Any, float]]:
+def _enumerate(lattice: _StateChain) -> tuple[float, NDArray[np.float64], dict[Any, float]]:
     frames, states = lattice.emitted.shape
     paths: list[tuple[int, ...]] = [(state,) for state in range(min(2, states))]
     for _ in range(frames - 1):

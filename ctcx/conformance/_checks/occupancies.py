@@ -33,7 +33,7 @@ __all__ = ["drawn"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Found:
+class _ReadBack:
     """Occupancies, read back into NumPy."""
 
     classes: NDArray[np.float64]
@@ -43,7 +43,7 @@ class _Found:
 
 def _call(
     subject: Subject, batch: Batch, inputs: CallArrays | None = None, **options: Any
-) -> _Found:
+) -> _ReadBack:
     """Compute a batch, and check all that is not about the numbers."""
     inputs = inputs or subject.inputs(batch)
     settings: dict[str, Any] = {
@@ -66,7 +66,7 @@ def _call(
     }
     forms = ((name, getattr(found, name), *form) for name, form in expected.items())
     check_forms(batch, inputs, forms)
-    return _Found(*(subject.numpy(array).astype(np.float64) for array in found[:3]))
+    return _ReadBack(*(subject.numpy(array).astype(np.float64) for array in found[:3]))
 
 
 @lru_cache(maxsize=256)
@@ -76,7 +76,7 @@ def _truth(batch: Batch, dtype: str) -> Posterior:
     return solve(round_to_dtype(batch.logits, dtype), *arrays)
 
 
-def _judge(subject: Subject, batch: Batch, found: _Found) -> list[str]:
+def _judge(subject: Subject, batch: Batch, found: _ReadBack) -> list[str]:
     truth = _truth(batch, subject.dtype)
     # Results are float32 for half precision.
     allowed = TOLERANCES["float64" if subject.dtype == "float64" else "float32"]
@@ -169,7 +169,7 @@ def check_occupancies_of_classes_alone(subject: Subject) -> None:
         msg = f"states=False gave states: {type(found.states).__name__}"
         raise CheckFailure(msg)
     expected = _call(subject, batch)
-    alone = _Found(
+    alone = _ReadBack(
         subject.numpy(found.classes).astype(np.float64),
         expected.states,
         subject.numpy(found.loss).astype(np.float64),
@@ -234,7 +234,7 @@ def check_occupancies_jit(subject: Subject) -> None:
 
     compiled: Callable[..., Any] = load_target(str(subject.library.jit))(call)
     arrays = compiled(*subject.inputs(batch))
-    found = _Found(*(subject.numpy(array).astype(np.float64) for array in arrays))
+    found = _ReadBack(*(subject.numpy(array).astype(np.float64) for array in arrays))
     raise_if(_judge(subject, batch, found))
 
 
