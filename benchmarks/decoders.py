@@ -131,6 +131,8 @@ def main() -> None:
         for name, peer in PEERS.items():
             if name not in asked.without and find_spec(name.removesuffix("_unpruned")):
                 searches[name] = peer(x, asked.width)
+        for search in searches.values():
+            search()
         least = dict.fromkeys(searches, float("inf"))
         for _ in range(asked.rounds):
             for name, search in searches.items():
