@@ -31,6 +31,7 @@ CTCX_INLINE Size rows_together(Size classes) {
 // that are equal, or nearly so, would be rounded alike, and their errors would add up with their
 // number, not with its root.
 template <class T> CTCX_INLINE T factor_of(Size t) {
+  if (t < few_frames) return 1;
   return T(0.75) + T(std::uint32_t(t) * 2654435769u >> 9) * T(0x1p-24);  // by the golden ratio
 }
 

@@ -77,6 +77,17 @@ def test_float64(kind):
     assert grad_error <= 1e-11
 
 
+@pytest.mark.parametrize("frames", [1, 2, 31, 32, 33, 127, 128])
+@pytest.mark.parametrize("classes", [1, 2, 7, 33])
+def test_a_short_path_that_is_certain_has_a_loss_of_exactly_0(frames, classes):
+    logits = np.full((1, frames, classes), -np.inf, np.float32)
+    logits[:, :, 0] = 0
+    arrays = logits, np.zeros((1, 0), np.int64), np.array([frames]), np.array([0])
+    zero = np.zeros(1, np.float32).tobytes()
+    assert loss(*arrays, blank=0).tobytes() == zero
+    assert loss_and_grad(*arrays, blank=0)[0].tobytes() == zero
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_random_batches(data):
