@@ -9,6 +9,7 @@ import sys
 import warnings
 import zipfile
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HERE = Path(__file__).parent
+TESTS = count(1)
 VARIABLES = ("CTCX_BACKEND", "CTCX_DISABLE_PLUGINS", "CTCX_STRICT_PLUGINS")
 
 
@@ -44,6 +46,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if re.search(r"-array_api_strict-(device\d|no_\w+)-", item.nodeid):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_teardown() -> None:
+    """Drop what JAX has compiled, every 100 tests.
+
+    Each program maps memory, of which Linux allows a process 65,530 pieces; beyond, it crashes.
+    """
+    if next(TESTS) % 100 == 0 and (jax := sys.modules.get("jax")) is not None:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
