@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType, TracebackType
 
-__all__ = ["attempt", "attempt_at_once", "is_the_users"]
+__all__ = ["attempt", "attempt_at_once", "forget_interrupt", "is_the_users"]
 
 
 # A class of a plugin may have attributes of these names that run code of its own.
@@ -59,6 +59,7 @@ def attempt(function: Callable[..., Any], /, *args: Any) -> tuple[Any, BaseExcep
         raise error if own else KeyboardInterrupt from error  # type: ignore[misc]
     if error is not None and _is_of_a_handler(error):
         raise error
+    forget_interrupt()
     return result, error
 
 
@@ -74,7 +75,17 @@ def attempt_at_once(
     except BaseException as error:
         if is_the_users(error):
             raise
+        forget_interrupt()
         return None, error
+
+
+def forget_interrupt() -> None:
+    """Keep CPython from ending the process by SIGINT when it exits.
+
+    It does so where a KeyboardInterrupt has left the latest ``exec`` of a string, even if the
+    exception was caught.
+    """
+    exec("")  # noqa: S102
 
 
 def is_the_users(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 import ctcx
+from ctcx._isolation import forget_interrupt
 from ctcx._plugins import registry as _registry
 from ctcx._plugins import targets
 
@@ -165,4 +166,5 @@ def plugins(plugin_sites: dict[str, Path], tmp_path: Path) -> Iterator[PluginBen
         bench = PluginBench(plugin_sites, tmp_path, monkeypatch)
         yield bench
         bench.forget()
+        forget_interrupt()
     _registry.reload()

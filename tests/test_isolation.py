@@ -187,6 +187,34 @@ def test_awkward_plugins_in_a_process_of_their_own(plugins, name):
     assert done.stderr.count(f"of ctcx-{name.replace('_', '-')} 0.1") == of_each, done.stderr
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "trouble()",
+        "@hookimpl\ndef ctcx_backends(): trouble()",
+        BACKEND.replace("{more}", ", accepts=trouble"),
+        BACKEND.replace("{more}", "")
+        + "def kernel(*_, **__): trouble()\nDEFAULT['kernels'] = {'loss': 'ctcx_it:kernel'}",
+        """
+@hookimpl
+def ctcx_backends():
+    try: trouble()
+    except BaseException: return []""",
+    ],
+    ids=["import", "hook", "accepts", "kernel", "swallowed"],
+)
+def test_an_interrupt_out_of_exec_does_not_end_the_process_later(plugins, code):
+    """CPython exits by SIGINT where one has left the latest ``exec``, even if it was caught."""
+    plugins.write("it", HEAD.format(statement="exec('raise KeyboardInterrupt')") + code)
+    done = plugins.python(
+        "import numpy as np, ctcx\n"
+        "x = np.zeros((1, 3, 4), dtype='f4')\n"
+        "try: ctcx.ctc_loss(x, [[1]], backend='it')\n"
+        "except ctcx.CTCError: print('went on')\n"
+    )
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+
+
 def test_doctor_and_backends_survive_all_of_them(plugins):
     plugins.install(
         "raises_system_exit",

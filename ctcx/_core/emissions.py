@@ -9,8 +9,8 @@ out: it is the same for all states of a frame, so it drops out of every occupanc
 it up apart (:func:`ctcx._core.occupancy.loss_of`).
 
 Equal frames would be rounded alike, and the errors of many would add up with their number, not with
-its root. So all logits of a frame are lowered by a shift of its own, which rounds each differently.
-It is a multiple of 2**-13, so that taking it off is exact, but for logits near 0.
+its root. So in a long sequence all logits of a frame are lowered by a shift of its own, which rounds
+each differently. It is a multiple of 2**-13, so that taking it off is exact, but for logits near 0.
 
 Frames past a sequence's length, in either direction, emit the blank with probability 1 and labels
 with probability 0. All probability then rests in one blank before the first frame and after the
@@ -166,9 +166,11 @@ class EmissionSource:
         self._shifts: Array | None = None
         if is_undecided(steps) or steps > _FEW:
             frame, last = context.arange(0, steps)[:, None], logit_lengths - 1
-            shifts = xp.where(frame < logit_lengths[None, :], _shifts(frame, context), 0.0)
+            many = logit_lengths > _FEW
+            shifted = many[None, :] & (frame < logit_lengths[None, :])
+            shifts = xp.where(shifted, _shifts(frame, context), 0.0)
             self._shifts = xp.concat([shifts, xp.flip(shifts)], axis=1)[:, :, None]
-            self.shift = xp.where(last % 2 == 0, _shifts(last, context), 0.0)
+            self.shift = xp.where(many & (last % 2 == 0), _shifts(last, context), 0.0)
         no_label = context.full((2 * rows, classes.shape[1]), -float("inf"))
         resting = xp.concat([no_label, context.full((2 * rows, 1), 0.0)], axis=1)
         self._context = context

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ctcx.conformance._subject import Outcome, Subject
 
 __all__ = [
+    "check_certain_paths",
     "check_confident_logits",
     "check_degenerate_shapes",
     "check_infeasible",
@@ -207,6 +208,20 @@ def check_never_negative(subject: Subject) -> None:
         judge_all(subject, [_certain(), *in_group("confident")], judge, grad=True)
 
 
+@check()
+def check_certain_paths(subject: Subject) -> None:
+    """Where only one path is possible, of at most 128 frames, the loss is 0, within 1e-14."""
+    batch = _only_one_path()
+
+    def judge(batch: Batch, outcome: Outcome) -> list[str]:
+        zero = np.zeros(outcome.loss.shape)
+        return loss_faults(batch, outcome.loss, zero, allowed=zero + 1e-14)
+
+    judge_all(subject, [batch], judge, grad=False)
+    if subject.can_grad:
+        judge_all(subject, [batch], judge, grad=True)
+
+
 def _where(wrong: NDArray[np.bool_]) -> list[int]:
     return [int(n) for n in np.flatnonzero(wrong)]
 
@@ -224,5 +239,32 @@ def _certain() -> Batch:
         logits=logits,
         labels=np.tile([1, 2, 3, 0, 0], (8, 1)),
         label_lengths=np.full(8, 3),
+        sequences=(),
+    )
+
+
+def _only_one_path() -> Batch:
+    """Return sequences in which each frame has one class that isn't masked."""
+    paths: list[list[int]] = []
+    for length in (1, 2, 7, 33, 63, 64, 65, 127, 128):
+        paths += [[0] * length, [1] * length, ([1, 2, 0, 2] * length)[:length]]
+    lengths = np.array([len(path) for path in paths])
+    spoken = [
+        [c for c, before in zip(p, [0, *p], strict=False) if c not in (0, before)] for p in paths
+    ]
+    counts = np.array([len(one) for one in spoken])
+    # Among frames that no sequence has: how long the batch is changes nothing either.
+    logits = np.full((len(paths), 192, 5), -np.inf)
+    labels = np.ones((len(paths), counts.max()), dtype=np.int64)
+    for n, (path, one) in enumerate(zip(paths, spoken, strict=True)):
+        logits[n, np.arange(len(path)), path] = 0
+        labels[n, : len(one)] = one
+    return replace(
+        case("confident"),
+        name="only one path",
+        logits=logits,
+        labels=labels,
+        logit_lengths=lengths,
+        label_lengths=counts,
         sequences=(),
     )
