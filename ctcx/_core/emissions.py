@@ -9,8 +9,9 @@ out: it is the same for all states of a frame, so it drops out of every occupanc
 it up apart (:func:`ctcx._core.occupancy.loss_of`).
 
 Equal frames would be rounded alike, and the errors of many would add up with their number, not with
-its root. So in a long sequence all logits of a frame are lowered by a shift of its own, which rounds
-each differently. It is a multiple of 2**-13, so that taking it off is exact, but for logits near 0.
+its root. So in a long sequence all logits of a frame are lowered by a shift of its own, which
+rounds each differently. It is a multiple of 2**-13, so that taking it off is exact, but for logits
+near 0.
 
 Frames past a sequence's length, in either direction, emit the blank with probability 1 and labels
 with probability 0. All probability then rests in one blank before the first frame and after the
