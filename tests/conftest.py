@@ -42,11 +42,14 @@ def pytest_sessionstart() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what repeats the kit on a further device that array-api-strict pretends to have.
 
-    The first one is as slow, but has the same code and dtypes as a test.
+    The first one is as slow, but has the same code and dtypes as a test. What JAX compiles for one
+    check of the kit serves others of the same dtype: they stay in one process.
     """
     for item in items:
         if re.search(r"-array_api_strict-(device\d|no_\w+)-", item.nodeid):
             item.add_marker(pytest.mark.slow)
+        if found := re.search(r"\[check_\w+-(jax\.numpy-.+)\]", item.nodeid):
+            item.add_marker(pytest.mark.xdist_group(found[1]))
 
 
 def pytest_runtest_teardown() -> None:

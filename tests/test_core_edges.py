@@ -132,11 +132,7 @@ def test_half_precision_is_rounded_once(library, scale):
     np.testing.assert_allclose(result.grad, wide.grad.astype(np.float16), rtol=1e-3, atol=1e-6)
 
 
-@DTYPES
-@pytest.mark.parametrize("frames", [6, 40, 1500])
-@pytest.mark.parametrize("total", [1e3, 3e7, 1.79e8, 1.81e8])
-@pytest.mark.parametrize("late", [False, True])
-def test_up_to_the_limit(library, dtype, frames, total, late):
+def up_to_the_limit(frames, total, late):
     """All of the loss is paid by the only path that is left at the end, evenly or in one half.
 
     Label 5 isn't in the transcript, so whatever emits it is lost; ``late`` makes states of the
@@ -150,7 +146,30 @@ def test_up_to_the_limit(library, dtype, frames, total, late):
         logits[:, half:, 5] += 3.0
     else:
         logits[:, :, 5] += total / frames
-    check(library, logits.astype(dtype), [[1, 2, 1, 3]])
+    return logits
+
+
+TOTALS = [1e3, 3e7, 1.79e8, 1.81e8]
+
+
+@pytest.mark.parametrize(
+    "library", ["numpy", "never small", "extended exponents", "torch"], indirect=True
+)
+@DTYPES
+@pytest.mark.parametrize("frames", [6, 40, 1500])
+@pytest.mark.parametrize("total", TOTALS)
+@pytest.mark.parametrize("late", [False, True])
+def test_up_to_the_limit(library, dtype, frames, total, late):
+    """Each alone: where values are read, they choose the route of a whole batch."""
+    check(library, up_to_the_limit(frames, total, late).astype(dtype), [[1, 2, 1, 3]])
+
+
+@pytest.mark.parametrize("library", ["numpy", "strict"], indirect=True)
+@DTYPES
+@pytest.mark.parametrize("frames", [6, 40, 1500])
+def test_up_to_the_limit_in_one_batch(library, dtype, frames):
+    problems = [up_to_the_limit(frames, total, late) for total in TOTALS for late in (False, True)]
+    check(library, np.concatenate(problems).astype(dtype), [[1, 2, 1, 3]] * len(problems))
 
 
 @pytest.mark.parametrize("total", [1e3, 3e7, 1.79e8, 1.81e8])
