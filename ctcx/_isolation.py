@@ -57,9 +57,10 @@ def attempt(function: Callable[..., Any], /, *args: Any) -> tuple[Any, BaseExcep
     if listener.heard:
         own = issubclass(type(error), KeyboardInterrupt)
         raise error if own else KeyboardInterrupt from error  # type: ignore[misc]
-    if error is not None and _is_of_a_handler(error):
-        raise error
-    forget_interrupt()
+    if error is not None:
+        if _is_of_a_handler(error):
+            raise error
+        forget_interrupt()
     return result, error
 
 

@@ -95,3 +95,12 @@ def check_sharded(backend, *options):
     )
     assert child.returncode == 0, child.stdout + child.stderr
     assert child.stdout.endswith("done\n")
+
+
+def build_wheel(project: Path, into: Path) -> Path:
+    """Build the wheel of a project with this environment's own build backend."""
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir"]
+    pip = [sys.executable, "-m", "pip", "wheel", *options, into, project]
+    subprocess.run(pip, check=True, timeout=300)
+    (wheel,) = into.glob("*.whl")
+    return wheel

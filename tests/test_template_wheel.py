@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import build_wheel
+
 pytestmark = [pytest.mark.wheel, pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
 CORE = Path(__file__).parents[1]
@@ -44,15 +46,6 @@ def loss_and_grad(logits, labels, logit_lengths, label_lengths, *, blank):
         logits, labels, logit_lengths, label_lengths, blank=blank, backend="array-api"
     )[:2]
 '''
-
-
-def build(project: Path, into: Path) -> Path:
-    """Build the wheel of a project with this environment's own build backend."""
-    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir"]
-    pip = [sys.executable, "-m", "pip", "wheel", *options, into, project]
-    subprocess.run(pip, check=True, timeout=300)
-    (wheel,) = into.glob("*.whl")
-    return wheel
 
 
 class Environment:
@@ -95,8 +88,8 @@ class Environment:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """An environment with the wheels of core and template, and what they depend on."""
     wheels = tmp_path_factory.mktemp("wheels")
-    core = build(CORE, wheels / "core")
-    template = build(TEMPLATE, wheels / "template")
+    core = build_wheel(CORE, wheels / "core")
+    template = build_wheel(TEMPLATE, wheels / "template")
     environment = Environment(tmp_path_factory.mktemp("environment"))
     environment.install(f"{core}[conformance]", template)
     return environment
@@ -108,7 +101,7 @@ def install_variant(environment: Environment, tmp_path: Path, kernels: str | Non
     shutil.copytree(TEMPLATE, project)
     if kernels is not None:
         (project / "ctcx_template" / "kernels.py").write_text(kernels, encoding="utf-8")
-    wheel = build(project, tmp_path / "wheel")
+    wheel = build_wheel(project, tmp_path / "wheel")
     environment.install("--no-deps", "--no-index", "--force-reinstall", wheel)
 
 

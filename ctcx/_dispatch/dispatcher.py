@@ -31,7 +31,7 @@ from ctcx._errors import (
     printable,
     shown,
 )
-from ctcx._isolation import attempt_at_once, is_the_users
+from ctcx._isolation import attempt_at_once, forget_interrupt, is_the_users
 from ctcx._plugins.backend import Decline
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
@@ -170,6 +170,7 @@ def call(
                 _add_note(error, entry, problem.operation)
                 if is_ordinary(error) or is_the_users(error):
                     raise
+                forget_interrupt()
                 raise fault(decision, f"raised {one_line(error)}") from error
             else:
                 check_form(result, args, decision, kwargs)
