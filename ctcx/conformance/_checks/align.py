@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat
 import numpy as np
 
 import ctcx
@@ -15,11 +14,19 @@ from ctcx._plugins.backend import Feature
 from ctcx._plugins.targets import load_target
 from ctcx._reference.best_path import BestPaths, best_paths, enumerate_best_paths
 from ctcx._reference.oracle import round_to_dtype
-from ctcx.conformance._checks.delegation import others_code
-from ctcx.conformance._checks.judging import in_group, pick, raise_if, with_padding
-from ctcx.conformance._checks.optional_operations import call_by_name, check_forms
+from ctcx.conformance._checks.delegation import raise_if_delegated
+from ctcx.conformance._checks.judging import in_group, pick, raise_if
+from ctcx.conformance._checks.optional_operations import (
+    call_by_name,
+    check_forms,
+    drawn_batch,
+    judge_each,
+    other_layouts,
+    raise_if_padding_counts,
+    wrong_values,
+)
 from ctcx.conformance._checks.registry import check
-from ctcx.conformance._failures import CheckFailure, NotApplicable
+from ctcx.conformance._failures import CheckFailure
 from ctcx.conformance.cases import Batch, case
 
 if TYPE_CHECKING:
@@ -183,15 +190,10 @@ def _wrong_form(batch: Batch, found: _Aligned, n: int) -> str | None:
 def _judge_all(
     subject: Subject, batches: Iterable[Batch], *, exact: bool = False, **options: Any
 ) -> None:
-    faults: list[str] = []
-    for batch in batches:
-        try:
-            found = _align(subject, batch, **options)
-        except CheckFailure as failure:
-            faults.append(str(failure))
-            continue
-        faults += _judge(subject, batch, found, exact=exact)
-    raise_if(faults)
+    def judge(batch: Batch) -> list[str]:
+        return _judge(subject, batch, _align(subject, batch, **options), exact=exact)
+
+    judge_each(batches, judge)
 
 
 @check(operation="align")
@@ -236,17 +238,7 @@ def check_align_edge_cases(subject: Subject) -> None:
 @check(operation="align")
 def check_align_ignores_padding(subject: Subject) -> None:
     """What stands past the lengths changes nothing, NaN and labels out of range included."""
-    batch = case("ragged")
-    expected = _align(subject, batch)
-    faults = []
-    for logit, label in ((np.nan, -7), (np.inf, 10**6), (-np.inf, batch.blank)):
-        found = _align(subject, with_padding(batch, logit, label))
-        faults += [
-            f"{name} changes when padding is {logit} and {label}"
-            for name in _FIELDS
-            if getattr(found, name).tobytes() != getattr(expected, name).tobytes()
-        ]
-    raise_if(faults)
+    raise_if_padding_counts(case("ragged"), _FIELDS, partial(_align, subject))
 
 
 @check(operation="align")
@@ -316,28 +308,8 @@ def _long(frames: int, count: int) -> Batch:
 @check(operation="align")
 def check_align_drawn(subject: Subject) -> None:
     """Drawn problems: lengths, repeats, scales, masked logits."""
-    _judge_all(subject, map(_drawn, range(6)))
-
-
-@lru_cache(maxsize=16)
-def _drawn(seed: int) -> Batch:
-    rng = np.random.default_rng([seed, 4])
-    # One shape and one blank, since some libraries compile for each.
-    rows, frames, classes, width = 4, 400, 5, 90
-    blank = 3
-    labels = rng.integers(classes - 1, size=(rows, width))
-    logits = rng.normal(size=(rows, frames, classes), scale=rng.choice([0.1, 3.0, 40.0]))
-    if seed % 3 == 0:
-        logits[rng.random(logits.shape) < 0.03] = -np.inf
-    return Batch(
-        name=f"drawn {seed}",
-        why="Nobody chose it.",
-        logits=logits,
-        labels=labels + (labels >= blank),
-        logit_lengths=rng.integers(frames // 2, frames + 1, size=rows),
-        label_lengths=rng.integers(0, width + 1, size=rows),
-        blank=blank,
-    )
+    drawn = partial(drawn_batch, salt=4, frames=400, width=90)
+    _judge_all(subject, map(drawn, range(6)))
 
 
 @check(operation="align")
@@ -418,21 +390,10 @@ def check_align_marks_wrong_values(subject: Subject) -> None:
     """With validate=False a wrong length, label or logit spoils its own sequence only."""
     batch = case("ragged")
     right = _align(subject, batch)
-    n = int(np.flatnonzero((batch.label_lengths > 0) & (batch.logit_lengths > 0))[-1])
-    _, frames, classes, width = batch.shape
+    n, batches = wrong_values(batch)
     faults = []
-    for what, field, index, value in (
-        ("the label -1", "labels", (n, 0), -1),
-        ("a label out of range", "labels", (n, 0), classes),
-        ("a label length of -1", "label_lengths", n, -1),
-        ("a label length above S", "label_lengths", n, width + 1),
-        ("a logit length above T", "logit_lengths", n, frames + 1),
-        ("a logit of NaN", "logits", (n, 0, 0), np.nan),
-        ("a logit of +inf", "logits", (n, 0, classes - 1), np.inf),
-    ):
-        wrong = np.array(getattr(batch, field))
-        wrong[index] = value
-        found = _align(subject, replace(batch, **{field: wrong}), validate=False)  # type: ignore[arg-type]
+    for what, wrong in batches:
+        found = _align(subject, wrong, validate=False)
         if found.feasible[n] or not np.isnan(found.score[n]) or (found.states[n] != -1).any():
             faults.append(
                 f"{what}: feasible {found.feasible[n]}, score {found.score[n]}, states "
@@ -448,15 +409,9 @@ def check_align_marks_wrong_values(subject: Subject) -> None:
 def check_align_time_major(subject: Subject) -> None:
     """Transposed logits, as time_major=True passes them, give the same alignment."""
     batch = _quantised(3)
-    inputs = subject.inputs(batch)
-    xp = array_api_compat.array_namespace(inputs.logits)
-    turned = subject.logits(batch.logits.transpose(1, 0, 2))
     expected = _align(subject, batch)
-    with_axis = inputs._replace(logits=turned)
-    odd = subject.logits(batch.logits.transpose(0, 2, 1))
-    strided = inputs._replace(logits=xp.permute_dims(odd, (0, 2, 1)))
-    for given, options in ((with_axis, {"time_major": True}), (strided, {})):
-        found = _align(subject, batch, given, **options)
+    for inputs, options in other_layouts(subject, batch, subject.inputs(batch)):
+        found = _align(subject, batch, inputs, **options)
         if (found.states != expected.states).any():
             msg = f"states differ for logits in another layout ({options or 'strided'})"
             raise CheckFailure(msg)
@@ -499,10 +454,6 @@ def check_align_same_bits(subject: Subject) -> None:
 @check(operation="align")
 def check_align_computes_by_itself(subject: Subject) -> None:
     """No other backend's code runs meanwhile, as check_computes_by_itself says of the loss."""
-    if subject.has(Feature.DELEGATES):
-        msg = "it declares DELEGATES"
-        raise NotApplicable(msg)
-
     # The kernel alone: ctcx itself computes spans and scores with code of the core.
     kernel = load_target(subject.descriptor.kernels["align"])
 
@@ -510,6 +461,4 @@ def check_align_computes_by_itself(subject: Subject) -> None:
         ends = (batch.blank, batch.blank)
         kernel(*subject.inputs(batch), blank=batch.blank, extra=None, ends=ends)
 
-    if found := others_code(subject, call):
-        msg = f"code of other backends ran: {', '.join(sorted(found)[:3])}"
-        raise CheckFailure(msg)
+    raise_if_delegated(subject, call)

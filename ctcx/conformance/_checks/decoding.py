@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import array_api_compat
 import numpy as np
 
-import ctcx
 from ctcx._arrays.facts import describe
-from ctcx._errors import BackendRejectedError, KernelError
-from ctcx._plugins.backend import Feature
 from ctcx._plugins.targets import load_target
-from ctcx.conformance._checks.delegation import others_code
+from ctcx.conformance._checks.delegation import raise_if_delegated
 from ctcx.conformance._checks.judging import raise_if, with_padding
-from ctcx.conformance._failures import CheckFailure, NotApplicable
+from ctcx.conformance._checks.optional_operations import call_by_name, other_layouts
+from ctcx.conformance._failures import CheckFailure
 from ctcx.conformance.cases import Batch
 
 if TYPE_CHECKING:
@@ -63,24 +60,12 @@ class Decoder(NamedTuple):
     ) -> Any:
         """Decode a batch, check all that is not about the numbers, and read it back to NumPy."""
         inputs = inputs or self.inputs(subject, batch)
-        before = [subject.numpy(array).tobytes() for array in inputs]
         settings = {"blank": batch.blank, "backend": subject.backend, **self.options}
-        try:
-            with ctcx.trace() as runs:
-                found = self.function(*inputs, **settings | options)
-            ran = [run for run in runs if run.operation == self.operation]
-            subject.check_who_ran(ran, self.operation)
-        except BackendRejectedError as error:
-            if reason := subject.declined_by_itself(batch, inputs.logits, self.operation):
-                msg = f"its accepts() rejects case {batch.name!r}: {reason}"
-                raise NotApplicable(msg) from error
-            raise
-        except (CheckFailure, KernelError) as failure:
-            msg = f"case {batch.name!r}: {failure}"
-            raise CheckFailure(msg) from failure
-        if [subject.numpy(array).tobytes() for array in inputs] != before:
-            msg = f"case {batch.name!r}: the kernel changed an input; inputs are read-only"
-            raise CheckFailure(msg)
+
+        def call() -> Any:
+            return self.function(*inputs, **settings | options)
+
+        found = call_by_name(subject, self.operation, batch, inputs, call, among_others=True)
         self._check_forms(batch, inputs, found)
         return self.read(subject, found)
 
@@ -143,16 +128,8 @@ class Decoder(NamedTuple):
     def check_layouts(self, subject: Subject) -> None:
         """Fail if logits in other strides give other labels."""
         batch = quantised(3)
-        inputs = self.inputs(subject, batch)
-        xp = array_api_compat.array_namespace(inputs.logits)
         expected = self(subject, batch)
-        turned = subject.logits(batch.logits.transpose(1, 0, 2))
-        odd = subject.logits(batch.logits.transpose(0, 2, 1))
-        strided = inputs._replace(logits=xp.permute_dims(odd, (0, 2, 1)))
-        for given, options in (
-            (inputs._replace(logits=turned), {"time_major": True}),
-            (strided, {}),
-        ):
+        for given, options in other_layouts(subject, batch, self.inputs(subject, batch)):
             found = self(subject, batch, given, **options)
             if found.labels.tolist() != expected.labels.tolist():
                 msg = f"labels differ for logits in another layout ({options or 'strided'})"
@@ -214,18 +191,13 @@ class Decoder(NamedTuple):
 
     def check_by_itself(self, subject: Subject) -> None:
         """Fail if other backends' code runs meanwhile."""
-        if subject.has(Feature.DELEGATES):
-            msg = "it declares DELEGATES"
-            raise NotApplicable(msg)
         # The kernel alone: ctcx itself reads results out with code of the core.
         kernel = load_target(subject.descriptor.kernels[self.operation])
 
         def call(batch: Batch) -> None:
             kernel(*self.inputs(subject, batch), blank=batch.blank, **self.kernel_options)
 
-        if found := others_code(subject, call):
-            msg = f"code of other backends ran: {', '.join(sorted(found)[:3])}"
-            raise CheckFailure(msg)
+        raise_if_delegated(subject, call)
 
 
 def quantised(seed: int) -> Batch:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ctcx.conformance._subject import Subject
 
-__all__ = ["check_computes_by_itself", "check_delegates", "others_code"]
+__all__ = ["check_computes_by_itself", "check_delegates", "raise_if_delegated"]
 
 
 @check()
@@ -62,11 +62,23 @@ def _others_code(subject: Subject) -> set[str]:
         def call(batch: Batch, *, grad: bool = grad) -> None:
             subject.call(subject.inputs(batch), grad=grad, blank=batch.blank)
 
-        found |= others_code(subject, call, frames=10 + grad)
+        found |= _others_code_in(subject, call, frames=10 + grad)
     return found
 
 
-def others_code(subject: Subject, call: Callable[[Batch], object], *, frames: int = 10) -> set[str]:
+def raise_if_delegated(subject: Subject, call: Callable[[Batch], object]) -> None:
+    """Fail if code of other backends runs during ``call``, which computes an optional operation."""
+    if subject.has(Feature.DELEGATES):
+        msg = "it declares DELEGATES"
+        raise NotApplicable(msg)
+    if found := _others_code_in(subject, call):
+        msg = f"code of other backends ran: {', '.join(sorted(found)[:3])}"
+        raise CheckFailure(msg)
+
+
+def _others_code_in(
+    subject: Subject, call: Callable[[Batch], object], *, frames: int = 10
+) -> set[str]:
     """Return the functions of other backends that run during ``call``, with their modules."""
     own = set(map(_package, subject.descriptor.kernels.values()))
     watched = {

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat
 import numpy as np
 
 import ctcx
@@ -15,11 +14,19 @@ from ctcx._plugins.targets import load_target
 from ctcx._reference.oracle import round_to_dtype
 from ctcx._reference.posterior import Posterior, enumerate_posterior, occupancies
 from ctcx._reference.tolerances import TOLERANCES
-from ctcx.conformance._checks.delegation import others_code
-from ctcx.conformance._checks.judging import in_group, pick, raise_if, with_padding
-from ctcx.conformance._checks.optional_operations import call_by_name, check_forms
+from ctcx.conformance._checks.delegation import raise_if_delegated
+from ctcx.conformance._checks.judging import in_group, pick, raise_if
+from ctcx.conformance._checks.optional_operations import (
+    call_by_name,
+    check_forms,
+    drawn_batch,
+    judge_each,
+    other_layouts,
+    raise_if_padding_counts,
+    wrong_values,
+)
 from ctcx.conformance._checks.registry import check
-from ctcx.conformance._failures import CheckFailure, NotApplicable
+from ctcx.conformance._failures import CheckFailure
 from ctcx.conformance.cases import Batch, case
 
 if TYPE_CHECKING:
@@ -105,13 +112,11 @@ def _judge(subject: Subject, batch: Batch, found: _ReadBack) -> list[str]:
 
 
 def _judge_all(subject: Subject, batches: Iterable[Batch]) -> None:
-    faults: list[str] = []
-    for batch in batches:
-        try:
-            faults += _judge(subject, batch, _call(subject, batch))
-        except CheckFailure as failure:
-            faults.append(str(failure))
-    raise_if(faults)
+    judge_each(batches, lambda batch: _judge(subject, batch, _call(subject, batch)))
+
+
+drawn = partial(drawn_batch, salt=15, frames=130, width=40)
+"""Return the drawn problem of a seed."""
 
 
 @check(operation="occupancies")
@@ -130,28 +135,6 @@ def check_occupancies_edge_cases(subject: Subject) -> None:
 def check_occupancies_drawn(subject: Subject) -> None:
     """Drawn problems: lengths, repeats, scales, masked logits; and 1,500 frames."""
     _judge_all(subject, [*map(drawn, range(6)), drawn(6, frames=1500)])
-
-
-@lru_cache(maxsize=16)
-def drawn(seed: int, *, frames: int = 130) -> Batch:
-    """Return a drawn problem."""
-    rng = np.random.default_rng([seed, 15])
-    # One shape and one blank, since some libraries compile for each.
-    rows, classes, width = 4, 5, 40
-    blank = 3
-    labels = rng.integers(classes - 1, size=(rows, width))
-    logits = rng.normal(size=(rows, frames, classes), scale=rng.choice([0.1, 3.0, 40.0]))
-    if seed % 3 == 0:
-        logits[rng.random(logits.shape) < 0.03] = -np.inf
-    return Batch(
-        name=f"drawn {seed}",
-        why="Nobody chose it.",
-        logits=logits,
-        labels=labels + (labels >= blank),
-        logit_lengths=rng.integers(frames // 2, frames + 1, size=rows),
-        label_lengths=rng.integers(0, width + 1, size=rows),
-        blank=blank,
-    )
 
 
 @check(operation="occupancies")
@@ -180,17 +163,8 @@ def check_occupancies_of_classes_alone(subject: Subject) -> None:
 @check(operation="occupancies")
 def check_occupancies_ignore_padding(subject: Subject) -> None:
     """What stands past the lengths changes nothing, NaN and labels out of range included."""
-    batch = case("ragged")
-    expected = _call(subject, batch)
-    faults = []
-    for logit, label in ((np.nan, -7), (np.inf, 10**6), (-np.inf, batch.blank)):
-        found = _call(subject, with_padding(batch, logit, label))
-        faults += [
-            f"{name} change when padding is {logit} and {label}"
-            for name in ("classes", "states", "loss")
-            if not np.array_equal(getattr(found, name), getattr(expected, name))
-        ]
-    raise_if(faults)
+    names = ("classes", "states", "loss")
+    raise_if_padding_counts(case("ragged"), names, partial(_call, subject))
 
 
 @check(operation="occupancies")
@@ -210,14 +184,10 @@ def check_occupancies_batching(subject: Subject) -> None:
 def check_occupancies_time_major(subject: Subject) -> None:
     """Transposed logits, as time_major=True passes them, give the same occupancies."""
     batch = drawn(4)
-    inputs = subject.inputs(batch)
-    xp = array_api_compat.array_namespace(inputs.logits)
-    turned = inputs._replace(logits=subject.logits(batch.logits.transpose(1, 0, 2)))
-    odd = subject.logits(batch.logits.transpose(0, 2, 1))
-    strided = inputs._replace(logits=xp.permute_dims(odd, (0, 2, 1)))
-    first = _call(subject, batch, turned, time_major=True)
-    first = replace(first, classes=first.classes.transpose(1, 0, 2))
-    for found in (first, _call(subject, batch, strided)):
+    for inputs, options in other_layouts(subject, batch, subject.inputs(batch)):
+        found = _call(subject, batch, inputs, **options)
+        if options:
+            found = replace(found, classes=found.classes.transpose(1, 0, 2))
         raise_if(_judge(subject, batch, found))
 
 
@@ -254,18 +224,10 @@ def check_occupancies_mark_wrong_values(subject: Subject) -> None:
     """With validate=False a wrong length, label or logit makes a loss of NaN, its own only."""
     batch = case("ragged")
     right = _call(subject, batch)
-    n = int(np.flatnonzero((batch.label_lengths > 0) & (batch.logit_lengths > 0))[-1])
-    _, frames, classes, width = batch.shape
+    n, batches = wrong_values(batch)
     faults = []
-    for what, field, index, value in (
-        ("a label out of range", "labels", (n, 0), classes),
-        ("a label length above S", "label_lengths", n, width + 1),
-        ("a logit length above T", "logit_lengths", n, frames + 1),
-        ("a logit of NaN", "logits", (n, 0, 0), np.nan),
-    ):
-        wrong = np.array(getattr(batch, field))
-        wrong[index] = value
-        found = _call(subject, replace(batch, **{field: wrong}), validate=False)  # type: ignore[arg-type]
+    for what, wrong in batches:
+        found = _call(subject, wrong, validate=False)
         if not np.isnan(found.loss[n]):
             faults.append(f"{what}: the loss is {found.loss[n]}, expected NaN")
         rest = np.arange(len(batch.logits)) != n
@@ -277,14 +239,9 @@ def check_occupancies_mark_wrong_values(subject: Subject) -> None:
 @check(operation="occupancies")
 def check_occupancies_computes_by_itself(subject: Subject) -> None:
     """No other backend's code runs meanwhile, as check_computes_by_itself says of the loss."""
-    if subject.has(Feature.DELEGATES):
-        msg = "it declares DELEGATES"
-        raise NotApplicable(msg)
     kernel = load_target(subject.descriptor.kernels["occupancies"])
 
     def call(batch: Batch) -> None:
         kernel(*subject.inputs(batch), blank=batch.blank, states=True)
 
-    if found := others_code(subject, call):
-        msg = f"code of other backends ran: {', '.join(sorted(found)[:3])}"
-        raise CheckFailure(msg)
+    raise_if_delegated(subject, call)

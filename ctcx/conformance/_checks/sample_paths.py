@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat
 import numpy as np
 
 import ctcx
@@ -14,12 +12,17 @@ from ctcx._plugins.backend import Feature
 from ctcx._plugins.targets import load_target
 from ctcx._reference.oracle import round_to_dtype
 from ctcx._reference.posterior import SampledPaths, sample_paths
-from ctcx.conformance._checks.delegation import others_code
+from ctcx.conformance._checks.delegation import raise_if_delegated
 from ctcx.conformance._checks.judging import in_group, pick, raise_if, with_padding
 from ctcx.conformance._checks.occupancies import drawn
-from ctcx.conformance._checks.optional_operations import call_by_name, check_forms
+from ctcx.conformance._checks.optional_operations import (
+    call_by_name,
+    check_forms,
+    judge_each,
+    other_layouts,
+    wrong_values,
+)
 from ctcx.conformance._checks.registry import check
-from ctcx.conformance._failures import CheckFailure, NotApplicable
 from ctcx.conformance.cases import Batch, case
 
 if TYPE_CHECKING:
@@ -103,13 +106,7 @@ def _judge(subject: Subject, batch: Batch, states: NDArray[np.int64]) -> list[st
 
 
 def _judge_all(subject: Subject, batches: Iterable[Batch]) -> None:
-    faults: list[str] = []
-    for batch in batches:
-        try:
-            faults += _judge(subject, batch, _call(subject, batch))
-        except CheckFailure as failure:
-            faults.append(str(failure))
-    raise_if(faults)
+    judge_each(batches, lambda batch: _judge(subject, batch, _call(subject, batch)))
 
 
 @check(operation="sample_paths")
@@ -159,13 +156,8 @@ def check_sample_paths_batching(subject: Subject) -> None:
 def check_sample_paths_time_major(subject: Subject) -> None:
     """Transposed logits, as time_major=True passes them, give the same paths."""
     batch = drawn(4)
-    inputs = subject.inputs(batch)
-    xp = array_api_compat.array_namespace(inputs.logits)
-    turned = inputs._replace(logits=subject.logits(batch.logits.transpose(1, 0, 2)))
-    odd = subject.logits(batch.logits.transpose(0, 2, 1))
-    strided = inputs._replace(logits=xp.permute_dims(odd, (0, 2, 1)))
-    raise_if(_judge(subject, batch, _call(subject, batch, turned, time_major=True)))
-    raise_if(_judge(subject, batch, _call(subject, batch, strided)))
+    for inputs, options in other_layouts(subject, batch, subject.inputs(batch)):
+        raise_if(_judge(subject, batch, _call(subject, batch, inputs, **options)))
 
 
 @check(operation="sample_paths", requires={Feature.TRACEABLE}, jit=True)
@@ -189,18 +181,10 @@ def check_sample_paths_mark_wrong_values(subject: Subject) -> None:
     """With validate=False a wrong length, label or logit makes states of -1, its own only."""
     batch = case("ragged")
     right = _call(subject, batch)
-    n = int(np.flatnonzero((batch.label_lengths > 0) & (batch.logit_lengths > 0))[-1])
-    _, frames, classes, width = batch.shape
+    n, batches = wrong_values(batch)
     faults = []
-    for what, field, index, value in (
-        ("a label out of range", "labels", (n, 0), classes),
-        ("a label length above S", "label_lengths", n, width + 1),
-        ("a logit length above T", "logit_lengths", n, frames + 1),
-        ("a logit of NaN", "logits", (n, 0, 0), np.nan),
-    ):
-        wrong = np.array(getattr(batch, field))
-        wrong[index] = value
-        found = _call(subject, replace(batch, **{field: wrong}), validate=False)  # type: ignore[arg-type]
+    for what, wrong in batches:
+        found = _call(subject, wrong, validate=False)
         if (found[n] != -1).any():
             faults.append(f"{what}: states are {found[n, 0].tolist()}, expected -1 everywhere")
         rest = np.arange(len(batch.logits)) != n
@@ -212,15 +196,10 @@ def check_sample_paths_mark_wrong_values(subject: Subject) -> None:
 @check(operation="sample_paths")
 def check_sample_paths_computes_by_itself(subject: Subject) -> None:
     """No other backend's code runs meanwhile, as check_computes_by_itself says of the loss."""
-    if subject.has(Feature.DELEGATES):
-        msg = "it declares DELEGATES"
-        raise NotApplicable(msg)
     kernel = load_target(subject.descriptor.kernels["sample_paths"])
 
     def call(batch: Batch) -> None:
         uniforms = _as_uniforms(subject, _uniforms(batch))
         kernel(*subject.inputs(batch), blank=batch.blank, uniforms=uniforms)
 
-    if found := others_code(subject, call):
-        msg = f"code of other backends ran: {', '.join(sorted(found)[:3])}"
-        raise CheckFailure(msg)
+    raise_if_delegated(subject, call)
