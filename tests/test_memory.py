@@ -1,6 +1,9 @@
 """Peak memory beyond inputs and gradient: two arrays of N x T x (2S+1), and a block of frames."""
 
 import gc
+import json
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -44,3 +47,33 @@ def test_never_frames_by_labels_by_classes():
     labels = np.ones((4, 1000), dtype=np.int64)
     labels[:, ::2] = 2
     assert peak_beyond_gradient(logits, labels) < 100 * 2**20
+
+
+MAPS_OF_NEW_SHAPES = """
+import gc, json
+import jax, numpy as np
+import ctcx
+from ctcx._core.loops import jax as loops
+
+loops.JAX_LOOP = loops.JaxLoop(programs=1)
+maps = []
+for frames in range(3, 7):
+    logits = jax.device_put(np.zeros((1, frames, 3), np.float32))
+    ctcx.ctc_beam_search(logits, width=2)
+    gc.collect()
+    with open("/proc/self/maps") as file:
+        maps.append(len(file.readlines()))
+print(json.dumps(maps))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the memory maps that Linux lists")
+def test_jax_programs_that_are_dropped_free_their_memory_maps():
+    """XLA makes some 500 for each new shape of this search; a process may have 65,530."""
+    pytest.importorskip("jax")
+    child = subprocess.run(
+        [sys.executable, "-c", MAPS_OF_NEW_SHAPES], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    maps = json.loads(child.stdout)
+    assert maps[-1] - maps[1] < 2 * 100, maps

@@ -1,12 +1,13 @@
 """The loop for JAX: ``lax.scan`` over blocks of frames, in one compiled function.
 
 Unrolled in Python, a recursion of 100 frames takes XLA minutes to compile; scanned, a second or two
-at any length. Calls outside of ``jax.jit`` are compiled too, once for each shape.
+at any length. Calls outside of ``jax.jit`` are compiled too, once for each shape; the programs of
+the shapes used last are kept.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -27,17 +28,43 @@ def _compiled(kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: 
     return kernel(*arrays, constants)
 
 
+def _program(
+    kernel: Callable[..., Any],
+    constants: Hashable,
+    forms: tuple[Any, ...],  # noqa: ARG001 - one program for each
+) -> Callable[..., Any]:
+    def call(*arrays: Array) -> Any:
+        return kernel(*arrays, constants)
+
+    # A function of its own: what JAX compiles for it is dropped together with it.
+    compiled: Callable[..., Any] = jax.jit(call)
+    return compiled
+
+
 class JaxLoop:
-    """A :class:`ctcx._core.loops.base.Loop` that XLA can compile at any number of frames."""
+    """A :class:`ctcx._core.loops.base.Loop` that XLA can compile at any number of frames.
+
+    Parameters
+    ----------
+    programs
+        How many of those compiled outside of ``jax.jit`` are kept, the ones used last. On a CPU one
+        takes up to 400 memory maps; a process that needs more than 65,530 is ended by Linux.
+    """
 
     reads_values = False
     frames_a_block = 4  # a step is unrolled, and its compile time grows with it
 
+    def __init__(self, programs: int = 128) -> None:
+        self._program = lru_cache(maxsize=programs)(_program)
+
     def run(
         self, kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: Hashable
     ) -> Any:
-        """Compile the kernel for these shapes, or take it from JAX's cache, and call it."""
-        return _compiled(kernel, arrays, constants)
+        """Compile the kernel for these shapes, or take the program that is kept, and call it."""
+        if any(isinstance(array, jax.core.Tracer) for array in arrays):
+            return _compiled(kernel, arrays, constants)  # a part of the caller's program
+        forms = tuple(None if array is None else (array.shape, array.dtype) for array in arrays)
+        return self._program(kernel, constants, forms)(*arrays)
 
     def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
         """As it is: XLA fuses what stands together."""
