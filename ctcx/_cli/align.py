@@ -5,24 +5,34 @@ from __future__ import annotations
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 from rich.text import Text
 
-from ctcx._api.align import ctc_align, spans
+from ctcx._api.align import ctc_align
 from ctcx._cli.alignment_files import (
-    Stretch,
     Utterance,
     as_ctm,
     as_json,
     as_srt,
     as_textgrid,
+    token_table,
+    tokens_of,
     words,
 )
-from ctcx._cli.emission_files import read_emissions, utterance_name
-from ctcx._cli.output import check_target, heading, new_table, opened, show
+from ctcx._cli.emission_files import (
+    BACKEND,
+    BLANK,
+    EMISSIONS,
+    FRAME_SECONDS,
+    SEQUENCE,
+    TOKENS,
+    Emissions,
+    read_utterances,
+)
+from ctcx._cli.output import check_target, heading, opened, show
 from ctcx._cli.token_files import TokenTable, read_tokens
 from ctcx._errors import InfeasibleError
 
@@ -48,13 +58,7 @@ class _Unit(StrEnum):
 
 def align_command(
     *,
-    emissions: Annotated[
-        str,
-        typer.Argument(
-            metavar="EMISSIONS",
-            help="FILE.npz with the array logits, and logit_lengths if any is padded; or FILE.npy.",
-        ),
-    ],
+    emissions: Annotated[str, EMISSIONS],
     text: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="What was said; once for each utterance, in order."),
@@ -63,23 +67,11 @@ def align_command(
         list[str] | None,
         typer.Option(metavar="K,K,...", help="Classes in place of a text; once for each, too."),
     ] = None,
-    tokens: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="The token of each class: one a line, or JSON."),
-    ] = None,
-    blank: Annotated[
-        int, typer.Option(metavar="K", help="Class of the blank; -1 is the last one.")
-    ] = 0,
-    sequence: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Only this utterance of the file, from 0."),
-    ] = None,
-    frame_seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="Duration of a frame, for times in seconds.")
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option(metavar="NAME", help="As if backend=NAME were passed.")
-    ] = None,
+    tokens: Annotated[str | None, TOKENS] = None,
+    blank: Annotated[int, BLANK] = 0,
+    sequence: Annotated[int | None, SEQUENCE] = None,
+    frame_seconds: Annotated[float | None, FRAME_SECONDS] = None,
+    backend: Annotated[str | None, BACKEND] = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -104,23 +96,13 @@ def align_command(
     well the text fits.
     """
     chosen = _format(output, form)
-    logits, lengths = read_emissions(emissions)
-    count, _, classes = logits.shape
-    if not -classes <= blank < classes:
-        msg = f"{blank} is no class: there are {classes}"
-        raise typer.BadParameter(msg, param_hint="--blank")
-    picked = list(range(count)) if sequence is None else [sequence]
-    if sequence is not None and sequence >= count:
-        msg = f"{sequence} is no utterance: {emissions} has {count}"
-        raise typer.BadParameter(msg, param_hint="--sequence")
-    if frame_seconds is not None and not 0 < frame_seconds < float("inf"):
-        msg = f"expected a positive number; got {frame_seconds}"
-        raise typer.BadParameter(msg, param_hint="--frame-seconds")
+    picked = read_utterances(emissions, blank=blank, sequence=sequence, frame_seconds=frame_seconds)
+    classes = picked.logits.shape[2]
     if chosen not in {None, _Format.JSON} and frame_seconds is None:
         msg = f"{chosen} has times: --frame-seconds must say how long a frame is"
         raise typer.BadParameter(msg, param_hint="--format")
-    if chosen in {_Format.SRT, _Format.TEXTGRID} and len(picked) != 1:
-        msg = f"{chosen} is for one utterance of the {count}: pick it with --sequence"
+    if chosen in {_Format.SRT, _Format.TEXTGRID} and len(picked.names) != 1:
+        msg = f"{chosen} is for one utterance of the {picked.in_file}: pick it with --sequence"
         raise typer.BadParameter(msg, param_hint="--format")
     table = None if tokens is None else read_tokens(tokens, classes, blank % classes)
     space = None if table is None else table.space
@@ -128,10 +110,7 @@ def align_command(
         msg = "no token says where a word ends"
         raise typer.BadParameter(msg, param_hint="--unit")
     found = _aligned(
-        (logits[picked], lengths[picked]),
-        _labels(text, labels, table, len(picked)),
-        [utterance_name(emissions, n, count) for n in picked],
-        (blank, table, text, backend),
+        picked, _labels(text, labels, table, len(picked.names)), (blank, table, text, backend)
     )
     shown_unit = unit or (_Unit.TOKENS if space is None else _Unit.WORDS)
     if chosen is not None:
@@ -178,12 +157,11 @@ def _labels(
 
 
 def _aligned(
-    emissions: tuple[NDArray[Any], NDArray[Any]],
+    emissions: Emissions,
     labels: list[list[int]],
-    names: list[str],
     options: tuple[int, TokenTable | None, Sequence[str] | None, str | None],
 ) -> list[Utterance]:
-    logits, lengths = emissions
+    logits, lengths, names, _ = emissions
     blank, table, texts, backend = options
     found = ctc_align(logits, labels, lengths, blank=blank, backend=backend, infeasible="empty")
     for name, feasible, frames, wanted in zip(names, found.feasible, lengths, labels, strict=True):
@@ -195,16 +173,7 @@ def _aligned(
         frames = int(lengths[n])
         inside = logits[n, :frames].astype(np.float64)
         score, best = float(found.score[n]), float(_best_path(inside))
-        tokens = [
-            Stretch(
-                str(span.label) if table is None else table.names.get(span.label, str(span.label)),
-                span.start,
-                span.end,
-                span.log_prob,
-                span.label,
-            )
-            for span in spans(found, n)
-        ]
+        tokens = tokens_of(found, n, table)
         text = None if not texts else texts[n]
         joined = None if space is None else words(tokens, space)
         lost = max(0.0, best - score) / max(1, frames)
@@ -241,22 +210,11 @@ def _written(found: list[Utterance], form: _Format, seconds: float | None, unit:
 
 def _print(one: Utterance, seconds: float | None) -> None:
     said = "" if one.text is None else f": {one.text!r}"
-    times = () if seconds is None else ("from", "to")
-    table = new_table(
-        "token", "class", "start", "end", *times, "probability",
-        right=("class", "start", "end", *times, "probability"),
-    )  # fmt: skip
-    for token in one.tokens:
-        cells = [str(token.label), str(token.start), str(token.end)]
-        if seconds is not None:
-            cells += [f"{token.start * seconds:.3f}", f"{token.end * seconds:.3f}"]
-        shown = token.text if token.text.strip() else repr(token.text)
-        table.add_row(shown, *cells, f"{np.exp(token.log_prob):.3f}")
     show(
         heading(f"{one.name}{said}"),
         Text(
             f"{one.frames} frames, score {one.score:.2f} nats, {one.lost:.2f} nats a frame below "
             "the best path of all"
         ),
-        table,
+        token_table(one.tokens, seconds),
     )

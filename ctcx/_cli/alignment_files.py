@@ -1,18 +1,36 @@
-"""Alignments as JSON, CTM, TextGrid and SRT."""
+"""Alignments as tables, JSON, CTM, TextGrid and SRT."""
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ctcx._cli.output import json_text
+from ctcx._api.align import spans
+from ctcx._cli.output import json_text, new_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Stretch", "Utterance", "as_ctm", "as_json", "as_srt", "as_textgrid", "words"]
+    from rich.table import Table
+
+    from ctcx._api.align import Alignment
+    from ctcx._cli.token_files import TokenTable
+
+__all__ = [
+    "Stretch",
+    "Utterance",
+    "as_ctm",
+    "as_json",
+    "as_srt",
+    "as_textgrid",
+    "stretch_as_json",
+    "token_table",
+    "tokens_of",
+    "words",
+]
 
 
 class Stretch(NamedTuple):
@@ -53,6 +71,31 @@ class Utterance(NamedTuple):
     words: list[Stretch] | None
 
 
+def tokens_of(alignment: Alignment[Any], n: int, table: TokenTable | None) -> list[Stretch]:
+    """Return the labels of sequence ``n``, named by the table, or by their numbers."""
+    names = {} if table is None else table.names
+    return [
+        Stretch(
+            names.get(span.label, str(span.label)), span.start, span.end, span.log_prob, span.label
+        )
+        for span in spans(alignment, n)
+    ]
+
+
+def token_table(tokens: Iterable[Stretch], seconds: float | None) -> Table:
+    """Return a table of tokens and where they stand; times only if a frame's are known."""
+    times = () if seconds is None else ("from", "to")
+    columns = ("class", "start", "end", *times, "probability")
+    table = new_table("token", *columns, right=columns)
+    for one in tokens:
+        cells = [str(one.label), str(one.start), str(one.end)]
+        if seconds is not None:
+            cells += [f"{one.start * seconds:.3f}", f"{one.end * seconds:.3f}"]
+        shown = one.text if one.text.strip() else repr(one.text)
+        table.add_row(shown, *cells, f"{np.exp(one.log_prob):.3f}")
+    return table
+
+
 def words(tokens: Iterable[Stretch], space: str) -> list[Stretch]:
     """Join the tokens between spaces; ``space`` is a token, or the start of one."""
     found: list[list[Stretch]] = [[]]
@@ -75,18 +118,20 @@ def words(tokens: Iterable[Stretch], space: str) -> list[Stretch]:
     ]
 
 
+def stretch_as_json(one: Stretch, seconds: float | None) -> dict[str, object]:
+    """Return what is known of a token or a word; times only if a frame's are known."""
+    found: dict[str, object] = {"text": one.text}
+    if one.label is not None:
+        found["label"] = one.label
+    found |= {"start_frame": one.start, "end_frame": one.end, "log_prob": one.log_prob}
+    if seconds is not None:
+        found |= {"start": _time(one.start, seconds), "end": _time(one.end, seconds)}
+    return found
+
+
 def as_json(utterances: Sequence[Utterance], seconds: float | None) -> str:
     """Return all that is known as JSON, ``ctcx-align/1``; times only if a frame's are known."""
-
-    def stretch(one: Stretch) -> dict[str, object]:
-        found: dict[str, object] = {"text": one.text}
-        if one.label is not None:
-            found["label"] = one.label
-        found |= {"start_frame": one.start, "end_frame": one.end, "log_prob": one.log_prob}
-        if seconds is not None:
-            found |= {"start": _time(one.start, seconds), "end": _time(one.end, seconds)}
-        return found
-
+    stretch = partial(stretch_as_json, seconds=seconds)
     return json_text(
         {
             "format": "ctcx-align/1",

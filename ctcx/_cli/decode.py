@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from ctcx._api.align import Span, ctc_align, spans
+from ctcx._api.align import ctc_align
 from ctcx._api.beam_search import ctc_beam_search
 from ctcx._api.greedy import ctc_greedy
 from ctcx._api.loss import ctc_loss
-from ctcx._cli.emission_files import read_emissions, utterance_name
-from ctcx._cli.output import check_target, heading, json_text, new_table, opened, show
+from ctcx._cli.alignment_files import Stretch, stretch_as_json, token_table, tokens_of
+from ctcx._cli.emission_files import (
+    BACKEND,
+    BLANK,
+    EMISSIONS,
+    FRAME_SECONDS,
+    SEQUENCE,
+    TOKENS,
+    Emissions,
+    read_utterances,
+)
+from ctcx._cli.output import check_target, heading, json_text, opened, show
 from ctcx._cli.token_files import TokenTable, read_tokens
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["decode_command"]
 
@@ -39,22 +46,13 @@ class _Reading:
     name: str
     frames: int
     alternatives: list[_Alternative]
-    tokens: list[Span]
+    tokens: list[Stretch]
 
 
 def decode_command(
     *,
-    emissions: Annotated[
-        str,
-        typer.Argument(
-            metavar="EMISSIONS",
-            help="FILE.npz with the array logits, and logit_lengths if any is padded; or FILE.npy.",
-        ),
-    ],
-    tokens: Annotated[
-        str,
-        typer.Option(metavar="FILE", help="The token of each class: one a line, or JSON."),
-    ],
+    emissions: Annotated[str, EMISSIONS],
+    tokens: Annotated[str, TOKENS],
     beam: Annotated[
         int | None,
         typer.Option(min=1, metavar="WIDTH", help="Search with a beam; default: greedily."),
@@ -62,19 +60,10 @@ def decode_command(
     top: Annotated[
         int, typer.Option(min=1, metavar="K", help="How many alternatives of a beam to show.")
     ] = 3,
-    blank: Annotated[
-        int, typer.Option(metavar="K", help="Class of the blank; -1 is the last one.")
-    ] = 0,
-    sequence: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Only this utterance of the file, from 0."),
-    ] = None,
-    frame_seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="Duration of a frame, for times in seconds.")
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option(metavar="NAME", help="As if backend=NAME were passed.")
-    ] = None,
+    blank: Annotated[int, BLANK] = 0,
+    sequence: Annotated[int | None, SEQUENCE] = None,
+    frame_seconds: Annotated[float | None, FRAME_SECONDS] = None,
+    backend: Annotated[str | None, BACKEND] = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -90,21 +79,10 @@ def decode_command(
     Prints the text, its alternatives, and where each token stands. Decodes as ctcx.ctc_greedy does,
     or as ctcx.ctc_beam_search with --beam. Probabilities are those of the text by all its paths.
     """
-    logits, lengths = read_emissions(emissions)
-    count, _, classes = logits.shape
-    if not -classes <= blank < classes:
-        msg = f"{blank} is no class: there are {classes}"
-        raise typer.BadParameter(msg, param_hint="--blank")
-    if sequence is not None and sequence >= count:
-        msg = f"{sequence} is no utterance: {emissions} has {count}"
-        raise typer.BadParameter(msg, param_hint="--sequence")
-    if frame_seconds is not None and not 0 < frame_seconds < math.inf:
-        msg = f"expected a positive number; got {frame_seconds}"
-        raise typer.BadParameter(msg, param_hint="--frame-seconds")
-    picked = list(range(count)) if sequence is None else [sequence]
+    picked = read_utterances(emissions, blank=blank, sequence=sequence, frame_seconds=frame_seconds)
+    classes = picked.logits.shape[2]
     table = read_tokens(tokens, classes, blank % classes)
-    names = [utterance_name(emissions, n, count) for n in picked]
-    found = _read(logits[picked], lengths[picked], names, table, beam, top, backend)
+    found = _read(picked, table, beam, top, backend)
     if output is not None:
         with opened(output) as file:
             file.write(f"{_as_json(found, frame_seconds)}\n".encode())
@@ -114,14 +92,9 @@ def decode_command(
 
 
 def _read(
-    logits: NDArray[Any],
-    lengths: NDArray[Any],
-    names: list[str],
-    table: TokenTable,
-    beam: int | None,
-    top: int,
-    backend: str | None,
+    emissions: Emissions, table: TokenTable, beam: int | None, top: int, backend: str | None
 ) -> list[_Reading]:
+    logits, lengths, names, _ = emissions
     options: dict[str, Any] = {"blank": table.blank, "backend": backend}
     # The probability of a greedy result is found as that of a beam's: by the loss.
     if beam is None:
@@ -141,29 +114,13 @@ def _read(
             if counts[n, k] >= 0:
                 said = labels[n, k, : counts[n, k]].tolist()
                 alternatives.append(_Alternative(table.text_of(said), said, float(log_probs[n, k])))
-        tokens = [
-            span._replace(token=table.names.get(span.label, str(span.label)))
-            for span in spans(aligned, n)
-        ]
+        tokens = tokens_of(aligned, n, table)
         readings.append(_Reading(name, int(lengths[n]), alternatives, tokens))
     return readings
 
 
 def _as_json(found: list[_Reading], seconds: float | None) -> str:
     """Return all that is known as JSON, ``ctcx-decode/1``; times only if a frame's are known."""
-
-    def token(span: Span) -> dict[str, object]:
-        shown: dict[str, object] = {
-            "text": span.token,
-            "label": span.label,
-            "start_frame": span.start,
-            "end_frame": span.end,
-            "log_prob": span.log_prob,
-        }
-        if seconds is not None:
-            shown |= {"start": span.start * seconds, "end": span.end * seconds}
-        return shown
-
     return json_text(
         {
             "format": "ctcx-decode/1",
@@ -176,7 +133,7 @@ def _as_json(found: list[_Reading], seconds: float | None) -> str:
                         {"text": each.text, "labels": each.labels, "log_prob": each.log_prob}
                         for each in one.alternatives
                     ],
-                    "tokens": list(map(token, one.tokens)),
+                    "tokens": [stretch_as_json(token, seconds) for token in one.tokens],
                 }
                 for one in found
             ],
@@ -197,15 +154,4 @@ def _print(one: _Reading, seconds: float | None) -> None:
         Text(f"or {other.text!r}, probability {math.exp(other.log_prob):.3g}")
         for other in one.alternatives[1:]
     ]
-    times = () if seconds is None else ("from", "to")
-    columns = ("class", "start", "end", *times, "probability")
-    table = new_table("token", *columns, right=columns)
-    for span in one.tokens:
-        cells = [str(span.label), str(span.start), str(span.end)]
-        if seconds is not None:
-            cells += [f"{span.start * seconds:.3f}", f"{span.end * seconds:.3f}"]
-        token = span.token or ""
-        table.add_row(
-            token if token.strip() else repr(token), *cells, f"{math.exp(span.log_prob):.3f}"
-        )
-    show(*shown, *([table] if one.tokens else []))
+    show(*shown, *([token_table(one.tokens, seconds)] if one.tokens else []))

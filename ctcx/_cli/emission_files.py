@@ -1,22 +1,93 @@
-"""Logits from the files that NumPy writes."""
+"""Logits from the files that NumPy writes, and the options that say which and how."""
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
+import typer
 
 from ctcx._errors import CTCInputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["read_emissions", "utterance_name"]
+__all__ = [
+    "BACKEND",
+    "BLANK",
+    "EMISSIONS",
+    "FRAME_SECONDS",
+    "SEQUENCE",
+    "TOKENS",
+    "Emissions",
+    "read_utterances",
+]
+
+EMISSIONS = typer.Argument(
+    metavar="EMISSIONS",
+    help="FILE.npz with the array logits, and logit_lengths if any is padded; or FILE.npy.",
+)
+TOKENS = typer.Option(metavar="FILE", help="The token of each class: one a line, or JSON.")
+BLANK = typer.Option(metavar="K", help="Class of the blank; -1 is the last one.")
+SEQUENCE = typer.Option(min=0, metavar="N", help="Only this utterance of the file, from 0.")
+FRAME_SECONDS = typer.Option(metavar="S", help="Duration of a frame, for times in seconds.")
+BACKEND = typer.Option(metavar="NAME", help="As if backend=NAME were passed.")
 
 
-def read_emissions(path: str) -> tuple[NDArray[Any], NDArray[Any]]:
+class Emissions(NamedTuple):
+    """Utterances of a file.
+
+    Attributes
+    ----------
+    logits
+        (N, T, C).
+    lengths
+        How many frames of each count, (N,).
+    names
+        By the name of the file.
+    in_file
+        How many the file has.
+    """
+
+    logits: NDArray[Any]
+    lengths: NDArray[Any]
+    names: list[str]
+    in_file: int
+
+
+def read_utterances(
+    path: str, *, blank: int, sequence: int | None, frame_seconds: float | None
+) -> Emissions:
+    """Read a file, and return all its utterances or the one that ``sequence`` asks for.
+
+    Raises
+    ------
+    CTCInputError
+        It can't be read, or holds something else.
+    typer.BadParameter
+        An option doesn't fit it.
+    """
+    logits, lengths = _read(path)
+    count, _, classes = logits.shape
+    if not -classes <= blank < classes:
+        msg = f"{blank} is no class: there are {classes}"
+        raise typer.BadParameter(msg, param_hint="--blank")
+    if sequence is not None and sequence >= count:
+        msg = f"{sequence} is no utterance: {path} has {count}"
+        raise typer.BadParameter(msg, param_hint="--sequence")
+    if frame_seconds is not None and not 0 < frame_seconds < math.inf:
+        msg = f"expected a positive number; got {frame_seconds}"
+        raise typer.BadParameter(msg, param_hint="--frame-seconds")
+    picked = list(range(count)) if sequence is None else [sequence]
+    stem = Path(path).stem
+    names = [stem if count == 1 else f"{stem}-{n}" for n in picked]
+    return Emissions(logits[picked], lengths[picked], names, count)
+
+
+def _read(path: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Read logits (N, T, C), N and C at least 1, and how many frames of each count, (N,).
 
     Parameters
@@ -46,12 +117,6 @@ def read_emissions(path: str) -> tuple[NDArray[Any], NDArray[Any]]:
         what = f"logit_lengths of dtype {lengths.dtype} and shape {lengths.shape}"
         _refuse(path, f"has {what}: expected integers ({count},)")
     return logits, lengths.reshape(count)
-
-
-def utterance_name(path: str, n: int, count: int) -> str:
-    """Name utterance ``n`` of ``count`` by its file."""
-    stem = Path(path).stem
-    return stem if count == 1 else f"{stem}-{n}"
 
 
 def _arrays(path: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
