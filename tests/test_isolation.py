@@ -15,8 +15,9 @@ import ctcx.plugin
 from ctcx._dispatch.report import versions
 from ctcx._plugins import registry as _registry
 from ctcx.plugin import Backend, Feature, Namespace
-from tests.helpers import posix_only
+from tests.helpers import optional, posix_only
 
+optional("torch")  # which can't be imported beside the damaged metadata of some tests here
 LOGITS = np.zeros((1, 3, 4), dtype=np.float32)
 
 # Statements that raise, and how the exception is told.
