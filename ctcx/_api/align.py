@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 
 from ctcx._api.call import (
     Options,
+    as_asked,
+    as_constants,
     check_choice,
-    check_flag,
+    check_flags,
     kernel_result,
-    of_class,
     raise_if_infeasible,
 )
 from ctcx._api.cuda_graphs import in_graph, is_captured
-from ctcx._arrays.tensor_forms import SUBCLASS, UNREADABLE, is_torch_recording
+from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.spans import PathFacts, are_paths, path_facts
 from ctcx._errors import CTCInputError
@@ -201,27 +202,15 @@ def align_eagerly(
 ) -> Alignment[Any]:
     """Do what :func:`ctcx.ctc_align` does for arrays that hold values, or that JAX traces."""
     check_choice("infeasible", options.infeasible, _POLICIES)
-    check_flag("time_major", options.time_major)
-    check_flag("validate", options.validate)
-    prepared = prepare(
-        logits, labels, logit_lengths, label_lengths, blank, time_major=options.time_major
-    )
+    check_flags(time_major=options.time_major, validate=options.validate)
+    arrays = (logits, labels, logit_lengths, label_lengths)
+    prepared = as_constants(prepare(*arrays, blank, time_major=options.time_major))
     meaning = Wildcards.of(wildcards, free_ends, prepared.logits.shape[2])
-    facts = prepared.facts
-    if facts.namespace == "torch":
-        prepared = prepared._replace(logits=prepared.logits.detach())
-        if facts.form & UNREADABLE:
-            from ctcx._api import torch_align
+    if prepared.facts.form & UNREADABLE:
+        from ctcx._api import torch_align
 
-            return Alignment(*torch_align.dispatched(prepared, meaning, options))
-    elif facts.namespace == "jax.numpy":
-        from ctcx._arrays.jax import as_constant
-
-        prepared = prepared._replace(logits=as_constant(prepared.logits))
-    found = _aligned(prepared, meaning, options)
-    if facts.form & SUBCLASS:
-        found = Alignment(*of_class(type(logits), tuple(found)))
-    return Alignment(*(array[0, ...] for array in found)) if prepared.single else found
+        return Alignment(*torch_align.dispatched(prepared, meaning, options))
+    return Alignment(*as_asked(_aligned(prepared, meaning, options), prepared, logits))
 
 
 def _aligned(prepared: KernelInputs, meaning: Wildcards, options: Options) -> Alignment[Any]:

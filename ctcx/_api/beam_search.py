@@ -7,10 +7,10 @@ from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from ctcx._api.align import ctc_align
-from ctcx._api.call import Options, check_flag, kernel_result, of_class
+from ctcx._api.call import Options, as_asked, as_constants, check_flags, kernel_result
 from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
 from ctcx._api.loss import ctc_loss
-from ctcx._arrays.tensor_forms import SUBCLASS, UNREADABLE, is_torch_recording
+from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.results import beams_in_order, label_lengths
 from ctcx._dispatch.results import first_where
@@ -165,26 +165,15 @@ def beam_search_eagerly(
 
     ``full_width``: K is T.
     """
-    flags = {"time_major": time_major, "exact_scores": exact_scores, "validate": validate}
-    for name, flag in flags.items():
-        check_flag(name, flag)
+    check_flags(time_major=time_major, exact_scores=exact_scores, validate=validate)
     sizes = check_sizes(width, top, max_classes)
     options = Options(time_major, "none", "inf", backend, validate)
-    prepared = prepare_logits(logits, logit_lengths, blank, time_major=time_major)
-    facts = prepared.facts
-    if facts.namespace == "torch":
-        prepared = prepared._replace(logits=prepared.logits.detach())
-        if facts.form & UNREADABLE:
-            from ctcx._api import torch_decode
+    prepared = as_constants(prepare_logits(logits, logit_lengths, blank, time_major=time_major))
+    if prepared.facts.form & UNREADABLE:
+        from ctcx._api import torch_decode
 
-            found = torch_decode.beam_search_dispatched(
-                prepared, sizes, bool(exact_scores), options
-            )
-            return Beams(*found)
-    elif facts.namespace == "jax.numpy":
-        from ctcx._arrays.jax import as_constant
-
-        prepared = prepared._replace(logits=as_constant(prepared.logits))
+        dispatched = torch_decode.beam_search_dispatched
+        return Beams(*dispatched(prepared, sizes, bool(exact_scores), options))
     arguments = {"blank": prepared.blank, **sizes}
     labels, beam_log_probs = kernel_result(
         "beam_search",
@@ -199,9 +188,7 @@ def beam_search_eagerly(
     found = _completed(labels, lengths, beam_log_probs, prepared, backend, exact=bool(exact_scores))
     if most is not some:
         found = found._replace(labels=found.labels[:, :, :most], starts=found.starts[:, :, :most])
-    if facts.form & SUBCLASS:
-        found = Beams(*of_class(type(logits), tuple(found)))
-    return Beams(*(part[0, ...] for part in found)) if prepared.single else found
+    return Beams(*as_asked(found, prepared, logits))
 
 
 def check_sizes(width: Any, top: Any, max_classes: Any) -> dict[str, int | None]:

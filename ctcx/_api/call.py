@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Options",
+    "as_asked",
+    "as_constants",
     "check_choice",
     "check_flag",
+    "check_flags",
     "check_options",
     "kernel_result",
     "of_class",
@@ -237,8 +240,7 @@ def check_options(options: Options) -> None:
         return
     check_choice("reduction", options.reduction, _REDUCTIONS)
     check_choice("infeasible", options.infeasible, _POLICIES)
-    check_flag("time_major", options.time_major)
-    check_flag("validate", options.validate)
+    check_flags(time_major=options.time_major, validate=options.validate)
 
 
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
@@ -251,6 +253,30 @@ def check_flag(argument: str, value: object) -> None:
     if value is not True and value is not False and not isinstance(value, np.bool_):
         msg = f"{argument} must be True or False, got {short_repr(value)}"
         raise CTCInputError(msg, argument=argument, value=value)
+
+
+def check_flags(**flags: object) -> None:
+    for argument, value in flags.items():
+        check_flag(argument, value)
+
+
+def as_constants(prepared: KernelInputs) -> KernelInputs:
+    """Let no library differentiate through the logits."""
+    namespace = prepared.facts.namespace
+    if namespace == "torch":
+        return prepared._replace(logits=prepared.logits.detach())
+    if namespace == "jax.numpy":
+        from ctcx._arrays.jax import as_constant
+
+        return prepared._replace(logits=as_constant(prepared.logits))
+    return prepared
+
+
+def as_asked(found: tuple[Array, ...], prepared: KernelInputs, logits: Any) -> tuple[Array, ...]:
+    """Give results the class of the caller's logits, and drop N for one sequence."""
+    if prepared.facts.form & SUBCLASS:
+        found = of_class(type(logits), tuple(found))
+    return tuple(array[0, ...] for array in found) if prepared.single else tuple(found)
 
 
 def raise_if_infeasible(feasible: Array, prepared: KernelInputs, goes_on: str) -> None:

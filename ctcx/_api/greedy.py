@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from ctcx._api.call import Options, check_flag, kernel_result, of_class
+from ctcx._api.call import Options, as_asked, as_constants, check_flags, kernel_result
 from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
-from ctcx._arrays.tensor_forms import SUBCLASS, UNREADABLE, is_torch_recording
+from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.readout import Readout, label_counts, readout
 from ctcx._dispatch.results import first_where
@@ -135,26 +135,13 @@ def greedy_eagerly(
 
     ``full_width``: K is T.
     """
-    for name, flag in (
-        ("time_major", time_major),
-        ("merge_repeated", merge_repeated),
-        ("validate", validate),
-    ):
-        check_flag(name, flag)
+    check_flags(time_major=time_major, merge_repeated=merge_repeated, validate=validate)
     options = Options(time_major, "none", "inf", backend, validate)
-    prepared = prepare_logits(logits, logit_lengths, blank, time_major=time_major)
-    facts = prepared.facts
-    if facts.namespace == "torch":
-        prepared = prepared._replace(logits=prepared.logits.detach())
-        if facts.form & UNREADABLE:
-            from ctcx._api import torch_decode
+    prepared = as_constants(prepare_logits(logits, logit_lengths, blank, time_major=time_major))
+    if prepared.facts.form & UNREADABLE:
+        from ctcx._api import torch_decode
 
-            found = torch_decode.greedy_dispatched(prepared, bool(merge_repeated), options)
-            return Decoded(*found)
-    elif facts.namespace == "jax.numpy":
-        from ctcx._arrays.jax import as_constant
-
-        prepared = prepared._replace(logits=as_constant(prepared.logits))
+        return Decoded(*torch_decode.greedy_dispatched(prepared, bool(merge_repeated), options))
     arguments = {"blank": prepared.blank}
     classes, log_probs = kernel_result(
         "greedy",
@@ -167,9 +154,7 @@ def greedy_eagerly(
     width, most = _widths(classes, log_probs, rules, prepared, full_width=full_width)
     parts: Readout = run(readout, (classes, log_probs), (*rules, width))
     found = tuple(part[:, :most] if part.ndim == 2 and most != width else part for part in parts)
-    if facts.form & SUBCLASS:
-        found = of_class(type(logits), found)
-    return Decoded(*(part[0, ...] for part in found)) if prepared.single else Decoded(*found)
+    return Decoded(*as_asked(found, prepared, logits))
 
 
 def _widths(

@@ -5,10 +5,18 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from ctcx._api.call import Options, check_flag, kernel_result, of_class, run
+from ctcx._api.call import (
+    Options,
+    as_asked,
+    as_constants,
+    check_flag,
+    check_flags,
+    kernel_result,
+    run,
+)
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._arrays.facts import describe, device_of, is_array
-from ctcx._arrays.tensor_forms import SUBCLASS, UNREADABLE, is_torch_recording
+from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.entropy import path_entropy
 from ctcx._core.kernels import run as run_core
 from ctcx._core.spans import are_sampled_paths
@@ -140,8 +148,8 @@ def ctc_occupancies(
         given = {"blank": blank, "states": states, "time_major": time_major, "backend": backend}
         captured: Occupancies[ArrayT] = in_graph(ctc_occupancies, arrays, **given)
         return captured
-    _check_flags(options)
-    prepared = _as_constants(prepare(**arrays, blank=blank, time_major=time_major))
+    check_flags(time_major=time_major, validate=validate)
+    prepared = as_constants(prepare(**arrays, blank=blank, time_major=time_major))
     if prepared.facts.form & UNREADABLE:
         from ctcx._api import torch_posterior
 
@@ -154,7 +162,7 @@ def ctc_occupancies(
     if time_major and not prepared.single:
         classes = xp.permute_dims(classes, (1, 0, 2))
     found = (classes, *each, loss, loss != float("inf"))
-    classes, *each, loss, feasible = _as_asked(found, prepared, logits)
+    classes, *each, loss, feasible = as_asked(found, prepared, logits)
     return Occupancies(classes, each[0] if each else None, loss, feasible)
 
 
@@ -224,7 +232,7 @@ def ctc_entropy(
         given = {"blank": blank, "time_major": time_major, "backend": backend}
         captured: ArrayT = in_graph(ctc_entropy, arrays, **given)
         return captured
-    _check_flags(options)
+    check_flags(time_major=time_major, validate=validate)
     x: Any = plain("logits", logits)
     if is_array(x) and (facts := describe(x, "logits")).dtype in HALF_DTYPES:
         x = facts.xp.astype(x, facts.xp.float32)
@@ -314,10 +322,10 @@ def ctc_sample_paths(
         given = {"blank": blank, "time_major": time_major, "backend": backend}
         captured: Array = in_graph(ctc_sample_paths, arrays, **given)
         return captured
-    _check_flags(options)
+    check_flags(time_major=time_major, validate=validate)
     u: Any = plain("uniforms", uniforms)
     rest = (labels, logit_lengths, label_lengths)
-    prepared = _as_constants(prepare(logits, *rest, blank, time_major=time_major))
+    prepared = as_constants(prepare(logits, *rest, blank, time_major=time_major))
     check_uniforms(u, prepared.logits, single=prepared.single)
     u = u[None, ...] if prepared.single else u
     u = u.detach() if prepared.facts.namespace == "torch" else u
@@ -327,7 +335,7 @@ def ctc_sample_paths(
         states = torch_posterior.dispatched_paths(prepared, u, options)
     else:
         states = sampled_paths_of(prepared, u, options)
-    return _as_asked((states,), prepared, logits)[0]
+    return as_asked((states,), prepared, logits)[0]
 
 
 def occupancies_of(prepared: KernelInputs, options: Options, *, states: bool) -> tuple[Array, ...]:
@@ -398,27 +406,3 @@ def _wrong_paths(states: Array, facts: ArrayFacts, *, prepared: KernelInputs) ->
         f"its labels; expected states that go up from 0 or 1 to 2L or 2L - 1 by 0, 1 or 2 (2 "
         f"between different labels only), -1 past the length, or -1 for all of them"
     )
-
-
-def _check_flags(options: Options) -> None:
-    check_flag("time_major", options.time_major)
-    check_flag("validate", options.validate)
-
-
-def _as_constants(prepared: KernelInputs) -> KernelInputs:
-    """Let no library differentiate through the logits."""
-    namespace = prepared.facts.namespace
-    if namespace == "torch":
-        return prepared._replace(logits=prepared.logits.detach())
-    if namespace == "jax.numpy":
-        from ctcx._arrays.jax import as_constant
-
-        return prepared._replace(logits=as_constant(prepared.logits))
-    return prepared
-
-
-def _as_asked(found: tuple[Array, ...], prepared: KernelInputs, logits: Any) -> tuple[Array, ...]:
-    """Give the class of the logits, and drop N for one sequence."""
-    if prepared.facts.form & SUBCLASS:
-        found = of_class(type(logits), found)
-    return tuple(array[0, ...] for array in found) if prepared.single else found
