@@ -457,3 +457,62 @@ def test_what_went_wrong_stays_where_it_was():
         torch.ctc_loss(LOGITS, LABELS + 1, FRAMES, LENGTHS)
     assert (caught.value.sequence, caught.value.position, caught.value.value) == (0, 1, 3)
     assert caught.value.__suppress_context__
+
+
+def test_the_decoders_take_arrays_of_any_library():
+    array_api_strict = pytest.importorskip("array_api_strict")
+    frames = np.asarray([[[0, 0, 9]], [[0, 0, 9]], [[9, 0, 0]], [[0, 0, 9]]])  # c c a c; T, N, C
+    for xp in (np, array_api_strict):
+        x, swapped = xp.asarray(frames * 1.0), xp.asarray(frames.swapaxes(0, 1) * 1.0)
+        ((indices, labels, shape),), score = tensorflow.ctc_greedy_decoder(x, [4], blank_index=0)
+        assert np.asarray(labels).tolist() == [2, 2]
+        assert np.asarray(indices).tolist() == [[0, 0], [0, 1]]
+        assert np.asarray(shape).tolist() == [1, 2]
+        assert np.asarray(score).tolist() == [[-36.0]]
+        (first, _), scores = tensorflow.ctc_beam_search_decoder(x, None, 8, 2)
+        assert np.asarray(first[1]).tolist() == [0]
+        decoded, again = keras.ctc_decode(swapped, [4], "beam_search", 8, 2, mask_index=-1)
+        assert np.asarray(decoded)[0].tolist() == [[0, -1, -1, -1]]
+        np.testing.assert_array_equal(np.asarray(again), np.asarray(scores))
+        assert all(isinstance(each, type(x)) for each in (indices, labels, shape, score, decoded))
+
+
+def test_v1s_beam_search_merges_double_letters_unless_told_not_to():
+    frames = np.eye(3)[[0, 2, 0, 1, 1]][:, None, :] * 20  # a blank a b b: aab
+    for options, expected in (((), [0, 1]), ((True,), [0, 1]), ((False,), [0, 0, 1])):
+        ((_, labels, shape),), scores = tensorflow.ctc_beam_search_decoder_v1(
+            frames, [5], 4, 1, *options
+        )
+        assert labels.tolist() == expected
+        assert shape.tolist() == [1, len(expected)]
+        np.testing.assert_allclose(scores, [[0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: tensorflow.ctc_greedy_decoder(LOGITS[0], [4]),
+            r"inputs must have shape \(T, N, C",
+        ),
+        (lambda: tensorflow.ctc_greedy_decoder(LOGITS, [5, 1]), r"sequence_length\[0\] is 5"),
+        (
+            lambda: tensorflow.ctc_greedy_decoder(LOGITS, [4, 1], blank_index=3),
+            "blank_index=3 is out of range",
+        ),
+        (
+            lambda: tensorflow.ctc_beam_search_decoder(LOGITS, [4, 1], 2, 3),
+            "top_paths is 3, but a beam of beam_width 2",
+        ),
+        (
+            lambda: tensorflow.ctc_beam_search_decoder_v1(LOGITS, [4, 1], merge_repeated="no"),
+            "merge_repeated must be True or False",
+        ),
+        (lambda: keras.ctc_decode(LOGITS[0], [4]), r"inputs must have shape \(N, T, C\)"),
+        (lambda: keras.ctc_decode(LOGITS, [9] * 4), r"sequence_lengths\[0\] is 9"),
+        (lambda: keras.ctc_decode(LOGITS, [1] * 4, "best"), "strategy must be one of 'greedy'"),
+    ],
+)
+def test_the_decoders_say_what_is_wrong_in_the_terms_of_the_call(call, message):
+    with pytest.raises(ctcx.CTCInputError, match=message):
+        call()

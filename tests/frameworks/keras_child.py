@@ -59,6 +59,42 @@ def half():
     return answers | {"floatx": [values(loss), keras.backend.standardize_dtype(loss.dtype)]}
 
 
+DECODINGS = (
+    {},
+    {"merge_repeated": False, "mask_index": 1},
+    {"mask_index": None},
+    {"strategy": "beam_search", "beam_width": 400, "top_paths": 2},
+    {"strategy": "beam_search", "beam_width": 400, "mask_index": 2},
+    {"strategy": "beam_search", "beam_width": 400, "mask_index": None},
+    {"mask_index": -2},
+)
+
+
+def decode():
+    """Labels, scores, shapes and dtypes for each of the options, of ctcx and of Keras."""
+    logits = 2 * np.random.default_rng(3).standard_normal((3, 5, 4)).astype("float32")
+    arrays = [keras.ops.convert_to_tensor(each) for each in (logits, np.asarray([5, 3, 1]))]
+
+    def told(function, options):
+        labels, scores = map(keras.ops.convert_to_numpy, function(*arrays, **options))
+        kinds = [list(labels.shape), labels.dtype.name, list(scores.shape), scores.dtype.name]
+        return labels.tolist(), scores.tolist(), kinds
+
+    with np.errstate(divide="ignore"):  # of Keras on NumPy
+        return [
+            [told(function, options) for function in (compat.ctc_decode, keras.ops.ctc_decode)]
+            for options in DECODINGS
+        ]
+
+
+def decode_symbolic():
+    """Shapes and dtypes that a model knows beforehand, and what such a model says."""
+    logits = keras.Input((6, 4))
+    lengths = keras.Input((), dtype="int32")
+    spec = compat.ctc_decode(logits, lengths, "beam_search", 8, 2)
+    return [[list(each.shape), each.dtype] for each in spec]
+
+
 def ragged():
     """What becomes of a RaggedTensor, on TensorFlow alone."""
     if keras.backend.backend() != "tensorflow":
@@ -110,6 +146,16 @@ def main():
             for loss in (compat.CTC, keras.losses.CTC)
         ],
         "strict": strict(),
+        "decode": decode(),
+        "decode_symbolic": decode_symbolic(),
+        "decode_wrong": [
+            attempt(compat.ctc_decode, np.zeros((1, 2, 3), "float32"), np.asarray([2]), **options)
+            for options in (
+                {"strategy": "best"},
+                {"strategy": "beam_search", "top_paths": 200},
+                {"mask_index": 3},
+            )
+        ],
         "half": half(),
         "ragged": ragged(),
         "ranks": [

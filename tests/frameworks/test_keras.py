@@ -118,6 +118,26 @@ def test_a_ragged_tensor_of_labels(said):
     assert "pass target.to_tensor(), and target.row_lengths()" in function
 
 
+def test_decoding_is_that_of_keras(said):
+    """With beams as wide as there are prefixes, so that both are exact."""
+    *same, _ = said["decode"]
+    for ours, theirs in same:
+        assert ours[0] == theirs[0]
+        np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-5, atol=1e-5)
+        assert ours[2] == theirs[2]
+
+
+def test_decoding_knows_its_shapes_and_refuses_what_cannot_be(said):
+    assert said["decode_symbolic"] == [[[2, None, 6], "int32"], [[None, 2], "float32"]]
+    expected = (
+        "strategy must be one of 'greedy', 'beam_search'; got 'best'",
+        "top_paths is 200, but a beam of beam_width 100 has no more results",
+        "mask_index=3 is out of range for 3 classes",
+    )
+    for answer, message in zip(said["decode_wrong"], expected, strict=True):
+        assert answer.startswith(f"CTCInputError: {message}"), answer
+
+
 # Each of these is a row of the table on the page "Coming from Keras":
 # what is passed | what Keras does | what ctcx does.
 
@@ -157,3 +177,11 @@ def test_difference_half(said):
     for dtype, (loss, kind) in said["half"].items():
         np.testing.assert_allclose(numbers(loss), right, rtol=2e-6, err_msg=dtype)
         assert kind == "float32"
+
+
+def test_difference_negative_mask(said):
+    """A negative `mask_index` of `ctc_decode` | from the end on TensorFlow; elsewhere wrong labels
+    | from the end on all"""
+    (ours, _, _), (theirs, _, _) = said["decode"][-1]
+    assert (ours == theirs) == (said["backend"] == "tensorflow")
+    assert all(label != 2 for row in ours[0] for label in row)  # the blank, -2 of 4 classes

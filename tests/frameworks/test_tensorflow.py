@@ -446,6 +446,96 @@ def test_labels_that_are_ragged_are_refused_with_what_to_pass():
     )
 
 
+def decoded(function, logits, frames, *, graph=False, **options):
+    """Labels of each result as lists by sequence, shapes, and scores; logits are (N, T, C)."""
+
+    def run(x):
+        return function(x, frames.astype(np.int32), **options)
+
+    labels, scores = (tf.function(run) if graph else run)(tf.constant(logits.transpose(1, 0, 2)))
+    found = [tf.sparse.to_dense(tf.sparse.reorder(part), default_value=-1) for part in labels]
+    assert all(part.values.dtype == tf.int64 for part in labels)
+    return [part.numpy() for part in found], scores.numpy()
+
+
+@SETTINGS
+@given(problems(), st.booleans(), st.booleans(), IN_GRAPH)
+def test_greedy_decoding_is_that_of_tensorflow(problem, merge, negative, graph):
+    blank = problem.blank - (problem.logits.shape[2] if negative else 0)
+    options = {"merge_repeated": merge, "blank_index": blank, "graph": graph}
+    (ours,), our_score, (theirs,), their_score = (
+        part
+        for function in (compat.ctc_greedy_decoder, tf.nn.ctc_greedy_decoder)
+        for part in decoded(function, problem.logits, problem.frames, **options)
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(our_score, their_score, rtol=1e-5, atol=1e-5)
+    assert our_score.dtype == their_score.dtype
+
+
+@SETTINGS
+@given(problems(blanks=(-1,), max_frames=4), st.sampled_from([None, True, False]), IN_GRAPH)
+def test_a_wide_beam_finds_what_tensorflow_finds(problem, merge, graph):
+    """Beams as wide as there are prefixes: both are exact."""
+    ours, theirs = compat.ctc_beam_search_decoder, tf.nn.ctc_beam_search_decoder
+    options = {"beam_width": 1000, "top_paths": 2, "graph": graph}
+    if merge is not None:
+        ours, theirs = compat.ctc_beam_search_decoder_v1, tf.compat.v1.nn.ctc_beam_search_decoder
+        options["merge_repeated"] = merge
+    frames = np.maximum(problem.frames, 1)  # else there are not two results
+    our_labels, our_scores = decoded(ours, problem.logits, frames, **options)
+    their_labels, their_scores = decoded(theirs, problem.logits, frames, **options)
+    np.testing.assert_allclose(our_scores, their_scores, rtol=1e-4, atol=1e-4)
+    assert our_scores.dtype == their_scores.dtype
+    # Where the first two are as good as equal, either may go first.
+    clear = our_scores[:, 0] - our_scores[:, 1] > 1e-3
+    first, theirs_first = (
+        [[label for label in row if label >= 0] for row in found[0][clear].tolist()]
+        for found in (our_labels, their_labels)
+    )
+    assert first == theirs_first
+
+
+@SETTINGS
+@given(problems(blanks=(-1,), dtypes=("float64",)), st.integers(1, 4))
+def test_a_narrow_beam_never_says_less_than_tensorflow_of_the_same_labels(problem, width):
+    logits, frames = problem.logits, problem.frames
+    (ours,), our_score = decoded(compat.ctc_beam_search_decoder, logits, frames, beam_width=width)
+    (theirs,), their_score = decoded(
+        tf.nn.ctc_beam_search_decoder, logits, frames, beam_width=width
+    )
+    truth = ctcx.ctc_loss(logits, np.maximum(ours, 0), frames, (ours >= 0).sum(axis=1), blank=-1)
+    np.testing.assert_allclose(our_score[:, 0], -truth, atol=1e-9)
+    for n in range(len(frames)):
+        if [x for x in ours[n] if x >= 0] == [x for x in theirs[n] if x >= 0]:
+            assert our_score[n, 0] >= their_score[n, 0] - 1e-6
+
+
+def test_the_decoders_stand_in_for_tensorflows():
+    assert compat.nn.ctc_greedy_decoder is compat.ctc_greedy_decoder
+    assert compat.nn.ctc_beam_search_decoder is compat.ctc_beam_search_decoder
+    v1 = compat.compat.v1.nn
+    assert v1.ctc_greedy_decoder is compat.ctc_greedy_decoder
+    assert v1.ctc_beam_search_decoder is compat.ctc_beam_search_decoder_v1
+    assert v1.ctc_beam_search_decoder_v2 is compat.ctc_beam_search_decoder
+    sizes = [None, None]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 3, 5]), tf.TensorSpec([3], tf.int32)])
+    def run(x, frames):
+        labels, scores = v1.ctc_beam_search_decoder(x, frames, 4, 2)
+        sizes[:] = scores.shape, [part.shape.rank for part in labels]
+        return scores
+
+    run(tf.zeros((4, 3, 5)), tf.constant([4, 0, 2]))
+    assert sizes == [[3, 2], [2, 2]]
+
+
+def test_a_half_tensor_is_decoded_in_single_precision():
+    x = tf.constant(np.arange(12).reshape(2, 2, 3), tf.bfloat16)
+    labels, score = compat.ctc_greedy_decoder(x, [2, 2], blank_index=0)
+    assert (score.dtype, labels[0].values.numpy().tolist()) == (tf.float32, [2, 2])
+
+
 # Each of these is a row of the table on the page "Coming from TensorFlow":
 # what is passed | what TensorFlow does | what ctcx does.
 
@@ -662,3 +752,66 @@ def test_difference_xla():
         else:
             with pytest.raises(tf.errors.InvalidArgumentError, match="PyFunc"):
                 call(tf.constant(LOGITS))
+
+
+def test_difference_decoder_score():
+    """`log_probability` of beam search | of the paths that the beam has kept, which is too low |
+    of all paths of the labels"""
+    logits = np.random.default_rng(0).standard_normal((2, 40, 6))
+    frames = np.asarray([40, 40])
+    options = {"beam_width": 4}
+    (ours,), score = decoded(compat.ctc_beam_search_decoder, logits, frames, **options)
+    _, theirs = decoded(tf.nn.ctc_beam_search_decoder, logits, frames, **options)
+    truth = ctcx.ctc_loss(logits, np.maximum(ours, 0), frames, (ours >= 0).sum(axis=1), blank=-1)
+    np.testing.assert_allclose(score[:, 0], -truth, rtol=1e-9)
+    assert (score > theirs + 0.1).all()
+
+
+def test_difference_decoder_fewer_results():
+    """`top_paths` above the number of results that a beam can have | an error | no labels and
+    -inf for those that aren't there"""
+    x, frames = tf.zeros((1, 1, 2)), [1]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Less leaves"):
+        tf.nn.ctc_beam_search_decoder(x, frames, 5, 3)
+    labels, scores = compat.ctc_beam_search_decoder(x, frames, 5, 3)
+    np.testing.assert_allclose(scores, [[np.log(0.5), np.log(0.5), -np.inf]], rtol=1e-6)
+    assert [len(part.values) for part in labels] == [0, 1, 0]
+
+
+def test_difference_decoder_masked_frame():
+    """A frame whose logits are all -inf, decoded greedily | class 0 | no label"""
+    x = np.zeros((1, 1, 3), np.float32) - np.inf
+    (theirs,), their_score = tf.nn.ctc_greedy_decoder(x, [1])
+    (ours,), score = compat.ctc_greedy_decoder(tf.constant(x), [1])
+    assert theirs.values.numpy().tolist() == [0]
+    assert ours.values.numpy().tolist() == []
+    assert score[0, 0] == their_score[0, 0] == np.inf
+
+
+def test_difference_decoder_nan():
+    """A NaN logit, in a decoder | labels all the same | an error that says where"""
+    x = LOGITS.copy()
+    x[2, 1, 0] = np.nan
+    for name in ("ctc_greedy_decoder", "ctc_beam_search_decoder"):
+        (theirs, *_), _ = getattr(tf.nn, name)(x, FRAMES)
+        assert theirs.values.shape[0] > 0
+        with pytest.raises(ctcx.CTCInputError, match=r"inputs\[2, 1, 0\] is nan"):
+            getattr(compat, name)(tf.constant(x), FRAMES)
+
+
+def test_difference_decoder_negative_length():
+    """A negative `sequence_length`, in a decoder | counts as 0 | an error"""
+    (theirs,), _ = tf.nn.ctc_greedy_decoder(LOGITS, [-1, 0])
+    assert theirs.values.shape == [0]
+    with pytest.raises(ctcx.CTCInputError, match=r"sequence_length\[0\] is -1"):
+        compat.ctc_greedy_decoder(tf.constant(LOGITS), [-1, 0])
+
+
+def test_difference_decoder_no_frames():
+    """No frames, in a decoder | an error | no labels, of probability 1"""
+    x = tf.zeros((0, 2, 3))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="empty"):
+        tf.nn.ctc_beam_search_decoder(x, [0, 0])
+    (ours,), scores = compat.ctc_beam_search_decoder(x, [0, 0])
+    assert ours.dense_shape.numpy().tolist() == [2, 0]
+    assert (scores.numpy() == 0).all()

@@ -16,7 +16,13 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["differentiable", "holds_tensors", "on_host", "without_autograph"]
+__all__ = [
+    "differentiable",
+    "holds_tensors",
+    "in_single_or_double",
+    "on_host",
+    "without_autograph",
+]
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 _HALVES = ("float16", "bfloat16")
@@ -77,6 +83,14 @@ def on_host(compute: Callable[..., Any], arguments: Sequence[Any], dtypes: Seque
     return tuple(tf.numpy_function(inside, tensors, list(dtypes), stateful=False))
 
 
+def in_single_or_double(logits: Any) -> Any:
+    """Logits as a tensor, halves in float32."""
+    import tensorflow as tf
+
+    logits = tf.convert_to_tensor(logits)
+    return tf.cast(logits, tf.float32) if logits.dtype.name in _HALVES else logits
+
+
 def differentiable(
     compute: Callable[..., tuple[Any, Any]],
     logits: Any,
@@ -92,11 +106,9 @@ def differentiable(
     import tensorflow as tf
 
     with tf.name_scope(name or "ctcx_ctc_loss"):
-        logits = tf.convert_to_tensor(logits)
+        logits = in_single_or_double(logits)
         # A variable among the others would be one to differentiate by, for custom_gradient.
         others = [tf.convert_to_tensor(x) if isinstance(x, tf.Variable) else x for x in others]
-        if logits.dtype.name in _HALVES:
-            logits = tf.cast(logits, tf.float32)
 
         def call(x: Any) -> Any:
             loss, grad = on_host(compute, (x, *others), (x.dtype, x.dtype))

@@ -1,4 +1,4 @@
-"""``keras.ops.ctc_loss`` and ``keras.losses.CTC``, the same on all of Keras' backends.
+"""``keras.ops.ctc_loss``, ``ctc_decode`` and ``keras.losses.CTC``, alike on all of Keras' backends.
 
 Arrays decide, not Keras' configuration: those of TensorFlow go the way of
 :mod:`ctcx.compat.tensorflow`, all others straight to ctcx.
@@ -14,12 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ctcx.compat._shared.argument_names import required
-from ctcx.compat.keras._ops import ctc_loss
+from ctcx.compat.keras._ops import ctc_decode, ctc_loss
 
 if TYPE_CHECKING:
     from ctcx.compat.keras._losses import CTC
 
-__all__ = ["CTC", "ctc_loss"]
+__all__ = ["CTC", "ctc_decode", "ctc_loss"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,9 +12,9 @@ from ctcx._arrays.facts import is_numpy
 from ctcx._inputs.host_data import plain
 from ctcx.compat._shared.argument_names import is_ragged, refuse
 from ctcx.compat._shared.tensorflow_bridge import without_autograph
-from ctcx.compat.keras._ops import ctc_loss
+from ctcx.compat.keras._ops import ctc_decode, ctc_loss
 
-__all__ = ["CTC", "CTCLossOperation"]
+__all__ = ["CTC", "CTCDecodeOperation", "CTCLossOperation"]
 
 
 @keras.saving.register_keras_serializable(package="ctcx")
@@ -135,3 +135,33 @@ class CTCLossOperation(keras.Operation):  # type: ignore[misc] # keras is skippe
         del target, target_length, output_length
         dtype = "float64" if output.dtype == "float64" else "float32"
         return keras.KerasTensor((output.shape[0],), dtype=dtype)
+
+
+class CTCDecodeOperation(keras.Operation):  # type: ignore[misc] # keras is skipped by mypy
+    """:func:`ctcx.compat.keras.ctc_decode` in a model made of symbolic tensors."""
+
+    def __init__(
+        self,
+        strategy: str = "greedy",
+        beam_width: int = 100,
+        top_paths: int = 1,
+        merge_repeated: bool = True,  # noqa: FBT001, FBT002
+        mask_index: int | None = 0,
+        *,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name=name)
+        self.options = (strategy, beam_width, top_paths, merge_repeated, mask_index)
+        self.paths = top_paths if strategy == "beam_search" else 1
+
+    def call(self, inputs: Any, sequence_lengths: Any) -> Any:
+        """Decode."""
+        return ctc_decode(inputs, sequence_lengths, *self.options)
+
+    def compute_output_spec(self, inputs: Any, sequence_lengths: Any) -> Any:
+        """Shapes and dtypes of labels (P, N, T) and scores (N, P)."""
+        del sequence_lengths
+        count, frames, _ = inputs.shape
+        dtype = "float64" if inputs.dtype == "float64" else "float32"
+        labels = keras.KerasTensor((self.paths, count, frames), dtype="int32")
+        return labels, keras.KerasTensor((count, self.paths), dtype=dtype)

@@ -1,8 +1,9 @@
 """TensorFlow's CTC functions, on TensorFlow's tensors and on any array library.
 
 ``import ctcx.compat.tensorflow as tf`` stands in for ``import tensorflow as tf``: ``tf.nn`` and
-``tf.compat.v1.nn`` have ctcx's functions in place of TensorFlow's CTC loss, and all other names are
-TensorFlow's own. TensorFlow is imported when one of those is asked for, and not before.
+``tf.compat.v1.nn`` have ctcx's functions in place of TensorFlow's CTC loss and decoders, and all
+other names are TensorFlow's own. TensorFlow is imported when one of those is asked for, and not
+before.
 
 >>> import numpy as np
 >>> from ctcx.compat.tensorflow import ctc_loss
@@ -22,8 +23,21 @@ from ctcx.compat.tensorflow._ctc import (
     ctc_loss_v1,
     ctc_unique_labels,
 )
+from ctcx.compat.tensorflow._decoders import (
+    ctc_beam_search_decoder,
+    ctc_beam_search_decoder_v1,
+    ctc_greedy_decoder,
+)
 
-__all__ = ["collapse_repeated", "ctc_loss", "ctc_loss_v1", "ctc_unique_labels"]
+__all__ = [
+    "collapse_repeated",
+    "ctc_beam_search_decoder",
+    "ctc_beam_search_decoder_v1",
+    "ctc_greedy_decoder",
+    "ctc_loss",
+    "ctc_loss_v1",
+    "ctc_unique_labels",
+]
 
 
 class _TensorFlowModule:
@@ -42,6 +56,8 @@ class _TensorFlowModule:
 
 nn = _TensorFlowModule(
     "nn",
+    ctc_beam_search_decoder=ctc_beam_search_decoder,
+    ctc_greedy_decoder=ctc_greedy_decoder,
     ctc_loss=ctc_loss,
     ctc_unique_labels=ctc_unique_labels,
     collapse_repeated=collapse_repeated,
@@ -54,6 +70,9 @@ compat = _TensorFlowModule(
         "compat.v1",
         nn=_TensorFlowModule(
             "compat.v1.nn",
+            ctc_beam_search_decoder=ctc_beam_search_decoder_v1,
+            ctc_beam_search_decoder_v2=ctc_beam_search_decoder,
+            ctc_greedy_decoder=ctc_greedy_decoder,
             ctc_loss=ctc_loss_v1,
             ctc_loss_v2=ctc_loss,
             ctc_unique_labels=ctc_unique_labels,

@@ -34,7 +34,14 @@ if TYPE_CHECKING:
 
     from ctcx._typing import Array
 
-__all__ = ["collapse_repeated", "ctc_loss", "ctc_loss_v1", "ctc_unique_labels"]
+__all__ = [
+    "as_logits",
+    "collapse_repeated",
+    "ctc_loss",
+    "ctc_loss_v1",
+    "ctc_unique_labels",
+    "in_library_of",
+]
 
 _TERMS = {
     "logit_lengths": "logit_length",
@@ -231,7 +238,7 @@ def ctc_unique_labels(labels: Any, name: str | None = None) -> tuple[Any, Any]:
         unique.set_shape(labels.shape)
         places.set_shape(labels.shape)
         return unique, places
-    return _beside(labels, unique_labels(_host_labels(labels)))
+    return in_library_of(labels, unique_labels(_host_labels(labels)))
 
 
 @without_autograph
@@ -279,7 +286,7 @@ def collapse_repeated(
         merged.set_shape([labels.shape[0], None])
         lengths.set_shape(seq_length.shape)
         return merged, lengths
-    return _beside(labels, _collapsed(labels, seq_length))
+    return in_library_of(labels, _collapsed(labels, seq_length))
 
 
 def _collapsed(labels: Any, seq_length: Any) -> tuple[Any, Any]:
@@ -332,18 +339,7 @@ def _loss(
             labels, lengths = form(parts, label_length)
             return function(logits, labels, logit_length, lengths, time_major=time_major, **options)
 
-    name_of_logits = terms.get("logits", "logits")
-    if isinstance(logits, (list, tuple)):  # which have no library, and are tensors to TensorFlow
-        tf = required("tensorflow", "tensorflow", f"a list for {name_of_logits}")
-        with in_terms(terms):
-            logits = [plain("logits", part) for part in logits]
-        try:
-            logits = tf.convert_to_tensor(logits)
-        except (TypeError, ValueError) as error:
-            refuse(name_of_logits, "be an array, or a list that makes one", f"a list: {error}")
-    with in_terms(terms):
-        logits = plain("logits", logits)
-    _check_rank(name_of_logits, logits, time_major=time_major)
+    logits = as_logits(logits, terms, time_major=time_major)
     others = (label_length, logit_length, *parts)
     if holds_tensors(logits, *others):
         return differentiable(
@@ -354,6 +350,29 @@ def _loss(
             name=name,
         )
     return run(solve.loss, logits, *others)
+
+
+def as_logits(logits: Any, terms: Mapping[str, str], *, time_major: bool) -> Any:
+    """Take an array or tensor as it is; a list becomes a tensor.
+
+    Raises
+    ------
+    CTCInputError
+        It is neither, or has not three axes.
+    """
+    name = terms.get("logits", "logits")
+    if isinstance(logits, (list, tuple)):  # which have no library, and are tensors to TensorFlow
+        tf = required("tensorflow", "tensorflow", f"a list for {name}")
+        with in_terms(terms):
+            logits = [plain("logits", part) for part in logits]
+        try:
+            logits = tf.convert_to_tensor(logits)
+        except (TypeError, ValueError) as error:
+            refuse(name, "be an array, or a list that makes one", f"a list: {error}")
+    with in_terms(terms):
+        logits = plain("logits", logits)
+    _check_rank(name, logits, time_major=time_major)
+    return logits
 
 
 def _as_given(parts: Sequence[Any], lengths: Any) -> tuple[Any, Any]:
@@ -390,7 +409,7 @@ def _host_labels(labels: Any) -> Any:
     return host
 
 
-def _beside(labels: Any, results: tuple[Any, ...]) -> tuple[Any, ...]:
+def in_library_of(labels: Any, results: tuple[Any, ...]) -> tuple[Any, ...]:
     """NumPy arrays in the library and on the device of ``labels``."""
     if not is_array(labels) or is_numpy(labels):
         return results

@@ -11,7 +11,7 @@ from ctcx.compat._shared.argument_names import refuse, shape_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Sparse", "as_sparse", "collapsed", "dense", "unique_labels"]
+__all__ = ["Sparse", "as_sparse", "collapsed", "dense", "to_sparse", "unique_labels"]
 
 
 class Sparse(NamedTuple):
@@ -62,6 +62,14 @@ def dense(sparse: Sparse, *, collapse: bool = False) -> tuple[NDArray[Any], NDAr
     labels = np.zeros((count, int(lengths.max(initial=0))), dtype=values.dtype)
     labels[rows, np.arange(rows.size) - starts[rows]] = values
     return collapsed(labels, lengths) if collapse else (labels, lengths)
+
+
+def to_sparse(labels: NDArray[Any], lengths: NDArray[Any]) -> Sparse:
+    """Sparse labels, all int64, of padded ones (N, S) and their lengths."""
+    rows, columns = np.nonzero(np.arange(labels.shape[1]) < lengths[:, None])
+    shape = np.asarray([labels.shape[0], lengths.max(initial=0)], dtype=np.int64)
+    indices = np.stack([rows, columns], axis=1).astype(np.int64)
+    return Sparse(indices, labels[rows, columns].astype(np.int64), shape)
 
 
 def collapsed(labels: NDArray[Any], lengths: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
