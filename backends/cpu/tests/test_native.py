@@ -34,9 +34,9 @@ def build(folder, *options, targets=("fuzz",)):
 
 @pytest.fixture(scope="module")
 def with_asan(tmp_path_factory):
-    """Return a folder with the program and the module, under AddressSanitizer."""
+    """Return a folder with the program and the module, under AddressSanitizer and UBSan."""
     folder = tmp_path_factory.mktemp("address")
-    return build(folder, "-DCTCX_CPU_SANITIZE=address", targets=("fuzz", "_native"))
+    return build(folder, "-DCTCX_CPU_SANITIZE=address,undefined", targets=("fuzz", "_native"))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_no_race(with_tsan):
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="there is AVX-512 on x86-64 only")
 def test_the_source_for_avx512_compiled_for_avx2(tmp_path):
     options = "-DCTCX_CPU_LOWERED=ON", "-DCTCX_CPU_INSTRUCTION_SETS=baseline;avx512"
-    folder = build(tmp_path, "-DCTCX_CPU_SANITIZE=address", *options)
+    folder = build(tmp_path, "-DCTCX_CPU_SANITIZE=address,undefined", *options)
     assert passed(run(folder), "avx512")
 
 
