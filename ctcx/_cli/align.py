@@ -29,7 +29,7 @@ from ctcx._cli.emission_files import (
     FRAME_SECONDS,
     SEQUENCE,
     TOKENS,
-    Emissions,
+    UtteranceLogits,
     read_utterances,
 )
 from ctcx._cli.output import check_target, heading, opened, show
@@ -157,7 +157,7 @@ def _labels(
 
 
 def _aligned(
-    emissions: Emissions,
+    emissions: UtteranceLogits,
     labels: list[list[int]],
     options: tuple[int, TokenTable | None, Sequence[str] | None, str | None],
 ) -> list[Utterance]:

@@ -21,7 +21,7 @@ from ctcx._cli.emission_files import (
     FRAME_SECONDS,
     SEQUENCE,
     TOKENS,
-    Emissions,
+    UtteranceLogits,
     read_utterances,
 )
 from ctcx._cli.output import check_target, heading, json_text, opened, show
@@ -92,7 +92,7 @@ def decode_command(
 
 
 def _read(
-    emissions: Emissions, table: TokenTable, beam: int | None, top: int, backend: str | None
+    emissions: UtteranceLogits, table: TokenTable, beam: int | None, top: int, backend: str | None
 ) -> list[_Reading]:
     logits, lengths, names, _ = emissions
     options: dict[str, Any] = {"blank": table.blank, "backend": backend}

@@ -22,7 +22,7 @@ __all__ = [
     "FRAME_SECONDS",
     "SEQUENCE",
     "TOKENS",
-    "Emissions",
+    "UtteranceLogits",
     "read_utterances",
 ]
 
@@ -37,7 +37,7 @@ FRAME_SECONDS = typer.Option(metavar="S", help="Duration of a frame, for times i
 BACKEND = typer.Option(metavar="NAME", help="As if backend=NAME were passed.")
 
 
-class Emissions(NamedTuple):
+class UtteranceLogits(NamedTuple):
     """Utterances of a file.
 
     Attributes
@@ -60,7 +60,7 @@ class Emissions(NamedTuple):
 
 def read_utterances(
     path: str, *, blank: int, sequence: int | None, frame_seconds: float | None
-) -> Emissions:
+) -> UtteranceLogits:
     """Read a file, and return all its utterances or the one that ``sequence`` asks for.
 
     Raises
@@ -84,7 +84,7 @@ def read_utterances(
     picked = list(range(count)) if sequence is None else [sequence]
     stem = Path(path).stem
     names = [stem if count == 1 else f"{stem}-{n}" for n in picked]
-    return Emissions(logits[picked], lengths[picked], names, count)
+    return UtteranceLogits(logits[picked], lengths[picked], names, count)
 
 
 def _read(path: str) -> tuple[NDArray[Any], NDArray[Any]]:
