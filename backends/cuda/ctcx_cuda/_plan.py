@@ -121,8 +121,10 @@ def make_plan(N: int, T: int, C: int, S: int, *, real: int, grad: bool, limit: i
         more gets it.
     """
     fitting = [variant for variant in IN_REGISTERS if variant.slots > S]
-    if fitting and (plan := _in_slices(fitting[0], N, T, C, S, real=real, grad=grad, limit=limit)):
-        return plan
+    if fitting:
+        sliced = _in_slices(fitting[0], N, T, C, S, real=real, grad=grad, limit=limit)
+        if sliced:
+            return sliced
     sequences = N
     while True:
         for shift in _SHIFTS:

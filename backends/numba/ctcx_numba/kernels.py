@@ -50,7 +50,7 @@ def _compute(
     frames_outside = not x.flags.c_contiguous and x.transpose(1, 0, 2).flags.c_contiguous
     order = (1, 0, 2) if frames_outside else (0, 1, 2)
     steps = (1, num_sequences) if frames_outside else (num_frames, 1)
-    x = np.require(x.transpose(order), requirements="CA").reshape(-1, num_classes)
+    x = np.require(x.transpose(order), requirements=["C", "A"]).reshape(-1, num_classes)
     grad = np.empty((x.shape[0], num_classes if gradient else 0), x.dtype)
     losses = np.empty(num_sequences)
     # Copies, so that another thread can't change them between the check and the use.
