@@ -329,6 +329,20 @@ def off_where(chosen):
     return change
 
 
+def off_by_labels(chosen):
+    """Return a change that makes sequences wrong by frames, width of labels and their counts."""
+
+    def change(result, logits, labels, logit_lengths, label_lengths):
+        wrong = chosen(logits.shape[1], labels.shape[1], label_lengths)
+
+        def off(a):
+            return np.where(wrong.reshape((-1,) + (1,) * (a.ndim - 1)), a * a.dtype.type(1.001), a)
+
+        return on_both(result, off)
+
+    return change
+
+
 def last_frame_of_odd_lengths(result, logits):
     """Leave out the last frame, where a loop over pairs of frames forgets the rest."""
 
@@ -391,6 +405,7 @@ class Aligner:
     skips: bool = True
     skips_between_repeats: bool = False
     normalised: bool = True
+    relative: bool = True
     lowest: float = -np.inf
     clip: float = np.inf
     most_labels: int | None = None
@@ -432,14 +447,16 @@ class Aligner:
                 rounded = np.maximum(columns[n, :length, :][:, symbols], self.lowest)
                 if self.clip < np.inf:
                     rounded = np.clip(rounded, -self.clip, self.clip)
-                path = self.best(rounded.astype(self.real), symbols[1::2], n)
+                top = logits[n, :length].max(axis=1, initial=-np.inf).astype(float)
+                top[top == -np.inf] = 0
+                sums = rounded - top[:, None] if self.relative else rounded
+                path = self.best(sums.astype(self.real), symbols[1::2], n)
                 if path is None:
                     states[n] = -1
                     continue
                 own = rounded[np.arange(length), path]
                 norm = 0.0
                 if self.normalised and length:
-                    top = logits[n, :length].max(axis=1).astype(float)
                     norm = np.exp(logits[n, :length] - top[:, None], dtype=float).sum(axis=1)
                     norm = np.log(norm)
                     own = own - top
@@ -973,6 +990,27 @@ FLAWS = {
     "wrong-at-257-frames": Flaw(
         after=off_where(lambda logits: logits.shape[1] == 257), caught_by=DRAWN
     ),
+    "wrong-at-10000-frames": Flaw(
+        after=off_where(lambda logits: 8_000 < logits.shape[1] < 19_000), caught_by=DRAWN
+    ),
+    "wrong-for-many-frames-of-many-classes": Flaw(
+        after=off_where(lambda logits: logits.shape[1] > 1500 and logits.shape[2] > 2000),
+        caught_by=DRAWN,
+    ),
+    "wrong-for-many-long-sequences": Flaw(
+        after=off_where(lambda logits: logits.shape[0] > 32 and logits.shape[1] > 256),
+        caught_by=DRAWN,
+    ),
+    "wrong-without-labels": Flaw(
+        with_lengths=off_by_labels(lambda frames, width, counts: (counts == 0) & (frames > 100)),
+        caught_by=DRAWN,
+    ),
+    "wrong-where-padding-is-wide": Flaw(
+        with_lengths=off_by_labels(
+            lambda frames, width, counts: (counts >= 0) & (width > max(64, 2 * frames))
+        ),
+        caught_by=DRAWN,
+    ),
     "odd-last-frame": Flaw(after=last_frame_of_odd_lengths, caught_by=DRAWN),
     "short-beside-long": Flaw(with_lengths=shared_scratch_of_long_batches, caught_by=DRAWN),
     "underflow-with-grad": Flaw(function=underflows_with_grad, caught_by=DRAWN),
@@ -1005,6 +1043,9 @@ FLAWS |= {
     ),
     "aligns-clipped-logits": Flaw(
         align=Aligner(clip=20.0), caught_by=("check_align_shifted_frames",)
+    ),
+    "aligns-raw-sums": Flaw(
+        align=Aligner(relative=False), caught_by=("check_align_shifted_frames",)
     ),
     "aligns-64-labels": Flaw(align=Aligner(most_labels=64), caught_by=("check_align_drawn",)),
     "aligns-with-padding": Flaw(

@@ -287,6 +287,17 @@ def test_wide_padding_where_values_are_not_read():
     np.testing.assert_allclose(np.asarray(result.grad), np.asarray(expected.grad), atol=1e-6)
 
 
+def test_bfloat16_above_the_limit_by_the_denominator_alone():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    logits = np.zeros((1, 200, 4), dtype=ml_dtypes.bfloat16)
+    logits[..., 3] = 1e6
+    result = ctcx.ctc_loss_and_grad(logits, [[1, 2]], backend="array-api")
+    assert np.isposinf(result.loss).all()
+    assert not result.feasible.any()
+    assert result.grad.dtype == logits.dtype
+    assert not result.grad.any()
+
+
 def test_no_warning_from_padding_in_half_precision():
     ml_dtypes = pytest.importorskip("ml_dtypes")
     logits = np.zeros((2, 40, 5), dtype=ml_dtypes.bfloat16)

@@ -226,6 +226,27 @@ def test_what_can_not_be_printed_is_a_kernel_error(plugins, method, does):
     assert "Awkward" in "".join(traceback.format_exception(caught.value))
 
 
+def test_a_result_that_can_not_be_looked_at_is_a_kernel_error(plugins):
+    plugins.write(
+        "odd",
+        """
+from ctcx.plugin import Backend, hookimpl
+import numpy as np
+class Odd(np.ndarray):
+    @property
+    def dtype(self): raise SystemExit(5)
+def kernel(logits, *_, **__): return np.zeros(len(logits), np.float32).view(Odd)
+@hookimpl
+def ctcx_backends():
+    return [Backend(name="odd", kernels={"loss": "ctcx_odd:kernel"}, namespaces={"numpy"})]
+""",
+    )
+    plugins.load()
+    with pytest.raises(ctcx.KernelError, match="can't be looked at: SystemExit: 5") as caught:
+        ctcx.ctc_loss(LOGITS, LABELS, backend="odd")
+    assert "ctcx-odd" in str(caught.value)
+
+
 @pytest.mark.parametrize("base", ["ValueError", "BaseException"])
 @pytest.mark.parametrize(
     "members",

@@ -71,7 +71,7 @@ def _align(
         frames=frames,
         blank=blank,
         ends=ends,
-        reference=call.reference,
+        largest=call.peak,
         all_full=call.all_inside,
         all_differ=loop.reads_values and not bool(xp.any(call.repeats())),
         loop=loop,

@@ -7,8 +7,10 @@ The best sum of logits of any path that is in a state after a frame is
     l_j &\leftarrow \max(l_j, b_j, l_{j-1} \text{ if } y_j \ne y_{j-1}) + x_{y_j}
 
 with ``b_j`` the blank before label ``j`` and ``l_j`` the label. The softmax's denominator is the
-same for all states of a frame, so the best path needs none. A state keeps its predecessor unless
-another one is better: of equal ones staying comes before one state back, and that before two back.
+same for all states of a frame, so the best path needs none. Logits are relative to the largest of
+their frame, so that a constant, however large, changes nothing. A state keeps its predecessor
+unless another one is better: of equal ones staying comes before one state back, and that before two
+back.
 
 **Sums are exact enough.** A float32 sum over 50,000 frames is off by several nats, more than the
 distance between paths. With float64 a plain sum does (:class:`_Float64`). Without it (JAX by
@@ -61,8 +63,9 @@ class _Float64:
         self._xp = context.xp
         self.dtype = context.xp.float64
 
-    def emissions(self, logits: Array, reference: Array) -> _Sums:  # noqa: ARG002 - of the other
-        return (self._xp.astype(logits, self.dtype, copy=False),)
+    def emissions(self, logits: Array, largest: Array) -> _Sums:
+        xp, dtype = self._xp, self.dtype
+        return (xp.astype(logits, dtype, copy=False) - xp.astype(largest, dtype, copy=False),)
 
     @staticmethod
     def plus(sums: _Sums, emissions: _Sums) -> _Sums:
@@ -90,9 +93,10 @@ class _TwoFloat32:
         self._xp = context.xp
         self.dtype = context.xp.float32
 
-    def emissions(self, logits: Array, reference: Array) -> _Sums:
-        """Relative to a multiple of 8, the same for all states of a frame."""
+    def emissions(self, logits: Array, largest: Array) -> _Sums:
+        """Relative to the largest, rounded to a multiple of 8."""
         xp = self._xp
+        reference = in_grains(largest, xp)
         possible = logits > -_INFINITY
         rounded = in_grains(xp.where(possible, logits, 0.0), xp)
         whole = xp.where(possible, xp.maximum(rounded - reference, DEAD), DEAD)
@@ -198,8 +202,8 @@ class BestPath:
         Columns of the first and of the last blank.
     blank
         Column of the others.
-    reference
-        (N, T): about the largest logit of each frame, a multiple of 8.
+    largest
+        (N, T): the largest logit of each frame, a number.
     all_full, all_differ
         Whether all sequences are known to have T frames, and no label to equal the one before.
     """
@@ -214,7 +218,7 @@ class BestPath:
         frames: int,
         blank: int,
         ends: tuple[int, int],
-        reference: Array,
+        largest: Array,
         all_full: bool,
         all_differ: bool,
         loop: Loop,
@@ -223,7 +227,7 @@ class BestPath:
         self._columns, self._loop, self._context = columns, loop, context
         self._frames, self._blank, self._ends = frames, blank, ends
         self._counts = label_lengths[:, None]
-        self._reference, self._all_full = reference, all_full
+        self._largest, self._all_full = largest, all_full
         self._sums = _Float64(context) if context.has_float64 else _TwoFloat32(context)
         self._plan(classes.shape[1])
         self._shift = self._blocks * self._size - logit_lengths[:, None]
@@ -307,7 +311,7 @@ class BestPath:
 
     def _emissions(self, lattice: _Window, steps: Array) -> tuple[_Sums, _Sums]:
         """Of blanks (t, N, 1 or W+1) and labels (t, N, W)."""
-        context, xp = self._context, self._context.xp
+        xp = self._context.xp
         frame = steps[:, None, None] - self._shift[None, :, :]
         is_inside = frame >= 0
         frame = xp.maximum(frame, 0)
@@ -317,14 +321,10 @@ class BestPath:
         if not self._all_full or self._blocks * self._size != self._frames:
             labels = xp.where(is_inside, labels, -_INFINITY)
             blanks = xp.where(is_inside, blanks, 0.0)
-        if context.has_float64:
-            reference = frame
-        else:
-            flat = xp.reshape(self._reference, (-1,))
-            place = xp.reshape(row * self._frames + frame, (-1,))
-            reference = xp.reshape(xp.take(flat, place, axis=0), frame.shape)
-            reference = xp.where(is_inside, reference, 0.0)
-        return self._sums.emissions(blanks, reference), self._sums.emissions(labels, reference)
+        place = xp.reshape(row * self._frames + frame, (-1,))
+        largest = xp.take(xp.reshape(self._largest, (-1,)), place, axis=0)
+        largest = xp.where(is_inside, xp.reshape(largest, frame.shape), 0.0)
+        return self._sums.emissions(blanks, largest), self._sums.emissions(labels, largest)
 
     def _blank_columns(self, lattice: _Window) -> Array:
         """Columns of the blanks: (N, 1) if it is the same for all, else (N, W+1)."""

@@ -191,7 +191,9 @@ def _by_class(
     if call.loop.reads_values and bool(xp.any((loss == float("inf")) & possible)):
         # Only the softmax's denominator has brought these above the limit.
         possible = possible & (loss < float("inf"))
-        whole = xp.where((loss == float("inf"))[:, None, None], 0.0, whole)
+        # A Python number would make float64 of bfloat16.
+        nothing = xp.zeros_like(whole[:, :1, :1])
+        whole = xp.where((loss == float("inf"))[:, None, None], nothing, whole)
     return loss, whole, possible
 
 

@@ -90,6 +90,8 @@ def solve(
     seen = inside[:, :, None]
     x = np.where(seen, logits.astype(np.float64), 0.0)
     top = x.max(axis=2, keepdims=True)
+    if not (top < np.inf).all():  # NaN or +inf
+        return None
     powers = np.exp(x - np.where(top > -np.inf, top, 0.0))
     total = np.maximum(powers.sum(axis=2, keepdims=True), 1.0)
 

@@ -26,6 +26,7 @@ from ctcx._dispatch.tracing import Run, record, trace
 from ctcx._errors import (
     BackendError,
     BackendRejectedError,
+    KernelError,
     is_ordinary,
     one_line,
     printable,
@@ -173,10 +174,26 @@ def call(
                 forget_interrupt()
                 raise fault(decision, f"raised {one_line(error)}") from error
             else:
-                check_form(result, args, decision, kwargs)
+                _check_form(result, args, decision, kwargs)
                 record(decision)
                 return result, decision
         decision = _select(problem, backend, overrides)
+
+
+def _check_form(
+    result: Any, args: tuple[Any, ...], decision: Decision, kwargs: dict[str, Any]
+) -> None:
+    """Look at a result, whatever its attributes do."""
+    try:
+        check_form(result, args, decision, kwargs)
+    except KernelError:
+        raise
+    except BaseException as error:
+        if is_the_users(error):
+            raise
+        forget_interrupt()
+        what = f"returned a result that can't be looked at: {one_line(error)}"
+        raise fault(decision, what) from error
 
 
 def _words(decline: Decline) -> str:

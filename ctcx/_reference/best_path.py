@@ -4,7 +4,8 @@
   problems only.
 * :func:`best_paths` is the textbook recursion of Viterbi, with a back pointer for each state.
 
-Both add logits as they are. So sums of few-bit numbers are exact, and so are ties.
+Both add logits relative to the largest of their frame, since the softmax doesn't depend on what all
+logits of a frame have in common. Sums of few-bit numbers are exact, and so are ties.
 """
 
 from __future__ import annotations
@@ -130,12 +131,14 @@ def _by_sequence(
         symbols[-1], symbols[0] = last, first
         symbols[1::2] = np.asarray(labels)[n, :count]
         with np.errstate(all="ignore"):
+            some = batch[n, :frames]
+            top = some.max(axis=1, keepdims=True) if frames else some[:, :1]
+            top = np.where(top == -np.inf, 0.0, top)
+            rows = rows - top
             path = solve(rows[:, symbols], symbols[1::2].tolist(), bool(frames))
             if path is None:
                 continue
-            some = batch[n, :frames]
-            top = some.max(axis=1, keepdims=True) if frames else some[:, :1]
-            chosen = rows[np.arange(frames), symbols[path]] - top[:, 0]
+            chosen = rows[np.arange(frames), symbols[path]]
             chosen = chosen - np.log(np.exp(some - top).sum(axis=1))
         total = math.fsum(chosen) if np.isfinite(chosen).all() else -np.inf
         if total < -LARGEST_LOSS:

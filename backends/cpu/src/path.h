@@ -6,7 +6,8 @@
 //     l_i <- max(l_i, b_i, [label i differs from label i-1] l_(i-1)) + x_(label i)
 //
 // Of equal terms the first one is chosen. The denominator of a frame's softmax is the same for all
-// states, so that the path needs none. Sums are in double, of logits as they are: those of few-bit
+// states, so that the path needs none. Sums are in double, of logits relative to the largest of
+// their frame, so that a constant, however large, changes nothing. Those of few-bit
 // numbers are exact, and others lose nothing that matters over 50,000 float32 logits. ctcx's core
 // adds up the same numbers in the same order, so it finds the same path.
 //
@@ -52,9 +53,11 @@ struct ListedEmission {
 // the sum of label i-1 on its way to label i: 0, or -inf where they are equal.
 template <bool chooses, class Emission>
 CTCX_INLINE void best_frame(double *blanks, double *labels, const double *skip, Size begin, Size end,
-                            const Emission &emission, double x_blank, Choices *choices) {
+                            const Emission &emission, double x_blank, double largest,
+                            Choices *choices) {
   constexpr int step = lanes_of<double>;
-  const Vector<double> emitted_blank = splat<double>(x_blank);
+  const Vector<double> emitted_blank = splat<double>(x_blank - largest);
+  const Vector<double> offset = splat<double>(largest);
   Vector<double> labels_before = begin > 0 ? load(labels + begin - step)
                                            : splat(-std::numeric_limits<double>::infinity());
   for (Size k = begin; k < end; k += unit) {
@@ -70,7 +73,7 @@ CTCX_INLINE void best_frame(double *blanks, double *labels, const double *skip, 
         two_back |= greater_bits(skipping, near) << i;
       }
       store(blanks + k + i, greater(previous, b) + emitted_blank);
-      store(labels + k + i, greater(skipping, near) + emitted);
+      store(labels + k + i, greater(skipping, near) + (emitted - offset));
     };
 #pragma GCC unroll 4
     for (int i = 0; i < unit; i += 2 * step) {
@@ -178,13 +181,13 @@ template <class X, class T = typename ComputedIn<X>::Type> class BestPath {
       }
       const Size begin = std::max(to - (end - t), Size(0)) / unit * unit;
       const Size stop = std::min(to, t) / unit * unit + unit;
-      const double blank = widen(row(t)[in_.blank]);
+      const double blank = widen(row(t)[in_.blank]), largest = spreads_[t].largest;
       const double first_blank = blanks_[0];
       const double last_blank =
           in_.count > 0 ? greater(labels_[in_.count - 1], blanks_[in_.count]) : first_blank;
       Choices *choices = chooses ? chosen(t - first, begin - from) : nullptr;
       auto go_on = [&](const auto &emission) __attribute__((always_inline)) {
-        best_frame<chooses>(blanks_, labels_, skip_, begin, stop, emission, blank, choices);
+        best_frame<chooses>(blanks_, labels_, skip_, begin, stop, emission, blank, largest, choices);
       };
       if constexpr (std::is_same_v<X, float> && Table<float>::most > 0) {
         if (uses_table_) go_on(TableEmission{{row(t), in_.classes}, at_});
@@ -193,8 +196,8 @@ template <class X, class T = typename ComputedIn<X>::Type> class BestPath {
         list(t, begin, stop), go_on(ListedEmission{emitted_});
       }
       if (has_ends_) {
-        if (stop > in_.count) blanks_[in_.count] = last_blank + column(t, in_.last_blank);
-        if (begin == 0) blanks_[0] = first_blank + column(t, in_.first_blank);
+        if (stop > in_.count) blanks_[in_.count] = last_blank + (column(t, in_.last_blank) - largest);
+        if (begin == 0) blanks_[0] = first_blank + (column(t, in_.first_blank) - largest);
       }
     }
     return true;

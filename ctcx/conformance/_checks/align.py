@@ -265,14 +265,21 @@ def check_align_batching(subject: Subject) -> None:
 def check_align_shifted_frames(subject: Subject) -> None:
     """A constant added to all logits of a frame changes neither path nor probabilities."""
     batch = _quantised(11)
-    shift = np.random.default_rng(2).integers(-30, 30, size=batch.logits.shape[:2])
+    rng = np.random.default_rng(2)
+    shift = rng.integers(-30, 30, size=batch.logits.shape[:2])
     moved = replace(batch, logits=batch.logits + shift[:, :, None])
-    before, after = _align(subject, batch), _align(subject, moved)
+    # Frames that say nothing, at any number that there is.
+    says_nothing = rng.random(shift.shape) < 0.3
+    numbers = round_to_dtype(rng.choice([3e38, -3e38, 1e17, 1e4], size=shift.shape), subject.dtype)
+    flat = replace(batch, logits=np.where(says_nothing[:, :, None], 0, batch.logits))
+    far = np.where(says_nothing[:, :, None], numbers[:, :, None], batch.logits)
     faults = []
-    if (before.states != after.states).any():
-        faults.append("the path changes")
-    if not np.allclose(before.log_probs, after.log_probs, rtol=0, atol=1e-5):
-        faults.append("log_probs change")
+    for one, other in ((batch, moved), (flat, replace(batch, logits=far))):
+        before, after = _align(subject, one), _align(subject, other)
+        if (before.states != after.states).any():
+            faults.append("the path changes")
+        if not np.allclose(before.log_probs, after.log_probs, rtol=0, atol=1e-5):
+            faults.append("log_probs change")
     raise_if(faults)
 
 

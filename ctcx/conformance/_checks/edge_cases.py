@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,24 @@ def check_unchecked_logits(subject: Subject) -> None:
             if got.grad is not None:
                 allowed_grad = subject.tolerance.grad
                 faults += grad_faults(shown, _no_nan(got.grad), _no_nan(grad), allowed_grad)
+    # A problem so small that a kernel may have another way for it, with too few frames.
+    for value, place in itertools.product((np.nan, np.inf), ((0, 0, 0), (0, 2, 1), (0, 1, 3))):
+        logits = np.zeros((1, 3, 4))
+        logits[place] = value
+        small = replace(
+            batch,
+            name=f"three frames, one with {value}",
+            logits=logits,
+            labels=np.array([[1, 1, 1]]),
+            logit_lengths=np.array([3]),
+            label_lengths=np.array([3]),
+            sequences=(),
+        )
+        for policy in ("inf", "zero"):
+            got = subject.run(small, grad=subject.can_grad, validate=False, infeasible=policy)
+            parts = [got.loss] if got.grad is None else [got.loss, got.grad]
+            if not all(np.isnan(part).all() for part in parts):
+                faults.append(f"{small.name}, infeasible={policy!r}: not NaN in all its frames")
     raise_if(faults)
 
 

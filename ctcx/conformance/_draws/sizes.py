@@ -87,8 +87,18 @@ _LIGHT = (
     Sizes(4, 2500, 21, 20, "steady"),
     Sizes(3, 700, 21, 20, "steady"),
     Sizes(2, 1500, 9, 8, "steady"),
+    Sizes(3, 150, 10, 0),
+    Sizes(3, 30, 20, 80),
+    Sizes(40, 300, 12, 40),
+    Sizes(1, 80, 5000, 10),
+    Sizes(1, 1600, 2100, 20),
+    Sizes(1, 12_000, 6, 12),
 )
 """What no cycle is without, whatever else is drawn; later cycles vary the numbers."""
+
+
+_ENTRIES = 1 << 24
+"""How many logits a problem may have."""
 
 
 def _vary(one: Sizes, cycle: int, bits: PortableRandom) -> Sizes:
@@ -102,7 +112,9 @@ def _vary(one: Sizes, cycle: int, bits: PortableRandom) -> Sizes:
         min(most, max(least, int(size * spread ** (2 * float(bits.uniform(1)[0]) - 1))))
         for size, least, most in ((one.T, 41, longest), (one.L, 20, 500))
     )
-    return one._replace(T=T, L=min(L, (T * 4) // 5), C=max(L // 8, one.C))
+    C = max(L // 8, one.C)
+    T = min(T, _ENTRIES // (one.N * C))
+    return one._replace(T=T, L=min(L, (T * 4) // 5) if one.L else 0, C=C)
 
 
 @lru_cache(maxsize=16)

@@ -253,15 +253,21 @@ Path best_path(const Problem &p, Size n) {
   std::vector<Size> columns(count, p.blank);
   columns[count - 1] = p.last_blank, columns[0] = p.first_blank;
   for (Size i = 0; i < p.counts[n]; i++) columns[2 * i + 1] = p.aligned_labels[n * p.positions + i];
+  auto largest = [&](Size t) {
+    const double *x = p.logits.data() + (n * p.frames + t) * p.classes;
+    const double top = *std::max_element(x, x + p.classes);
+    return top == -infinity ? 0 : top;
+  };
   std::vector<double> best(count, -infinity);
   best[0] = 0;  // before the first frame, in the blank before all labels
   std::vector<std::vector<int>> came(length, std::vector<int>(count, 0));
   for (Size t = 0; t < length; t++) {
     const std::vector<double> old = best;
+    const double top = largest(t);
     for (Size s = 0; s < count; s++) {
       if (s > 0 && old[s - 1] > best[s]) best[s] = old[s - 1], came[t][s] = 1;
       if (s > 1 && s % 2 && columns[s] != columns[s - 2] && old[s - 2] > best[s]) best[s] = old[s - 2], came[t][s] = 2;
-      best[s] += emitted(t, columns[s]);
+      best[s] += emitted(t, columns[s]) - top;
     }
   }
   Size state = count > 1 && best[count - 2] >= best[count - 1] ? count - 2 : count - 1;
@@ -269,12 +275,12 @@ Path best_path(const Problem &p, Size n) {
   if (best[state] == -infinity) return path;
   for (Size t = length - 1; t >= 0; t--) {
     const double *x = p.logits.data() + (n * p.frames + t) * p.classes;
-    const double top = *std::max_element(x, x + p.classes);
+    const double top = largest(t);
     double sum = 0;
     for (Size c = 0; c < p.classes; c++) sum += std::exp(x[c] - top);
     path.states[t] = double(state);
     // Without a class that isn't masked there is no denominator: extra columns stand as they are.
-    path.log_probs[t] = emitted(t, columns[state]) - (top == -infinity ? 0 : top + std::log(sum));
+    path.log_probs[t] = emitted(t, columns[state]) - (sum == 0 ? 0 : top + std::log(sum));
     state -= came[t][state];
   }
   return path;
