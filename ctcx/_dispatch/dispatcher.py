@@ -181,7 +181,7 @@ def call(
 
 
 def _check_form(
-    result: Any, args: tuple[Any, ...], decision: Decision, kwargs: dict[str, Any]
+    result: Any, args: Sequence[Any], decision: Decision, kwargs: Mapping[str, Any]
 ) -> None:
     """Look at a result, whatever its attributes do."""
     try:
