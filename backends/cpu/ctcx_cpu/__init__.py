@@ -9,12 +9,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from ctcx.plugin import Backend, Feature, LowerBound, Problem, hookimpl
 
 __all__ = [
+    "check_instructions",
     "ctcx_backends",
     "ctcx_benchmark_lower_bounds",
     "ctcx_runtime_info",
@@ -22,6 +24,7 @@ __all__ = [
     "library_path",
 ]
 
+_SETS = ("baseline", "avx2", "avx512", "neon")
 _LIBRARIES = frozenset({"numpy", "torch", "jax.numpy"})
 
 
@@ -36,6 +39,27 @@ def library_path() -> Path:
         sys.platform, "libctcx_cpu.so"
     )
     return Path(__file__).parent / name
+
+
+def check_instructions() -> None:
+    """Refuse an instruction set that the library would ignore, since C has no exceptions.
+
+    Raises
+    ------
+    ValueError
+        ``CTCX_CPU_INSTRUCTIONS`` names one that doesn't exist, or that this processor hasn't.
+    """
+    from ctcx_cpu import _native
+
+    asked, used = os.environ.get("CTCX_CPU_INSTRUCTIONS", ""), _native.instructions()
+    if asked in {"", "baseline", used}:
+        return
+    message = f"the environment variable CTCX_CPU_INSTRUCTIONS is {asked!r}, "
+    if asked in _SETS:
+        message += f"but this processor has no {asked}; {used} is the best that it has"
+    else:
+        message += f"expected one of {', '.join(_SETS)}"
+    raise ValueError(message)
 
 
 def accepts(problem: Problem) -> str | None:
@@ -74,6 +98,7 @@ def ctcx_backends() -> list[Backend]:
             ),
             priority=200,
             opt_in=False,
+            probe=check_instructions,
             accepts=accepts,
             summary="native code for the CPU, on all cores",
         )
@@ -100,14 +125,14 @@ def ctcx_runtime_info() -> dict[str, str]:
     from importlib.metadata import version
 
     from ctcx_cpu import _native
-    from ctcx_cpu.kernels import number_of_threads
 
+    told = {"ctcx-cpu version": f"{version('ctcx-cpu')}, C interface {_native.version()}"}
     try:
-        threads = str(number_of_threads())
+        check_instructions()
+        told["ctcx-cpu instructions"] = _native.instructions()
+        from ctcx_cpu.kernels import number_of_threads
+
+        told["ctcx-cpu threads"] = str(number_of_threads())
     except ValueError as error:
-        threads = str(error)
-    return {
-        "ctcx-cpu version": f"{version('ctcx-cpu')}, C interface {_native.version()}",
-        "ctcx-cpu instructions": _native.instructions(),
-        "ctcx-cpu threads": threads,
-    }
+        told["ctcx-cpu can't be used"] = str(error)
+    return told

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ctcx.plugin import usable_cores
-from ctcx_cpu import _jax, _native
+from ctcx_cpu import _jax, _native, check_instructions
 from ctcx_cpu._host import BFLOAT16, TYPES, integers, like_given, on_host, rows
 from ctcx_cpu._results import empty_like
 
@@ -27,14 +27,7 @@ VARIABLE = "CTCX_NUM_THREADS"
 _MOST_THREADS = 2**15
 """More than this are as good as this many: no call has so much to share."""
 
-_SETS = ("", "baseline", "avx2", "avx512", "neon")
-# The library, which reads this variable, ignores what it doesn't know: C has no exceptions.
-if (_asked := os.environ.get("CTCX_CPU_INSTRUCTIONS", "")) not in _SETS:
-    _message = (
-        f"the environment variable CTCX_CPU_INSTRUCTIONS must be one of "
-        f"{', '.join(filter(None, _SETS))}, got {_asked!r}"
-    )
-    raise ValueError(_message)
+check_instructions()
 
 
 def loss(
