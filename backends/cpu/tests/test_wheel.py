@@ -65,8 +65,8 @@ def test_what_is_in_the_wheel(wheel):
     inside = {name for name in names if ".dist-info/" not in name}
     assert inside == {f"ctcx_cpu/{name}" for name in sources}
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    run(tool("check-wheel-contents"), wheel)
-    run(tool("twine"), "check", "--strict", wheel)
+    run(sys.executable, "-m", "check_wheel_contents", wheel)
+    run(sys.executable, "-m", "twine", "check", "--strict", wheel)
 
 
 def test_it_needs_the_c_and_cpp_libraries_and_the_stable_abi_only(wheel):
