@@ -181,6 +181,12 @@ STATIC = {
         "labels",
         r"\(T, N, C\) of shape \(2, 6, 4\); got \(2, 3\); they would fit without",
     ),
+    "labels in one axis": (
+        lambda: (torch.tensor(LOGITS), torch.tensor([1, 2, 3]), None, torch.tensor([2, 1])),
+        {},
+        "labels",
+        r"got \(3,\); labels of all sequences in one axis are for ctcx.compat.torch.ctc_loss",
+    ),
     "keys of JAX for labels": (
         lambda: (jnp.asarray(LOGITS), jax.random.split(jax.random.key(0), 2)[:, None]),
         {},

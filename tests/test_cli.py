@@ -647,6 +647,7 @@ def test_doctor(planted):
         "ctcx-planted 1.0",
         "nowhere is not installed (pip install nowhere)",
         "means nothing to ctcx; is it CTCX_BACKEND?",
+        "Only the core computes on the CPU here.",
     ):
         assert told in ended.out
     found = json.loads(planted("doctor", "--json", CTCX_BACKEND="array-api").out)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +52,25 @@ def test_the_first_two_blocks_are_the_only_ones_for_a_shell():
 def test_a_shell_block_stands_alone(text):
     assert text.startswith("python3 -m venv .venv && . .venv/bin/activate\n")
     assert "\ncd " not in text
+
+
+def test_tests_of_a_group_run_in_one_process(tmp_path):
+    # What they share is expensive: builds with sanitizers, what JAX compiles. pytest-xdist ignores
+    # the groups where it doesn't understand pytest.
+    (tmp_path / "test_it.py").write_text(
+        "import os, pathlib, time, pytest\n"
+        "@pytest.mark.xdist_group('one')\n"
+        "@pytest.mark.parametrize('which', range(4))\n"
+        "def test_it(which):\n"
+        "    time.sleep(0.1)\n"
+        "    (pathlib.Path(__file__).parent / f'{which}.pid').write_text(str(os.getpid()))\n"
+    )
+    options = ("-q", "-n", "2", "--dist", "loadgroup", "-p", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", *options, "test_it.py"]
+    environment = {key: value for key, value in os.environ.items() if "PYTEST" not in key}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    processes = {path.read_text() for path in tmp_path.glob("*.pid")}
+    assert len(processes) == 1
 
 
 @pytest.mark.parametrize("text", SHELL, ids=["main job", "tests"])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ctcx._dispatch.report import BackendInfo
 
-__all__ = ["as_dict", "backends_command"]
+__all__ = ["advice", "as_dict", "backends_command"]
 
 
 def backends_command(
@@ -40,6 +40,14 @@ def backends_command(
             info.reason or info.summary,
         )
     show(table)
+
+
+def advice(infos: Iterable[BackendInfo]) -> list[str]:
+    """Say how to get a faster backend, where the core is the only one that takes the CPU."""
+    if any(info.status == "available" and "cpu" in info.devices for info in infos):
+        return []
+    how = "pip install ./backends/cpu in a clone of ctcx"
+    return [f"Only the core computes on the CPU here. ctcx-cpu is many times as fast: {how}."]
 
 
 def as_dict(info: BackendInfo) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from ctcx._cli.backends import advice
 from ctcx._cli.names import BACKENDS, LIBRARIES, PEERS, known_backends, known_libraries, known_peers
 from ctcx._cli.output import (
     JSON_FILE,
@@ -25,6 +26,7 @@ from ctcx._cli.output import (
 from ctcx._comparison.result import LONG, TOLERANCE_OF, error_text
 from ctcx._comparison.run import compare
 from ctcx._cores import busy
+from ctcx._dispatch.report import backends
 from ctcx._peers import PEERS as ABOUT_PEERS
 
 if TYPE_CHECKING:
@@ -109,8 +111,8 @@ def _print(found: Comparison) -> None:
     verdict = headline.partition(":")[0]
     style = "bold green" if found.passed else "bold red"
     show(Text.assemble((verdict, style), headline.removeprefix(verdict)), Text(_ABOUT))
-    for finding in found.findings():
-        show(Text(f"- {finding}"))
+    for line in [f"- {finding}" for finding in found.findings()] + advice(backends()):
+        show(Text(line))
     for name, what in _HEADINGS.items():
         rows = [row for row in found.rows if row.input == name and row.computed]
         if rows:

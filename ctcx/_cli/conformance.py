@@ -358,16 +358,20 @@ def _subjects(results: Iterable[Result]) -> Table:
 
 
 def _grouped(results: Iterable[Result], status: str) -> list[tuple[str, str, str]]:
-    """Return checks with a status and something to say about it, those that say the same as one."""
-    reasons = Counter(
-        (result.check, result.message)
-        for result in results
-        if result.status == status and result.message
-    )
-    return [
-        (status, f"{check} ({count} times)" if count > 1 else check, why)
-        for (check, why), count in reasons.items()
-    ]
+    """Return checks with a status and something to say about it, one line for each reason."""
+    by_reason: dict[str, Counter[str]] = {}
+    for result in results:
+        if result.status == status and result.message:
+            by_reason.setdefault(result.message, Counter())[result.check] += 1
+    return [(status, _names(checks), why) for why, checks in by_reason.items()]
+
+
+def _names(checks: Counter[str]) -> str:
+    """Name some checks: each of up to three, else the first and how many more there are."""
+    shown = list(checks)[: 3 if len(checks) <= 3 else 1]
+    names = [f"{one} ({checks[one]} times)" if checks[one] > 1 else one for one in shown]
+    more = len(checks) - len(shown)
+    return f"{names[0]} and {more} more" if more else ", ".join(names)
 
 
 def _same(results: Iterable[Result]) -> list[list[Result]]:

@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 
 import ctcx
-from ctcx._cli.backends import as_dict
+from ctcx._cli.backends import advice, as_dict
 from ctcx._cli.output import (
     activity,
     bullets,
@@ -219,6 +219,8 @@ def _print(found: _Diagnosis) -> None:
     for info in found.backends:
         backends.add_row(info.name, info.provenance, styled(info.status), info.reason)
     show(heading("Backends, in the order in which they are tried"), backends)
+    for line in advice(found.backends):
+        show(Text(line))
 
     libraries = new_table("library", "version", "status", "devices, or why it can't be used")
     for library in found.libraries:

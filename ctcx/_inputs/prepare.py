@@ -380,6 +380,8 @@ def _check_labels(
         elif labels.ndim == 2 and not single and labels.shape[0] == logits.shape[1]:
             other = "without time_major=True" if time_major else "with time_major=True"
             hint = f"; they would fit {other}"
+        elif labels.ndim == 1 and not single and facts.namespace == "torch":
+            hint = "; labels of all sequences in one axis are for ctcx.compat.torch.ctc_loss"
         msg = (
             f"labels must have shape {expected}, to go with logits {form} of shape {shape}; "
             f"got {tuple(labels.shape)}{hint}"
