@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import shutil
 import subprocess
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -16,8 +18,11 @@ import ctcx
 from ctcx import fixtures
 from ctcx._cli import app
 from ctcx._files import replaced
+from ctcx._reference.best_path import enumerate_best_paths
+from ctcx._reference.decoding import enumerate_labels
 from ctcx._reference.oracle import reference
 from ctcx._reference.portable_math import log, split_exp
+from ctcx._reference.posterior import enumerate_posterior
 from ctcx.fixtures import _cross_check
 from ctcx.fixtures._fixture import FRAME_ARRAYS
 from ctcx.fixtures._random_fixtures import PortableRandom
@@ -51,14 +56,14 @@ SUMS = {
         "repeats",
         "confident",
         "masked-class",
-    ): "47d9afc821ca41dd851f48978ffb32cd2a0e6ca22a8d3bcc9c5dcc7db320e11c",
-    RANDOM: "0321a1bc87317fcefed80244663df7f838776923c7be7cc699ebdc347418af5b",
+    ): "c1b70c508d6da1f3f361387f2f8b0f4bba54714f4ea02736c8a1b9b3b97c3e7f",
+    RANDOM: "4a63c1bec49fdbbec6c545b72a607b4c3b33487600651718fbf7469a5d14c433",
     (
         *RANDOM,
         "--distribution",
         "confident",
         "--time-major",
-    ): "7411131e2e486410ec74e1735236594a1fa6ee39b0dc80662998a2923e8082de",
+    ): "f4cab3bf7420612e35fbdb4b8c17afdf2e0afa6af8f0d4cf2cac55d2d40c558b",
     (
         *RANDOM,
         "--distribution",
@@ -67,13 +72,19 @@ SUMS = {
         "float16",
         "--format",
         "npz",
-    ): "b50907804d063d9f7396ae5e9d800ac8bb25b611bb98bde563877c4ec853e9d9",
+    ): "b11c9b0b20db195da0129db8240a9244b0ec617e0725a6a11a0026aab8bf7482",
     (
         *RANDOM,
         "--format",
         "typescript",
-    ): "ad0cc760e9c212fc644373458922318d7cca4e7cdb66b22c2166dfce5593a41d",
-    (*RANDOM, "--format", "c"): "78bdf9c3308d6b471f7b50b292b45198fe2dfdeb5e07b8cb6ec4519f7dce9736",
+    ): "475d3529961ef2e6271bbe36260c9526b1b173486acb9066beacaa69729a94a5",
+    (
+        "notebook",
+        *RANDOM,
+        "--beam",
+        "8",
+    ): "0eb78cbaaf6d891d42e4e9681296fb993f300bde1439d4d6f4ab7942a5776e7c",
+    (*RANDOM, "--format", "c"): "11d193a584a6f627432c7886e67f1f2a836b3d147dca2d72cc77ba3f6d789721",
 }
 
 
@@ -151,10 +162,122 @@ def test_alpha_beta_and_occupancy_are_what_the_page_says(everything):
             assert not arrays["occupancy"][n, frames:].any()
 
 
+def small(everything, largest):
+    """Sequences that have few paths: fixture, index, frames, and the arguments of a reference."""
+    for fixture in everything:
+        a = fixture.arrays
+        for n, (frames, count) in enumerate(
+            zip(a["logit_lengths"], a["label_lengths"], strict=True)
+        ):
+            if fixture.shape[2] ** int(frames) <= largest:
+                inputs = (a["logits"][[n], :frames], a["labels"][[n], :count], [frames], [count])
+                yield fixture, n, frames, (*inputs, fixture.blank)
+
+
+def test_alignment_occupancies_and_entropy_are_those_of_all_paths(everything):
+    seen = 0
+    for fixture, n, frames, inputs in small(everything, 80_000):
+        got = {name: values[n] for name, values in fixture.arrays.items()}
+        best, posterior = enumerate_best_paths(*inputs), enumerate_posterior(*inputs)
+        assert got["alignment"][:frames].tolist() == best.states[0].tolist()
+        assert (got["alignment"][frames:] == -1).all()
+        assert got["alignment_score"] == pytest.approx(best.score[0], rel=1e-12, abs=1e-12)
+        assert got["class_occupancy"][:frames] == pytest.approx(posterior.classes[0], abs=1e-12)
+        assert got["entropy"] == pytest.approx(posterior.entropy[0], abs=1e-12)
+        ranked = sorted(posterior.paths[0].values(), reverse=True)
+        if len(ranked) > 1:
+            assert got["alignment_unique"] == (math.log(ranked[0] / ranked[1]) > 1e-6)
+        seen += 1
+    assert seen > 20
+
+
+def test_exact_beams_are_the_most_probable_of_all_labels(everything):
+    seen = 0
+    for fixture, n, _, (logits, *_, blank) in small(everything, 20_000):
+        ranked = sorted(enumerate_labels(logits[0], blank).items(), key=lambda pair: -pair[1])[:3]
+        labels, log_probs = (fixture.arrays[f"beam_{name}"][n] for name in ("labels", "log_probs"))
+        expected = [math.log(p) for _, p in ranked] + [-math.inf] * (3 - len(ranked))
+        if not fixture.arrays["beam_exact"][n]:
+            continue
+        assert log_probs == pytest.approx(expected, rel=1e-12)
+        for k, (said, probability) in enumerate(ranked):
+            found = tuple(labels[k][labels[k] >= 0].tolist())
+            assert found == said or dict(ranked)[found] == pytest.approx(probability, rel=1e-12)
+        seen += 1
+    assert seen > 15
+
+
+def test_greedy_labels_are_those_of_the_best_classes(everything):
+    for fixture in everything:
+        for n, frames in enumerate(fixture.arrays["logit_lengths"]):
+            log_probs = fixture.arrays["log_softmax"][n, :frames]
+            said = [k for k, _ in itertools.groupby(log_probs.argmax(axis=1)) if k != fixture.blank]
+            labels = fixture.arrays["greedy_labels"][n]
+            assert labels[labels >= 0].tolist() == said
+            score = log_probs.max(axis=1).sum()
+            assert fixture.arrays["greedy_score"][n] == pytest.approx(score, rel=1e-12)
+            ranked = np.sort(log_probs, axis=1)
+            alone = bool((ranked[:, -1] - ranked[:, -2] > 1e-6).all())
+            assert fixture.arrays["greedy_unique"][n] == alone
+
+
+def test_the_notebook_has_equally_good_paths_and_labels(everything):
+    arrays = everything[0].arrays
+    assert not arrays["alignment_unique"][0]
+    assert arrays["beam_log_probs"][0, 0] == arrays["beam_log_probs"][0, 1]
+
+
+def test_random_examples_have_a_beam_search_if_one_is_asked_for():
+    options = {"count": 2, "frames": (4, 6), "classes": 3}
+    (without, _), (with_one, _) = (
+        fixtures.random(fixtures.RandomOptions(**options, beam_width=width)) for width in (0, 5)
+    )
+    assert (without.beam_width, without.arrays["beam_log_probs"].shape) == (0, (1, 0))
+    assert (with_one.beam_width, with_one.arrays["beam_log_probs"].shape) == (5, (1, 3))
+
+
+@pytest.mark.parametrize("form", ["json", "npz"])
+def test_a_file_of_version_1_is_read_and_completed(tmp_path, everything, form):
+    file = tmp_path / f"new.{form}"
+    new = [one for one in everything if one.name in {"notebook", "infeasible", "ragged"}]
+    fixtures.save(new, file, form, time_major=True)
+    later = {*fixtures.ARRAYS} - {*old_names()}
+    assert len(later) == 11
+    old = tmp_path / f"old.{form}"
+    if form == "json":
+        document = json.loads(file.read_bytes())
+        as_version_1(document, later)
+        old.write_text(json.dumps(document))
+    else:
+        with np.load(file) as stored:
+            arrays = {k: v for k, v in stored.items() if k.partition("/")[2] not in later}
+        document = json.loads(str(arrays["manifest"]))
+        as_version_1(document, later)
+        np.savez(old, **arrays | {"manifest": np.array(json.dumps(document))})
+    for one, other in zip(fixtures.check_file(old), new, strict=True):
+        assert one.beam_width == 0
+        for name, axes in fixtures.ARRAYS.items():
+            if "K" not in axes and name != "beam_exact":
+                assert (one.arrays[name] == other.arrays[name]).all()
+
+
+def old_names():
+    text = (files("ctcx.fixtures") / "schema-1.json").read_text()
+    return json.loads(text)["properties"]["fixtures"]["items"]["required"]
+
+
+def as_version_1(document, later):
+    document["version"] = 1
+    for entry in document["fixtures"]:
+        for name in (later | {"beam_width"}) & entry.keys():
+            del entry[name]
+
+
 def test_every_array_has_the_axes_that_are_documented(everything):
     for fixture in everything:
         n, t, c, width = fixture.shape
         sizes = {"N": n, "T": t, "C": c, "L": width, "R": max(t, width), "S": 2 * width + 1}
+        sizes |= {"M": t, "K": 3}
         for name, axes in fixtures.ARRAYS.items():
             assert fixture.arrays[name].shape == tuple(sizes[axis] for axis in axes)
 
@@ -359,13 +482,17 @@ NOT_THERE = object()
     ("path", "value", "expected"),
     [
         (("format",), "other", "format is 'other': expected 'ctcx-fixtures'"),
-        (("version",), 2, "version is 2: expected 1"),
+        (("version",), 3, "version is 3: expected 1 to 2"),
         (("layout",), "odd", "layout is 'odd': expected 'batch-major' or 'time-major'"),
         (("fixtures",), 3, "fixtures is 3: expected a list"),
         (("fixtures", 1), 3, "fixtures[1] is 3: expected an object"),
         (("fixtures", 1, "name"), "repeats", "fixtures[1].name is 'repeats', as before"),
         (("fixtures", 0, "loss"), NOT_THERE, "fixtures[0] (repeats).loss is missing"),
-        (("fixtures", 0, "blank"), "0", "(repeats).blank is '0': expected type int"),
+        (
+            ("fixtures", 0, "blank"),
+            "0",
+            "(repeats).blank is '0': expected type int",
+        ),
         (("fixtures", 0, "blank"), 5, "(repeats).blank is 5: expected 0 to 4"),
         (("fixtures", 0, "dtype"), "int", "(repeats).dtype is 'int': expected one of"),
         (("fixtures", 0, "logits", 1, 2, 3), "x", "logits[1][2][3] is 'x': expected a number"),
@@ -377,6 +504,11 @@ NOT_THERE = object()
         (("fixtures", 0, "labels", 0, 1), 5, "labels[0][1] is 5: expected 0 to 4"),
         (("fixtures", 0, "labels", 0, 1), 1.5, "labels[0][1] is 1.5: expected an integer"),
         (("fixtures", 0, "label_lengths", 2), 9, "label_lengths[2] is 9: expected 0 to 4"),
+        (("fixtures", 0, "beam_width"), NOT_THERE, "(repeats).beam_width is missing"),
+        (("fixtures", 0, "beam_width"), -1, "(repeats).beam_width is -1: expected at least 0"),
+        (("fixtures", 0, "entropy"), NOT_THERE, "fixtures[0] (repeats).entropy is missing"),
+        (("fixtures", 0, "alignment", 1, 2), 1.5, "alignment[1][2] is 1.5: expected an integer"),
+        (("fixtures", 0, "greedy_unique", 1), 1, "greedy_unique[1] is 1: expected true or false"),
         (("fixtures", 0, "feasible", 2), 1, "feasible[2] is 1: expected true or false"),
         (("fixtures", 0, "one_hot", 1, 2), [0, 1, 0, 1, 0], "one_hot[1][2] has 2 ones: expected"),
         (("fixtures", 0, "one_hot", 1, 2), [0] * 5, "one_hot[1][2] has no ones: expected exactly"),
@@ -398,14 +530,16 @@ def test_a_malformed_file_names_the_place(tmp_path, document, path, value, expec
     assert expected in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name", ["loss", "gradient", "alpha", "occupancy", "min_frames", "softmax"]
-)
+INPUTS = {"logits", "logit_lengths", "labels", "label_lengths", "one_hot"}
+
+
+@pytest.mark.parametrize("name", [name for name in fixtures.ARRAYS if name not in INPUTS])
 def test_a_wrong_number_in_a_file_is_found(tmp_path, document, name):
     holder, key = document["fixtures"][0], name
     while isinstance(holder[key], list):
         holder, key = holder[key], 0
-    holder[key] = 3 if name == "min_frames" else -0.123
+    was = holder[key]
+    holder[key] = not was if isinstance(was, bool) else was + 1 if isinstance(was, int) else -0.123
     file = tmp_path / "bad.json"
     file.write_text(json.dumps(document))
     assert f"repeats.{name}[0]" in refused("--check", file)

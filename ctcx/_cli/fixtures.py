@@ -44,6 +44,12 @@ def fixtures_command(
     scale: Annotated[
         float, typer.Option(metavar="X", help="Standard deviation, or half the width if uniform.")
     ] = 2.0,
+    beam: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Width of a beam search of random ones; 0 for none: it takes time."
+        ),
+    ] = 0,
     form: Annotated[
         str,
         typer.Option("--format", metavar="NAME", help="json, npz, safetensors, typescript or c."),
@@ -70,7 +76,8 @@ def fixtures_command(
 ) -> None:
     """Write examples of CTC to test another program against.
 
-    Each has loss and gradient, and every number on the way.
+    Each has loss and gradient with every number on the way, and what alignment, occupancies,
+    entropy, greedy decoding and beam search give.
 
     For tests of an implementation in any language. Numbers are computed in float64 and compared
     with two other computations before they are written. The same command writes the same bytes on
@@ -103,6 +110,7 @@ def fixtures_command(
                 dtype=dtype,
                 distribution=distribution,
                 scale=scale,
+                beam_width=beam,
             )
         _write(names or [], options, form, out, time_major=time_major)
 
