@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ctcx._api.beam_search import Beams, ctc_beam_search
     from ctcx._api.explain import explain
     from ctcx._api.greedy import Decoded, ctc_greedy
+    from ctcx._api.guided_search import BeamState
     from ctcx._api.hvp import ctc_hvp
     from ctcx._api.loss import LossAndGrad, ctc_loss, ctc_loss_and_grad
     from ctcx._api.posterior import Occupancies, ctc_entropy, ctc_occupancies, ctc_sample_paths
@@ -42,6 +43,7 @@ __all__ = [
     "Alignment",
     "BackendError",
     "BackendRejectedError",
+    "BeamState",
     "Beams",
     "CTCError",
     "CTCInputError",
@@ -85,6 +87,7 @@ _HOMES = {
     "_api.beam_search": ("Beams", "ctc_beam_search"),
     "_api.explain": ("explain",),
     "_api.greedy": ("Decoded", "ctc_greedy"),
+    "_api.guided_search": ("BeamState",),
     "_errors": (
         "BackendError",
         "BackendRejectedError",

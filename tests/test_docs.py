@@ -40,6 +40,7 @@ SHOWN = (
     "ctcx._api.beam_search",
     "ctcx._api.explain",
     "ctcx._api.greedy",
+    "ctcx._api.guided_search",
     "ctcx._api.loss",
     "ctcx._api.posterior",
     "ctcx._dispatch.requested",

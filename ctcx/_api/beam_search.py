@@ -6,9 +6,12 @@ from functools import partial
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
+import numpy as np
+
 from ctcx._api.align import ctc_align
 from ctcx._api.call import Options, as_asked, as_constants, check_flags, kernel_result
 from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
+from ctcx._api.guided_search import BeamState, Wishes, search, uploaded, wishes_of
 from ctcx._api.loss import ctc_loss
 from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
@@ -21,9 +24,10 @@ from ctcx._plugins.registry import registry
 from ctcx._typing import ArrayT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ctcx._arrays.facts import ArrayFacts
+    from ctcx._core.guided_beam import LanguageModel
     from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array
 
@@ -34,7 +38,8 @@ class Beams(NamedTuple, Generic[ArrayT]):
     """What :func:`ctcx.ctc_beam_search` returns: arrays of the library and device of the logits.
 
     Shapes are for N sequences, ``top`` results each, the longest of K labels; N is dropped for one
-    sequence. Where values can't be read, as under ``jax.jit``, K is T.
+    sequence. Where values can't be read, as under ``jax.jit``, K is T. The property ``state`` is
+    the :class:`ctcx.BeamState` to go on with, if the call had one, else None.
 
     Attributes
     ----------
@@ -60,8 +65,21 @@ class Beams(NamedTuple, Generic[ArrayT]):
     lengths: Array
     log_probs: ArrayT
     beam_log_probs: ArrayT
+    scores: ArrayT
     starts: Array
     count: Array
+
+    @property
+    def state(self) -> BeamState | None:
+        """Where the search has stopped; None unless it was called with a state."""
+        return None
+
+
+class _BeamsSoFar(Beams[ArrayT]):
+    """Results of a search that can go on."""
+
+    # No field of the tuple, as it is no array, and vmap takes arrays only.
+    state: BeamState | None = None
 
 
 def ctc_beam_search(
@@ -74,6 +92,11 @@ def ctc_beam_search(
     time_major: bool = False,
     exact_scores: bool = True,
     max_classes: int | None = None,
+    boost: Mapping[tuple[int, ...], float] | None = None,
+    lm: LanguageModel | None = None,
+    lm_weight: float = 1.0,
+    label_bonus: float = 0.0,
+    state: BeamState | None = None,
     backend: str | None = None,
     validate: bool = True,
 ) -> Beams[ArrayT]:
@@ -91,6 +114,16 @@ def ctc_beam_search(
     the probability of the class in this frame, the lower of equally probable classes first; then by
     the order of the prefix that they add to. Probabilities are equal if they are as computed, so
     backends may differ where different sums have the same value but for rounding.
+
+    With ``boost``, ``lm`` or ``label_bonus`` prefixes and results have a score, which takes the
+    place of the probability in all this:
+
+    .. math::
+        \text{score}(y) = \log P(y) + \text{boost}(y) + \text{lm\_weight}\cdot\log P_{LM}(y)
+            + \text{label\_bonus}\cdot |y|
+
+    Calls with these, or with ``state``, are not for backends: ctcx itself searches, on the host in
+    float64, so logits on another device are copied. They need values and can't be compiled.
 
     Not differentiable: probabilities are constants to PyTorch and JAX.
 
@@ -111,6 +144,22 @@ def ctc_beam_search(
         and to find ``starts``; both take another pass over the logits for each of ``top``.
     max_classes : int, optional
         Only so many labels of each frame, the most probable, make new prefixes. None for all.
+    boost : dict of tuple of int to float, optional
+        Phrases to prefer, as labels, and what each of their labels adds, in nats. A label that is
+        in several gets the largest of their weights. The last labels of a prefix get it as soon as
+        they begin a phrase, and lose it if the phrase breaks off or ends unfinished.
+    lm : object, optional
+        A language model: ``start()`` gives the state before the first label; ``score(state,
+        label)`` the logarithm of the label's probability, in nats, and the next state; and
+        ``finish(state)`` that of the end. The end counts in results only, not in the search.
+    lm_weight : float
+        What the logarithms of ``lm`` are multiplied by; 0 or more.
+    label_bonus : float
+        What each label adds, in nats.
+    state : BeamState, optional
+        Where to begin: :class:`ctcx.BeamState` () before the first frame, then the ``state`` of the
+        results. Chunks of any size, frames or none, give exactly what all of them give at once.
+        Results are of all frames so far. Needs ``exact_scores=False``, as logits aren't kept.
 
     Returns
     -------
@@ -119,7 +168,9 @@ def ctc_beam_search(
     Raises
     ------
     CTCInputError
-        As for :func:`ctcx.ctc_loss`; ``top`` above ``width``; sizes that are no positive integers.
+        As for :func:`ctcx.ctc_loss`; ``top`` above ``width``; sizes that are no positive integers;
+        phrases that no labels can say; a state of another search; one of the arguments from
+        ``boost`` to ``state`` while a library traces.
     BackendError
         As for :func:`ctcx.ctc_loss`.
 
@@ -132,19 +183,95 @@ def ctc_beam_search(
     ([[1], [-1]], [1, 0])
     >>> [round(float(np.exp(p)), 2) for p in found.log_probs]
     [0.64, 0.36]
+
+    In chunks:
+
+    >>> state = ctcx.BeamState()
+    >>> for chunk in np.split(logits, 2):
+    ...     found = ctcx.ctc_beam_search(chunk, state=state, exact_scores=False)
+    ...     state = found.state
+    >>> found.labels.tolist(), round(float(np.exp(found.log_probs[0])), 2)
+    ([[1]], 0.64)
     """
+    wishes = None
+    if not (boost is None and lm is None and state is None and label_bonus == 0):
+        wishes = wishes_of(boost, lm, lm_weight, label_bonus, state)
+    if wishes is not None and not wishes.are_none:
+        return _guided(
+            logits,
+            logit_lengths,
+            wishes,
+            check_sizes(width, top, max_classes),
+            blank=blank,
+            time_major=time_major,
+            exact_scores=exact_scores,
+            backend=backend,
+            validate=validate,
+        )
     settings = (blank, time_major, width, top, exact_scores, max_classes, backend, validate)
     if is_torch_recording():
         from ctcx._api import torch_decode
 
-        return Beams(*torch_decode.beam_search_traced(logits, logit_lengths, *settings))
+        return _plain(*torch_decode.beam_search_traced(logits, logit_lengths, *settings))
     if is_captured(logits):
         arrays = {"logits": logits, "logit_lengths": logit_lengths}
         names = ("blank", "time_major", "width", "top", "exact_scores", "max_classes", "backend")
         options = dict(zip(names, settings, strict=False))
         captured: Beams[ArrayT] = in_graph(ctc_beam_search, arrays, **options)
         return captured
-    return beam_search_eagerly(logits, logit_lengths, *settings)
+    return _plain(*beam_search_eagerly(logits, logit_lengths, *settings))
+
+
+def _plain(*parts: Any) -> Beams[Any]:
+    """Return results whose scores are probabilities."""
+    labels, lengths, log_probs, beam_log_probs, starts, count = parts
+    return Beams(labels, lengths, log_probs, beam_log_probs, log_probs, starts, count)
+
+
+def _guided(
+    logits: Any,
+    logit_lengths: Any,
+    wishes: Wishes,
+    sizes: dict[str, int | None],
+    *,
+    blank: int,
+    time_major: bool,
+    exact_scores: bool,
+    backend: str | None,
+    validate: bool,
+) -> Beams[Any]:
+    """Search with wishes or a state."""
+    check_flags(time_major=time_major, exact_scores=exact_scores, validate=validate)
+    if wishes.state is not None and exact_scores:
+        msg = (
+            "exact_scores must be False with a state, as it holds no logits to compute the "
+            "probabilities from"
+        )
+        raise CTCInputError(msg, argument="exact_scores", value=exact_scores)
+    prepared = None
+    if not is_torch_recording() and not is_capturing(logits):
+        prepared = as_constants(prepare_logits(logits, logit_lengths, blank, time_major=time_major))
+    if prepared is None or prepared.facts.traced or prepared.facts.form & UNREADABLE:
+        msg = (
+            "boost, lm, label_bonus and state need values, which can't be read while a library "
+            "traces or captures: call ctc_beam_search outside of the compiled function"
+        )
+        raise CTCInputError(msg, argument="logits")
+    found = search(
+        prepared, sizes, wishes, time_major=time_major, backend=backend, validate=validate
+    )
+    real = np.float64 if prepared.facts.dtype == "float64" else np.float32
+    labels, lengths = uploaded(found.labels, prepared), uploaded(found.lengths, prepared)
+    log_probs, bonus = (
+        uploaded(array.astype(real), prepared) for array in (found.log_probs, found.bonus)
+    )
+    done = _completed(
+        labels, lengths, log_probs, prepared, backend, exact=bool(exact_scores), bonus=bonus
+    )
+    parts = as_asked(done, prepared, logits)
+    beams = _BeamsSoFar(*parts)
+    beams.state = found.state
+    return beams
 
 
 def beam_search_eagerly(
@@ -160,10 +287,10 @@ def beam_search_eagerly(
     validate: bool,  # noqa: FBT001
     *,
     full_width: bool = False,
-) -> Beams[Any]:
+) -> tuple[Any, ...]:
     """Do what :func:`ctcx.ctc_beam_search` does for arrays with values, or that JAX traces.
 
-    ``full_width``: K is T.
+    Returns labels, lengths, log_probs, beam_log_probs, starts and count. ``full_width``: K is T.
     """
     check_flags(time_major=time_major, exact_scores=exact_scores, validate=validate)
     sizes = check_sizes(width, top, max_classes)
@@ -173,7 +300,7 @@ def beam_search_eagerly(
         from ctcx._api import torch_decode
 
         dispatched = torch_decode.beam_search_dispatched
-        return Beams(*dispatched(prepared, sizes, bool(exact_scores), options))
+        return dispatched(prepared, sizes, bool(exact_scores), options)
     arguments = {"blank": prepared.blank, **sizes}
     labels, beam_log_probs = kernel_result(
         "beam_search",
@@ -186,9 +313,10 @@ def beam_search_eagerly(
     most, some = _most_labels(lengths, prepared, full_width=full_width)
     labels = labels[:, :, :some]
     found = _completed(labels, lengths, beam_log_probs, prepared, backend, exact=bool(exact_scores))
+    found = (*found[:4], *found[5:])
     if most is not some:
-        found = found._replace(labels=found.labels[:, :, :most], starts=found.starts[:, :, :most])
-    return Beams(*as_asked(found, prepared, logits))
+        found = tuple(part[:, :, :most] if part.ndim == 3 else part for part in found)
+    return as_asked(found, prepared, logits)
 
 
 def check_sizes(width: Any, top: Any, max_classes: Any) -> dict[str, int | None]:
@@ -239,10 +367,15 @@ def _completed(
     backend: str | None,
     *,
     exact: bool,
-) -> Beams[Any]:
-    """Add exact probabilities and starts, in order, if asked to."""
+    bonus: Array | None = None,
+) -> tuple[Array, ...]:
+    """Add exact probabilities and starts, in order, if asked to; the first parts of Beams.
+
+    ``bonus`` is what is added to probabilities for the scores.
+    """
     xp = prepared.facts.xp
     log_probs = beam_log_probs
+    bonus = xp.zeros_like(log_probs) if bonus is None else bonus
     counts = xp.where(lengths >= 0, lengths, 0)
     results = range(labels.shape[1])
 
@@ -260,8 +393,8 @@ def _completed(
 
     if exact:
         losses = xp.stack([with_labels(ctc_loss, "loss", k) for k in results], axis=1)
-        arrays = (labels, lengths, -losses, beam_log_probs)
-        labels, lengths, log_probs, beam_log_probs = run(beams_in_order, arrays, ())
+        arrays = (labels, lengths, -losses, beam_log_probs, bonus)
+        labels, lengths, log_probs, beam_log_probs, bonus = run(beams_in_order, arrays, ())
         counts = xp.where(lengths >= 0, lengths, 0)
         starts = xp.stack(
             [with_labels(ctc_align, "align", k, infeasible="empty").starts for k in results], axis=1
@@ -269,7 +402,7 @@ def _completed(
     else:
         starts = xp.full_like(labels, -1)
     count = xp.sum(xp.astype(lengths >= 0, xp.int32), axis=1, dtype=xp.int32)
-    return Beams(labels, lengths, log_probs, beam_log_probs, starts, count)
+    return labels, lengths, log_probs, beam_log_probs, log_probs + bonus, starts, count
 
 
 def _offering(backend: str | None, operation: str) -> str | None:

@@ -22,17 +22,17 @@ def label_lengths(labels: Array, log_probs: Array, _: tuple[()]) -> Array:
 
 
 def beams_in_order(
-    labels: Array, lengths: Array, exact: Array, found: Array, _: tuple[()]
-) -> tuple[Array, Array, Array, Array]:
-    """Sort results by their exact probabilities; those that aren't there stay last.
+    labels: Array, lengths: Array, exact: Array, found: Array, bonus: Array, _: tuple[()]
+) -> tuple[Array, ...]:
+    """Sort results by exact probability and bonus; those that aren't there stay last.
 
-    Returns labels (N, top, K), lengths, exact and found logarithms (N, top).
+    Returns labels (N, top, K), lengths, exact and found logarithms and bonus (N, top).
     """
     context = Context.of(exact, labels)
     context = context._replace(index_dtype=index_dtype(context.xp, context.device))
     xp = context.xp
     exact = xp.where(found > -float("inf"), xp.minimum(exact, 0.0), found)
-    order = by_comparison(exact, exact.shape[1], context)
+    order = by_comparison(exact + bonus, exact.shape[1], context)
     every_label = xp.broadcast_to(order[:, :, None], labels.shape)
-    others = (xp.take_along_axis(array, order, axis=1) for array in (lengths, exact, found))
+    others = (xp.take_along_axis(array, order, axis=1) for array in (lengths, exact, found, bonus))
     return xp.take_along_axis(labels, every_label, axis=1), *others

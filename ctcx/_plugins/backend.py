@@ -197,6 +197,7 @@ class Backend:
     ``max_classes`` only that many most probable labels of the frame, the lower of equal ones, make
     new ones. The ``width`` most probable are kept, none of probability 0, in the order that
     :func:`ctcx.ctc_beam_search` states. No entry vanishes for being far less probable than others.
+    Searches with phrases, with a language model or in chunks are not for kernels: ctcx does them.
 
     All are new: nothing else refers to them, and ctcx may write into them.
 

@@ -34,6 +34,7 @@ _DECODER = Decoder(
         ("NW", "int32"),
         ("NW", "real"),
         ("NW", "real"),
+        ("NW", "real"),
         ("NWK", "int32"),
         ("N", "int32"),
     ),

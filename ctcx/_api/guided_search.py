@@ -1,0 +1,406 @@
+"""Beam search that prefers phrases, asks a language model, or goes on where it stopped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from numbers import Real
+from reprlib import repr as short_repr
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ctcx._arrays.facts import describe, device_of
+from ctcx._core.guided_beam import TOLERATED, Entries, Guide, GuidedBeam, log_softmax
+from ctcx._core.phrases import Phrases
+from ctcx._dispatch.requested import asked_for, check_type
+from ctcx._errors import CTCInputError
+from ctcx._inputs.host_data import as_integer, type_name
+from ctcx._inputs.validate import check_values
+from ctcx._plugins.registry import registry
+from ctcx._plugins.targets import load_target
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ctcx._core.guided_beam import LanguageModel
+    from ctcx._inputs.prepare import KernelInputs
+    from ctcx._typing import Array
+
+__all__ = ["BeamState", "Found", "Wishes", "on_host", "search", "uploaded", "wishes_of"]
+
+_BLOCK = 2**20
+"""About how many numbers of a block of frames are in memory at once."""
+
+_CORE = "array-api"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BeamState:
+    """Where a beam search has stopped: what :func:`ctcx.ctc_beam_search` needs to go on.
+
+    ``ctcx.BeamState()`` is the state before the first frame; results have the next one,
+    ``beams.state``. A state can be pickled if the states of the language model can be. It holds
+    NumPy arrays whatever the library of the logits is, so another library can go on with it.
+
+    Attributes
+    ----------
+    labels
+        (N, W, K) int32: the prefixes in the beams, the best first, padded with -1.
+    lengths
+        (N, W) int32: how many labels they have; -1 where there is no prefix.
+    blank, label
+        (N, W) float64: logarithms of the probabilities of their paths that end in the blank, and in
+        the last label.
+    bonus
+        (N, W) float64: what phrases, language model and ``label_bonus`` add so far.
+    guides
+        Of each sequence and prefix, where it stands in the phrases and in the language model.
+    failed
+        (N,) bool: sequences in which unchecked values were wrong.
+    settings
+        Names and values of the arguments that have to be the same in each call.
+    """
+
+    labels: NDArray[np.int32] | None = None
+    lengths: NDArray[np.int32] | None = None
+    blank: NDArray[np.float64] | None = None
+    label: NDArray[np.float64] | None = None
+    bonus: NDArray[np.float64] | None = None
+    guides: tuple[tuple[Any, ...], ...] = ()
+    failed: NDArray[np.bool_] | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+
+
+class Wishes(NamedTuple):
+    """What a search prefers, as the public function takes it, and where it begins."""
+
+    boost: Any
+    lm: LanguageModel | None
+    lm_weight: Any
+    label_bonus: Any
+    state: BeamState | None
+
+    @property
+    def are_none(self) -> bool:
+        """Whether a search without any of them does the same."""
+        no_boost = self.boost is None or (isinstance(self.boost, Mapping) and not self.boost)
+        return no_boost and self.lm is None and self.label_bonus == 0 and self.state is None
+
+
+class Found(NamedTuple):
+    """What was found, on the host: labels (N, top, K), lengths, log_probs, bonus (N, top)."""
+
+    labels: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    log_probs: NDArray[np.float64]
+    bonus: NDArray[np.float64]
+    state: BeamState | None
+
+
+def wishes_of(boost: Any, lm: Any, lm_weight: Any, label_bonus: Any, state: Any) -> Wishes:
+    """Check all that doesn't depend on the logits.
+
+    Raises
+    ------
+    CTCInputError
+        A number isn't finite, or no number; ``lm`` lacks a method; ``state`` is no state.
+    """
+    if boost is not None and not isinstance(boost, Mapping):
+        msg = (
+            f"boost must be a dict from phrases, tuples of labels, to weights in nats a label; got "
+            f"{type_name(boost)}"
+        )
+        raise CTCInputError(msg, argument="boost")
+    missing = [name for name in ("start", "score", "finish") if not callable(getattr(lm, name, 0))]
+    if lm is not None and missing:
+        msg = (
+            f"lm must have the methods start(), score(state, label) and finish(state); "
+            f"{type_name(lm)} has no {missing[0]}"
+        )
+        raise CTCInputError(msg, argument="lm")
+    weight = _number("lm_weight", lm_weight)
+    if weight < 0:
+        msg = f"lm_weight is {lm_weight}: expected 0 or more"
+        raise CTCInputError(msg, argument="lm_weight", value=lm_weight)
+    per_label = _number("label_bonus", label_bonus)
+    if state is not None and not isinstance(state, BeamState):
+        msg = (
+            f"state must be ctcx.BeamState() or the state of the results so far; got "
+            f"{type_name(state)}"
+        )
+        raise CTCInputError(msg, argument="state")
+    return Wishes(boost, lm if weight else None, weight, per_label, state)
+
+
+def _number(argument: str, value: Any) -> float:
+    real = isinstance(value, (Real, np.floating, np.integer)) and not isinstance(value, bool)
+    number = float(value) if real else math.nan
+    if not math.isfinite(number):
+        msg = f"{argument} must be a finite number; got {short_repr(value)}"
+        raise CTCInputError(msg, argument=argument, value=value)
+    return number
+
+
+def search(
+    prepared: KernelInputs,
+    sizes: dict[str, int | None],
+    wishes: Wishes,
+    *,
+    time_major: bool,
+    backend: str | None,
+    validate: bool,
+) -> Found:
+    """Search the most probable labels on the host.
+
+    Raises
+    ------
+    CTCInputError
+        Wrong values; phrases that can't be; a state of another search; a language model that
+        returns what is no logarithm of a probability.
+    """
+    check_type(backend)
+    names, source = asked_for(backend)
+    if names and _CORE not in names:
+        msg = (
+            f"{source} asks for {', '.join(names)}, but boost, lm, label_bonus and state are for "
+            f"the search of ctcx itself: name {_CORE!r}, or no backend"
+        )
+        raise CTCInputError(msg, argument="backend", value=backend)
+    rows, frames, classes = prepared.logits.shape
+    weights = _phrases(wishes.boost or {}, classes, prepared.blank)
+    if validate:
+        check_values(prepared, time_major=time_major)
+    state, width, top = wishes.state, int(sizes["width"] or 1), int(sizes["top"] or 1)
+    settings = (
+        ("classes", classes),
+        ("blank", prepared.blank),
+        ("width", width),
+        ("max_classes", sizes["max_classes"]),
+        ("boost", weights),
+        ("lm", wishes.lm is not None),
+        ("lm_weight", wishes.lm_weight if wishes.lm is not None else None),
+        ("label_bonus", wishes.label_bonus),
+    )
+    phrases = _automaton(weights, classes) if weights else None
+    guide = Guide(phrases, wishes.lm, wishes.lm_weight, wishes.label_bonus, _checked)
+    entries = None
+    failed = np.zeros(rows, dtype=bool)
+    if state is not None and state.settings:
+        entries = _entries(state, settings, rows, phrases)
+        failed |= state.failed
+    beam = GuidedBeam(
+        entries,
+        rows,
+        classes,
+        blank=prepared.blank,
+        width=width,
+        max_classes=sizes["max_classes"],
+        guide=guide,
+    )
+    lengths = on_host(prepared.logit_lengths)
+    failed |= (lengths < 0) | (lengths > frames)
+    step = max(1, _BLOCK // max(1, rows * classes))
+    for first in range(0, frames, step):
+        block = on_host(prepared.logits[:, first : min(frames, first + step), :])
+        inside = np.arange(first, first + block.shape[1]) < lengths[:, None]
+        block = np.where(inside[:, :, None], block, 0.0)  # in padding anything may stand
+        failed |= ~(block.max(axis=2) < np.inf).all(axis=1)
+        log_probs = log_softmax(np.where(failed[:, None, None], 0.0, block))
+        for t in range(block.shape[1]):
+            active = np.flatnonzero(inside[:, t] & ~failed)
+            if len(active):
+                beam.advance(log_probs[active, t], active)
+    results = beam.results(top)
+    labels, counts = _padded(results.labels, top)
+    labels[failed], counts[failed] = -1, -1
+    results.log_probs[failed] = np.nan
+    after = None
+    if state is not None:
+        kept = beam.entries()
+        after = BeamState(
+            **dict(zip(("labels", "lengths"), _padded(kept.labels, width), strict=True)),
+            blank=kept.blank,
+            label=kept.label,
+            bonus=kept.bonus,
+            guides=tuple(map(tuple, kept.guides)),
+            failed=failed,
+            settings=settings,
+        )
+    return Found(labels, counts, results.log_probs, results.bonus, after)
+
+
+def _padded(
+    labels: list[list[list[int]]], width: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Labels (N, width, K) padded with -1, and their lengths, -1 for what isn't there."""
+    most = max((len(one) for row in labels for one in row), default=0)
+    padded = np.full((len(labels), width, most), -1, dtype=np.int32)
+    lengths = np.full((len(labels), width), -1, dtype=np.int32)
+    for n, row in enumerate(labels):
+        for k, one in enumerate(row):
+            padded[n, k, : len(one)], lengths[n, k] = one, len(one)
+    return padded, lengths
+
+
+def _phrases(
+    boost: Mapping[Any, Any], classes: int, blank: int
+) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """Return phrases and their weights in a fixed order.
+
+    Raises
+    ------
+    CTCInputError
+        One that can't be emitted, or a weight that is no finite number.
+    """
+
+    def refuse(phrase: Any, why: str) -> CTCInputError:
+        msg = f"boost has the phrase {short_repr(phrase)}: {why}"
+        return CTCInputError(msg, argument="boost", value=phrase)
+
+    found: dict[tuple[int, ...], float] = {}
+    for phrase, weight in boost.items():
+        if not isinstance(phrase, tuple):
+            raise refuse(phrase, "expected a tuple of labels")
+        if not phrase:
+            raise refuse(phrase, "expected at least one label")
+        labels = tuple(map(as_integer, phrase))
+        for place, label in enumerate(labels):
+            if label is None or not 0 <= label < classes:
+                why = f"expected labels of 0 to {classes - 1}; got {phrase[place]!r} in it"
+                raise refuse(phrase, why)
+            if label == blank:
+                raise refuse(phrase, f"it has the blank ({blank}), which is no label")
+        try:
+            found[tuple(int(label) for label in labels if label is not None)] = _number(
+                "boost", weight
+            )
+        except CTCInputError:
+            why = f"its weight must be a finite number; got {short_repr(weight)}"
+            raise refuse(phrase, why) from None
+    return tuple(sorted(found.items()))
+
+
+@lru_cache(maxsize=8)
+def _automaton(weights: tuple[tuple[tuple[int, ...], float], ...], classes: int) -> Phrases:
+    return Phrases(dict(weights), classes)
+
+
+def _checked(returned: Any, label: int | None) -> float:
+    """Return the number in what a language model's ``score`` or ``finish`` has returned."""
+    call = "lm.finish(state)" if label is None else f"lm.score(state, {label})"
+    number = returned
+    if label is not None:
+        if not (isinstance(returned, tuple) and len(returned) == 2):
+            msg = f"{call} returned {short_repr(returned)}: expected (log_prob, state)"
+            raise CTCInputError(msg, argument="lm", value=returned)
+        number = returned[0]
+    try:
+        found = float(number)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not found <= TOLERATED:
+        msg = (
+            f"{call} returned a log_prob of {short_repr(number)}: expected the logarithm of a "
+            f"probability, at most 0"
+        )
+        raise CTCInputError(msg, argument="lm", value=number)
+    return found
+
+
+def _entries(
+    state: BeamState, settings: tuple[tuple[str, Any], ...], rows: int, phrases: Phrases | None
+) -> Entries:
+    """Return the beams that a state holds.
+
+    Raises
+    ------
+    CTCInputError
+        It isn't of a search like this, or of as many sequences.
+    """
+    for (name, old), (_, new) in zip(state.settings, settings, strict=False):
+        if old != new:
+            was, now = ("with one", "none") if name == "lm" and old else (old, new)
+            was, now = ("with none", "one") if name == "lm" and new else (was, now)
+            msg = (
+                f"state comes from a search with another {name} ({short_repr(was)}; now "
+                f"{short_repr(now)}): pass the same, or begin with ctcx.BeamState()"
+            )
+            raise CTCInputError(msg, argument="state")
+    shape = (rows, dict(settings)["width"])
+    if getattr(state.lengths, "shape", shape)[:1] != shape[:1]:
+        msg = f"state is of {len(state.guides)} sequences, but the logits are of {rows}"
+        raise CTCInputError(msg, argument="state")
+    if not _is_whole(state, shape, dict(settings), phrases):
+        msg = (
+            "state doesn't hold what a search leaves behind: pass the state of the results so far "
+            "as it is, or begin with ctcx.BeamState()"
+        )
+        raise CTCInputError(msg, argument="state")
+    labels = [
+        [one[:size].tolist() for one, size in zip(*pair, strict=True) if size >= 0]
+        for pair in zip(state.labels, state.lengths, strict=True)  # type: ignore[arg-type]
+    ]
+    numbers: Any = (state.blank, state.label, state.bonus)
+    blank, label, bonus = numbers
+    return Entries(labels, blank, label, bonus, [list(row) for row in state.guides])
+
+
+def _is_whole(
+    state: Any, shape: tuple[int, int], settings: dict[str, Any], phrases: Phrases | None
+) -> bool:
+    """Whether the parts of a state fit together."""
+    labels, lengths, numbers = state.labels, state.lengths, (state.blank, state.label, state.bonus)
+    if not (
+        isinstance(labels, np.ndarray)
+        and isinstance(lengths, np.ndarray)
+        and labels.dtype == lengths.dtype == np.int32
+        and labels.ndim == 3
+        and labels.shape[:2] == lengths.shape == shape
+        and all(isinstance(a, np.ndarray) and a.dtype == np.float64 for a in numbers)
+        and all(a is not None and a.shape == shape for a in numbers)
+        and isinstance(state.failed, np.ndarray)
+        and (state.failed.dtype, state.failed.shape) == (np.bool_, shape[:1])
+        and isinstance(state.guides, tuple)
+        and len(state.guides) == shape[0]
+    ):
+        return False
+    there = np.arange(labels.shape[2]) < lengths[:, :, None]
+    fine = (labels >= 0) & (labels < settings["classes"]) & (labels != settings["blank"])
+    if not (np.where(there, fine, labels == -1).all() and (lengths <= labels.shape[2]).all()):
+        return False
+    if not (np.diff((lengths >= 0).astype(int), axis=1) <= 0).all():
+        return False
+    with np.errstate(invalid="ignore"):
+        total = np.logaddexp(state.blank, state.label)
+    is_there = lengths >= 0
+    if (
+        not (((total > -np.inf) & (total < 1e-6)) == is_there).all()
+        or not np.isfinite(state.bonus).all()
+    ):
+        return False
+    return all(
+        isinstance(row, tuple)
+        and len(row) == count
+        and all(isinstance(each, tuple) and len(each) == 2 for each in row)
+        and (phrases is None or all(phrases.has(each[0]) for each in row))
+        for row, count in zip(state.guides, is_there.sum(axis=1).tolist(), strict=True)
+    )
+
+
+def on_host(array: Array) -> NDArray[Any]:
+    """Return a copy as a NumPy array."""
+    library = registry().namespaces.get(describe(array).namespace)
+    if library is None:
+        return np.asarray(array)
+    copy: NDArray[Any] = load_target(library.namespace.to_numpy)(array)
+    return copy
+
+
+def uploaded(array: NDArray[Any], like: KernelInputs) -> Array:
+    """Return an array of the library and device of the logits."""
+    facts = like.facts
+    device = device_of(like.logits)
+    return facts.xp.asarray(array, dtype=getattr(facts.xp, array.dtype.name), device=device)
