@@ -1,4 +1,4 @@
-"""Hold losses and gradients of a GPU to those of float64 on the host."""
+"""Hold losses, gradients and best paths of a GPU to those of the host."""
 
 import argparse
 import sys
@@ -40,6 +40,22 @@ def error_of(logits, others, to_device, to_host, backend):
     return max(loss_error.max(initial=0), np.abs(grad - right.grad).max())
 
 
+def check_paths(logits, others, to_device, to_host, backend):
+    """Raise AssertionError unless the best paths are those that the host finds.
+
+    Both add up the same numbers in float64, in the same order.
+    """
+    options = {"infeasible": "empty", "validate": False}
+    right = ctcx.ctc_align(logits, *others, backend="array-api", **options)
+    got, again = (
+        ctcx.ctc_align(to_device(logits), *others, backend=backend, **options) for _ in range(2)
+    )
+    assert np.array_equal(to_host(again.log_probs), to_host(got.log_probs)), "two calls differ"
+    assert np.array_equal(to_host(got.states), right.states), "the best paths are others"
+    error = np.abs(to_host(got.log_probs).astype(np.float64) - right.log_probs).max(initial=0)
+    assert error <= 1e-5, f"log_probs are off by {error:.2g}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--few", action="store_true", help="two small batches only")
@@ -58,6 +74,7 @@ def main():
                     error = error_of(
                         logits.astype(dtype), others, to_device, to_host, arguments.backend
                     )
+                    check_paths(logits.astype(dtype), others, to_device, to_host, arguments.backend)
                 except Exception as failure:  # noqa: BLE001 - the other problems are of interest too
                     print(f"wrong: {problem}: {type(failure).__name__}: {failure}")
                     wrong += 1

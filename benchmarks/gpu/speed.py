@@ -1,4 +1,4 @@
-"""Time loss and gradient on one GPU, in milliseconds, beside other libraries' CTC losses."""
+"""Time loss, gradient and best paths on one GPU, in milliseconds, beside other libraries."""
 
 import argparse
 import json
@@ -23,15 +23,20 @@ WORKLOADS = {
     "long": (1, 20000, 32, 2000),
 }
 CUDNN_LABELS = 255
+PATHS = {"infeasible": "empty", "validate": False}  # nothing is read back
 
 
 def cupy_calls(logits, labels):
-    """Loss and gradient of CuPy arrays, by name."""
+    """Loss and gradient, and best paths, of CuPy arrays, by name."""
     import cupy
 
     arrays = cupy.asarray(logits), cupy.asarray(labels)
     wait = cupy.cuda.Device().synchronize
-    return {"ctcx on cupy": lambda: ctcx.ctc_loss_and_grad(*arrays, validate=False)}, wait
+    calls = {
+        "ctcx on cupy": lambda: ctcx.ctc_loss_and_grad(*arrays, validate=False),
+        "ctcx on cupy, align": lambda: ctcx.ctc_align(*arrays, **PATHS),
+    }
+    return calls, wait
 
 
 def torch_calls(logits, labels):
@@ -63,6 +68,7 @@ def torch_calls(logits, labels):
         "ctcx on torch": lambda: ctcx.ctc_loss_and_grad(x, y, validate=False),
         "ctcx on torch, checked": lambda: ctcx.ctc_loss_and_grad(x, y),
         "ctcx on torch, backward": training_step,
+        "ctcx on torch, align": lambda: ctcx.ctc_align(x, y, **PATHS),
         "torch": native,
         "torch, cudnn": cudnn,
         "torch, softmax alone": lambda: torch.softmax(x, -1),

@@ -19,6 +19,7 @@ def ctcx_backends() -> list[Backend]:
             kernels={
                 "loss": "ctcx_cuda.kernels:loss",
                 "loss_and_grad": "ctcx_cuda.kernels:loss_and_grad",
+                "align": "ctcx_cuda.paths:align",
             },
             namespaces=frozenset({"cupy", "torch"}),
             devices=frozenset({"cuda"}),

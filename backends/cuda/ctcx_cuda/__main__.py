@@ -16,9 +16,6 @@ from ctcx_cuda._variants import DTYPES, VARIANTS
 
 __all__ = ["main"]
 
-_KERNELS = {0: ("ctc_rows", "ctc_checkpoints", "ctc_segments")}
-_IN_REGISTERS = ("ctc_rows", "ctc_paths", "ctc_gradient")
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
@@ -47,7 +44,7 @@ def _warm_up(dtypes: list[str]) -> None:
     for variant in VARIANTS:
         for dtype in dtypes:
             begin = time.perf_counter()
-            for kernel in _KERNELS.get(variant.pairs, _IN_REGISTERS):
+            for kernel in variant.kernels:
                 module(variant, dtype).get_function(kernel)
             print(f"{variant.name:12} {dtype:9} {time.perf_counter() - begin:6.2f} s")
 

@@ -7,12 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ctcx_cuda._device_arrays import view
+from ctcx_cuda._plan import offsets
 from ctcx_cuda._variants import VARIANTS, options, source
 
 if TYPE_CHECKING:
+    from ctcx_cuda._plan import PathPlan, Plan
     from ctcx_cuda._variants import Variant
 
-__all__ = ["PROBLEM", "LaunchError", "capturing", "function", "launch", "module"]
+__all__ = [
+    "PROBLEM",
+    "LaunchError",
+    "capturing",
+    "describe",
+    "function",
+    "launch",
+    "module",
+    "point",
+]
 
 _FIELDS = (
     *("logits", "logits_n", "logits_t", "logits_c"),
@@ -21,6 +33,9 @@ _FIELDS = (
     *("frames", "frames_n", "frames_wide", "counts", "counts_n", "counts_wide"),
     *("loss", "rows", "next", "first", "emitted", "paths", "work", "sums"),
     *("N", "T", "C", "S", "blank", "shift", "segments", "shared_states"),
+    *("extra", "extra_n", "extra_t", "extra_c", "columns", "first_blank", "last_blank"),
+    *("states", "log_probs", "spreads", "kept", "strips", "choices"),
+    *("span", "spans", "width", "units"),
 )
 
 PROBLEM = np.dtype([(name, np.int64) for name in _FIELDS])
@@ -32,6 +47,27 @@ _functions: dict[tuple[str, str, str, int], Any] = {}
 
 class LaunchError(RuntimeError):
     """A kernel could not be launched. Nothing of the caller's was written to."""
+
+
+def describe(plan: Plan | PathPlan, scratch: Any, **facts: int) -> np.ndarray[Any, Any]:
+    """Return a problem with these facts, and with the parts of the scratch memory."""
+    problem = np.zeros(1, dtype=PROBLEM)
+    base = view(scratch).address
+    for name, offset in offsets(plan.sizes).items():
+        problem[name] = base + offset
+    for name, value in facts.items():
+        problem[name] = value
+    return problem
+
+
+def point(problem: np.ndarray[Any, Any], name: str, array: Any, axes: str) -> None:
+    """Write where an array lies into the problem, with its strides, and the width of integers."""
+    address, strides = view(array)
+    problem[name] = address
+    for axis, stride in zip(axes, strides, strict=True):
+        problem[f"{name}_{axis}"] = stride
+    if f"{name}_wide" in _FIELDS:
+        problem[f"{name}_wide"] = array.dtype.itemsize == 8
 
 
 def capturing() -> bool:

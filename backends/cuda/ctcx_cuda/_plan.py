@@ -5,6 +5,7 @@ Static facts only, no CuPy: everything here can be tested anywhere.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from ctcx_cuda._variants import Variant
 
-__all__ = ["Plan", "grid", "make_plan", "scratch_limit"]
+__all__ = ["PathPlan", "Plan", "grid", "make_path_plan", "make_plan", "offsets", "scratch_limit"]
 
 _MIB: Final = 1 << 20
 _DEFAULT_LIMIT: Final = 256 * _MIB
@@ -34,6 +35,11 @@ _SHARED_MEMORY: Final = 47 * 1024
 """Bytes that any GPU gives a block unasked, less what the kernels take statically."""
 _SHIFTS: Final = (5, 6, 7, 8, 9)
 """Log2 of the frames between two checkpoints; the first that leaves room is taken."""
+_WARP: Final = 32
+_TABLE: Final = 1 << 16
+"""Bytes of choices of a sequence that are kept for all frames of a best path."""
+_CHOICES: Final = 16
+"""Bytes of choices of 32 positions in a frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +71,59 @@ class Plan:
     workers: int
 
     @property
-    def offsets(self) -> dict[str, int]:
-        """Where each part starts."""
-        offsets, end = {}, 0
-        for name, size in self.sizes.items():
-            offsets[name] = end
-            end += -(-size // _ALIGNMENT) * _ALIGNMENT
-        return offsets
+    def scratch(self) -> int:
+        """Bytes of scratch memory."""
+        return _end(self.sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class PathPlan:
+    """How the best paths of a batch are computed.
+
+    Attributes
+    ----------
+    sequences, sizes
+        As in :class:`Plan`.
+    span, spans
+        Sums are kept before every ``span`` frames; how many such spans there are. One, and all
+        choices are kept.
+    width
+        Positions (labels, and the blank after the last one) that a sequence can have.
+    units
+        Groups of 32 positions whose choices are kept together.
+    threads
+        Of a block.
+    """
+
+    sequences: int
+    sizes: Mapping[str, int]
+    span: int
+    spans: int
+    width: int
+    units: int
+    threads: int
 
     @property
     def scratch(self) -> int:
         """Bytes of scratch memory."""
-        return sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in self.sizes.values())
+        return _end(self.sizes)
+
+
+def offsets(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Where each part of the scratch memory starts."""
+    starts, end = {}, 0
+    for name, size in sizes.items():
+        starts[name] = end
+        end += _aligned(size)
+    return starts
+
+
+def _end(sizes: Mapping[str, int]) -> int:
+    return sum(map(_aligned, sizes.values()))
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def grid(frames: int, sequences: int, *, lists: bool = False) -> tuple[int, int]:
@@ -134,6 +181,43 @@ def make_plan(N: int, T: int, C: int, S: int, *, real: int, grad: bool, limit: i
         if plan.scratch <= limit or sequences == 1:
             return plan
         sequences = -(-sequences // 2)
+
+
+def make_path_plan(N: int, T: int, S: int, *, real: int, limit: int, threads: int) -> PathPlan:
+    """Choose for the best paths of a batch of N sequences, T frames and labels of width S.
+
+    Parameters
+    ----------
+    N, T, S, real, limit
+        As for :func:`make_plan`.
+    threads
+        The most of a block: a multiple of 32, at least 96.
+    """
+    # More labels than frames can't be emitted, so they need no room.
+    width = min(S, T) + 1
+    units = -(-width // _WARP)
+    block = min(threads, units * _WARP)
+    span = max(T, 1)
+    if width > threads or span * units * _CHOICES > _TABLE:
+        # On the way back each thread has a position: of a span, of the last state, and up to 31
+        # more, since the first one is a multiple of 32.
+        span = min(span, 2 * math.isqrt(T), threads - 2 * _WARP)
+        units = min(units, (span + _WARP - 1) // _WARP + 1)
+    spans = -(-max(T, 1) // span)
+
+    def sizes(sequences: int) -> dict[str, int]:
+        each = {"spreads": T * 2 * real, "choices": span * units * _CHOICES}
+        if spans > 1:
+            each["kept"] = spans * width * 16
+        if width > threads:
+            each["strips"] = 3 * width * 8
+        return {name: sequences * size for name, size in each.items()}
+
+    sequences = N
+    if (whole := _end(sizes(N))) > limit:
+        sequences = max(1, N * limit // whole - 1)
+        sequences = -(-N // -(-N // sequences))  # slices of equal size
+    return PathPlan(sequences, sizes(sequences), span, spans, width, units, block)
 
 
 def _common(N: int, T: int, C: int, S: int, *, real: int, grad: bool) -> dict[str, int]:

@@ -6,31 +6,47 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-__all__ = ["ANY_LENGTH", "DTYPES", "IN_REGISTERS", "VARIANTS", "Variant", "options", "source"]
+__all__ = [
+    "ANY_LENGTH",
+    "BEST_PATH",
+    "DTYPES",
+    "IN_REGISTERS",
+    "VARIANTS",
+    "Variant",
+    "options",
+    "source",
+]
 
 DTYPES = {"float16": 16, "bfloat16": 116, "float32": 32, "float64": 64}
 """Dtypes of the logits, and the value of the macro LOGITS for each."""
 
-_PARTS = ("numbers", "problem", "rows", "step")
+_PARTS = ("numbers", "problem", "softmax")
+_LOSS = ("rows", "step", "occupancy")
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """How a sequence is laid out over a block.
+    """What is compiled together, and how a sequence is laid out over a block.
 
     Attributes
     ----------
     name
         As ``python -m ctcx_cuda warmup`` prints it.
+    parts
+        Files of the source, after those of all variants.
+    kernels
+        Their names.
     pairs, warps, group
-        Pairs of states a lane, warps a sequence, frames between two barriers; all 0 where the
-        states are in shared or global memory.
+        Pairs of states a lane, warps a sequence, frames between two barriers; all 0 where that
+        is not fixed when the kernels are compiled.
     """
 
     name: str
-    pairs: int
-    warps: int
-    group: int
+    parts: tuple[str, ...]
+    kernels: tuple[str, ...]
+    pairs: int = 0
+    warps: int = 0
+    group: int = 0
 
     @property
     def slots(self) -> int:
@@ -39,26 +55,34 @@ class Variant:
         return self.pairs * self.warps * (32 - left)
 
 
+def _in_registers(name: str, **layout: int) -> Variant:
+    kernels = ("ctc_rows", "ctc_paths", "ctc_gradient")
+    return Variant(name, (*_LOSS, "paths", "gradient"), kernels, **layout)
+
+
 IN_REGISTERS = (
-    Variant("labels-31", pairs=1, warps=1, group=8),
-    Variant("labels-143", pairs=1, warps=6, group=8),
-    Variant("labels-539", pairs=2, warps=9, group=4),
+    _in_registers("labels-31", pairs=1, warps=1, group=8),
+    _in_registers("labels-143", pairs=1, warps=6, group=8),
+    _in_registers("labels-539", pairs=2, warps=9, group=4),
 )
 """From the shortest labels to the longest."""
 
-ANY_LENGTH = Variant("any-length", pairs=0, warps=0, group=0)
+ANY_LENGTH = Variant(
+    "any-length", (*_LOSS, "any_length"), ("ctc_rows", "ctc_checkpoints", "ctc_segments")
+)
 
-VARIANTS = (*IN_REGISTERS, ANY_LENGTH)
+BEST_PATH = Variant("best-path", ("best_path",), ("ctc_spreads", "ctc_best_path"))
+
+VARIANTS = (*IN_REGISTERS, ANY_LENGTH, BEST_PATH)
 
 
 @cache
 def source(variant: Variant) -> str:
     """Return the CUDA C++ source, without what the variant doesn't use."""
-    own = ("any_length",) if variant == ANY_LENGTH else ("paths", "gradient")
     folder = resources.files("ctcx_cuda") / "kernels"
     return "\n".join(
         f'#line 1 "{part}.cuh"\n' + (folder / f"{part}.cuh").read_text(encoding="utf-8")
-        for part in (*_PARTS, "occupancy", *own)
+        for part in (*_PARTS, *variant.parts)
     )
 
 

@@ -1,4 +1,4 @@
-"""The two operations: what ctcx calls.
+"""Loss and gradient: what ctcx calls.
 
 Three launches for loss and gradient, two for the loss alone; no synchronisation and no copy to the
 host. Where a batch is too large for the scratch limit even with checkpoints, it goes in slices of
@@ -21,7 +21,7 @@ from ctcx_cuda._device_arrays import (
     require_memory,
     view,
 )
-from ctcx_cuda._launch import PROBLEM, capturing, launch
+from ctcx_cuda._launch import capturing, describe, launch, point
 from ctcx_cuda._plan import grid, make_plan, scratch_limit
 from ctcx_cuda._variants import ANY_LENGTH
 
@@ -63,22 +63,28 @@ def _run(
         size = np.dtype(real).itemsize
         plan = make_plan(N, T, C, S, real=size, grad=grad, limit=scratch_limit())
         scratch = empty(logits, (plan.scratch,), "uint8")
-        problem = _describe(plan, scratch, T, C, S, blank)
+        problem = describe(
+            plan,
+            scratch,
+            T=T,
+            C=C,
+            S=S,
+            blank=blank,
+            shift=plan.shift,
+            segments=plan.segments,
+            shared_states=plan.shared_states,
+        )
         for start in range(0, N, plan.sequences):
             stop = min(N, start + plan.sequences)
             part = slice(start, stop)
             problem["N"] = stop - start
-            _point(problem, "logits", logits[part, ...], "ntc")
-            for name, integers, axes in (
-                ("labels", labels, "ns"),
-                ("frames", frames, "n"),
-                ("counts", counts, "n"),
-            ):
-                _point(problem, name, integers[part, ...], axes)
-                problem[f"{name}_wide"] = integers.dtype.itemsize == 8
+            point(problem, "logits", logits[part, ...], "ntc")
+            point(problem, "labels", labels[part, ...], "ns")
+            point(problem, "frames", frames[part], "n")
+            point(problem, "counts", counts[part], "n")
             problem["loss"] = view(losses[part]).address
             if gradient is not None:
-                _point(problem, "grad", gradient[part, ...], "ntc")
+                point(problem, "grad", gradient[part, ...], "ntc")
             _launch_all(plan, dtype, problem, size=size, grad=grad)
         if not array_api_compat.is_torch_array(logits) and capturing():
             # The graph keeps addresses only; PyTorch's allocator sees to it itself.
@@ -86,32 +92,6 @@ def _run(
             losses = keeping(losses, *everything)
             gradient = None if gradient is None else keeping(gradient, *everything)
     return losses, gradient
-
-
-def _describe(plan: Plan, scratch: Any, T: int, C: int, S: int, blank: int) -> Any:
-    problem = np.zeros(1, dtype=PROBLEM)
-    base = view(scratch).address
-    for name, offset in plan.offsets.items():
-        problem[name] = base + offset
-    facts = {
-        "T": T,
-        "C": C,
-        "S": S,
-        "blank": blank,
-        "shift": plan.shift,
-        "segments": plan.segments,
-        "shared_states": plan.shared_states,
-    }
-    for name, value in facts.items():
-        problem[name] = value
-    return problem
-
-
-def _point(problem: Any, name: str, array: Any, axes: str) -> None:
-    address, strides = view(array)
-    problem[name] = address
-    for axis, stride in zip(axes, strides, strict=True):
-        problem[f"{name}_{axis}"] = stride
 
 
 def _launch_all(plan: Plan, dtype: str, problem: Any, *, size: int, grad: bool) -> None:

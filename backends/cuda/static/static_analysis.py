@@ -40,6 +40,8 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
 BASELINE = Path(__file__).with_name("baseline.json")
 ADDED_BY_CUPY = ("-ftz=true",)
 """Flushes float32's subnormal numbers to 0. It comes last, so nothing before it can undo it."""
+BARRIER_A_FRAME = {"ctc_best_path"}
+"""Kernels whose loops over frames are told by their barriers, of which each frame has one."""
 TOLERANCE = 1.05
 """A compiler's choice moves instructions a frame by a few in a hundred; the rest is exact."""
 
@@ -124,7 +126,10 @@ def analyse(cubin: bytes) -> dict[str, dict[str, Any]]:
             "shared": used["SHARED"],
             "spills": spills,
         }
-        if a_frame := _instructions_a_frame(code[kernel], labels[kernel]):
+        a_frame = _instructions_a_frame(
+            code[kernel], labels[kernel], has_barriers=kernel in BARRIER_A_FRAME
+        )
+        if a_frame:
             found[kernel]["instructions a frame"] = a_frame
         if in_flight := _loads_in_flight(code[kernel], labels[kernel]):
             found[kernel]["loads in flight"] = in_flight
@@ -157,19 +162,29 @@ def _loops(code: list[tuple[str, str]], labels: dict[str, int]) -> list[tuple[in
     return loops
 
 
-def _instructions_a_frame(code: list[tuple[str, str]], labels: dict[str, int]) -> list[float]:
+def _instructions_a_frame(
+    code: list[tuple[str, str]], labels: dict[str, int], *, has_barriers: bool
+) -> list[float]:
     """Return it for each loop over frames, the longest first.
 
     Such a loop has two shuffles a frame (of a mantissa and an exponent, upwards) and writes or
-    reads global memory. To divide by them makes the number independent of unrolling.
+    reads global memory; or it is an innermost loop with barriers, one a frame. To divide by them
+    makes the number independent of unrolling.
     """
-    loops = []
+    marks, a_frame = (("BAR", ""), 1) if has_barriers else (("SHFL", ".UP"), 2)
+    found = {}
     for begin, end in _loops(code, labels):
-        body = code[begin : end + 1]
-        shuffles = sum(n.startswith("SHFL") and ".UP" in n for n, _ in body)
-        if shuffles:
-            loops.append(round(2 * len(body) / shuffles, 1))
-    return sorted(loops, reverse=True)
+        names = [name for name, _ in code[begin : end + 1]]
+        if count := sum(n.startswith(marks[0]) and marks[1] in n for n in names):
+            found[begin, end] = round(a_frame * len(names) / count, 1)
+    if has_barriers:
+        inner = [
+            (b, e)
+            for b, e in found
+            if not any(b <= o[0] and o[1] <= e and o != (b, e) for o in found)
+        ]
+        found = {loop: found[loop] for loop in inner}
+    return sorted(found.values(), reverse=True)
 
 
 def _loads_in_flight(code: list[tuple[str, str]], labels: dict[str, int]) -> int:

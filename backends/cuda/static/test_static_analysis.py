@@ -42,6 +42,14 @@ def test_the_loops_over_frames_are_found(found, variant, architecture):
     assert len(numbers["instructions a frame"]) == 4
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_loops_over_frames_of_best_paths_are_found(found, architecture):
+    numbers = found["kernels"][f"best-path float32 {architecture}"]["ctc_best_path"]
+    # There with and without choices, and in strips; some compilers make several loops of one.
+    assert len(numbers["instructions a frame"]) >= 3
+    assert numbers["instructions a frame"][-1] < 60
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_gradient_loads_four_logits_before_it_stores(found, dtype, architecture):

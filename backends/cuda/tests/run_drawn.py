@@ -26,7 +26,7 @@ DTYPES = ("float16", "float32", "float64")
 def main(seed, count, short=""):
     cupy.cuda.set_allocator(None)
     kernels.THREADS.update(ctc_checkpoints=64, ctc_segments=64)
-    kernels._describe = apart(kernels._describe, short)
+    kernels.describe = apart(kernels.describe, short)
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         check(rng, WIDTHS[index % len(WIDTHS)], DTYPES[index % 7 % 3])
@@ -34,8 +34,8 @@ def main(seed, count, short=""):
 
 
 def apart(describe, short):
-    def described(plan, scratch, *facts):
-        problem = describe(plan, scratch, *facts)
+    def described(plan, scratch, **facts):
+        problem = describe(plan, scratch, **facts)
         described.kept = []
         for name, size in plan.sizes.items():
             less = 32 if name == short and size >= 64 else 0

@@ -1,7 +1,7 @@
 """What is launched: variants, scratch memory, grids."""
 
 import pytest
-from ctcx_cuda._plan import grid, make_plan, scratch_limit
+from ctcx_cuda._plan import grid, make_path_plan, make_plan, offsets, scratch_limit
 from ctcx_cuda._variants import ANY_LENGTH, IN_REGISTERS
 
 MIB = 1 << 20
@@ -93,15 +93,53 @@ def test_the_loss_alone_keeps_no_paths():
     assert "paths" not in plan(S=600, grad=False).sizes
 
 
-def test_parts_of_the_scratch_memory_do_not_overlap():
-    for labels in (20, 600):
-        chosen = plan(S=labels)
-        ends = 0
-        for name, offset in chosen.offsets.items():
-            assert offset % 256 == 0
-            assert offset >= ends
-            ends = offset + chosen.sizes[name]
-        assert ends <= chosen.scratch
+def path_plan(N=4, T=200, S=20, *, limit=256 * MIB, threads=512):
+    return make_path_plan(N, T, S, real=4, limit=limit, threads=threads)
+
+
+@pytest.mark.parametrize("N", [1, 7, 1000])
+@pytest.mark.parametrize("T", [1, 2, 500, 4096, 20_000])
+@pytest.mark.parametrize("S", [0, 30, 500, 3000])
+@pytest.mark.parametrize("threads", [96, 512])
+def test_a_path_has_room(N, T, S, threads):
+    """For each position of a span a thread and a place for its choices, within the limit."""
+    chosen = path_plan(N, T, S, threads=threads)
+    assert chosen.scratch <= 256 * MIB
+    assert 1 <= chosen.sequences <= N
+    assert chosen.span * chosen.spans >= T
+    assert chosen.threads % 32 == 0
+    choices = chosen.sizes["choices"] // chosen.sequences
+    assert choices == chosen.span * chosen.units * 16
+    if chosen.spans == 1:
+        assert chosen.width <= chosen.threads
+        assert chosen.width <= 32 * chosen.units
+        assert choices <= 65536
+    else:
+        window = min(chosen.span + 32, -(-chosen.width // 32) * 32)
+        assert window <= min(chosen.threads, 32 * chosen.units)
+        assert chosen.sizes["kept"] == chosen.sequences * chosen.spans * chosen.width * 16
+    assert ("strips" in chosen.sizes) == (chosen.width > threads)
+
+
+def test_a_path_takes_the_square_root_of_the_frames():
+    short, long = (path_plan(1, T, 1000).sizes for T in (10_000, 40_000))
+    assert long["kept"] + long["choices"] < 2.1 * (short["kept"] + short["choices"])
+    assert path_plan(1, 180_000, 50_000).scratch < 350e6
+
+
+def test_paths_of_many_sequences_go_in_slices_of_equal_size():
+    assert path_plan(64, 2000, 500).sequences == 64
+    assert path_plan(100, 20_000, 3000).sequences == 50
+
+
+@pytest.mark.parametrize("chosen", [plan(S=20), plan(S=600), path_plan(), path_plan(T=9000, S=900)])
+def test_parts_of_the_scratch_memory_do_not_overlap(chosen):
+    ends = 0
+    for name, offset in offsets(chosen.sizes).items():
+        assert offset % 256 == 0
+        assert offset >= ends
+        ends = offset + chosen.sizes[name]
+    assert ends <= chosen.scratch
 
 
 def test_grids_stay_within_what_cuda_takes():

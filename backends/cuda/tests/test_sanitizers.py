@@ -8,6 +8,7 @@ import pytest
 from backends.cuda.tests.problems import WIDTHS
 
 PROGRAM = str(Path(__file__).with_name("run_kernels.py"))
+PATHS = str(Path(__file__).with_name("run_paths.py"))
 DRAWN = str(Path(__file__).with_name("run_drawn.py"))
 
 
@@ -59,4 +60,32 @@ def test_a_part_of_the_scratch_memory_that_is_too_small_is_found(part):
 
 def test_a_planted_overrun_is_found():
     run = cuda_on_cpu.run_sanitized("address", [PROGRAM, "labels-31", "past-the-end"])
+    assert "heap-buffer-overflow" in run.reports, run.stderr
+
+
+def test_no_race_in_best_paths():
+    run = cuda_on_cpu.run_sanitized("thread", [PATHS, "96", "4"], timeout=600)
+    assert run.reports == (), run.stderr
+    assert run.returncode == 0, run.stderr
+    assert "ran 4" in run.stdout
+
+
+@pytest.mark.parametrize(
+    "defect", ["no-barrier", "one-row", "no-strip-barrier", "no-state-barrier"]
+)
+def test_a_planted_race_in_best_paths_is_found(defect):
+    run = cuda_on_cpu.run_sanitized("thread", [PATHS, "96", "4", defect], timeout=600)
+    assert "data race" in run.reports, run.stderr
+
+
+def test_no_overrun_in_best_paths():
+    run = cuda_on_cpu.run_sanitized("address", [PATHS, "96", "110"], timeout=600)
+    assert run.reports == (), run.stderr
+    assert run.returncode == 0, run.stderr
+    assert "ran 110" in run.stdout
+
+
+@pytest.mark.parametrize("flaw", ["spreads", "choices", "kept", "strips", "past-the-end"])
+def test_a_planted_overrun_in_best_paths_is_found(flaw):
+    run = cuda_on_cpu.run_sanitized("address", [PATHS, "96", "22", flaw], timeout=600)
     assert "heap-buffer-overflow" in run.reports, run.stderr

@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from ctcx_cuda import kernels
+from ctcx_cuda import kernels, paths
 from ctcx_cuda._device_arrays import on_stream_of
 from torch._subclasses import FakeTensorMode
 
 import ctcx
 from backends.cuda.tests.problems import problem
+from ctcx._reference.best_path import best_paths
 from ctcx.plugin import Decline
 
 
@@ -53,6 +54,25 @@ def test_tensors(dtype, frames_first, gpu_counters):
     loose = {"float16": 2.6e-4, "bfloat16": 2e-3, "float32": 2e-6, "float64": 1e-11}[dtype]
     np.testing.assert_allclose(grad.double().numpy(), wanted.grad, rtol=0, atol=loose)
     np.testing.assert_allclose(loss.numpy(), wanted.loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_best_paths_of_tensors(dtype, gpu_counters):
+    logits, *rest = problem("labels-31")
+    tensor = torch.tensor(np.round(logits * 4) / 4, dtype=getattr(torch, dtype))
+    arrays = [torch.tensor(array) for array in rest]
+    extra = torch.full((*tensor.shape[:2], 1), -1.5, dtype=getattr(torch, dtype)).to(
+        torch.float64 if dtype == "float64" else torch.float32
+    )
+    with gpu_counters() as counted:
+        states, log_probs = paths.align(tensor, *arrays, blank=0, extra=extra, ends=(9, 0))
+    assert counted.launches == 2
+    assert counted.host_to_device == counted.device_to_host == counted.synchronisations == 0
+    assert states.dtype == torch.int32
+    assert log_probs.dtype == extra.dtype
+    right = best_paths(tensor.double().numpy(), *rest, 0, extra=extra.numpy(), ends=(9, 0))
+    np.testing.assert_array_equal(states.numpy(), right.states)
+    np.testing.assert_allclose(log_probs.numpy(), right.log_probs, rtol=1e-6, atol=1e-6)
 
 
 def test_halves_are_rounded_to_nearest_even():

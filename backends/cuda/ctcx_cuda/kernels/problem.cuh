@@ -1,5 +1,12 @@
 // What a launch gets, and how logits and gradients of each dtype are read and written.
 
+// The largest logit of a frame, and the logarithm of the sum of exponentials relative to it. Both are
+// 0 where all classes are masked; a frame with a NaN or +inf has +inf.
+struct __align__(2 * sizeof(real)) Spread { real top, log_sum; };
+
+// Best sums of logits of the paths to a label, and to the blank before it.
+struct __align__(16) Sums { double blank, label; };
+
 // One struct by value. Strides count elements. The host's copy is in _launch.py, field by field.
 struct Problem {
     const void* logits; i64 logits_n, logits_t, logits_c;
@@ -16,6 +23,16 @@ struct Problem {
     Pair* work;       // any length: what blocks keep to themselves
     real* sums;       // any length: (blocks, S)
     i64 N, T, C, S, blank, shift, segments, shared_states;
+    // Of best paths and best classes alone.
+    const real* extra; i64 extra_n, extra_t, extra_c;  // columns beside the classes; may be null
+    i64 columns, first_blank, last_blank;              // classes and extra columns; blanks at the ends
+    int* states;        // (N, T): of a path; or classes
+    real* log_probs;    // (N, T)
+    Spread* spreads;    // (N, T)
+    Sums* kept;         // (N, spans, width): sums before the first frame of each span
+    double* strips;     // (N, 3, width): sums of blanks, and twice those of labels
+    uint4* choices;     // (N, span, units): of 32 positions each
+    i64 span, spans, width, units;
 };
 
 #if LOGITS == 32 || LOGITS == 64

@@ -31,41 +31,6 @@ __device__ __forceinline__ void group_labels(const Problem& p, i64 n) {
     }
 }
 
-// A sum and its rounding errors: a peak would swallow thousands of small terms.
-struct Sum { real high, low; };
-
-__device__ __forceinline__ Sum add(Sum a, Sum b) {  // Knuth's TwoSum
-    real high = a.high + b.high, back = high - a.high;
-    return Sum{high, a.low + b.low + ((a.high - (high - back)) + (b.high - back))};
-}
-__device__ __forceinline__ Sum scaled(Sum a, real by) { return Sum{a.high * by, a.low * by}; }
-
-// One pass over the logits with a running maximum (Milakov & Gimelshein 2018, algorithm 3).
-__device__ __forceinline__ Row softmax_row(const Problem& p, const stored* x, int lane) {
-    real top = -INFINITY;
-    Sum sum{0, 0};  // NaN as soon as a logit is NaN or +inf
-#pragma unroll 4
-    for (i64 c = lane; c < p.C; c += WARP) {
-        real v = widen(x[c * p.logits_c]);
-        if (v == -INFINITY) continue;
-        real higher = fmax(top, v);
-        sum = add(scaled(sum, exp(top - higher)), Sum{exp(v - higher), 0});
-        top = higher;
-    }
-    if (sum.high != sum.high) top = INFINITY;
-#pragma unroll
-    for (int o = WARP / 2; o; o >>= 1) {
-        real other = __shfl_xor_sync(ALL_LANES, top, o);
-        Sum more{__shfl_xor_sync(ALL_LANES, sum.high, o), __shfl_xor_sync(ALL_LANES, sum.low, o)};
-        real higher = fmax(top, other);
-        if (higher > -INFINITY)
-            sum = add(scaled(sum, exp(top - higher)), scaled(more, exp(other - higher)));
-        top = higher;
-    }
-    // Fused multiply-add isn't symmetric: the lanes' sums may differ in the last bit.
-    return Row{top, reciprocal(__shfl_sync(ALL_LANES, sum.high + sum.low, 0))};
-}
-
 // Grid: x over frames, after one block for the labels if `lists`; y over sequences.
 extern "C" __global__ void __launch_bounds__(128, 1) ctc_rows(Problem p, int lists) {
     const int lane = threadIdx.x % WARP;
