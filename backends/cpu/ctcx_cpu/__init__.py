@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from ctcx.plugin import Backend, Feature, LowerBound, Problem, hookimpl
+from ctcx.plugin import Backend, Feature, LowerBound, hookimpl
 
 __all__ = [
     "check_instructions",
@@ -62,13 +62,6 @@ def check_instructions() -> None:
     raise ValueError(message)
 
 
-def accepts(problem: Problem) -> str | None:
-    """Return why a call with JAX arrays is not taken: XLA knows of loss and gradient only."""
-    if problem.operation not in {"loss", "loss_and_grad"} and problem.namespace == "jax.numpy":
-        return f"it offers no {problem.operation} for JAX arrays"
-    return None
-
-
 @hookimpl
 def ctcx_backends() -> list[Backend]:
     """Offer one backend, for arrays in the host's memory."""
@@ -82,6 +75,7 @@ def ctcx_backends() -> list[Backend]:
                 "greedy": "ctcx_cpu.kernels:greedy",
                 "loss": "ctcx_cpu.kernels:loss",
                 "loss_and_grad": "ctcx_cpu.kernels:loss_and_grad",
+                "occupancies": "ctcx_cpu.kernels:occupancies",
             },
             namespaces=_LIBRARIES,
             devices=frozenset({"cpu"}),
@@ -99,7 +93,6 @@ def ctcx_backends() -> list[Backend]:
             priority=200,
             opt_in=False,
             probe=check_instructions,
-            accepts=accepts,
             summary="native code for the CPU, on all cores",
         )
     ]

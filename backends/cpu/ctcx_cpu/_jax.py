@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from functools import cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,71 +12,68 @@ import numpy as np
 from ctcx.plugin import Decline
 from ctcx_cpu import _native
 
-__all__ = ["belongs_in_a_program", "call", "is_jax"]
+__all__ = ["Results", "belongs_in_a_program", "call"]
 
-_TARGET = "ctcx_cpu_1"
+Results = tuple[tuple[tuple[int, ...], Any], ...]
+"""Shape and dtype of each."""
+
+_TARGET = "ctcx_cpu_2"
 """With the version of arguments and attributes: programs that JAX has kept on disk name it."""
 
 _FRESH_FROM = 2**25
 """Bytes from which on glibc gives memory back to the system as soon as it is free."""
 
 
-def is_jax(array: Any) -> bool:
-    """Return whether it is an array of JAX, or stands for one."""
-    jax = sys.modules.get("jax")
-    return jax is not None and isinstance(array, jax.Array)
-
-
 def belongs_in_a_program(logits: Any) -> bool:
-    """Return whether XLA should make the call: while JAX traces it must; else if it isn't huge.
+    """Return whether XLA should make a call: with a tracer of JAX it must, with an array it may.
 
     A call by XLA takes less time than one from Python. But it writes to memory of XLA's, which is
     fresh each time if it is huge; from Python it is kept: see :mod:`ctcx_cpu._results`.
     """
-    jax = sys.modules["jax"]
+    jax = sys.modules.get("jax")
+    if jax is None or not isinstance(logits, jax.Array):
+        return False
     return isinstance(logits, jax.core.Tracer) or logits.nbytes < _FRESH_FROM
 
 
 def call(
-    logits: Any,
-    labels: Any,
-    logit_lengths: Any,
-    label_lengths: Any,
-    *,
-    blank: int,
-    num_threads: int,
-    gradient: bool,
-) -> Any:
-    """Compute the loss (N,), or loss and gradient (N, T, C): as :mod:`ctcx_cpu.kernels`."""
-    program = _program(blank, num_threads, gradient)
-    return program(logits, labels, logit_lengths, label_lengths)
+    operation: str, arrays: tuple[Any, ...], results: Results, **attributes: int
+) -> tuple[Any, ...]:
+    """Compute an operation of ``ctcx_cpu.h`` in a program.
+
+    Parameters
+    ----------
+    operation
+        Its name.
+    arrays
+        What it reads, in the order of the handler's arguments.
+    results
+        Shapes and dtypes of what it writes.
+    **attributes
+        Integers that belong to the program: the blank, the number of threads, ...
+
+    Returns
+    -------
+    tuple of arrays
+    """
+    program = _program(operation, results, tuple(attributes.items()))
+    found: tuple[Any, ...] = program(*arrays)
+    return found
 
 
-@cache
-def _program(blank: int, threads: int, gradient: bool) -> Any:  # noqa: FBT001 - part of the key
+@lru_cache(maxsize=256)
+def _program(operation: str, results: Results, attributes: tuple[tuple[str, int], ...]) -> Any:
     import jax
 
-    return jax.jit(partial(_call, blank, threads, gradient))
+    numbers = {name: np.int32(value) for name, value in attributes}
 
+    def program(*arrays: Any) -> Any:
+        _register()
+        shapes = [jax.ShapeDtypeStruct(*result) for result in results]
+        call_xla = jax.ffi.ffi_call(_TARGET, shapes, vmap_method="broadcast_all")
+        return tuple(call_xla(*arrays, operation=operation, **numbers))
 
-def _call(
-    blank: int,
-    threads: int,
-    gradient: bool,  # noqa: FBT001 - bound above
-    logits: Any,
-    *integers: Any,
-) -> Any:
-    import jax
-
-    _register()
-    losses = jax.ShapeDtypeStruct(
-        logits.shape[:1], np.float64 if logits.dtype == np.float64 else np.float32
-    )
-    shapes = [losses, jax.ShapeDtypeStruct(logits.shape, logits.dtype)] if gradient else [losses]
-    results = jax.ffi.ffi_call(_TARGET, shapes, vmap_method="broadcast_all")(
-        logits, *integers, blank=np.int32(blank), threads=np.int32(threads)
-    )
-    return tuple(results) if gradient else results[0]
+    return jax.jit(program)
 
 
 _lock = threading.Lock()

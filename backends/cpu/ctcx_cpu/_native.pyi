@@ -12,6 +12,19 @@ def compute(
     threads: int,
     /,
 ) -> None: ...
+def occupancies(
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    losses: Any,
+    classes: Any,
+    states: Any,
+    type: int,  # noqa: A002 - as in C
+    blank: int,
+    threads: int,
+    /,
+) -> None: ...
 def align(
     logits: Any,
     labels: Any,

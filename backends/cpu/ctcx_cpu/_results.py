@@ -8,6 +8,7 @@ for the next result, up to a limit.
 
 from __future__ import annotations
 
+import math
 import mmap
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["KEPT_FROM", "MOST_KEPT", "empty_like", "forget", "has_huge_pages", "kept_bytes"]
+__all__ = [
+    "KEPT_FROM",
+    "MOST_KEPT",
+    "empty",
+    "empty_like",
+    "forget",
+    "has_huge_pages",
+    "kept_bytes",
+]
 
 MOST_KEPT = 2**29
 """Bytes that are kept at most while no array uses them."""
@@ -74,24 +83,33 @@ class _Lease:
                 break
 
 
-def empty_like(array: NDArray[Any]) -> NDArray[Any]:
-    """Uninitialised array of the same shape and dtype, with frames or sequences outside alike.
+def empty_like(array: NDArray[Any], dtype: DTypeLike | None = None) -> NDArray[Any]:
+    """Uninitialised array of the same shape, with frames or sequences outside alike.
 
     Parameters
     ----------
     array
         (N, T, C). The result's classes are side by side, whatever those of the array are.
+    dtype
+        Of the result; None for that of the array.
     """
-    if array.nbytes < KEPT_FROM and array.flags.c_contiguous:  # for the sake of small calls
-        return np.empty(array.shape, dtype=array.dtype)
+    dtype = array.dtype if dtype is None else np.dtype(dtype)
+    if array.flags.c_contiguous:
+        return empty(array.shape, dtype)
     frames_outside = abs(array.strides[1]) > abs(array.strides[0])
     axes = (1, 0, 2) if frames_outside else (0, 1, 2)
-    shape = tuple(array.shape[axis] for axis in axes)
-    if array.nbytes < KEPT_FROM or not hasattr(mmap, "MAP_PRIVATE"):
-        result = np.empty(shape, dtype=array.dtype)
-    else:
-        result = np.asarray(_Lease(_piece(array.nbytes), shape, array.dtype))
+    result = empty(tuple(array.shape[axis] for axis in axes), dtype)
     return result.transpose(axes) if frames_outside else result
+
+
+def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Uninitialised array, contiguous."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    # NumPy's own memory for the sake of small calls, and where there is no other.
+    if size < KEPT_FROM or not hasattr(mmap, "MAP_PRIVATE"):
+        return np.empty(shape, dtype=dtype)
+    return np.asarray(_Lease(_piece(size), shape, dtype))
 
 
 def has_huge_pages() -> bool:

@@ -1,4 +1,4 @@
-"""The kernels: loss, gradient, best paths and decoding of a batch in host memory."""
+"""The kernels: loss, gradient, occupancies, best paths and decoding of a batch in host memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ctcx.plugin import usable_cores
 from ctcx_cpu import _jax, _native, check_instructions
 from ctcx_cpu._host import BFLOAT16, TYPES, integers, like_given, on_host, rows
-from ctcx_cpu._results import empty_like
+from ctcx_cpu._results import empty, empty_like
 
 __all__ = [
     "VARIABLE",
@@ -20,6 +20,7 @@ __all__ = [
     "loss",
     "loss_and_grad",
     "number_of_threads",
+    "occupancies",
     "softmax_only",
 ]
 
@@ -57,12 +58,14 @@ def loss(
     array (N,)
         In nats; NaN for a sequence with a label, length or logit that is not allowed.
     """
-    threads = number_of_threads(num_threads)
     arrays = logits, labels, logit_lengths, label_lengths
-    if _jax.is_jax(logits) and _jax.belongs_in_a_program(logits):
-        return _jax.call(*arrays, blank=blank, num_threads=threads, gradient=False)
-    losses, _ = _compute(*arrays, blank, threads, gradient=False)
-    return like_given(losses, logits)
+    threads, losses = number_of_threads(num_threads), ((logits.shape[0],), _loss_dtype(logits))
+    if _jax.belongs_in_a_program(logits):
+        return _jax.call("loss", arrays, (losses,), blank=blank, threads=threads)[0]
+    x = rows(on_host(logits))
+    found = np.empty(*losses)
+    _native.compute(x, *_others(arrays), found, None, _type_of(x), blank, threads)
+    return like_given(found, logits)
 
 
 def loss_and_grad(
@@ -73,7 +76,7 @@ def loss_and_grad(
     *,
     blank: int,
     num_threads: int | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Any, ...]:
     """CTC loss and its gradient; a kernel for :class:`ctcx.plugin.Backend`.
 
     Parameters
@@ -86,13 +89,52 @@ def loss_and_grad(
     array (N,), array (N, T, C)
         Losses as from :func:`loss`, and the gradient of their sum, in the dtype of the logits.
     """
-    threads = number_of_threads(num_threads)
     arrays = logits, labels, logit_lengths, label_lengths
-    if _jax.is_jax(logits) and _jax.belongs_in_a_program(logits):
-        found, gradient = _jax.call(*arrays, blank=blank, num_threads=threads, gradient=True)
-        return found, gradient
-    losses, gradient = _compute(*arrays, blank, threads, gradient=True)
-    return like_given(losses, logits), like_given(gradient, logits)
+    threads, losses = number_of_threads(num_threads), ((logits.shape[0],), _loss_dtype(logits))
+    if _jax.belongs_in_a_program(logits):
+        results = losses, (logits.shape, logits.dtype)
+        return _jax.call("loss", arrays, results, blank=blank, threads=threads)
+    x = rows(on_host(logits))
+    found, gradient = np.empty(*losses), empty_like(x)
+    _native.compute(x, *_others(arrays), found, gradient, _type_of(x), blank, threads)
+    return like_given(found, logits), like_given(gradient, logits)
+
+
+def occupancies(
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    *,
+    blank: int,
+    states: bool,
+    num_threads: int | None = None,
+) -> tuple[Any, ...]:
+    """Compute the probability of each class and state; a kernel for :class:`ctcx.plugin.Backend`.
+
+    Parameters
+    ----------
+    logits, labels, logit_lengths, label_lengths, blank, num_threads
+        As for :func:`loss`.
+    states
+        Whether the states are wanted.
+
+    Returns
+    -------
+    array (N,), array (N, T, C)[, array (N, T, 2S+1)]
+        Losses as from :func:`loss`, and occupancies in their dtype: 0 where the loss is infinite,
+        NaN within the sequence's frames where it is NaN.
+    """
+    arrays = logits, labels, logit_lengths, label_lengths
+    threads, dtype = number_of_threads(num_threads), _loss_dtype(logits)
+    by_state = (*logits.shape[:2], 2 * labels.shape[1] + 1), dtype
+    if _jax.belongs_in_a_program(logits):
+        results = ((logits.shape[0],), dtype), (logits.shape, dtype), *([by_state] * states)
+        return _jax.call("occupancies", arrays, results, blank=blank, threads=threads)
+    x = rows(on_host(logits))
+    found = np.empty(x.shape[0], dtype), empty_like(x, dtype), empty(*by_state) if states else None
+    _native.occupancies(x, *_others(arrays), *found, _type_of(x), blank, threads)
+    return tuple(like_given(result, logits) for result in found if result is not None)
 
 
 def align(
@@ -105,7 +147,7 @@ def align(
     extra: Any,
     ends: tuple[int, int],
     num_threads: int | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Any, ...]:
     """Find the best path of each sequence; a kernel for :class:`ctcx.plugin.Backend`.
 
     Parameters
@@ -123,20 +165,23 @@ def align(
         States, int32, and logarithms of probabilities; -1 and NaN for a sequence with a label,
         length or logit that is not allowed.
     """
-    threads = number_of_threads(num_threads)
+    arrays = logits, labels, logit_lengths, label_lengths
+    threads, shape = number_of_threads(num_threads), tuple(logits.shape[:2])
+    results = (shape, np.int32), (shape, _loss_dtype(logits))
+    if _jax.belongs_in_a_program(logits):
+        given = arrays if extra is None else (*arrays, extra)
+        columns = {"first_blank": ends[0], "last_blank": ends[1]}
+        return _jax.call("align", given, results, blank=blank, threads=threads, **columns)
     x = rows(on_host(logits))
-    columns = None if extra is None else rows(on_host(extra))
-    states = np.empty(x.shape[:2], np.int32)
-    log_probs = np.empty(x.shape[:2], _loss_dtype(x))
-    others = integers(labels), integers(logit_lengths), integers(label_lengths)
-    results = states, log_probs
-    _native.align(x, *others, columns, *results, _type_of(x), blank, *ends, threads)
-    return like_given(states, logits), like_given(log_probs, logits)
+    more = None if extra is None else rows(on_host(extra))
+    found = np.empty(*results[0]), np.empty(*results[1])
+    _native.align(x, *_others(arrays), more, *found, _type_of(x), blank, *ends, threads)
+    return like_given(found[0], logits), like_given(found[1], logits)
 
 
 def greedy(
     logits: Any, logit_lengths: Any, *, blank: int, num_threads: int | None = None
-) -> tuple[Any, Any]:
+) -> tuple[Any, ...]:
     """Find the most probable class of each frame; a kernel for :class:`ctcx.plugin.Backend`.
 
     Parameters
@@ -150,13 +195,15 @@ def greedy(
         Classes, int32, and logarithms of their probabilities; -1 and 0 past a sequence's length, -1
         and NaN for a sequence with a length or logit that is not allowed.
     """
-    threads = number_of_threads(num_threads)
+    threads, shape = number_of_threads(num_threads), tuple(logits.shape[:2])
+    results = (shape, np.int32), (shape, _loss_dtype(logits))
+    if _jax.belongs_in_a_program(logits):
+        given = logits, logit_lengths
+        return _jax.call("greedy", given, results, blank=blank, threads=threads)
     x = rows(on_host(logits))
-    classes = np.empty(x.shape[:2], np.int32)
-    log_probs = np.empty(x.shape[:2], _loss_dtype(x))
-    lengths = integers(logit_lengths)
-    _native.greedy(x, lengths, classes, log_probs, _type_of(x), blank, threads)
-    return like_given(classes, logits), like_given(log_probs, logits)
+    found = np.empty(*results[0]), np.empty(*results[1])
+    _native.greedy(x, integers(logit_lengths), *found, _type_of(x), blank, threads)
+    return like_given(found[0], logits), like_given(found[1], logits)
 
 
 def beam_search(
@@ -168,7 +215,7 @@ def beam_search(
     top: int,
     max_classes: int | None,
     num_threads: int | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Any, ...]:
     """Find the most probable labels by prefix beam search; a kernel for a backend.
 
     Parameters
@@ -188,15 +235,17 @@ def beam_search(
         Labels, int32, padded with -1, and logarithms of their probabilities in the beam: -inf where
         there are fewer prefixes, NaN for a sequence with a length or logit that is not allowed.
     """
-    threads = number_of_threads(num_threads)
+    threads, shape = number_of_threads(num_threads), (logits.shape[0], top)
+    results = ((*shape, logits.shape[1]), np.int32), (shape, _loss_dtype(logits))
+    most, given = max_classes or 0, (logits, logit_lengths)
+    if _jax.belongs_in_a_program(logits):
+        settings = {"width": width, "top": top, "max_classes": most, "threads": threads}
+        return _jax.call("beam_search", given, results, blank=blank, **settings)
     x = rows(on_host(logits))
-    labels = np.empty((x.shape[0], top, x.shape[1]), np.int32)
-    log_probs = np.empty((x.shape[0], top), _loss_dtype(x))
-    settings = width, top, max_classes or 0, threads
-    _native.beam_search(
-        x, integers(logit_lengths), labels, log_probs, _type_of(x), blank, *settings
-    )
-    return like_given(labels, logits), like_given(log_probs, logits)
+    found = np.empty(*results[0]), np.empty(*results[1])
+    lengths, kind = integers(logit_lengths), _type_of(x)
+    _native.beam_search(x, lengths, *found, kind, blank, width, top, most, threads)
+    return like_given(found[0], logits), like_given(found[1], logits)
 
 
 def softmax_only(
@@ -221,11 +270,10 @@ def softmax_only(
         In the dtype of the logits.
     """
     x = rows(on_host(logits))
-    kind = _type_of(x)
     gradient = empty_like(x)
-    others = integers(labels), integers(logit_lengths), integers(label_lengths)
+    others = _others((logits, labels, logit_lengths, label_lengths))
     threads = number_of_threads(num_threads)
-    _native.compute(x, *others, None, gradient, kind, blank, threads)
+    _native.compute(x, *others, None, gradient, _type_of(x), blank, threads)
     return like_given(gradient, logits)
 
 
@@ -255,24 +303,11 @@ def _type_of(x: Any) -> int:
     return BFLOAT16 if x.dtype == np.uint16 else TYPES[x.dtype]
 
 
-def _loss_dtype(x: Any) -> type[np.floating[Any]]:
-    return np.float64 if x.itemsize == 8 else np.float32
+def _loss_dtype(logits: Any) -> type[np.floating[Any]]:
+    return np.float64 if logits.dtype.itemsize == 8 else np.float32
 
 
-def _compute(
-    logits: Any,
-    labels: Any,
-    logit_lengths: Any,
-    label_lengths: Any,
-    blank: int,
-    threads: int,
-    *,
-    gradient: bool,
-) -> tuple[Any, Any]:
-    x = rows(on_host(logits))
-    kind = _type_of(x)
-    losses = np.empty(x.shape[0], _loss_dtype(x))
-    grad = empty_like(x) if gradient else None
-    others = integers(labels), integers(logit_lengths), integers(label_lengths)
-    _native.compute(x, *others, losses, grad, kind, blank, threads)
-    return losses, grad
+def _others(arrays: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any]:
+    """Labels and lengths, in host memory."""
+    _, labels, logit_lengths, label_lengths = arrays
+    return integers(labels), integers(logit_lengths), integers(label_lengths)

@@ -1,4 +1,4 @@
-/* ctcx_cpu: the CTC loss, its gradient, alignments and decoding on the CPU, for any language that can call C.
+/* ctcx_cpu: the CTC loss, its gradient, occupancies, alignments and decoding on the CPU, for any language that can call C.
  *
  * A call computes a batch: logits (N, T, C) before the softmax, labels (N, S), and the lengths of
  * both, to losses (N,) in nats and the gradient (N, T, C) with respect to the logits.
@@ -38,7 +38,7 @@ extern "C" {
  * each minor version may append fields to the batch, where 0 stands for what was done before. Fields
  * that the caller's header doesn't have count as 0; one that the library doesn't have must be 0. */
 #define CTCX_CPU_MAJOR 1
-#define CTCX_CPU_MINOR 2
+#define CTCX_CPU_MINOR 3
 
 enum ctcx_cpu_type {
   CTCX_CPU_FLOAT16 = 0,
@@ -114,6 +114,12 @@ struct ctcx_cpu_batch {
   int64_t width;            /* of the beam, from 1 on */
   int64_t top;              /* how many of its prefixes are written, from 1 to width */
   int64_t max_classes;      /* labels that a frame may add to prefixes, the most probable; 0: all */
+
+  /* Since 1.3, for ctcx_cpu_occupancies: of float64 for float64 logits, else float32. */
+  void *class_occupancies;  /* (N, T, C); classes lie side by side */
+  int64_t class_occupancies_sequence_stride;
+  int64_t class_occupancies_frame_stride;
+  void *state_occupancies;  /* (N, T, 2S + 1), contiguous; NULL if they aren't wanted */
 };
 
 /* Computes a batch; returns an enum ctcx_cpu_status. May be called from several threads at once. */
@@ -135,6 +141,17 @@ CTCX_CPU_API const char *ctcx_cpu_check(const struct ctcx_cpu_batch *batch);
  * Returns an enum ctcx_cpu_status. ctcx_cpu_check_align says what is wrong with such a batch. */
 CTCX_CPU_API int ctcx_cpu_align(const struct ctcx_cpu_batch *batch);
 CTCX_CPU_API const char *ctcx_cpu_check_align(const struct ctcx_cpu_batch *batch);
+
+/* Since 1.3: losses, and for each frame the probability of each class given the labels, to
+ * `class_occupancies`; and of each state, 2j the blank before label j and 2j + 1 label j, to
+ * `state_occupancies`. The gradient is the softmax minus the former; `gradient` itself is ignored.
+ *
+ * - Occupancies are 0 in the frames past a sequence's length, and in the states past its labels.
+ * - They are 0 where the loss is +inf, and NaN where it is NaN, in the frames of the sequence.
+ *
+ * Returns an enum ctcx_cpu_status. ctcx_cpu_check_occupancies says what is wrong with such a batch. */
+CTCX_CPU_API int ctcx_cpu_occupancies(const struct ctcx_cpu_batch *batch);
+CTCX_CPU_API const char *ctcx_cpu_check_occupancies(const struct ctcx_cpu_batch *batch);
 
 /* Since 1.2: the class of each frame with the largest logit, the lowest of equal ones, to `decoded`,
  * and the logarithm of its probability, to `decoded_log_probs`; -1 and 0 past the length, -1 and -inf
@@ -162,16 +179,25 @@ CTCX_CPU_API const char *ctcx_cpu_check_greedy(const struct ctcx_cpu_batch *batc
 CTCX_CPU_API int ctcx_cpu_beam_search(const struct ctcx_cpu_batch *batch);
 CTCX_CPU_API const char *ctcx_cpu_check_beam_search(const struct ctcx_cpu_batch *batch);
 
-/* The version of the library, as "1.2", and the instruction set that it runs: "baseline", "avx2",
+/* The version of the library, as "1.3", and the instruction set that it runs: "baseline", "avx2",
  * "avx512" or "neon". The environment variable CTCX_CPU_INSTRUCTIONS, read at the first call, names
  * another one that the processor has. Any other name is ignored. */
 CTCX_CPU_API const char *ctcx_cpu_version(void);
 CTCX_CPU_API const char *ctcx_cpu_instructions(void);
 
 /* XLA's foreign function interface: a handler (XLA_FFI_Handler) for the attributes int32 "blank"
- * and "threads", the arguments logits (..., T, C), labels (..., S), logit lengths (...) and label
- * lengths (...), and the results losses (...) and, unless the loss alone is wanted, gradient
- * (..., T, C). It uses the threads of XLA. */
+ * and "threads" and, since 1.3, string "operation". Arguments are logits (..., T, C), labels (..., S),
+ * logit lengths (...) and label lengths (...), without labels and their lengths for decoding; results
+ * are those that the batch names for the operation, in the same order and of those shapes:
+ *
+ * - "loss", the default: losses and, unless the loss alone is wanted, gradient.
+ * - "occupancies": losses, those of the classes and, if wanted, those of the states.
+ * - "align": states and log_probs; a fifth argument is `extra` (..., T, W), and the attributes int32
+ *   "first_blank" and "last_blank" are columns.
+ * - "greedy": classes and log_probs.
+ * - "beam_search": labels and log_probs; the attributes int32 "width", "top" and "max_classes".
+ *
+ * It uses the threads of XLA. */
 CTCX_CPU_API void *ctcx_cpu_xla_handler(void);
 
 #ifdef __cplusplus

@@ -47,6 +47,10 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     Size logits_row;
     X *gradient;  // likewise; null for the loss alone
     Size gradient_row;
+    T *occupancies;  // of the classes, in place of a gradient; likewise
+    Size occupancies_row;
+    T *states;  // their occupancies, or null
+    Size states_row, states_width;
     Size frames, classes, blank;
     const std::int32_t *labels;
     Size count;
@@ -66,6 +70,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   // Lists the labels, and which of them may follow each other directly.
   void set_up() {
     const Size count = in_.count;
+    distinct_ = -1;
     for (Size i = 0; i < count; i++) classes_[i] = in_.labels[in_.turned ? count - 1 - i : i];
     for (Size i = count; i < width_; i++) classes_[i] = std::int32_t(in_.blank);
     std::fill_n(skip_before_, width_, 0), std::fill_n(skip_after_, width_, 0);
@@ -80,16 +85,17 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   double softmax(Size first, Size rows) {
     bool down = in_.logits_row < 0;
     Size begin = down ? first + rows - 1 : first, turn = down ? -1 : 1;
+    T *cleared = in_.occupancies ? in_.occupancies + begin * in_.occupancies_row : nullptr;
     return softmax_of_rows(in_.logits + begin * in_.logits_row, turn * in_.logits_row,
                            probabilities(begin), turn * p_row_, rows, in_.classes,
-                           divisors_ + begin, begin, turn);
+                           divisors_ + begin, begin, turn, cleared, turn * in_.occupancies_row);
   }
 
   // To the middle. `softmax_done`: all of it is there already. Returns the excess of the softmax.
   __attribute__((noinline)) double walk(bool softmax_done) {
     clear(kept(0), width_, 0, width_ / step);
     *kept(0).e = 0;
-    forget_small();
+    small_ = false;
     double excess = 0, product = 1;
     factors_ = 0;
     Size ready = softmax_done ? frames_ : 0;
@@ -107,7 +113,8 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
         Row<T> now = in_last               ? alpha(within + 1)
                      : within == span_ - 1 ? kept(s + 1)
                                            : passing(within + 1);
-        forward(old, now, t, in_last ? within : 0, 0, reached(t));
+        forward(old, now, t, probabilities(t), in_last ? within : 0, 0, reached(t));
+        if (in_.occupancies && !in_last) lend(t);
         old = now;
         product *= double(factor_of<T>(t));
         if (t % 64 == 63) factors_ += std::log2(std::exchange(product, 1));
@@ -139,12 +146,24 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     return found;
   }
 
-  // Back to the end. Turns the softmax into the gradient.
-  __attribute__((noinline)) void go_back() {
+  // Back to the end. Turns the softmax into the gradient, or writes the occupancies.
+  void go_back() {
+    if (in_.states) way_back<true>();
+    else way_back<false>();
+  }
+
+  // Leaves the softmax as the gradient.
+  void write_softmax() {
+    if constexpr (is_half_precision)
+      for (Size t = 0; t < frames_; t++) write(t);
+  }
+
+ private:
+  template <bool each_blank> __attribute__((noinline)) void way_back() {
     int which = 0;
     double scale = 0;
     Size whole = 0, lowest = 0, highest = width_ / step;
-    forget_small();
+    small_ = false;
     for (Size s = spans_ - 1; s >= 0; s--) {
       if (s < spans_ - 1) fill_span(s, lowest, highest);
       const Size first = s * span_;
@@ -157,21 +176,19 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
           auto found = likelihood_of<T>(old, a, width_, begin, end, skip_after_);
           scale = 1 / found.v, whole = found.e;
         }
-        Band band = apart_[within] ? backward<true>(old, now, a, within, begin, end, scale, whole)
-                                   : backward<false>(old, now, a, within, begin, end, scale, whole);
+        auto backward = [&](auto apart) __attribute__((always_inline)) {
+          return backward_frame<T, decltype(apart)::value, each_blank>(
+              old, now, width_, begin, end, skip_after_, emission(within), a, occupancy_,
+              blank_occupancy_, scale, Integer<T>(whole));
+        };
+        const Band band = apart_[within] ? backward(std::true_type()) : backward(std::false_type());
         lowest = band.lowest, highest = band.highest;
-        subtract(t, band);
+        if (in_.occupancies) write_occupancies<each_blank>(t, s < spans_ - 1, band);
+        else subtract(t, band);
       }
     }
   }
 
-  // Leaves the softmax as the gradient.
-  void write_softmax() {
-    if constexpr (is_half_precision)
-      for (Size t = 0; t < frames_; t++) write(t);
-  }
-
- private:
   // The one place that says which arrays there are, and how large.
   void lay_out(ctcx::Arena &arena) {
     const Size row = 2 * width_;
@@ -182,6 +199,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     skip_after_ = arena.take<Integer<T>>(width_);
     classes_ = arena.take<std::int32_t>(width_);
     occupancy_ = arena.take<T>(width_);
+    blank_occupancy_ = arena.take<T>(in_.states ? width_ : 0);
     betas_ = rows(2 * row);
     passing_ = rows(2 * row);
     kept_ = rows(spans_ * row);        // before each span but the last
@@ -218,11 +236,8 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
 
   // Emission probabilities
 
-  void forget_small() { small_ = false, distinct_ = -1; }
-
   // Looks up the probabilities of the blank and of the labels; returns whether one is small.
-  CTCX_INLINE bool look_up(Size t, Size within, Size begin, Size end) {
-    const T *p = probabilities(t);
+  CTCX_INLINE bool look_up(Size t, const T *p, Size within, Size begin, Size end) {
     const T factor = factor_of<T>(t);
     const Vector<T> factors = splat<T>(factor);
     Emission<T> to = emission(within);
@@ -255,10 +270,9 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   }
 
   // The same with exponents, however small they are. Returns whether one is small.
-  __attribute__((noinline)) bool take_apart(Size t, Size within, Size begin, Size end) {
+  __attribute__((noinline)) bool take_apart(Size t, const T *p, Size within, Size begin, Size end) {
     if (distinct_ < 0) list_classes();
     const X *logits = in_.logits + t * in_.logits_row;
-    const T *p = probabilities(t);
     const Divisor divisor = divisors_[t];
     const T factor = factor_of<T>(t);
     bool any = false;
@@ -286,11 +300,11 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
 
   // Finds a frame's emissions and goes on by it. A frame after one with small probabilities is
   // likely to have some too.
-  CTCX_INLINE void forward(Row<T> old, Row<T> now, Size t, Size within, Size begin, Size end) {
-    bool apart = small_ || look_up(t, within, begin, end);
+  CTCX_INLINE void forward(Row<T> old, Row<T> now, Size t, const T *p, Size within, Size begin, Size end) {
+    bool apart = small_ || look_up(t, p, within, begin, end);
     apart_[within] = apart;
     if (apart) {
-      small_ = take_apart(t, within, begin, end);
+      small_ = take_apart(t, p, within, begin, end);
       forward_frame<T, true>(old, now, width_, begin, end, skip_before_, emission(within));
     } else {
       forward_frame<T, false>(old, now, width_, begin, end, skip_before_, emission(within));
@@ -305,26 +319,48 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     Row<T> old = kept(s);
     for (Size within = 0; within < span_; within++) {
       Row<T> now = alpha(within + 1);
-      forward(old, now, first + within, within, begin, std::min(reached(first + within), highest));
+      const Size t = first + within;
+      const T *p = in_.occupancies ? occupancies(t) : probabilities(t);
+      forward(old, now, t, p, within, begin, std::min(reached(t), highest));
       old = now;
     }
   }
 
-  template <bool apart>
-  CTCX_INLINE Band backward(Row<T> old, Row<T> now, Row<T> a, Size within, Size begin, Size end,
-                            double scale, Size whole) {
-    return backward_frame<T, apart>(old, now, width_, begin, end, skip_after_, emission(within), a,
-                                    occupancy_, scale, Integer<T>(whole));
-  }
-
-  // Turns the softmax of a frame into its gradient (Graves et al. 2006, equation 16).
-  CTCX_INLINE void subtract(Size t, const Band &band) {
-    T *p = probabilities(t);
-    p[in_.blank] -= T(band.blanks);
+  // Adds the occupancies, or what is opposite, to a row of the classes.
+  template <int sign> CTCX_INLINE void add(T *row, const Band &band) const {
+    row[in_.blank] += sign * T(band.blanks);
     const Size stop = std::min(in_.count, band.highest * step);
 #pragma GCC unroll 4
-    for (Size i = band.lowest * step; i < stop; i++) p[classes_[i]] -= occupancy_[i];
+    for (Size i = band.lowest * step; i < stop; i++) row[classes_[i]] += sign * occupancy_[i];
+  }
+  // Turns the softmax of a frame into its gradient (Graves et al. 2006, equation 16).
+  CTCX_INLINE void subtract(Size t, const Band &band) {
+    add<-1>(probabilities(t), band);
     if constexpr (is_half_precision) write(t);
+  }
+  // The row of the classes' occupancies is 0 from the softmax on. If alphas have to be computed
+  // again, it holds the probabilities until then of those classes that are looked up.
+  T *occupancies(Size t) const { return in_.occupancies + t * in_.occupancies_row; }
+  void lend(Size t) {
+    if (distinct_ < 0) list_classes();
+    for (Size i = 0; i <= distinct_; i++) occupancies(t)[listed_[i]] = probabilities(t)[listed_[i]];
+  }
+  template <bool with_states> CTCX_INLINE void write_occupancies(Size t, bool is_lent, const Band &band) const {
+    if (is_lent)
+      for (Size i = 0; i <= distinct_; i++) occupancies(t)[listed_[i]] = 0;
+    add<1>(occupancies(t), band);
+    if constexpr (with_states) {
+      T *states = in_.states + t * in_.states_row;
+      std::fill_n(states, in_.states_width, T(0));
+      if (in_.turned) interleave<-1>(states + 2 * in_.count, band);
+      else interleave<1>(states, band);
+    }
+  }
+  template <int turn> CTCX_INLINE void interleave(T *states, const Band &band) const {
+    const Size end = std::min(in_.count, band.highest * step);
+    for (Size i = band.lowest * step; i < end; i++)
+      states[turn * 2 * i] = blank_occupancy_[i], states[turn * (2 * i + 1)] = occupancy_[i];
+    if (end < band.highest * step) states[turn * 2 * end] = blank_occupancy_[end];
   }
   // Rounds a row of the gradient to half precision.
   void write(Size t) {
@@ -342,7 +378,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   // Scratch; a row of states is 2 width_ numbers.
   Integer<T> *skip_before_, *skip_after_;
   std::int32_t *classes_;
-  T *occupancy_;
+  T *occupancy_, *blank_occupancy_;
   Row<T> betas_, passing_, kept_, alphas_, labels_, blanks_, table_;
   char *apart_;
   std::int32_t *slots_, *listed_, *slot_of_class_;

@@ -44,12 +44,13 @@ class TypedSequence final : public ctcx::Sequence {
       loss = std::max(excess - std::log(likelihood.v) + (factors - double(likelihood.e)) * ln_2, 0.0);
     if (!(loss <= ctcx::largest_loss)) {
       write_loss(std::numeric_limits<T>::infinity());
-      fill(0, length(), X{});
+      fill(0, length(), 0);
       return false;
     }
     write_loss(T(loss));
-    if (batch_.gradient) halves_[1].arrive(halves_[0]);
-    return batch_.gradient;
+    const bool goes_back = batch_.gradient || batch_.occupancies;
+    if (goes_back) halves_[1].arrive(halves_[0]);
+    return goes_back;
   }
   void go_back(int half) override { halves_[half].go_back(); }
 
@@ -57,7 +58,7 @@ class TypedSequence final : public ctcx::Sequence {
 
   // Writes what the state of the sequence says; returns whether there is more to compute.
   bool begin() {
-    fill(length(), batch_.frames, X{});
+    fill(length(), batch_.frames, 0);
     switch (batch_.states[n_]) {
       case State::possible:
         return true;
@@ -68,7 +69,7 @@ class TypedSequence final : public ctcx::Sequence {
             return false;
           }
         write_loss(std::numeric_limits<T>::infinity());
-        fill(0, length(), X{});
+        fill(0, length(), 0);
         return false;
       case State::wrong:
         fail();
@@ -86,15 +87,28 @@ class TypedSequence final : public ctcx::Sequence {
   const X *logits() const {
     return static_cast<const X *>(batch_.logits) + n_ * batch_.logits_sequence;
   }
-  X *gradient() const { return static_cast<X *>(batch_.gradient) + n_ * batch_.gradient_sequence; }
+  X *gradient(Size t) const {
+    return static_cast<X *>(batch_.gradient) + n_ * batch_.gradient_sequence + t * batch_.gradient_row;
+  }
+  T *occupancies(Size t) const {
+    return static_cast<T *>(batch_.occupancies) + n_ * batch_.occupancies_sequence + t * batch_.occupancies_row;
+  }
+  T *states(Size t) const {
+    return static_cast<T *>(batch_.state_occupancies) + (n_ * batch_.frames + t) * batch_.state_columns;
+  }
 
   typename Half<X>::Input input(int half) const {
     const bool turned = half == 1;
     const Size first = turned ? std::max(length() - 1, Size(0)) : 0, turn = turned ? -1 : 1;
     return {.logits = logits() + first * batch_.logits_row,
             .logits_row = turn * batch_.logits_row,
-            .gradient = batch_.gradient ? gradient() + first * batch_.gradient_row : nullptr,
+            .gradient = batch_.gradient ? gradient(first) : nullptr,
             .gradient_row = turn * batch_.gradient_row,
+            .occupancies = batch_.occupancies ? occupancies(first) : nullptr,
+            .occupancies_row = turn * batch_.occupancies_row,
+            .states = batch_.state_occupancies ? states(first) : nullptr,
+            .states_row = turn * batch_.state_columns,
+            .states_width = batch_.state_columns,
             .frames = frames_of(half),
             .classes = batch_.classes,
             .blank = batch_.blank,
@@ -104,15 +118,17 @@ class TypedSequence final : public ctcx::Sequence {
   }
 
   void write_loss(T loss) { static_cast<T *>(batch_.losses)[n_] = loss; }
-  void fill(Size first, Size last, X value) {
-    if (!batch_.gradient) return;
-    for (Size t = first; t < last; t++)
-      std::fill_n(gradient() + t * batch_.gradient_row, batch_.classes, value);
+  void fill(Size first, Size last, T value) {
+    for (Size t = first; t < last; t++) {
+      if (batch_.gradient) std::fill_n(gradient(t), batch_.classes, narrow<X>(value));
+      if (batch_.occupancies) std::fill_n(occupancies(t), batch_.classes, value);
+      if (batch_.state_occupancies) std::fill_n(states(t), batch_.state_columns, value);
+    }
   }
   // Something is wrong with the values.
   void fail() {
     write_loss(std::numeric_limits<T>::quiet_NaN());
-    fill(0, length(), narrow<X>(std::numeric_limits<T>::quiet_NaN()));
+    fill(0, length(), std::numeric_limits<T>::quiet_NaN());
   }
 
   const Batch &batch_;

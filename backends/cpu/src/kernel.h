@@ -30,6 +30,9 @@ struct Batch {
   void *gradient;  // null for the losses alone
   Size gradient_sequence, gradient_row;
   void *losses;
+  // In place of a gradient, of the type of the losses. Of the states contiguous, or null.
+  void *occupancies, *state_occupancies;
+  Size occupancies_sequence, occupancies_row, state_columns;
 
   // Of alignments: more columns that labels may name, and what is written; both results are
   // contiguous.

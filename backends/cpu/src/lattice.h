@@ -130,11 +130,11 @@ struct Likelihood {
 
 // Betas of a frame from those of the frame behind it, and the occupancies: alpha beta / likelihood,
 // with beta before the emission (Graves et al. 2006, equation 14). `whole` is the exponent of the
-// likelihood, `scale` the reciprocal of its v.
-template <class T, bool apart>
+// likelihood, `scale` the reciprocal of its v. Those of single blanks are written if `each_blank`.
+template <class T, bool apart, bool each_blank>
 CTCX_INLINE Band backward_frame(Row<T> old, Row<T> now, Size width, Size first, Size last,
                                 const Integer<T> *skip, Emission<T> emission, Row<T> alpha,
-                                T *occupancy, double scale, Integer<T> whole) {
+                                T *occupancy, T *blank_occupancy, double scale, Integer<T> whole) {
   constexpr int step = lanes_of<T>;
   Vector<T> p_blank = splat<T>(*emission.blank.m), scales = splat<T>(T(scale)), blanks{};
   Integers<T> e_blank{}, e_label{};
@@ -149,7 +149,9 @@ CTCX_INLINE Band backward_frame(Row<T> old, Row<T> now, Size width, Size first, 
     auto [to_blank, to_label] = outflow<T>(b, l, next_b, next_l, skip + k);
     next_b = b, next_l = l;
     Vector<T> of_blank = power_of_two<T>(load(alpha.e + k) + to_blank.e - base);
-    blanks = fma(to_blank.m * load(alpha.m + k), of_blank, blanks);
+    const Vector<T> both_ways = to_blank.m * load(alpha.m + k);
+    blanks = fma(both_ways, of_blank, blanks);
+    if constexpr (each_blank) store(blank_occupancy + k, both_ways * (of_blank * scales));
     to_blank.m *= p_blank;
     put_product<T, apart>(now, k, to_blank, e_blank);
     Vector<T> of_label = power_of_two<T>(load(alpha.e + width + k) + to_label.e - base);

@@ -108,12 +108,13 @@ const char *wrong_inputs(const ctcx_cpu_batch *batch) {
   return nullptr;
 }
 
-// Calls what computes a batch that has passed its check; returns an enum ctcx_cpu_status.
-template <class Compute> int run(const ctcx_cpu_batch &call, Compute compute) {
-  ctcx::Team team{call.threads > 0 ? call.threads : ctcx::usable_cores(), ctcx::recruit_from_pool, {}};
-  if (call.interrupted) team.interrupted = [&call] { return call.interrupted(call.context) != 0; };
+// Checks a batch and computes it; returns an enum ctcx_cpu_status.
+int run(const ctcx::Operation &operation, const ctcx_cpu_batch *call) {
+  if (operation.check(call)) return CTCX_CPU_INVALID;
+  ctcx::Team team{call->threads > 0 ? call->threads : ctcx::usable_cores(), ctcx::recruit_from_pool, {}};
+  if (call->interrupted) team.interrupted = [call] { return call->interrupted(call->context) != 0; };
   try {
-    compute(team);
+    operation.compute(*call, team);
   } catch (const ctcx::Interrupted &) {
     return CTCX_CPU_INTERRUPTED;
   } catch (const std::bad_alloc &) {
@@ -123,6 +124,38 @@ template <class Compute> int run(const ctcx_cpu_batch &call, Compute compute) {
 }
 
 }  // namespace
+
+namespace ctcx {
+
+const Operation operations[]{
+    {"loss", true, ctcx_cpu_check,
+     [](const ctcx_cpu_batch &given, const Team &team) {
+       ctcx_cpu_batch call = known_fields(given);
+       call.class_occupancies = call.state_occupancies = nullptr;
+       if (call.softmax_only) compute_softmax_only(read(call), team);
+       else compute(read(call), team);
+     }},
+    {"occupancies", true, ctcx_cpu_check_occupancies,
+     [](const ctcx_cpu_batch &given, const Team &team) {
+       ctcx_cpu_batch call = known_fields(given);
+       call.gradient = nullptr;
+       compute(read(call), team);
+     }},
+    {"align", true, ctcx_cpu_check_align,
+     [](const ctcx_cpu_batch &given, const Team &team) { align(read(known_fields(given), true), team); }},
+    {"greedy", false, ctcx_cpu_check_greedy,
+     [](const ctcx_cpu_batch &given, const Team &team) { greedy(read(without_labels(given)), team); }},
+    {"beam_search", false, ctcx_cpu_check_beam_search,
+     [](const ctcx_cpu_batch &given, const Team &team) { beam_search(read(without_labels(given)), team); }},
+};
+
+const Operation *operation_of(std::string_view name) {
+  for (const Operation &operation : operations)
+    if (operation.name == name) return &operation;
+  return nullptr;
+}
+
+}  // namespace ctcx
 
 extern "C" {
 
@@ -156,6 +189,18 @@ const char *ctcx_cpu_check_align(const ctcx_cpu_batch *given) {
   return nullptr;
 }
 
+const char *ctcx_cpu_check_occupancies(const ctcx_cpu_batch *given) {
+  if (const char *wrong = wrong_version(given)) return wrong;
+  const ctcx_cpu_batch known = known_fields(*given), *batch = &known;
+  if (const char *wrong = wrong_inputs(batch)) return wrong;
+  for (ctcx::Size stride : {batch->class_occupancies_sequence_stride, batch->class_occupancies_frame_stride})
+    if (!is_in(stride, -largest, largest)) return "a stride is too large";
+  if (batch->sequences == 0) return nullptr;
+  if (!batch->losses) return "losses are NULL";
+  if (batch->frames > 0 && !batch->class_occupancies) return "class_occupancies are NULL";
+  return nullptr;
+}
+
 const char *ctcx_cpu_check_greedy(const ctcx_cpu_batch *given) {
   if (const char *wrong = wrong_version(given)) return wrong;
   const ctcx_cpu_batch known = without_labels(*given), *batch = &known;
@@ -178,35 +223,16 @@ const char *ctcx_cpu_check_beam_search(const ctcx_cpu_batch *given) {
   return nullptr;
 }
 
-int ctcx_cpu_compute(const ctcx_cpu_batch *given) {
-  if (ctcx_cpu_check(given)) return CTCX_CPU_INVALID;
-  const ctcx_cpu_batch call = known_fields(*given);
-  return run(call, [&](const ctcx::Team &team) {
-    const ctcx::Batch batch = ctcx::read(call);
-    if (call.softmax_only) ctcx::compute_softmax_only(batch, team);
-    else ctcx::compute(batch, team);
-  });
-}
+#define DEFINE(function, operation) \
+  int function(const ctcx_cpu_batch *batch) { return run(*ctcx::operation_of(operation), batch); }
+DEFINE(ctcx_cpu_compute, "loss")
+DEFINE(ctcx_cpu_occupancies, "occupancies")
+DEFINE(ctcx_cpu_align, "align")
+DEFINE(ctcx_cpu_greedy, "greedy")
+DEFINE(ctcx_cpu_beam_search, "beam_search")
+#undef DEFINE
 
-int ctcx_cpu_align(const ctcx_cpu_batch *given) {
-  if (ctcx_cpu_check_align(given)) return CTCX_CPU_INVALID;
-  const ctcx_cpu_batch call = known_fields(*given);
-  return run(call, [&](const ctcx::Team &team) { ctcx::align(ctcx::read(call, true), team); });
-}
-
-int ctcx_cpu_greedy(const ctcx_cpu_batch *given) {
-  if (ctcx_cpu_check_greedy(given)) return CTCX_CPU_INVALID;
-  const ctcx_cpu_batch call = without_labels(*given);
-  return run(call, [&](const ctcx::Team &team) { ctcx::greedy(ctcx::read(call), team); });
-}
-
-int ctcx_cpu_beam_search(const ctcx_cpu_batch *given) {
-  if (ctcx_cpu_check_beam_search(given)) return CTCX_CPU_INVALID;
-  const ctcx_cpu_batch call = without_labels(*given);
-  return run(call, [&](const ctcx::Team &team) { ctcx::beam_search(ctcx::read(call), team); });
-}
-
-const char *ctcx_cpu_version(void) { return "1.2"; }
+const char *ctcx_cpu_version(void) { return "1.3"; }
 
 const char *ctcx_cpu_instructions(void) {
 #if defined(__aarch64__)

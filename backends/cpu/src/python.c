@@ -8,6 +8,7 @@
 /* The views of a call's arrays; those that have been taken are released together. */
 enum { LOGITS, LABELS, LOGIT_LENGTHS, LABEL_LENGTHS, INPUTS };
 enum { LOSSES = INPUTS, GRADIENT, OF_COMPUTE };           /* None where they aren't wanted */
+enum { CLASSES = LOSSES + 1, OF_STATES, OF_OCCUPANCIES }; /* OF_STATES may be None */
 enum { EXTRA = INPUTS, STATES, LOG_PROBS, OF_ALIGN };     /* EXTRA may be None */
 enum { LENGTHS = LOGITS + 1, DECODED, DECODED_LOG_PROBS, OF_DECODING };
 
@@ -18,6 +19,10 @@ struct array {
 static const struct array of_compute[] = {
     {"logits", 3, 0, 0},        {"labels", 2, 0, 0}, {"logit_lengths", 1, 0, 0},
     {"label_lengths", 1, 0, 0}, {"losses", 1, 1, 1}, {"gradient", 3, 1, 1}};
+static const struct array of_occupancies[] = {
+    {"logits", 3, 0, 0},        {"labels", 2, 0, 0}, {"logit_lengths", 1, 0, 0},
+    {"label_lengths", 1, 0, 0}, {"losses", 1, 1, 0}, {"classes", 3, 1, 0},
+    {"states", 3, 1, 1}};
 static const struct array of_align[] = {
     {"logits", 3, 0, 0},        {"labels", 2, 0, 0}, {"logit_lengths", 1, 0, 0},
     {"label_lengths", 1, 0, 0}, {"extra", 3, 0, 1},  {"states", 2, 1, 0},
@@ -115,19 +120,29 @@ static int describe_inputs(struct ctcx_cpu_batch *batch, const Py_buffer *views)
   return wrong;
 }
 
+/* Whether an array is contiguous, of such a shape and elements. */
+static int is_of(const Py_buffer *view, Py_ssize_t itemsize, int axes, const Py_ssize_t *shape) {
+  int fits = view->itemsize == itemsize && view->ndim == axes && PyBuffer_IsContiguous(view, 'C');
+  for (int axis = 0; fits && axis < axes; axis++) fits = view->shape[axis] == shape[axis];
+  return fits;
+}
+
+/* Whether an array has the shape of the logits and rows of classes. */
+static int is_like(const Py_buffer *view, const Py_buffer *logits, Py_ssize_t itemsize) {
+  int fits = are_rows(view, itemsize);
+  for (int axis = 0; axis < 3; axis++) fits = fits && view->shape[axis] == logits->shape[axis];
+  return fits;
+}
+
 static int describe_compute(struct ctcx_cpu_batch *batch, const Py_buffer *views, const int *has) {
   const Py_buffer *logits = &views[LOGITS], *losses = &views[LOSSES], *gradient = &views[GRADIENT];
   int wrong = describe_inputs(batch, views);
   if (has[LOSSES]) {
-    if (losses->shape[0] != logits->shape[0] || losses->itemsize != size_of_loss(batch) ||
-        (logits->shape[0] > 1 && losses->strides[0] != losses->itemsize))
-      wrong = 1;
+    if (!is_of(losses, size_of_loss(batch), 1, logits->shape)) wrong = 1;
     batch->losses = losses->buf;
   }
   if (has[GRADIENT]) {
-    if (!are_rows(gradient, logits->itemsize)) wrong = 1;
-    for (int axis = 0; axis < 3; axis++)
-      if (gradient->shape[axis] != logits->shape[axis]) wrong = 1;
+    if (!is_like(gradient, logits, logits->itemsize)) wrong = 1;
     batch->gradient = gradient->buf;
     batch->gradient_sequence_stride = stride(gradient, 0, &wrong);
     batch->gradient_frame_stride = stride(gradient, 1, &wrong);
@@ -135,17 +150,27 @@ static int describe_compute(struct ctcx_cpu_batch *batch, const Py_buffer *views
   return wrong;
 }
 
-/* Whether an array is (N, T), contiguous, of such elements. */
-static int is_by_frame(const Py_buffer *view, const Py_buffer *logits, Py_ssize_t itemsize) {
-  return view->itemsize == itemsize && view->shape[0] == logits->shape[0] &&
-         view->shape[1] == logits->shape[1] && PyBuffer_IsContiguous(view, 'C');
+static int describe_occupancies(struct ctcx_cpu_batch *batch, const Py_buffer *views, const int *has) {
+  const Py_buffer *logits = &views[LOGITS], *classes = &views[CLASSES];
+  int wrong = describe_inputs(batch, views);
+  const Py_ssize_t by_state[] = {batch->sequences, batch->frames, 2 * batch->label_positions + 1};
+  if (!is_of(&views[LOSSES], size_of_loss(batch), 1, logits->shape) ||
+      !is_like(classes, logits, size_of_loss(batch)) ||
+      (has[OF_STATES] && !is_of(&views[OF_STATES], size_of_loss(batch), 3, by_state)))
+    wrong = 1;
+  batch->losses = views[LOSSES].buf;
+  batch->class_occupancies = classes->buf;
+  batch->class_occupancies_sequence_stride = stride(classes, 0, &wrong);
+  batch->class_occupancies_frame_stride = stride(classes, 1, &wrong);
+  if (has[OF_STATES]) batch->state_occupancies = views[OF_STATES].buf;
+  return wrong;
 }
 
 static int describe_align(struct ctcx_cpu_batch *batch, const Py_buffer *views, const int *has) {
   const Py_buffer *logits = &views[LOGITS], *extra = &views[EXTRA];
   int wrong = describe_inputs(batch, views);
-  if (!is_by_frame(&views[STATES], logits, 4) ||
-      !is_by_frame(&views[LOG_PROBS], logits, size_of_loss(batch)))
+  if (!is_of(&views[STATES], 4, 2, logits->shape) ||
+      !is_of(&views[LOG_PROBS], size_of_loss(batch), 2, logits->shape))
     wrong = 1;
   batch->states = views[STATES].buf;
   batch->log_probs = views[LOG_PROBS].buf;
@@ -159,13 +184,6 @@ static int describe_align(struct ctcx_cpu_batch *batch, const Py_buffer *views, 
     batch->extra_frame_stride = stride(extra, 1, &wrong);
   }
   return wrong;
-}
-
-/* Whether an array is contiguous, of such a shape and elements. */
-static int is_of(const Py_buffer *view, Py_ssize_t itemsize, int axes, const Py_ssize_t *shape) {
-  int fits = view->itemsize == itemsize && view->ndim == axes && PyBuffer_IsContiguous(view, 'C');
-  for (int axis = 0; fits && axis < axes; axis++) fits = view->shape[axis] == shape[axis];
-  return fits;
 }
 
 /* The results are (N, T) and (N, T), or (N, top, T) and (N, top). */
@@ -236,6 +254,29 @@ static PyObject *compute(PyObject *module, PyObject *const *args, Py_ssize_t cou
     batch.softmax_only = !has[LOSSES];
     int wrong = describe_compute(&batch, views, has);
     if (!refuse(wrong, ctcx_cpu_check(&batch))) status = call(ctcx_cpu_compute, &batch);
+  }
+  release(views, has, taken);
+  if (status < 0) return NULL;
+  Py_RETURN_NONE;
+}
+
+/* occupancies(logits, labels, logit_lengths, label_lengths, losses, classes, states, type, blank, threads) */
+static PyObject *occupancies(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+  (void)module;
+  if (count != OF_OCCUPANCIES + 3) {
+    PyErr_SetString(PyExc_TypeError, "occupancies() takes 10 arguments");
+    return NULL;
+  }
+  struct interpreter interpreter = {NULL};
+  PyObject *const *numbers = args + OF_OCCUPANCIES;
+  struct ctcx_cpu_batch batch = batch_of(numbers[0], numbers[1], numbers[2], &interpreter);
+  if (PyErr_Occurred()) return NULL;
+  Py_buffer views[OF_OCCUPANCIES];
+  int has[OF_OCCUPANCIES], status = -1;
+  int taken = take_all(args, views, has, of_occupancies, OF_OCCUPANCIES);
+  if (taken == OF_OCCUPANCIES) {
+    int wrong = describe_occupancies(&batch, views, has);
+    if (!refuse(wrong, ctcx_cpu_check_occupancies(&batch))) status = call(ctcx_cpu_occupancies, &batch);
   }
   release(views, has, taken);
   if (status < 0) return NULL;
@@ -331,6 +372,8 @@ static PyObject *xla_handler(PyObject *module, PyObject *ignored) {
 static PyMethodDef methods[] = {
     {"compute", (PyCFunction)(void (*)(void))compute, METH_FASTCALL,
      "compute(logits, labels, logit_lengths, label_lengths, losses, gradient, type, blank, threads)"},
+    {"occupancies", (PyCFunction)(void (*)(void))occupancies, METH_FASTCALL,
+     "occupancies(logits, labels, logit_lengths, label_lengths, losses, classes, states, type, blank, threads)"},
     {"align", (PyCFunction)(void (*)(void))align, METH_FASTCALL,
      "align(logits, labels, logit_lengths, label_lengths, extra, states, log_probs, type, blank, "
      "first_blank, last_blank, threads)"},

@@ -77,12 +77,13 @@ template <class T> CTCX_INLINE Vector<T> last_lanes(Vector<T> v, Size count) {
 
 
 // Writes the powers to p, which may be x, and returns their sum. Meanwhile memory fetches the row
-// `ahead`, for which it would else have to be waited.
+// `ahead`, and the row `cleared`, if any, is set to 0: for both it would else have to be waited.
 template <class T>
-CTCX_INLINE double powers_of_row(const T *x, T *p, Size classes, T m, T shift, const T *ahead) {
+CTCX_INLINE double powers_of_row(const T *x, T *p, Size classes, T m, T shift, const T *ahead, T *cleared) {
   constexpr int step = lanes_of<T>;
   const Power<T> power(m, shift);
   if (classes < step) {
+    if (cleared) std::fill_n(cleared, classes, T(0));
     Vector<T> v = power(load_short(x, classes));
     store_short(p, v, classes);
     return sum_of(widened(v));
@@ -100,10 +101,13 @@ CTCX_INLINE double powers_of_row(const T *x, T *p, Size classes, T m, T shift, c
       Vector<T> y = power(load(x + i + 2 * step)), z = power(load(x + i + 3 * step));
       store(p + i, v), store(p + i + step, w);
       store(p + i + 2 * step, y), store(p + i + 3 * step, z);
+      if (cleared)
+        for (int j = 0; j < 4 * step; j += step) store(cleared + i + j, Vector<T>{});
       a += v, b += w, c += y, d += z;
     }
     sum += widened((a + b) + (c + d));
   }
+  if (cleared) std::fill_n(cleared + i, classes - i, T(0));
   Vector<T> rest{};
   for (; i + step <= classes; i += step) {
     Vector<T> v = power(load(x + i));
@@ -153,14 +157,15 @@ CTCX_INLINE double note(Divisor &divisor, double offset, double m, double s, dou
 
 // A row that is all masked, has a NaN or +inf in it, or is very far from 0.
 template <class T>
-__attribute__((noinline)) double unusual_row(const T *x, T *p, Size classes, Divisor &divisor, double shift) {
+__attribute__((noinline)) double unusual_row(const T *x, T *p, Size classes, Divisor &divisor, double shift,
+                                            T *cleared) {
   T largest = largest_of_row(x, classes);
   divisor = {0, 0, 0};
   if (largest == -std::numeric_limits<T>::infinity())
-    return powers_of_row<T>(x, p, classes, 0, 0, x);  // zeros; or there is a NaN
+    return powers_of_row<T>(x, p, classes, 0, 0, x, cleared);  // zeros; or there is a NaN
   if (!(largest < std::numeric_limits<T>::infinity())) return std::nan("");
   for (Size c = 0; c < classes; c++) p[c] = x[c] - largest;
-  double s = powers_of_row<T>(p, p, classes, 0, T(shift), x);
+  double s = powers_of_row<T>(p, p, classes, 0, T(shift), x, cleared);
   T inverse = T(1 / s);
   scale_row(p, classes, inverse);
   return note(divisor, largest, shift, s, inverse);
@@ -169,7 +174,7 @@ __attribute__((noinline)) double unusual_row(const T *x, T *p, Size classes, Div
 // A row of k vectors or fewer, and at least one, stays in the registers.
 template <class T, int k>
 CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor, double shift,
-                              const T *) {
+                              const T *, T *cleared) {
   constexpr int step = lanes_of<T>;
   Vector<T> v[k];
   for (int i = 0; i < k - 1; i++) v[i] = load(x + i * step);
@@ -177,9 +182,13 @@ CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor, 
   Vector<T> top = v[0];
   for (int i = 1; i < k; i++) top = greater(top, v[i]);
   double m = std::nearbyint(double(largest_of(top)) * log2_e);
-  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor, shift);
+  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor, shift, cleared);
   const Power<T> power{T(m), T(shift)};
   for (int i = 0; i < k; i++) v[i] = power(v[i]);
+  if (cleared) {
+    for (int i = 0; i < k - 1; i++) store(cleared + i * step, Vector<T>{});
+    store(cleared + classes - step, Vector<T>{});
+  }
   Vector<T> sum = last_lanes<T>(v[k - 1], classes - (k - 1) * step);
   for (int i = 0; i < k - 1; i++) sum += v[i];
   double s = sum_of(widened(sum));
@@ -192,23 +201,24 @@ CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor, 
 
 template <class T>
 CTCX_INLINE double wide_row(const T *x, T *p, Size classes, Divisor &divisor, double shift,
-                            const T *ahead) {
+                            const T *ahead, T *cleared) {
   double m = std::nearbyint(double(largest_of_row(x, classes)) * log2_e);
-  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor, shift);
-  double s = powers_of_row<T>(x, p, classes, T(m), T(shift), ahead);
+  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor, shift, cleared);
+  double s = powers_of_row<T>(x, p, classes, T(m), T(shift), ahead, cleared);
   T inverse = T(1 / s);
   scale_row(p, classes, inverse);
   return note(divisor, 0, m + shift, s, inverse);
 }
 
 // The softmax of rows: logits x and probabilities p, with the elements from one row to the next. The
-// first one is frame `frame`, and the frames go up or down as the divisors do.
+// first one is frame `frame`, and the frames go up or down as the divisors do. The rows `cleared`,
+// unless null, are set to 0.
 // Returns the sum of the excesses, which is not finite if a logit is NaN or +inf. It is a multiple
 // of half the last digit of 1.0 and small, so such numbers add up to the same in any order.
 template <class X, class T = typename ComputedIn<X>::Type>
 __attribute__((noinline)) double softmax_of_rows(const X *x, Size x_row, T *p, Size p_row,
                                                  Size rows, Size classes, Divisor *divisors, Size frame,
-                                                 Size divisors_row) {
+                                                 Size divisors_row, T *cleared, Size cleared_row) {
   constexpr int step = lanes_of<T>;
   auto each = [&](auto softmax) {
     double excess = 0;
@@ -222,7 +232,8 @@ __attribute__((noinline)) double softmax_of_rows(const X *x, Size x_row, T *p, S
         for (Size c = 0; c < classes; c++) p[t * p_row + c] = widen(x[t * x_row + c]);
       }
       excess += softmax(from, p + t * p_row, classes, divisors[t * divisors_row],
-                        shift_of_row(frame + t * divisors_row), ahead);
+                        shift_of_row(frame + t * divisors_row), ahead,
+                        cleared ? cleared + t * cleared_row : nullptr);
     }
     return excess;
   };

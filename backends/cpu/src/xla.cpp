@@ -20,13 +20,27 @@ const xla::Buffer &buffer(const xla::Buffers &buffers, std::int64_t which) {
   return *buffers.buffers[which];
 }
 
-std::int32_t attribute(const xla::Attributes &attributes, std::string_view name) {
+// The value of an attribute, or null if there is none of that name and kind.
+const void *find(const xla::Attributes &attributes, std::string_view name, int kind) {
   for (std::int64_t i = 0; i < attributes.count; i++)
     if (std::string_view(attributes.names[i]->text, attributes.names[i]->length) == name &&
-        attributes.kinds[i] == xla::scalar_attribute &&
-        attributes.values[i]->type == xla::DataType::s32)
-      return *static_cast<std::int32_t *>(attributes.values[i]->value);
-  throw Refused("ctcx_cpu: an attribute is missing or not of type int32");
+        attributes.kinds[i] == kind)
+      return attributes.values[i];
+  return nullptr;
+}
+
+std::int32_t number(const xla::CallFrame &frame, std::string_view name) {
+  const auto *scalar = static_cast<const xla::Scalar *>(find(frame.attributes, name, xla::scalar_attribute));
+  if (!scalar || scalar->type != xla::DataType::s32)
+    throw Refused("ctcx_cpu: an attribute is missing or not of type int32");
+  return *static_cast<const std::int32_t *>(scalar->value);
+}
+
+const ctcx::Operation &operation_of(const xla::CallFrame &frame) {
+  const auto *name = static_cast<const xla::Name *>(find(frame.attributes, "operation", xla::string_attribute));
+  const auto *operation = ctcx::operation_of(name ? std::string_view(name->text, name->length) : "loss");
+  if (!operation) throw Refused("ctcx_cpu: there is no such operation");
+  return *operation;
 }
 
 int type_of(const xla::Buffer &logits) {
@@ -56,37 +70,97 @@ ctcx_cpu_integers integers(const xla::Buffer &array, Size sequences, bool has_po
   return {array.data, array.type == xla::DataType::s32 ? 4 : 8, 0, stride, 1};
 }
 
-void compute(const xla::CallFrame &frame) {
-  const xla::Buffer &logits = buffer(frame.arguments, 0), &labels = buffer(frame.arguments, 1);
-  ctcx_cpu_batch call{};
-  call.size = sizeof call, call.major = CTCX_CPU_MAJOR, call.type = type_of(logits);
-  call.sequences = sequences_of(logits, 2);
-  call.frames = logits.lengths[logits.rank - 2], call.classes = logits.lengths[logits.rank - 1];
-  call.blank = attribute(frame.attributes, "blank");
-  call.threads = attribute(frame.attributes, "threads");
-  call.logits = logits.data;
-  call.logits_frame_stride = call.classes;
-  call.logits_sequence_stride = call.frames * call.classes;
-  call.labels = integers(labels, call.sequences, true);
-  call.label_positions = labels.lengths[labels.rank - 1];
-  call.logit_lengths = integers(buffer(frame.arguments, 2), call.sequences, false);
-  call.label_lengths = integers(buffer(frame.arguments, 3), call.sequences, false);
-  const xla::Buffer &losses = buffer(frame.results, 0);
-  if (sequences_of(losses, 0) != call.sequences ||
-      (losses.type == xla::DataType::f64) != (call.type == CTCX_CPU_FLOAT64))
-    throw Refused("ctcx_cpu: the losses are of another shape or type");
-  call.losses = losses.data;
-  if (frame.results.count > 1) {
-    const xla::Buffer &gradient = buffer(frame.results, 1);
-    if (gradient.type != logits.type || sequences_of(gradient, 0) != sequences_of(logits, 0))
-      throw Refused("ctcx_cpu: the gradient is of another shape or type than the logits");
-    call.gradient = gradient.data;
-    call.gradient_frame_stride = call.logits_frame_stride;
-    call.gradient_sequence_stride = call.logits_sequence_stride;
-  }
-  if (const char *wrong = ctcx_cpu_check(&call)) throw Refused(wrong);
+struct Call {
+  const xla::CallFrame &frame;
+  const xla::Buffer &logits;
+  ctcx_cpu_batch batch;
 
-  ctcx::Team team{call.threads > 0 ? call.threads : ctcx::usable_cores(), {}, {}};
+  xla::DataType loss_type() const {
+    return batch.type == CTCX_CPU_FLOAT64 ? xla::DataType::f64 : xla::DataType::f32;
+  }
+  // A result of so many numbers.
+  template <class U = void> U *result(std::int64_t which, Size count, xla::DataType type) const {
+    const xla::Buffer &array = buffer(frame.results, which);
+    if (array.type != type || sequences_of(array, 0) != count)
+      throw Refused("ctcx_cpu: a result is of another shape or type");
+    return static_cast<U *>(array.data);
+  }
+  // An argument beside those that all operations have: (..., rows, columns).
+  const xla::Buffer &argument(std::int64_t which) const {
+    const xla::Buffer &array = buffer(frame.arguments, which);
+    if (sequences_of(array, 2) != batch.sequences)
+      throw Refused("ctcx_cpu: the arguments are of different numbers of sequences");
+    return array;
+  }
+};
+
+// What each operation reads more, and what it writes.
+void describe(Call &call, std::string_view operation) {
+  ctcx_cpu_batch &batch = call.batch;
+  const xla::DataType type = call.loss_type(), int32 = xla::DataType::s32;
+  const Size by_frame = batch.sequences * batch.frames, by_class = by_frame * batch.classes;
+  if (operation == "loss") {
+    batch.losses = call.result(0, batch.sequences, type);
+    if (call.frame.results.count > 1) batch.gradient = call.result(1, by_class, call.logits.type);
+    batch.gradient_sequence_stride = batch.logits_sequence_stride;
+    batch.gradient_frame_stride = batch.logits_frame_stride;
+  } else if (operation == "occupancies") {
+    batch.losses = call.result(0, batch.sequences, type);
+    batch.class_occupancies = call.result(1, by_class, type);
+    batch.class_occupancies_sequence_stride = batch.logits_sequence_stride;
+    batch.class_occupancies_frame_stride = batch.logits_frame_stride;
+    if (call.frame.results.count > 2)
+      batch.state_occupancies = call.result(2, by_frame * (2 * batch.label_positions + 1), type);
+  } else if (operation == "align") {
+    if (call.frame.arguments.count > 4) {
+      const xla::Buffer &extra = call.argument(4);
+      if (extra.type != type || extra.lengths[extra.rank - 2] != batch.frames)
+        throw Refused("ctcx_cpu: the columns are of another number of frames or type");
+      batch.extra = extra.data, batch.extra_columns = extra.lengths[extra.rank - 1];
+      batch.extra_frame_stride = batch.extra_columns;
+      batch.extra_sequence_stride = batch.frames * batch.extra_columns;
+    }
+    batch.free_ends = 1;
+    batch.first_blank = number(call.frame, "first_blank"), batch.last_blank = number(call.frame, "last_blank");
+    batch.states = call.result<std::int32_t>(0, by_frame, int32);
+    batch.log_probs = call.result(1, by_frame, type);
+  } else if (operation == "greedy") {
+    batch.decoded = call.result<std::int32_t>(0, by_frame, int32);
+    batch.decoded_log_probs = call.result(1, by_frame, type);
+  } else {
+    batch.width = number(call.frame, "width"), batch.top = number(call.frame, "top");
+    batch.max_classes = number(call.frame, "max_classes");
+    batch.decoded = call.result<std::int32_t>(0, batch.top * by_frame, int32);
+    batch.decoded_log_probs = call.result(1, batch.top * batch.sequences, type);
+  }
+}
+
+void compute(const xla::CallFrame &frame) {
+  const ctcx::Operation &operation = operation_of(frame);
+  const xla::Buffer &logits = buffer(frame.arguments, 0);
+  Call call{frame, logits, {}};
+  ctcx_cpu_batch &batch = call.batch;
+  batch.size = sizeof batch, batch.major = CTCX_CPU_MAJOR, batch.type = type_of(logits);
+  batch.sequences = sequences_of(logits, 2);
+  batch.frames = logits.lengths[logits.rank - 2], batch.classes = logits.lengths[logits.rank - 1];
+  batch.blank = number(frame, "blank");
+  batch.threads = number(frame, "threads");
+  batch.logits = logits.data;
+  batch.logits_frame_stride = batch.classes;
+  batch.logits_sequence_stride = batch.frames * batch.classes;
+  std::int64_t lengths = 1;
+  if (operation.has_labels) {
+    const xla::Buffer &labels = buffer(frame.arguments, 1);
+    batch.labels = integers(labels, batch.sequences, true);
+    batch.label_positions = labels.lengths[labels.rank - 1];
+    batch.label_lengths = integers(buffer(frame.arguments, 3), batch.sequences, false);
+    lengths = 2;
+  }
+  batch.logit_lengths = integers(buffer(frame.arguments, lengths), batch.sequences, false);
+  describe(call, operation.name);
+  if (const char *wrong = operation.check(&batch)) throw Refused(wrong);
+
+  ctcx::Team team{batch.threads > 0 ? batch.threads : ctcx::usable_cores(), {}, {}};
   team.recruit = [&frame](int helpers, const std::function<void()> &visit) {
     for (int i = 0; i < helpers; i++) {
       auto task = std::make_unique<std::function<void()>>(visit);
@@ -105,7 +179,7 @@ void compute(const xla::CallFrame &frame) {
       static_cast<void>(task.release());  // the task owns it now
     }
   };
-  ctcx::compute(ctcx::read(call), team);
+  operation.compute(batch, team);
 }
 
 xla::Error *handle(xla::CallFrame *frame) {

@@ -62,9 +62,9 @@ struct Attributes {
   std::int64_t count;
   int *kinds;
   Name **names;
-  Scalar **values;
+  void **values;  // Scalar or Name, by their kinds
 };
-constexpr int scalar_attribute = 3;
+constexpr int scalar_attribute = 3, string_attribute = 4;
 
 struct Context;
 struct Error;

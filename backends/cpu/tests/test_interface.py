@@ -49,7 +49,7 @@ def test_a_batch_of_another_version_is_refused():
     assert b"another version" in library.ctcx_cpu_check(empty)
     assert library.ctcx_cpu_compute(empty) == 1
     library.ctcx_cpu_version.restype = ctypes.c_char_p
-    assert library.ctcx_cpu_version() == b"1.2"
+    assert library.ctcx_cpu_version() == b"1.3"
 
 
 SOURCE = Path(__file__).parent.parent
@@ -96,7 +96,7 @@ def test_minor_versions_take_each_others_batches(tmp_path):
     assert "extra_columns" not in shortened
     (first / "ctcx_cpu.h").write_text(shortened)
     assert run_program(tmp_path, first, here) == "0 1.09861 "
-    changed = re.sub(r"(  int64_t max_classes;.*\n)", r"\1  int64_t more;\n", header)
+    changed = re.sub(r"(  void \*state_occupancies;.*\n)", r"\1  int64_t more;\n", header)
     assert changed != header
     (later / "ctcx_cpu.h").write_text(changed)
     assert run_program(tmp_path, later, here) == "0 1.09861 "
@@ -132,6 +132,10 @@ for n, t, c, s, scale in (3, 40, 5, 12, 2), (2, 200, 70, 60, 30), (1, 300, 700, 
         right = reference(x, y, np.full(n, t), np.full(n, s), 0)
         np.testing.assert_allclose(got.loss, right.loss, rtol=1e-6, atol=1e-7 * t)
         np.testing.assert_allclose(got.grad, right.grad, atol=5e-6)
+        found, best = (
+            ctcx.ctc_occupancies(x, y, states=True, backend=name) for name in ("cpu", "array-api")
+        )
+        np.testing.assert_allclose(found.states, best.states, atol=5e-6)
         found = ctcx.ctc_align(x, y, backend="cpu")
         best = ctcx.ctc_align(x, y, backend="array-api")
         np.testing.assert_array_equal(found.states, best.states)
@@ -228,6 +232,37 @@ def test_what_arrays_do_not_fit_is_an_error():
     read_only.flags.writeable = False
     with pytest.raises((BufferError, ValueError)):
         _native.compute(x, y, lengths, lengths, read_only, grad, 2, 0, 1)
+
+
+def test_what_arrays_do_not_fit_occupancies_is_an_error():
+    from ctcx_cpu import _native
+
+    x, y, lengths = np.zeros((2, 5, 4), np.float32), np.ones((2, 2), np.int64), np.full(2, 3)
+    losses, classes, states = (np.empty(s, np.float32) for s in ((2,), (2, 5, 4), (2, 5, 5)))
+    right = [x, y, lengths, lengths, losses, classes, states, 2, 0, 1]
+    _native.occupancies(*right)
+    for place, wrong in (
+        (0, x[0]),
+        (1, y[:1]),
+        (1, y[:, :1]),
+        (4, losses[:1]),
+        (4, losses.astype(np.float64)),
+        (5, classes[:, :4]),
+        (5, classes.transpose(0, 2, 1)),
+        (5, classes.astype(np.float64)),
+        (6, states[:, :, :4]),
+        (6, np.empty((5, 5, 2), np.float32).T),
+        (6, states.astype(np.float64)),
+        (7, 4),
+        (8, 4),
+        (9, -1),
+    ):
+        arguments = list(right)
+        arguments[place] = wrong
+        with pytest.raises(ValueError, match=r"\w"):
+            _native.occupancies(*arguments)
+    with pytest.raises(TypeError, match="classes must not be None"):
+        _native.occupancies(x, y, lengths, lengths, losses, None, states, 2, 0, 1)
 
 
 def test_what_arrays_do_not_fit_an_alignment_is_an_error():
@@ -383,6 +418,48 @@ int main(void) {
   return 0;
 }
 """
+
+
+OCCUPANCIES = """
+#include <math.h>
+#include <stdio.h>
+#include "ctcx_cpu.h"
+int main(void) {
+  /* Of "1" in two frames: "1 1", "1 blank" and "blank 1", with probabilities of .04, .1 and .1. */
+  const double probabilities[2][3] = {{.5, .2, .3}, {.5, .2, .3}};
+  double logits[2][3], loss, classes[2][3], states[2][3];
+  int64_t label = 1, frames = 2, count = 1;
+  for (int t = 0; t < 2; t++)
+    for (int c = 0; c < 3; c++) logits[t][c] = log(probabilities[t][c]) + t;
+  struct ctcx_cpu_batch batch = {.size = sizeof batch, .major = CTCX_CPU_MAJOR};
+  batch.type = CTCX_CPU_FLOAT64;
+  batch.sequences = 1, batch.frames = 2, batch.classes = 3, batch.label_positions = 1;
+  batch.logits = logits, batch.logits_frame_stride = 3;
+  batch.labels = (struct ctcx_cpu_integers){&label, 8, 0, 1, 1};
+  batch.logit_lengths = (struct ctcx_cpu_integers){&frames, 8, 0, 1, 0};
+  batch.label_lengths = (struct ctcx_cpu_integers){&count, 8, 0, 1, 0};
+  batch.losses = &loss;
+  printf("%s\\n", ctcx_cpu_check_occupancies(&batch));
+  batch.class_occupancies = classes, batch.class_occupancies_frame_stride = 3;
+  batch.state_occupancies = states;
+  if (ctcx_cpu_occupancies(&batch)) return 1;
+  printf("%.2f\\n", exp(-loss));
+  for (int t = 0; t < 2; t++)
+    printf("%.3f %.3f %.0f %.3f %.3f %.3f\\n", classes[t][0], classes[t][1], classes[t][2],
+           states[t][0], states[t][1], states[t][2]);
+  return 0;
+}
+"""
+
+
+@compiler
+def test_occupancies_from_c(tmp_path):
+    assert compiled(tmp_path, OCCUPANCIES) == [
+        "class_occupancies are NULL",
+        "0.24",
+        "0.417 0.583 0 0.417 0.583 0.000",
+        "0.417 0.583 0 0.000 0.583 0.417",
+    ]
 
 
 @compiler

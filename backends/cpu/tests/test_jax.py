@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -65,6 +66,86 @@ def test_half_precision(batch, dtype):
     np.testing.assert_array_equal(loss, expected[0])
     assert grad.dtype == dtype
     np.testing.assert_array_equal(grad, jnp.asarray(expected[1], dtype=dtype))
+
+
+def occupancies(batch, dtype):
+    arrays = batch(3, 50, 12, 7, ragged=True, dtype=dtype)
+    return kernels.occupancies, arrays, {"blank": 0, "states": True}
+
+
+def occupancies_of_classes(batch, dtype):
+    arrays = batch(1, 3000, 12, 200, dtype=dtype)
+    return kernels.occupancies, arrays, {"blank": 11, "states": False}
+
+
+def align(batch, dtype):
+    arrays = batch(3, 50, 12, 7, ragged=True, dtype=dtype)
+    return kernels.align, arrays, {"blank": 0, "extra": None, "ends": (0, 0)}
+
+
+def align_with_columns(batch, dtype):
+    x, *rest = batch(3, 50, 14, 7, dtype=dtype)
+    extra, x = np.ascontiguousarray(x[:, :, 12:]), np.ascontiguousarray(x[:, :, :12])
+    return kernels.align, (x, *rest), {"blank": 0, "extra": extra, "ends": (12, 13)}
+
+
+def greedy(batch, dtype):
+    x, _, lengths, _ = batch(3, 50, 12, 7, ragged=True, dtype=dtype)
+    return kernels.greedy, (x, lengths), {"blank": 0}
+
+
+def beam_search(batch, dtype):
+    x, _, lengths, _ = batch(3, 50, 12, 7, ragged=True, dtype=dtype)
+    settings = {"width": 8, "top": 3, "max_classes": 5}
+    return kernels.beam_search, (x, lengths), {"blank": 0, **settings}
+
+
+OPERATIONS = [occupancies, occupancies_of_classes, align, align_with_columns, greedy, beam_search]
+
+
+def run(kernel, count, options, *arrays):
+    """Call a kernel of so many arrays; one more is an option."""
+    more = dict(zip(["extra"], arrays[count:], strict=False))
+    return kernel(*arrays[:count], **options | more)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_other_operations_have_the_bits_of_numpy(batch, operation):
+    """Called as they are, in a program, and in one that maps them over another axis."""
+    for dtype in np.float32, np.float64:
+        kernel, arrays, options = operation(batch, dtype)
+        expected = kernel(*arrays, **options)
+        extra = [option for option in options.values() if isinstance(option, np.ndarray)]
+        with enable_x64(dtype == np.float64):
+            given = tuple(map(jnp.asarray, (*arrays, *extra)))
+            call = partial(run, kernel, len(arrays), options)
+            for function in call, jax.jit(call):
+                got = function(*given)
+                for array, right in zip(got, expected, strict=True):
+                    assert isinstance(array, jax.Array)
+                    assert array.dtype == right.dtype
+                    np.testing.assert_array_equal(array, right)
+            twice = jax.jit(jax.vmap(call))(*(jnp.stack([array] * 2) for array in given))
+            for array, right in zip(twice, expected, strict=True):
+                np.testing.assert_array_equal(array, np.stack([right] * 2))
+
+
+def test_they_are_chosen_for_jax(batch):
+    logits, labels, *lengths = batch(3, 20, 10, 5)
+
+    @jax.jit
+    def call(x):
+        return (
+            ctcx.ctc_align(x, labels, *lengths).states,
+            ctcx.ctc_occupancies(x, labels, *lengths).classes,
+            ctcx.ctc_greedy(x, lengths[0]).labels,
+            ctcx.ctc_beam_search(x, lengths[0], width=4, exact_scores=False).labels,
+        )
+
+    with ctcx.trace() as runs:
+        call(logits)
+    operations = ["align", "occupancies", "greedy", "beam_search"]
+    assert [(run.backend, run.operation) for run in runs] == [("cpu", name) for name in operations]
 
 
 @pytest.mark.parametrize("wrong", ["label", "negative label", "blank", "frames", "count", "nan"])

@@ -3,8 +3,8 @@
 //     fuzz SECONDS SEED
 //
 // All arrays are exactly as large as they have to be. Results must be the same to the last bit for
-// any number of threads, and right beside plain recursions in double: losses in logarithms, best
-// paths to the state, prefixes of beams wherever no two are as good as equal. With a fault, prints the problem and exits with 1.
+// any number of threads, and right beside plain recursions in double: losses and occupancies in
+// logarithms, best paths to the state, prefixes of beams wherever no two are as good as equal. With a fault, prints the problem and exits with 1.
 #include <algorithm>
 #include <cmath>
 #include <chrono>
@@ -25,6 +25,8 @@ namespace {
 using Size = std::int64_t;
 // Of a beam, about, for which a plain search has the time.
 constexpr Size most_candidates = 1 << 17;
+// The same of states and frames.
+constexpr Size most_states = 1 << 16;
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
 struct Problem {
@@ -107,6 +109,7 @@ Problem draw() {
 
 struct Result {
   std::vector<double> losses, gradient, states, log_probs, classes, class_log_probs, prefixes, prefix_log_probs;
+  std::vector<double> occupancy_losses, of_classes, of_states;
   bool operator==(const Result &other) const {
     auto same = [](const std::vector<double> &a, const std::vector<double> &b) {
       return a.size() == b.size() && (a.empty() || !std::memcmp(a.data(), b.data(), a.size() * 8));
@@ -114,7 +117,8 @@ struct Result {
     return same(losses, other.losses) && same(gradient, other.gradient) &&
            same(states, other.states) && same(log_probs, other.log_probs) && same(classes, other.classes) &&
            same(class_log_probs, other.class_log_probs) && same(prefixes, other.prefixes) &&
-           same(prefix_log_probs, other.prefix_log_probs);
+           same(prefix_log_probs, other.prefix_log_probs) && same(occupancy_losses, other.occupancy_losses) &&
+           same(of_classes, other.of_classes) && same(of_states, other.of_states);
   }
 };
 
@@ -171,7 +175,17 @@ template <class T, class I> Result run_as(const Problem &p, int threads) {
     for (Size n = 0; n < p.sequences; n++)
       for (Size t = 0; t < p.frames; t++)
         for (Size c = 0; c < p.classes; c++) r.gradient.push_back(g[n * call.sequence + t * call.frame + c]);
-  const Size all = p.sequences * p.frames;
+  const Size all = p.sequences * p.frames, columns = 2 * p.positions + 1;
+  auto of_classes = exact<T>(all * p.classes), of_states = exact<T>(all * columns);
+  b.gradient = nullptr, b.class_occupancies = of_classes.get();
+  b.class_occupancies_sequence_stride = call.sequence, b.class_occupancies_frame_stride = call.frame;
+  if (p.gradient) b.state_occupancies = of_states.get();
+  expect_ok(ctcx_cpu_occupancies(&b));
+  r.occupancy_losses.assign(losses.get(), losses.get() + p.sequences);
+  for (Size n = 0; n < p.sequences; n++)
+    for (Size t = 0; t < p.frames; t++)
+      for (Size c = 0; c < p.classes; c++) r.of_classes.push_back(of_classes[n * call.sequence + t * call.frame + c]);
+  if (p.gradient) r.of_states.assign(of_states.get(), of_states.get() + all * columns);
   auto extra = exact<T>(all * p.columns), log_probs = exact<T>(all);
   auto states = exact<std::int32_t>(all);
   std::copy(p.extra.begin(), p.extra.end(), extra.get());
@@ -237,6 +251,47 @@ double loss_of(const Problem &p, Size n) {
   }
   if (p.lengths[n] == 0) return count == 1 ? 0 : infinity;
   return constant - (count == 1 ? alpha[0] : log_sum(alpha[count - 1], alpha[count - 2]));
+}
+
+// The probability of each state at each frame of a sequence, given the labels, (T, 2S + 1); empty if
+// there are too many (Graves et al. 2006, equation 14).
+std::vector<double> occupancies_of(const Problem &p, Size n) {
+  const Size length = p.lengths[n], count = 2 * p.counts[n] + 1, columns = 2 * p.positions + 1;
+  if (p.frames * columns > most_states) return {};
+  auto column = [&](Size s) { return s % 2 ? p.labels[n * p.positions + s / 2] : p.blank; };
+  std::vector<double> emissions;  // relative to the largest logit of their frame
+  for (Size t = 0; t < length; t++) {
+    const double *x = p.logits.data() + (n * p.frames + t) * p.classes, top = *std::max_element(x, x + p.classes);
+    for (Size s = 0; s < count; s++) emissions.push_back(top == -infinity ? top : x[column(s)] - top);
+  }
+  auto emitted = [&](Size t, Size s) { return emissions[t * count + s]; };
+  // Sums of paths up to a frame, and from the one after it on; `turn` is 1 or -1.
+  auto walk = [&](int turn) {
+    std::vector<double> sums(length * count, -infinity);
+    for (Size i = 0; i < length; i++)
+      for (Size j = 0; j < count; j++) {
+        const Size t = turn > 0 ? i : length - 1 - i, s = turn > 0 ? j : count - 1 - j;
+        auto before = [&](Size back) { return i == 0 ? -infinity : sums[(t - turn) * count + s - turn * back]; };
+        double into = i == 0 && j < 2 ? 0 : before(0);
+        if (j > 0) into = log_sum(into, before(1));
+        if (j > 1 && s % 2 && column(s) != column(s - turn * 2)) into = log_sum(into, before(2));
+        sums[t * count + s] = into + emitted(t, s);
+      }
+    return sums;
+  };
+  const std::vector<double> forward = walk(1), backward = walk(-1);
+  std::vector<double> result(p.frames * columns, 0);
+  for (Size t = 0; t < length; t++) {
+    std::vector<double> logs;
+    double whole = -infinity;
+    for (Size s = 0; s < count; s++) {
+      const double x = emitted(t, s), both = forward[t * count + s] + backward[t * count + s];
+      logs.push_back(x == -infinity ? x : both - x);
+      whole = log_sum(whole, logs[s]);
+    }
+    for (Size s = 0; s < count && whole > -infinity; s++) result[t * columns + s] = std::exp(logs[s] - whole);
+  }
+  return result;
 }
 
 struct Path {
@@ -354,6 +409,32 @@ void fail(const Problem &p, const char *what, Size n = -1) {
   std::exit(1);
 }
 
+void expect_occupancies(const Problem &p, const Result &result, Size n) {
+  const Size columns = 2 * p.positions + 1;
+  const std::vector<double> right = occupancies_of(p, n);
+  const bool is_double = p.type == CTCX_CPU_FLOAT64, is_possible = std::isfinite(result.losses[n]);
+  const double digits = is_double ? 1e-9 : 2e-5;
+  auto is = [&](double got, double expected) { return got >= 0 && std::fabs(got - expected) <= digits; };
+  for (Size t = 0; t < p.frames; t++) {
+    const double *classes = result.of_classes.data() + (n * p.frames + t) * p.classes;
+    const double *states = result.of_states.data() + (n * p.frames + t) * columns;
+    double sum = 0;
+    for (Size c = 0; c < p.classes; c++) sum += classes[c];
+    if (!is(sum, is_possible && t < p.lengths[n])) fail(p, "occupancies that don't sum to 1", n);
+    std::vector<double> expected(p.classes, 0);
+    for (Size s = 0; s < columns && !right.empty(); s++) {
+      const double here = is_possible ? right[t * columns + s] : 0;
+      if (here > 0) expected[s % 2 ? p.labels[n * p.positions + s / 2] : p.blank] += here;
+      if (p.gradient && !is(states[s], here)) fail(p, "a wrong occupancy of a state", n);
+    }
+    for (Size c = 0; c < p.classes && !right.empty(); c++)
+      if (!is(classes[c], expected[c])) {
+        std::printf("expected %.9g, got %.9g for class %ld at frame %ld\n", expected[c], classes[c], long(c), long(t));
+        fail(p, "a wrong occupancy of a class", n);
+      }
+  }
+}
+
 void expect_best_path(const Problem &p, const Result &result, Size n) {
   const Path path = best_path(p, n);
   const double digits = p.type == CTCX_CPU_FLOAT64 ? 1e-9 : 1e-5;  // also of offsets, which cancel
@@ -439,7 +520,9 @@ int main(int count, char **arguments) {
       for (const Result &result : results)
         if (!(result == alone)) fail(p, "not the same in simultaneous calls");
     }
+    if (alone.occupancy_losses != alone.losses) fail(p, "losses that differ beside occupancies");
     for (Size n = 0; n < p.sequences; n++) {
+      expect_occupancies(p, alone, n);
       expect_best_path(p, alone, n);
       expect_best_classes(p, alone, n);
       expect_best_prefixes(p, alone, n);
