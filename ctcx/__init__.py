@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ctcx._api.guided_search import BeamState
     from ctcx._api.hvp import ctc_hvp
     from ctcx._api.loss import LossAndGrad, ctc_loss, ctc_loss_and_grad
+    from ctcx._api.ngram import NGram
     from ctcx._api.posterior import Occupancies, ctc_entropy, ctc_occupancies, ctc_sample_paths
     from ctcx._dispatch.dispatcher import trace, use_backend
     from ctcx._dispatch.report import backends, show_versions
@@ -51,6 +52,7 @@ __all__ = [
     "InfeasibleError",
     "KernelError",
     "LossAndGrad",
+    "NGram",
     "Occupancies",
     "PluginError",
     "PluginWarning",
@@ -101,6 +103,7 @@ _HOMES = {
     ),
     "_api.hvp": ("ctc_hvp",),
     "_api.loss": ("LossAndGrad", "ctc_loss", "ctc_loss_and_grad"),
+    "_api.ngram": ("NGram",),
     "_api.posterior": ("Occupancies", "ctc_entropy", "ctc_occupancies", "ctc_sample_paths"),
     "_inputs.labels": ("labels_from_one_hot", "labels_to_one_hot", "min_frames"),
     "_dispatch.report": ("backends", "show_versions"),

@@ -100,3 +100,75 @@ def test_texts_have_spaces_where_tokens_stand_for_them():
     assert pieces.text_of([1, 2, 3, 1, 9]) == "ab  a<9>"
     assert TokenTable("", {0: "", 1: "a", 2: "<space>"}, 0).text_of([1, 2, 1]) == "a a"
     assert TokenTable("", {0: "", 1: "a"}, 0).text_of([1, 1]) == "aa"
+
+
+def write_lines():
+    lines = ocr_lines()
+    np.savez("lines.npz", logits=lines.logits, logit_lengths=lines.logit_lengths)
+    Path("characters.txt").write_text("\n".join((*lines.alphabet, "")), encoding="utf-8")
+
+
+def test_phrases_of_a_file_are_preferred():
+    write_lines()
+    Path("phrases.txt").write_text("wooden\t1.5\r\nfloor\n\nhot coffee\n", encoding="utf-8")
+    arguments = ("lines.npz", "--tokens", "characters.txt", "--sequence")
+    assert "'hot coffoe'" in decode(*arguments, "7")
+    assert "lines-6: 'wooden floor'" in decode(*arguments, "6", "--boost", "phrases.txt")
+    found = json.loads(decode(*arguments, "7", "--boost", "phrases.txt", "--json", "-"))
+    best = found["utterances"][0]["alternatives"][0]
+    assert best["text"] == "hot coffee"
+    assert best["score"] - best["log_prob"] == pytest.approx(10, abs=1e-4)
+
+
+ARPA = """\\data\\
+ngram 1={}
+
+\\1-grams:
+-99 <s>
+-1 </s>
+{}
+
+\\end\\
+"""
+
+
+def test_a_model_of_tokens_and_one_of_words():
+    def printed(words, *arguments):
+        lines = "\n".join(words)
+        Path("lm.arpa").write_text(ARPA.format(len(words) + 2, lines), encoding="utf-8")
+        return decode("one.npz", "--tokens", "spaced.txt", "--lm", "lm.arpa", *arguments)
+
+    Path("spaced.txt").write_text("\na\n \n")
+    plain = decode("one.npz", "--tokens", "spaced.txt", "--beam", "16")
+    assert "one: 'a '" in plain
+    assert "one: ' '" in printed(["-9 a", "-0.1 <space>"])
+    assert "one: 'a '" in printed(["-9 a", "-0.1 <space>"], "--lm-weight", "0.001")
+    assert "one: 'a '" in printed(["-9 a", "-9 <space>"], "--label-bonus", "30")
+    assert "one: 'a '" in printed(["-0.1 a", "-9 aa"], "--lm-words")
+    assert "one: ' '" in printed(["-9 a"], "--lm-words")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\nb\n", "line 2: text has 'b' (U+0062)"),
+        ("a\tx\n", "line 1: expected a phrase, or one, a tab and a finite number; got 'a\\tx'"),
+        ("a\n\n\t2\n", "line 3: expected a phrase"),
+        ("a\tinf", "finite number"),
+        (b"a\xff", "no UTF-8 text"),
+        (None, "can't be read"),
+    ],
+)
+def test_wrong_phrases_are_refused_with_their_line(text, message):
+    if text is not None:
+        Path("p.txt").write_bytes(text.encode() if isinstance(text, str) else text)
+    printed = decode("one.npz", "--tokens", "tokens.txt", "--boost", "p.txt", code=2)
+    assert message in " ".join(printed.split())
+
+
+def test_wrong_models_are_refused():
+    Path("lm.arpa").write_text("no model\n")
+    arguments = ("one.npz", "--tokens", "tokens.txt", "--lm", "lm.arpa")
+    assert "lm.arpa, line 1: the file ends" in " ".join(decode(*arguments, code=2).split())
+    Path("tokens.txt").write_text("\na\nb\n")
+    assert "stands between words" in " ".join(decode(*arguments, "--lm-words", code=2).split())

@@ -42,6 +42,7 @@ SHOWN = (
     "ctcx._api.greedy",
     "ctcx._api.guided_search",
     "ctcx._api.loss",
+    "ctcx._api.ngram",
     "ctcx._api.posterior",
     "ctcx._dispatch.requested",
     "ctcx._plugins.case",

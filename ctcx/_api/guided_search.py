@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array
 
-__all__ = ["BeamState", "Found", "Wishes", "on_host", "search", "uploaded", "wishes_of"]
+__all__ = ["BeamState", "BestLabels", "Wishes", "on_host", "search", "uploaded", "wishes_of"]
 
 _BLOCK = 2**20
 """About how many numbers of a block of frames are in memory at once."""
@@ -90,7 +90,7 @@ class Wishes(NamedTuple):
         return no_boost and self.lm is None and self.label_bonus == 0 and self.state is None
 
 
-class Found(NamedTuple):
+class BestLabels(NamedTuple):
     """What was found, on the host: labels (N, top, K), lengths, log_probs, bonus (N, top)."""
 
     labels: NDArray[np.int32]
@@ -152,7 +152,7 @@ def search(
     time_major: bool,
     backend: str | None,
     validate: bool,
-) -> Found:
+) -> BestLabels:
     """Search the most probable labels on the host.
 
     Raises
@@ -229,7 +229,7 @@ def search(
             failed=failed,
             settings=settings,
         )
-    return Found(labels, counts, results.log_probs, results.bonus, after)
+    return BestLabels(labels, counts, results.log_probs, results.bonus, after)
 
 
 def _padded(

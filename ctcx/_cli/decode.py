@@ -24,19 +24,27 @@ from ctcx._cli.emission_files import (
     UtteranceLogits,
     read_utterances,
 )
+from ctcx._cli.guide_files import read_model, read_phrases
 from ctcx._cli.output import check_target, heading, json_text, opened, show
 from ctcx._cli.token_files import TokenTable, read_tokens
 
 __all__ = ["decode_command"]
 
+_WIDTH = 16
+"""Of a beam that is needed but not asked for."""
+
 
 @dataclass(frozen=True)
 class _Alternative:
-    """Labels that an utterance may say, and the logarithm of their probability by all paths."""
+    """Labels that an utterance may say, and the logarithm of their probability by all paths.
+
+    ``score`` has what phrases and a language model add.
+    """
 
     text: str
     labels: list[int]
     log_prob: float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,30 @@ def decode_command(
     top: Annotated[
         int, typer.Option(min=1, metavar="K", help="How many alternatives of a beam to show.")
     ] = 3,
+    lm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Let a beam ask the n-gram model in this ARPA file (or .gz)."
+        ),
+    ] = None,
+    lm_words: Annotated[
+        bool,
+        typer.Option("--lm-words", help="The model is one of words; default: of tokens."),
+    ] = False,
+    lm_weight: Annotated[
+        float, typer.Option(min=0, metavar="X", help="What the model's logarithms count.")
+    ] = 1.0,
+    label_bonus: Annotated[
+        float, typer.Option(metavar="NATS", help="What each token adds to the score of a text.")
+    ] = 0.0,
+    boost: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Let a beam prefer the phrases in this file, one a line; after a tab, what each "
+            "of its tokens adds in nats, else 1.",
+        ),
+    ] = None,
     blank: Annotated[int, BLANK] = 0,
     sequence: Annotated[int | None, SEQUENCE] = None,
     frame_seconds: Annotated[float | None, FRAME_SECONDS] = None,
@@ -77,12 +109,20 @@ def decode_command(
     """Say what text emissions hold, and how probable it is.
 
     Prints the text, its alternatives, and where each token stands. Decodes as ctcx.ctc_greedy does,
-    or as ctcx.ctc_beam_search with --beam. Probabilities are those of the text by all its paths.
+    or as ctcx.ctc_beam_search with --beam, --lm or --boost. Probabilities are those of the text by
+    all its paths.
     """
     picked = read_utterances(emissions, blank=blank, sequence=sequence, frame_seconds=frame_seconds)
     classes = picked.logits.shape[2]
     table = read_tokens(tokens, classes, blank % classes)
-    found = _read(picked, table, beam, top, backend)
+    guided: dict[str, Any] = {"label_bonus": label_bonus} if label_bonus else {}
+    if lm is not None:
+        guided |= {"lm": read_model(lm, table, classes, words=lm_words), "lm_weight": lm_weight}
+    if boost is not None:
+        guided["boost"] = read_phrases(boost, table)
+    if guided and beam is None:
+        beam = _WIDTH
+    found = _read(picked, table, beam, top, {"backend": backend, **guided})
     if output is not None:
         with opened(output) as file:
             file.write(f"{_as_json(found, frame_seconds)}\n".encode())
@@ -92,19 +132,24 @@ def decode_command(
 
 
 def _read(
-    emissions: UtteranceLogits, table: TokenTable, beam: int | None, top: int, backend: str | None
+    emissions: UtteranceLogits,
+    table: TokenTable,
+    beam: int | None,
+    top: int,
+    options: dict[str, Any],
 ) -> list[_Reading]:
     logits, lengths, names, _ = emissions
-    options: dict[str, Any] = {"blank": table.blank, "backend": backend}
+    options = {"blank": table.blank, **options}
     # The probability of a greedy result is found as that of a beam's: by the loss.
     if beam is None:
         decoded = ctc_greedy(logits, lengths, **options)
         labels, counts = decoded.labels[:, None, :], decoded.lengths[:, None]
         loss = ctc_loss(logits, decoded.labels, lengths, decoded.lengths, blank=table.blank)
-        log_probs = -loss[:, None]
+        log_probs = scores = -loss[:, None]
     else:
         found = ctc_beam_search(logits, lengths, width=beam, top=min(top, beam), **options)
-        labels, counts, log_probs = found.labels, found.lengths, found.log_probs
+        labels, counts = found.labels, found.lengths
+        log_probs, scores = found.log_probs, found.scores
     best = [row[0, : max(0, size[0])].tolist() for row, size in zip(labels, counts, strict=True)]
     aligned = ctc_align(logits, best, lengths, blank=table.blank, infeasible="empty")
     readings = []
@@ -113,7 +158,8 @@ def _read(
         for k in range(counts.shape[1]):
             if counts[n, k] >= 0:
                 said = labels[n, k, : counts[n, k]].tolist()
-                alternatives.append(_Alternative(table.text_of(said), said, float(log_probs[n, k])))
+                numbers = float(log_probs[n, k]), float(scores[n, k])
+                alternatives.append(_Alternative(table.text_of(said), said, *numbers))
         tokens = tokens_of(aligned, n, table)
         readings.append(_Reading(name, int(lengths[n]), alternatives, tokens))
     return readings
@@ -130,7 +176,12 @@ def _as_json(found: list[_Reading], seconds: float | None) -> str:
                     "name": one.name,
                     "frames": one.frames,
                     "alternatives": [
-                        {"text": each.text, "labels": each.labels, "log_prob": each.log_prob}
+                        {
+                            "text": each.text,
+                            "labels": each.labels,
+                            "log_prob": each.log_prob,
+                            "score": each.score,
+                        }
                         for each in one.alternatives
                     ],
                     "tokens": [stretch_as_json(token, seconds) for token in one.tokens],
@@ -141,6 +192,11 @@ def _as_json(found: list[_Reading], seconds: float | None) -> str:
     )
 
 
+def _numbers(one: _Alternative) -> str:
+    score = "" if one.score == one.log_prob else f", score {one.score:.2f}"
+    return f"probability {math.exp(one.log_prob):.3g}{score}"
+
+
 def _print(one: _Reading, seconds: float | None) -> None:
     if not one.alternatives:
         show(heading(one.name), Text(f"{one.frames} frames, of which logits of -inf allow no text"))
@@ -148,10 +204,7 @@ def _print(one: _Reading, seconds: float | None) -> None:
     best = one.alternatives[0]
     shown = [
         heading(f"{one.name}: {best.text!r}"),
-        Text(f"{one.frames} frames, probability {math.exp(best.log_prob):.3g}"),
+        Text(f"{one.frames} frames, {_numbers(best)}"),
     ]
-    shown += [
-        Text(f"or {other.text!r}, probability {math.exp(other.log_prob):.3g}")
-        for other in one.alternatives[1:]
-    ]
+    shown += [Text(f"or {other.text!r}, {_numbers(other)}") for other in one.alternatives[1:]]
     show(*shown, *([token_table(one.tokens, seconds)] if one.tokens else []))

@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[2]
 API = {
     "Loss and gradient": ("ctc_loss", "ctc_loss_and_grad", "LossAndGrad", "ctc_hvp"),
     "Alignment": ("ctc_align", "Alignment", "spans", "Span"),
-    "Decoding": ("ctc_greedy", "Decoded", "ctc_beam_search", "Beams", "BeamState"),
+    "Decoding": ("ctc_greedy", "Decoded", "ctc_beam_search", "Beams", "BeamState", "NGram"),
     "All paths of the labels": (
         "ctc_occupancies",
         "Occupancies",

@@ -1,0 +1,302 @@
+"""N-gram language models, from files in the form that ARPA made common."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
+
+from ctcx._errors import CTCInputError
+from ctcx._inputs.host_data import type_name
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = ["NGram"]
+
+_Context: TypeAlias = "tuple[str, ...]"
+
+_BEGIN, _END, _UNKNOWN = "<s>", "</s>", "<unk>"
+
+_MISSING = -100.0
+"""log10 of the probability of unknown words if the file doesn't say: as in KenLM."""
+
+_COUNT = re.compile(r"ngram[ \t]+(\d+)[ \t]*=[ \t]*(\d+)")
+_BLANKS = re.compile(r"[ \t]+")  # not all of Unicode's: words may hold those
+
+
+class _Entry(NamedTuple):
+    """Natural logarithms: of the probability, and of what to multiply shorter contexts by."""
+
+    log_prob: float
+    back_off: float
+
+
+class NGram:
+    r"""An n-gram model with back-off, as ``lm`` of :func:`ctcx.ctc_beam_search`.
+
+    .. math::
+        P(w \mid u v) = \begin{cases}
+            p(u v w) & \text{if the file has the n-gram} \\
+            \text{back-off}(u v)\, P(w \mid v) & \text{else, with 1 if it has no } u v
+        \end{cases}
+
+    It begins after ``<s>`` and ends with ``</s>``. A word that the file doesn't have is ``<unk>``,
+    which has a probability of 1e-100 if the file has none. This is how KenLM reads these files.
+
+    Made by ``ctcx.NGram.from_arpa``. It holds plain dicts, and can be pickled.
+
+    Attributes
+    ----------
+    order : int
+        The most words of an n-gram.
+    tokens : tuple of str
+        Of the classes.
+    separator : str or None
+        The token between words; None if each token is a word.
+    """
+
+    def __init__(
+        self,
+        entries: dict[_Context, _Entry],
+        order: int,
+        tokens: tuple[str, ...],
+        separator: str | None,
+    ) -> None:
+        self._entries = entries
+        # An n-gram without one above it may still be what others begin with.
+        self._contexts = {gram[:-1] for gram in entries} | {g for g in entries if len(g) < order}
+        self.order = order
+        self.tokens = tokens
+        self.separator = separator
+
+    @classmethod
+    def from_arpa(
+        cls,
+        path: str | os.PathLike[str],
+        tokens: Sequence[str],
+        separator: str | None = None,
+    ) -> NGram:
+        r"""Read a model from an ARPA file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Of the file, UTF-8, plain or compressed by gzip.
+        tokens : sequence of str
+            The token of each class, as the file writes it; that of the blank doesn't matter. The
+            file can't have a space as a word, so a model of characters calls it something else.
+        separator : str, optional
+            The token between words, for a model of words that are spelled in tokens. The model
+            gives the probability of a word at the separator after it, or at the end.
+
+        Returns
+        -------
+        NGram
+
+        Raises
+        ------
+        CTCInputError
+            The file can't be read, or a line isn't what it should be: with its number. A token is
+            no string; the separator isn't one of them.
+
+        Examples
+        --------
+        >>> import ctcx, pathlib, tempfile
+        >>> text = '''\\data\\
+        ... ngram 1=4
+        ... ngram 2=2
+        ...
+        ... \\1-grams:
+        ... -99 <s> -0.5
+        ... -0.6 </s>
+        ... -0.5 a -0.3
+        ... -0.7 b
+        ...
+        ... \\2-grams:
+        ... -0.2 <s> a
+        ... -0.1 a b
+        ...
+        ... \\end\\
+        ... '''
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = pathlib.Path(folder, "small.arpa")
+        ...     _ = file.write_text(text, encoding="utf-8")
+        ...     lm = ctcx.NGram.from_arpa(file, tokens=["", "a", "b"])
+        >>> log_prob, state = lm.score(lm.start(), 1)
+        >>> round(log_prob, 3)  # -0.2 ln 10
+        -0.461
+        """
+        if isinstance(tokens, str) or not all(isinstance(token, str) for token in tokens):
+            msg = f"tokens must be a sequence of strings, one a class; got {type_name(tokens)}"
+            raise CTCInputError(msg, argument="tokens")
+        if separator is not None and separator not in tokens:
+            msg = f"separator must be one of the tokens; {separator!r} is none"
+            raise CTCInputError(msg, argument="separator", value=separator)
+        entries, order = _Reader(path).read()
+        return cls(entries, order, tuple(tokens), separator)
+
+    def start(self) -> tuple[_Context, str]:
+        """Return the state before the first label."""
+        return self._kept((_BEGIN,)), ""
+
+    def score(self, state: tuple[_Context, str], label: int) -> tuple[float, tuple[_Context, str]]:
+        """Return the logarithm of the probability of a label, in nats, and the next state."""
+        if not 0 <= label < len(self.tokens):
+            msg = f"label {label} has no token: the model was made for {len(self.tokens)} classes"
+            raise CTCInputError(msg, argument="lm", value=label)
+        context, spelled = state
+        token = self.tokens[label]
+        if self.separator is None:
+            log_prob, context = self._word(context, token)
+        elif token != self.separator:
+            return 0.0, (context, spelled + token)
+        elif spelled:
+            log_prob, context = self._word(context, spelled)
+        else:
+            return 0.0, state
+        return log_prob, (context, "")
+
+    def finish(self, state: tuple[_Context, str]) -> float:
+        """Return the logarithm of the probability that nothing follows, in nats."""
+        context, spelled = state
+        last = 0.0
+        if spelled:
+            last, context = self._word(context, spelled)
+        return last + self._word(context, _END)[0]
+
+    def _word(self, context: _Context, word: str) -> tuple[float, _Context]:
+        """Return the logarithm of a word's probability, and the next context."""
+        if (word,) not in self._entries:
+            word = _UNKNOWN
+        back_off = 0.0
+        for first in range(len(context) + 1):
+            found = self._entries.get((*context[first:], word))
+            if found is not None:
+                return back_off + found.log_prob, self._kept((*context, word))
+            shorter = self._entries.get(context[first:])
+            back_off += shorter.back_off if shorter is not None else 0.0
+        raise AssertionError  # pragma: no cover - there is an entry for unknown words
+
+    def _kept(self, words: _Context) -> _Context:
+        """Return as many of the last words as can matter."""
+        first = max(0, len(words) - self.order + 1)
+        while first < len(words) and words[first:] not in self._contexts:
+            first += 1
+        return words[first:]
+
+
+class _Reader:
+    """Reads an ARPA file, line by line."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = str(path)
+        self._number = 0
+        self._title = ""
+        self._last = 0
+        self._entries: dict[_Context, _Entry] = {}
+
+    def read(self) -> tuple[dict[_Context, _Entry], int]:
+        """Return n-grams and the longest's length."""
+        try:
+            with Path(self._path).open("rb") as file:
+                is_gzip = file.read(2) == b"\x1f\x8b"
+            with gzip.open(self._path) if is_gzip else Path(self._path).open("rb") as file:
+                lines = self._lines(file)
+                counts = self._counts(lines)
+                for order in sorted(counts):
+                    self._section(lines, order, counts[order], longest=max(counts))
+                if (line := self._following(lines)) != "\\end\\":
+                    most = f"{counts[max(counts)]} {max(counts)}-grams, as \\data\\ says"
+                    self._refuse(f"expected \\end\\ after {most}; got {line!r}")
+        except (OSError, EOFError, zlib.error) as error:
+            msg = f"path: {self._path} can't be read: {getattr(error, 'strerror', None) or error}"
+            raise CTCInputError(msg, argument="path", value=self._path) from None
+        self._complete()
+        return self._entries, max(counts)
+
+    def _lines(self, file: Iterable[bytes]) -> Iterator[str]:
+        for line in file:
+            self._number += 1
+            try:
+                yield line.decode("utf-8").strip(" \t\r\n")
+            except UnicodeDecodeError as error:
+                self._refuse(f"it is no UTF-8: {error.reason} at byte {error.start}")
+
+    def _following(self, lines: Iterator[str]) -> str:
+        """Return the next line that isn't empty; an empty one at the end of the file."""
+        return next((line for line in lines if line), "")
+
+    def _refuse(self, why: str) -> NoReturn:
+        msg = f"{self._path}, line {self._number}: {why}"
+        raise CTCInputError(msg, argument="path", position=self._number, value=self._path)
+
+    def _counts(self, lines: Iterator[str]) -> dict[int, int]:
+        """Read how many n-grams of each order there are; leaves the title of the first ones."""
+        if not any(line == "\\data\\" for line in lines):
+            self._refuse("the file ends without \\data\\: it is no ARPA file")
+        counts: dict[int, int] = {}
+        while match := _COUNT.fullmatch(line := self._following(lines)):
+            order, count = int(match[1]), int(match[2])
+            if order != len(counts) + 1:
+                self._refuse(f"expected the number of {len(counts) + 1}-grams, got {line!r}")
+            counts[order] = count
+        if not counts:
+            self._refuse(f"expected 'ngram 1=' and a number, got {line!r}")
+        self._title = line
+        return counts
+
+    def _section(self, lines: Iterator[str], order: int, count: int, *, longest: int) -> None:
+        title = self._title if order == 1 else self._following(lines)
+        if title != f"\\{order}-grams:":
+            before = f" after {self._last} {order - 1}-grams, as \\data\\ says" if order > 1 else ""
+            self._refuse(f"expected \\{order}-grams:{before}; got {title!r}")
+        self._last = count
+        for k in range(count):
+            line = self._following(lines)
+            if not line or line[0] == "\\":
+                self._refuse(f"expected {count} {order}-grams, as \\data\\ says; there are {k}")
+            self._gram(line, order, longest=longest)
+
+    def _gram(self, line: str, order: int, *, longest: int) -> None:
+        fields = _BLANKS.split(line)
+        if len(fields) not in {order + 1, order + 2}:
+            self._refuse(
+                f"expected a logarithm, {order} words and perhaps a back-off, got {line!r}"
+            )
+        log_prob = self._number_in(fields[0])
+        if not log_prob <= 0:
+            self._refuse(f"expected the logarithm of a probability, at most 0, got {fields[0]}")
+        back_off = self._number_in(fields[-1]) if len(fields) == order + 2 else 0.0
+        if order == longest and back_off != 0:
+            self._refuse(f"the longest n-grams have no back-off, got {fields[-1]}")
+        if not math.isfinite(back_off):
+            self._refuse(f"expected a finite back-off, got {fields[-1]}")
+        words = tuple(_UNKNOWN if w == "<UNK>" else w for w in fields[1 : order + 1])
+        if words in self._entries:
+            self._refuse(f"the n-gram {' '.join(words)!r} is there twice")
+        if order > 1:
+            unknown = next((word for word in words if (word,) not in self._entries), None)
+            if unknown is not None:
+                self._refuse(f"the word {unknown!r} is not among the 1-grams")
+        scale = math.log(10)
+        self._entries[words] = _Entry(scale * log_prob, scale * back_off)
+
+    def _number_in(self, text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number) or "_" in text:
+            self._refuse(f"expected a number, got {text!r}")
+        return number
+
+    def _complete(self) -> None:
+        for word in (_BEGIN, _END):
+            if (word,) not in self._entries:
+                self._refuse(f"the file has no 1-gram {word}")
+        self._entries.setdefault((_UNKNOWN,), _Entry(math.log(10) * _MISSING, 0.0))

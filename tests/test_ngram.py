@@ -1,0 +1,172 @@
+"""N-gram models: what KenLM says of the same files, words spelled in tokens, and wrong files."""
+
+import gzip
+import json
+import math
+import pickle
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ctcx
+
+FILES = Path(__file__).parent / "ngram"
+NATS = math.log(10)
+SMALL = """\\data\\
+ngram 1=4
+ngram 2=2
+
+\\1-grams:
+-99\t<s>\t-0.5
+-0.6\t</s>
+-0.5\tab\t-0.3
+-0.7\tb
+
+\\2-grams:
+-0.2\t<s> ab
+-0.1\tab b
+
+\\end\\
+"""
+
+
+def logarithms(lm, labels):
+    state, found = lm.start(), []
+    for label in labels:
+        log_prob, state = lm.score(state, label)
+        found.append(log_prob)
+    return [*found, lm.finish(state)]
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.arpa"
+    path.write_text(SMALL, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["with_unknown", "without_unknown"])
+def test_words_have_the_probabilities_that_kenlm_gives_them(name):
+    sentences = json.loads((FILES / "kenlm.json").read_text("utf-8"))[name]
+    tokens = sorted({word for each in sentences for word in each["words"]})
+    assert "never" in tokens
+    lm = ctcx.NGram.from_arpa(FILES / f"{name}.arpa", tokens)
+    assert lm.order == 4
+    for sentence in sentences:
+        found = logarithms(lm, [tokens.index(word) for word in sentence["words"]])
+        # KenLM keeps logarithms in float32.
+        np.testing.assert_allclose(found, np.multiply(sentence["log10"], NATS), rtol=1e-6)
+
+
+def test_back_off_by_hand(small):
+    lm = ctcx.NGram.from_arpa(small, ["_", "ab", "b", "c"])
+    found = np.divide(logarithms(lm, [1, 2, 1, 3, 2]), NATS)
+    np.testing.assert_allclose(found, [-0.2, -0.1, -0.5, -0.3 - 100, -0.7, -0.6])
+    np.testing.assert_allclose(np.divide(logarithms(lm, [2]), NATS), [-0.5 - 0.7, -0.6])
+    np.testing.assert_allclose(np.divide(logarithms(lm, []), NATS), [-0.5 - 0.6])
+
+
+def test_words_can_be_spelled_in_tokens(small):
+    lm = ctcx.NGram.from_arpa(small, ["_", "a", "b", "|"], separator="|")
+    # |ab||b| is the words ab and b; each is judged when it is whole.
+    found = np.divide(logarithms(lm, [3, 1, 2, 3, 3, 2, 3]), NATS)
+    np.testing.assert_allclose(found, [0, 0, 0, -0.2, 0, 0, -0.1, -0.6])
+    np.testing.assert_allclose(
+        np.divide(logarithms(lm, [1, 2, 3, 2]), NATS), [0, 0, -0.2, 0, -0.1 - 0.6]
+    )
+    np.testing.assert_allclose(logarithms(lm, [1])[-1], NATS * (-0.5 - 100 - 0.6))
+
+
+@pytest.mark.parametrize("change", [lambda s: s.replace("\n", "\r\n"), lambda s: "a title\n\n" + s])
+def test_other_ways_to_write_a_file(tmp_path, small, change):
+    expected = logarithms(ctcx.NGram.from_arpa(small, ["", "ab", "b"]), [1, 2, 2])
+    data = change(SMALL.replace("\t", " ")).encode()
+    plain, packed = tmp_path / "other.arpa", tmp_path / "packed.gz"
+    plain.write_bytes(data)
+    packed.write_bytes(gzip.compress(data))
+    for path in (plain, str(packed)):
+        lm = pickle.loads(pickle.dumps(ctcx.NGram.from_arpa(path, ("", "ab", "b"))))
+        assert logarithms(lm, [1, 2, 2]) == expected
+
+
+def test_a_search_prefers_what_the_model_knows(small):
+    logits = np.log([[0.1, 0.4, 0.5], [0.9, 0.05, 0.05], [0.1, 0.4, 0.5]])
+    lm = ctcx.NGram.from_arpa(small, ["", "ab", "b"])
+    assert ctcx.ctc_beam_search(logits).labels.tolist() == [[2, 2]]
+    found = ctcx.ctc_beam_search(logits, lm=lm, width=30, top=30)
+    assert found.labels[0].tolist() == [1, 2, -1]
+    for k in range(int(found.count)):
+        labels = found.labels[k, : found.lengths[k]].tolist()
+        total = sum(logarithms(lm, labels)) - ctcx.ctc_loss(logits, labels)
+        assert float(found.scores[k]) == pytest.approx(total)
+    state = ctcx.BeamState()
+    for chunk in logits[:, None]:
+        options = {"lm": lm, "width": 30, "top": 30, "exact_scores": False}
+        so_far = ctcx.ctc_beam_search(chunk, state=state, **options)
+        state = pickle.loads(pickle.dumps(so_far.state))
+    assert so_far.labels.tolist() == found.labels.tolist()
+
+
+WRONG = {
+    "no ARPA": (lambda _: "hello\n", 1, "ends without .data."),
+    "nothing": (lambda _: "", 0, "ends without .data."),
+    "no counts": (lambda s: s.replace("ngram 1=4\nngram 2=2\n", ""), 3, "expected 'ngram 1='"),
+    "an order left out": (lambda s: s.replace("ngram 2=2", "ngram 3=2"), 3, "number of 2-grams"),
+    "fewer n-grams": (lambda s: s.replace("1=4", "1=5"), 11, "expected 5 1-grams.*there are 4"),
+    "more n-grams": (lambda s: s.replace("1=4", "1=3"), 9, r"2-grams: after 3 1-grams.*got '-0.7"),
+    "more at the end": (lambda s: s.replace("2=2", "2=1"), 13, r"end. after 1 2-grams"),
+    "another title": (lambda s: s.replace("\\1-grams", "\\2-grams"), 5, r"expected .1-grams:; got"),
+    "no end": (lambda s: s.replace("\\end\\\n", ""), 14, r"expected .end. after"),
+    "no number": (lambda s: s.replace("-0.7", "x"), 9, "expected a number, got 'x'"),
+    "a Python number": (lambda s: s.replace("-0.7", "-0_7"), 9, "expected a number, got '-0_7'"),
+    "NaN": (lambda s: s.replace("-0.7", "nan"), 9, "expected a number, got 'nan'"),
+    "a probability": (lambda s: s.replace("-0.7", "0.7"), 9, "at most 0, got 0.7"),
+    "an infinite back-off": (lambda s: s.replace("-0.3", "inf"), 8, "finite back-off, got inf"),
+    "a back-off too many": (lambda s: s.replace("ab b", "ab b\t-1"), 13, "no back-off, got -1"),
+    "too few words": (lambda s: s.replace("ab b", "ab"), 13, "a logarithm, 2 words and"),
+    "too many words": (lambda s: s.replace("ab b", "a b c d"), 13, "a logarithm, 2 words and"),
+    "a word of its own": (lambda s: s.replace("ab b", "ab c"), 13, "the word 'c' is not among"),
+    "the same again": (lambda s: s.replace("\tb\n", "\tab\n"), 9, "'ab' is there twice"),
+    "no end of sentences": (lambda s: s.replace("</s>", "x"), 15, "has no 1-gram </s>"),
+    "no UTF-8": (lambda s: s.replace("ab b", "ab \udcff"), 13, "no UTF-8: .* at byte 8"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_file_is_refused_with_the_line(tmp_path, kind):
+    change, line, message = WRONG[kind]
+    path = tmp_path / "wrong.arpa"
+    text = change(SMALL)
+    assert text != SMALL
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(
+        ctcx.CTCInputError, match=rf"wrong.arpa, line {line}: .*{message}"
+    ) as caught:
+        ctcx.NGram.from_arpa(path, ["", "ab"])
+    assert caught.value.position == line
+
+
+def test_other_mistakes_are_refused(tmp_path, small):
+    with pytest.raises(ctcx.CTCInputError, match=r"none.arpa can't be read: No such file"):
+        ctcx.NGram.from_arpa(tmp_path / "none.arpa", ["a"])
+    broken = tmp_path / "broken.gz"
+    broken.write_bytes(gzip.compress(SMALL.encode())[:-20])
+    with pytest.raises(ctcx.CTCInputError, match=r"broken.gz can't be read: "):
+        ctcx.NGram.from_arpa(broken, ["a"])
+    with pytest.raises(ctcx.CTCInputError, match=r"tokens must be a sequence of strings.*got str"):
+        ctcx.NGram.from_arpa(small, "ab")
+    with pytest.raises(ctcx.CTCInputError, match=r"separator must .* ' ' is none"):
+        ctcx.NGram.from_arpa(small, ["a"], separator=" ")
+    lm = ctcx.NGram.from_arpa(small, ["", "ab"])
+    with pytest.raises(ctcx.CTCInputError, match=r"label 2 has no token.*made for 2 classes"):
+        ctcx.ctc_beam_search(np.zeros((1, 3)), lm=lm)
+
+
+def test_the_example_reads_one_more_line(capsys):
+    example = Path(__file__).parents[1] / "docs/examples/decode_lines_with_a_model.py"
+    runpy.run_path(str(example), run_name="__main__")
+    rows = [line.split("'")[1::2] for line in capsys.readouterr().out.splitlines()]
+    assert sum(written == plain for written, plain, _ in rows) == 6
+    assert sum(written == found for written, _, found in rows) == 7
