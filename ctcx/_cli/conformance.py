@@ -25,7 +25,7 @@ from ctcx._cli.output import (
 from ctcx.conformance._drawing import DRAWN, FAILURES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from rich.table import Table
 
@@ -85,6 +85,14 @@ def conformance_command(
         str | None,
         typer.Option(metavar="COMMAND", help="Test a program in any language, asked in JSON."),
     ] = None,
+    operation: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What to ask a program for: loss (the default, with its gradient), align, "
+            "occupancies, entropy, greedy, beam_search, or all; may be repeated.",
+        ),
+    ] = None,
     time_limit: Annotated[
         float, typer.Option(min=0.01, metavar="S", help="Seconds for each problem of --command.")
     ] = 10.0,
@@ -117,16 +125,26 @@ def conformance_command(
     if export is not None:
         from ctcx.conformance import export_problems
 
-        for path in export_problems(export):
+        for path in export_problems(export, operation or ("loss",)):
             typer.echo(f"written: {path}", err=True)
         return
     if sum(each is not None for each in (name, command, judge)) > 1:
         msg = "test a backend, a program or a folder of answers, one at once"
         raise typer.BadParameter(msg, param_hint="NAME, --command, --judge")
+    if operation and command is None:
+        msg = "only --command and --export have operations"
+        raise typer.BadParameter(msg, param_hint="--operation")
     if name is None:
         has_library = bool(library or device)
         report = _external(
-            command, judge, check, dtype, time_limit, failures, has_library=has_library
+            command,
+            judge,
+            check,
+            dtype,
+            operation or ("loss",),
+            time_limit,
+            failures,
+            has_library=has_library,
         )
     else:
         checks = [one if one.startswith("check_") else f"check_{one}" for one in check or ()]
@@ -155,6 +173,7 @@ def _external(
     judge: str | None,
     check: list[str] | None,
     dtypes: list[str] | None,
+    operations: Sequence[str],
     time_limit: float,
     failures: str,
     *,
@@ -177,9 +196,10 @@ def _external(
             raise typer.BadParameter(msg, param_hint="--check")
         return check_answers(judge, dtype=dtype, failures=failures)
     assert command is not None  # noqa: S101 - one of the two was given
-    with _progress(len(chosen(check or None))) as progress:
+    with _progress(len(chosen(check or None, operations))) as progress:
         return run_command(
             command,
+            operations=operations,
             dtype=dtype,
             only=check or None,
             time_limit=time_limit,

@@ -29,6 +29,7 @@ from ctcx._plugins import builtin, hookspecs
 from ctcx._reference.tolerances import TOLERANCES, Tolerance
 from ctcx.bench.workloads import SWEEPS, workloads
 from ctcx.conformance import KIT_VERSION, checks
+from ctcx.conformance._external.operations import OPERATIONS
 from ctcx.conformance.cases import cases
 from ctcx.data.bundled import notebook_fixture
 
@@ -471,6 +472,16 @@ def mistakes() -> str:
     return table(("mistake", "what is said"), rows)
 
 
+def operation_mistakes() -> str:
+    """Every mistake of an operation that ``ctcx conformance --operation`` knows."""
+    rows = [
+        (code(operation.name), code(mistake.name), mistake.sentence)
+        for operation in OPERATIONS.values()
+        for mistake, _ in operation.mistakes
+    ]
+    return table(("operation", "mistake", "what is said"), rows)
+
+
 def explain_example() -> str:
     """What ``ctcx.explain`` says."""
     logits = np.zeros((64, 150, 28), dtype=np.float32)
@@ -554,6 +565,7 @@ FACTS: dict[str, Callable[[], str]] = {
         libraries,
         mistakes,
         notebook_numbers,
+        operation_mistakes,
         plugin_api,
         plugin_statuses,
         program_help,

@@ -1,4 +1,14 @@
-"""The suite for programs in any language: as a child process, or by files."""
+"""The suite for programs in any language: as a child process, or by files.
+
+``problems``, ``operations``
+    What is asked, and what may be asked for.
+``process``, ``run``, ``files``
+    A child process; all problems put to it; the same by files.
+``judging``, ``asked``, ``alignment``, ``decoding``, ``posterior``
+    Whether answers are right.
+``likely``
+    Which mistake gives them.
+"""
 
 from __future__ import annotations
 

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctcx._errors import CTCInputError
 from ctcx._files import replaced
-from ctcx.conformance._external.judging import Answers, result
-from ctcx.conformance._external.problems import problem_line, problems
+from ctcx.conformance._external.judging import judges, result
+from ctcx.conformance._external.operations import OPERATIONS
+from ctcx.conformance._external.problems import LOSS, chosen, problem_id, problem_line
 from ctcx.conformance._external.run import as_report, check_dtype
 from ctcx.fixtures import save
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Collection, Sequence
 
+    from ctcx.conformance._execute import Status
     from ctcx.conformance.runner import Report
+    from ctcx.fixtures import Fixture
 
 __all__ = ["check_answers", "export_problems"]
 
 _PROBLEMS, _ANSWERS, _FIXTURES = "problems.ndjson", "answers.ndjson", "fixtures.json"
+_OPERATION = re.compile(rb'{"protocol": \d+, "operation": "(\w+)"')
 
 
-def export_problems(directory: str | os.PathLike[str]) -> list[Path]:
+def export_problems(
+    directory: str | os.PathLike[str], operations: Sequence[str] = ("loss",)
+) -> list[Path]:
     """Write the suite: ``problems.ndjson``, and ``fixtures.json`` with all right numbers.
 
     Parameters
     ----------
     directory : path
         Where to; made if it isn't there.
+    operations : sequence of str
+        What to ask for, as for :func:`run_command`.
 
     Returns
     -------
@@ -39,14 +49,15 @@ def export_problems(directory: str | os.PathLike[str]) -> list[Path]:
     Raises
     ------
     CTCInputError
-        They can't be written.
+        They can't be written, or there is no such operation.
     """
+    asked = chosen(None, operations)
     folder = Path(directory)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replaced(folder / _PROBLEMS) as file:
-            file.write(_lines())
-        save(problems(), folder / _FIXTURES)
+            file.write(_lines(asked))
+        save({one.name: one for _, one in asked}.values(), folder / _FIXTURES)
     except OSError as error:
         msg = f"{folder}: can't be written: {error.strerror}"
         raise CTCInputError(msg, argument="export", value=str(directory)) from None
@@ -83,29 +94,43 @@ def check_answers(
     """
     check_dtype(dtype)
     folder = Path(directory)
-    if _read(folder / _PROBLEMS) != _lines():
+    given = _read(folder / _PROBLEMS)
+    operations = _asked_for(given)
+    asked = chosen(None, operations)
+    if given != _lines(asked):
         msg = (
             f"{folder / _PROBLEMS} is not what this ctcx asks: expected the file as "
             f"`ctcx conformance --export {folder}` writes it; export and answer again"
         )
         raise CTCInputError(msg, argument="directory", value=str(directory))
-    answers = _answers(folder / _ANSWERS)
-    judged = Answers(dtype)
+    answers = _answers(folder / _ANSWERS, {problem_id(one, name) for name, one in asked})
+    answered = {name.partition(":")[0] for name in answers}
+    judged = judges(operations, dtype)
     results = []
-    for fixture in problems():
+    for pair in asked:
+        operation, fixture = pair
+        name = problem_id(fixture, operation)
         if dtype not in fixture.tolerances:
-            results.append(result(fixture, "file", dtype, "skipped", "can't hold its logits"))
-        elif fixture.name not in answers:
-            message = f"{_ANSWERS} has no answer with this id"
-            results.append(result(fixture, "file", dtype, "failed", message))
+            outcome: tuple[Status, str] = ("skipped", "can't hold its logits")
+        elif name in answers:
+            outcome = judged[operation].judge(fixture, answers[name])
+        elif operation != LOSS and operation not in answered:
+            outcome = ("skipped", f"{_ANSWERS} has no answer for it")
         else:
-            status, message = judged.judge(fixture, answers[fixture.name])
-            results.append(result(fixture, "file", dtype, status, message))
+            outcome = ("failed", f"{_ANSWERS} has no answer with this id")
+        results.append(result(pair, "file", dtype, *outcome))
     return as_report(str(folder / _ANSWERS), "file", results, judged, failures)
 
 
-def _lines() -> bytes:
-    return "".join(f"{problem_line(fixture)}\n" for fixture in problems()).encode()
+def _lines(asked: Sequence[tuple[str, Fixture]]) -> bytes:
+    return "".join(f"{problem_line(one, operation)}\n" for operation, one in asked).encode()
+
+
+def _asked_for(lines: bytes) -> list[str]:
+    """Return the operations that a file of problems asks for; the loss where it has no name."""
+    heads = [_OPERATION.match(line) for line in lines.splitlines()] or [None]
+    found = [head[1].decode() if head else LOSS for head in heads]
+    return [name for name in dict.fromkeys(found) if name == LOSS or name in OPERATIONS] or [LOSS]
 
 
 def _read(path: Path) -> bytes:
@@ -116,8 +141,7 @@ def _read(path: Path) -> bytes:
         raise CTCInputError(msg, argument="directory", value=str(path)) from None
 
 
-def _answers(path: Path) -> dict[str, dict[str, Any]]:
-    known = {fixture.name for fixture in problems()}
+def _answers(path: Path, known: Collection[str]) -> dict[str, dict[str, Any]]:
     answers: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(_read(path).splitlines(), 1):
         if not line.strip():
@@ -128,7 +152,7 @@ def _answers(path: Path) -> dict[str, dict[str, Any]]:
             msg = f"{path}, line {number}: not JSON: {error}"
             raise CTCInputError(msg, argument="directory") from None
         name = document.get("id") if isinstance(document, dict) else None
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             msg = f"{path}, line {number}: the id is {name!r}: expected that of a problem"
             raise CTCInputError(msg, argument="directory", value=name)
         if name in answers:

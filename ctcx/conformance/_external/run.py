@@ -9,16 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from ctcx._errors import CTCInputError
 from ctcx._reference.tolerances import TOLERANCES
-from ctcx.conformance._external.judging import Answers, result
-from ctcx.conformance._external.problems import PROTOCOL, chosen, problem_line
+from ctcx.conformance._external.judging import NOT_OFFERED, all_findings, judges, result
+from ctcx.conformance._external.problems import (
+    LOSS,
+    PROTOCOL,
+    chosen,
+    known_operations,
+    problem_id,
+    problem_line,
+)
 from ctcx.conformance._external.process import ProgramError, ProgramProcess
 from ctcx.conformance.runner import Report, Result, versions_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ctcx.conformance._execute import Status
+    from ctcx.conformance._external.judging import Judge
     from ctcx.fixtures import Fixture
 
 __all__ = ["as_report", "check_dtype", "run_command"]
@@ -27,6 +35,7 @@ __all__ = ["as_report", "check_dtype", "run_command"]
 def run_command(
     command: str | Sequence[str],
     *,
+    operations: Sequence[str] = ("loss",),
     dtype: str = "float32",
     only: Sequence[str] | None = None,
     time_limit: float = 10.0,
@@ -39,6 +48,10 @@ def run_command(
     ----------
     command : str or sequence of str
         Program and arguments. A string is split as a shell would, and no shell is used.
+    operations : sequence of str
+        What to ask for: ``loss``, with its gradient; ``align``, ``occupancies``, ``entropy``,
+        ``greedy``, ``beam_search``; ``all``. One that the program does not offer is listed in
+        `not_run`.
     dtype : str
         Whose tolerances hold.
     only : sequence of str, optional
@@ -58,7 +71,7 @@ def run_command(
     Raises
     ------
     CTCInputError
-        The program can't be started, or there is no such dtype or problem.
+        The program can't be started, or there is no such operation, dtype or problem.
 
     Examples
     --------
@@ -73,14 +86,16 @@ def run_command(
         msg = "command is empty: expected a program and its arguments"
         raise CTCInputError(msg, argument="command", value=command)
     child = ProgramProcess(words)
-    answers = Answers(dtype)
-    results = []
+    answers = judges(known_operations(operations), dtype)
+    results: list[Result] = []
     try:
-        for fixture in chosen(only):
+        for asked in chosen(only, operations):
+            if results and results[-1].message == NOT_OFFERED and results[-1].device == asked[0]:
+                continue
             begin = time.perf_counter()
-            status, message = _put(child, fixture, answers, time_limit)
+            status, message = _put(child, asked, answers[asked[0]], dtype, time_limit)
             seconds = time.perf_counter() - begin
-            results.append(result(fixture, "program", dtype, status, message, seconds))
+            results.append(result(asked, "program", dtype, status, message, seconds))
             if progress is not None:
                 progress(results[-1])
         child.close()
@@ -93,22 +108,29 @@ def as_report(
     name: str,
     kind: str,
     results: Sequence[Result],
-    answers: Answers,
+    answers: Mapping[str, Judge],
     failures: str | os.PathLike[str] | None,
-    *problems: str,
 ) -> Report:
     """Return the report on a program."""
-    found = list(problems)
-    if not problems and not any(one.executed for one in results):
-        found.append("no problem was answered")
+    not_run = {}
+    for operation in set(answers) - {LOSS}:
+        some = [one for one in results if one.device == operation]
+        if some and all(one.status == "skipped" for one in some):
+            not_run[operation] = next(
+                (one.message for one in some if one.message == NOT_OFFERED),
+                f"not offered: {some[0].message}",
+            )
+    results = [one for one in results if one.device not in not_run]
+    answered = any(one.executed for one in results)
     return Report(
         backend=name,
         provenance=f"protocol {PROTOCOL}",
         results=tuple(results),
-        problems=tuple(found),
+        not_run=not_run,
+        problems=() if answered else ("no problem was answered",),
         versions=versions_of(set()),
         kind=kind,
-        **answers.findings(failures),
+        **all_findings(answers, failures),
     )
 
 
@@ -120,24 +142,25 @@ def check_dtype(dtype: str) -> None:
 
 
 def _put(
-    child: ProgramProcess, fixture: Fixture, answers: Answers, seconds: float
+    child: ProgramProcess, asked: tuple[str, Fixture], judge: Judge, dtype: str, seconds: float
 ) -> tuple[Status, str]:
-    dtype = answers.dtype
+    operation, fixture = asked
     if dtype not in fixture.tolerances:
         return "skipped", f"{dtype} can't hold its logits"
+    name = problem_id(fixture, operation)
     try:
-        line = child.ask(problem_line(fixture), seconds)
+        line = child.ask(problem_line(fixture, operation), seconds)
     except ProgramError as trouble:
         return "error", str(trouble)
     document = _parsed(line)
     if isinstance(document, str):
         child.end()  # who knows what else is on its way
         return "error", document
-    if document.get("id") != fixture.name:
+    if document.get("id") != name:
         child.end()
         told = f"an answer to {document['id']!r}" if "id" in document else "an answer without 'id'"
-        return "error", f"{told} came when {fixture.name!r} was asked: answer in order, once each"
-    return answers.judge(fixture, document)
+        return "error", f"{told} came when {name!r} was asked: answer in order, once each"
+    return judge.judge(fixture, document)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | str:

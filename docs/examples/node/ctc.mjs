@@ -1,4 +1,5 @@
-// CTC loss and gradient of one sequence in plain JavaScript (Graves et al. 2006, eq. 6 to 16).
+// CTC loss, gradient and greedy decoding of one sequence in plain JavaScript
+// (Graves et al. 2006, eq. 4 and 6 to 16).
 
 const logAdd = (a, b) => {
   const top = Math.max(a, b);
@@ -10,6 +11,23 @@ function logSoftmax(row) {
   if (top === -Infinity) return row.map(() => -Infinity);
   const total = Math.log(row.reduce((sum, x) => sum + Math.exp(x - top), 0));
   return row.map(x => x - top - total);
+}
+
+/**
+ * Greedy decoding: the most probable class of each frame, repeats merged, blanks left out.
+ *
+ * @param {number[][]} logits T rows of C numbers, before the softmax
+ * @param {number} blank the blank class
+ * @returns {{labels: number[], score: number}} the lowest of equal classes counts; score is the
+ *   log-probability of the path, in nats
+ */
+export function greedy(logits, blank) {
+  const logProbs = logits.map(logSoftmax);
+  const path = logProbs.map(row => row.indexOf(Math.max(...row)));
+  return {
+    labels: path.filter((k, t) => k !== blank && k !== path[t - 1]),
+    score: path.reduce((sum, k, t) => sum + logProbs[t][k], 0),
+  };
 }
 
 /**

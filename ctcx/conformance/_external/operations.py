@@ -1,0 +1,106 @@
+"""What programs may be asked for besides the loss, as data: one entry an operation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ctcx.conformance._external import alignment, decoding, posterior
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ctcx.conformance._external.asked import Asked
+    from ctcx.conformance._external.likely import Ways
+    from ctcx.fixtures import Fixture
+
+__all__ = ["OPERATIONS", "ExternalOperation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalOperation:
+    """An operation of a program in any language.
+
+    Attributes
+    ----------
+    name : str
+        As it stands in a problem.
+    fields : tuple of str
+        Members of an answer, of which one tells that it is offered.
+    read : callable
+        Returns what an answer says of each sequence.
+    fault : callable
+        Returns what is wrong with it; None if it is right.
+    same : callable
+        Returns whether what a mistake gives is what is said.
+    mistakes : tuple
+        Mistakes, each with the ways to make it.
+    unique : str or None
+        Array of the fixture that says whether the right answer is the only one.
+    settings : mapping
+        What else a problem has.
+    small : bool
+        Whether the problems are small ones, with few labels that the frames can say.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    read: Callable[[dict[str, Any], Fixture], list[Any]]
+    fault: Callable[[Asked, Any, str], str | None]
+    same: Callable[[Asked, Any, Any, str], bool]
+    mistakes: tuple[Ways[Any], ...]
+    unique: str | None = None
+    settings: Mapping[str, int] = field(default_factory=dict)
+    small: bool = False
+
+
+OPERATIONS: dict[str, ExternalOperation] = {
+    operation.name: operation
+    for operation in (
+        ExternalOperation(
+            name="align",
+            fields=("states", "classes"),
+            read=alignment.read_paths,
+            fault=alignment.path_fault,
+            same=alignment.same_path,
+            mistakes=alignment.MISTAKEN_PATHS,
+            unique="alignment_unique",
+        ),
+        ExternalOperation(
+            name="occupancies",
+            fields=("classes",),
+            read=posterior.read_occupancies,
+            fault=posterior.occupancies_fault,
+            same=posterior.same_occupancies,
+            mistakes=posterior.MISTAKEN_OCCUPANCIES,
+        ),
+        ExternalOperation(
+            name="entropy",
+            fields=("entropy",),
+            read=posterior.read_entropies,
+            fault=posterior.entropy_fault,
+            same=posterior.same_entropy,
+            mistakes=posterior.MISTAKEN_ENTROPIES,
+        ),
+        ExternalOperation(
+            name="greedy",
+            fields=("labels",),
+            read=decoding.read_labels,
+            fault=decoding.labels_fault,
+            same=decoding.same_labels,
+            mistakes=decoding.MISTAKEN_LABELS,
+            unique="greedy_unique",
+        ),
+        ExternalOperation(
+            name="beam_search",
+            fields=("labels", "log_probs"),
+            read=decoding.read_beams,
+            fault=decoding.beam_fault,
+            same=decoding.same_beam,
+            mistakes=decoding.MISTAKEN_BEAMS,
+            settings={"width": decoding.BEAM_WIDTH, "top": decoding.BEAM_TOP},
+            small=True,
+        ),
+    )
+}
+"""By name. The loss isn't among them: it has a judge and a version of the protocol of its own."""
