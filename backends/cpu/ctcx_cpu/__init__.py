@@ -76,6 +76,7 @@ def ctcx_backends() -> list[Backend]:
                 "loss": "ctcx_cpu.kernels:loss",
                 "loss_and_grad": "ctcx_cpu.kernels:loss_and_grad",
                 "occupancies": "ctcx_cpu.kernels:occupancies",
+                "sample_paths": "ctcx_cpu.kernels:sample_paths",
             },
             namespaces=_LIBRARIES,
             devices=frozenset({"cpu"}),

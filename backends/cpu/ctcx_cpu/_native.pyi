@@ -40,6 +40,18 @@ def align(
     threads: int,
     /,
 ) -> None: ...
+def sample_paths(
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    uniforms: Any,
+    states: Any,
+    type: int,  # noqa: A002 - as in C
+    blank: int,
+    threads: int,
+    /,
+) -> None: ...
 def greedy(
     logits: Any,
     logit_lengths: Any,

@@ -1,4 +1,4 @@
-"""The kernels: loss, gradient, occupancies, best paths and decoding of a batch in host memory."""
+"""The kernels: loss, gradient, occupancies, paths and decoding of a batch in host memory."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ __all__ = [
     "loss_and_grad",
     "number_of_threads",
     "occupancies",
+    "sample_paths",
     "softmax_only",
 ]
 
@@ -177,6 +178,42 @@ def align(
     found = np.empty(*results[0]), np.empty(*results[1])
     _native.align(x, *_others(arrays), more, *found, _type_of(x), blank, *ends, threads)
     return like_given(found[0], logits), like_given(found[1], logits)
+
+
+def sample_paths(
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    *,
+    blank: int,
+    uniforms: Any,
+    num_threads: int | None = None,
+) -> Any:
+    """Draw paths by their probabilities; a kernel for :class:`ctcx.plugin.Backend`.
+
+    Parameters
+    ----------
+    logits, labels, logit_lengths, label_lengths, blank, num_threads
+        As for :func:`loss`.
+    uniforms
+        (N, K, T), from 0 up to, but not including, 1; float32 or float64.
+
+    Returns
+    -------
+    array (N, K, T)
+        States, int32; -1 where no path emits the labels, and for a sequence with a label, length or
+        logit that is not allowed.
+    """
+    arrays = logits, labels, logit_lengths, label_lengths
+    threads, results = number_of_threads(num_threads), ((tuple(uniforms.shape), np.int32),)
+    if _jax.belongs_in_a_program(logits):
+        given = (*arrays, uniforms)
+        return _jax.call("sample_paths", given, results, blank=blank, threads=threads)[0]
+    x, numbers = rows(on_host(logits)), np.require(on_host(uniforms), requirements=("C", "A"))
+    states = empty(*results[0])
+    _native.sample_paths(x, *_others(arrays), numbers, states, _type_of(x), blank, threads)
+    return like_given(states, logits)
 
 
 def greedy(

@@ -120,6 +120,12 @@ struct ctcx_cpu_batch {
   int64_t class_occupancies_sequence_stride;
   int64_t class_occupancies_frame_stride;
   void *state_occupancies;  /* (N, T, 2S + 1), contiguous; NULL if they aren't wanted */
+
+  /* Since 1.3, for ctcx_cpu_sample_paths, whose `states` are (N, K, T), contiguous. */
+  const void *uniforms;     /* (N, K, T), contiguous: numbers from 0 up to, but not including, 1 */
+  int32_t uniform_bytes;    /* of an element: 4 (float) or 8 (double) */
+  int32_t reserved_too;     /* 0 */
+  int64_t paths;            /* K */
 };
 
 /* Computes a batch; returns an enum ctcx_cpu_status. May be called from several threads at once. */
@@ -152,6 +158,19 @@ CTCX_CPU_API const char *ctcx_cpu_check_align(const struct ctcx_cpu_batch *batch
  * Returns an enum ctcx_cpu_status. ctcx_cpu_check_occupancies says what is wrong with such a batch. */
 CTCX_CPU_API int ctcx_cpu_occupancies(const struct ctcx_cpu_batch *batch);
 CTCX_CPU_API const char *ctcx_cpu_check_occupancies(const struct ctcx_cpu_batch *batch);
+
+/* Since 1.3: paths of each sequence, drawn by their probabilities given the labels, to `states`, as
+ * those of ctcx_cpu_align. A path is drawn from its end. The number of the last frame picks between
+ * the last label and the blank after it, that of an earlier frame between staying in the state of the
+ * frame behind it, the state before, and the one two before, in this order: the first one whose
+ * probability, added to those before it, is above the number.
+ *
+ * - A number that is out of range or NaN picks some state that a path can be in.
+ * - Sequences that would have a loss of +inf or NaN have states of -1.
+ *
+ * Losses and gradient are ignored. ctcx_cpu_check_sample_paths says what is wrong with such a batch. */
+CTCX_CPU_API int ctcx_cpu_sample_paths(const struct ctcx_cpu_batch *batch);
+CTCX_CPU_API const char *ctcx_cpu_check_sample_paths(const struct ctcx_cpu_batch *batch);
 
 /* Since 1.2: the class of each frame with the largest logit, the lowest of equal ones, to `decoded`,
  * and the logarithm of its probability, to `decoded_log_probs`; -1 and 0 past the length, -1 and -inf
@@ -194,6 +213,7 @@ CTCX_CPU_API const char *ctcx_cpu_instructions(void);
  * - "occupancies": losses, those of the classes and, if wanted, those of the states.
  * - "align": states and log_probs; a fifth argument is `extra` (..., T, W), and the attributes int32
  *   "first_blank" and "last_blank" are columns.
+ * - "sample_paths": states; a fifth argument is the uniforms (..., K, T).
  * - "greedy": classes and log_probs.
  * - "beam_search": labels and log_probs; the attributes int32 "width", "top" and "max_classes".
  *

@@ -133,8 +133,9 @@ Batch read(const ctcx_cpu_batch &call, bool for_align) {
     batch.extra = call.extra_columns > 0 ? call.extra : nullptr;
     batch.extra_sequence = call.extra_sequence_stride, batch.extra_row = call.extra_frame_stride;
     if (call.free_ends) batch.first_blank = call.first_blank, batch.last_blank = call.last_blank;
-    batch.path = call.states, batch.path_log_probs = call.log_probs;
   }
+  batch.path = call.states, batch.path_log_probs = call.log_probs;
+  batch.paths = call.paths, batch.uniforms = call.uniforms, batch.uniform_bytes = call.uniform_bytes;
   batch.decoded = call.decoded, batch.decoded_log_probs = call.decoded_log_probs;
   batch.width = call.width, batch.top = call.top;
   batch.most_labels = call.max_classes > 0 ? std::min(call.max_classes, call.classes) : call.classes;
@@ -180,6 +181,15 @@ void align(const Batch &batch, const Team &team) {
   const Kernel &kernel = kernel_of(batch);
   share_sequences(batch, work_of(batch) > worth_a_thread ? team : alone(team), [&](Size n) {
     kernel.align(batch, n, scratch_of_thread);
+    scratch_of_thread.keep_at_most(most_scratch_kept);
+  });
+}
+
+void sample_paths(const Batch &batch, const Team &team) {
+  const Kernel &kernel = kernel_of(batch);
+  const double steps = double(batch.sequences) * double(batch.frames) * double(batch.paths);
+  share_sequences(batch, work_of(batch) + 10 * steps > worth_a_thread ? team : alone(team), [&](Size n) {
+    kernel.sample_paths(batch, n, scratch_of_thread);
     scratch_of_thread.keep_at_most(most_scratch_kept);
   });
 }

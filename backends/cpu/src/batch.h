@@ -23,6 +23,7 @@ Batch read(const ctcx_cpu_batch &call, bool for_align = false);
 void compute(const Batch &batch, const Team &team);
 void compute_softmax_only(const Batch &batch, const Team &team);
 void align(const Batch &batch, const Team &team);
+void sample_paths(const Batch &batch, const Team &team);
 void greedy(const Batch &batch, const Team &team);
 void beam_search(const Batch &batch, const Team &team);
 

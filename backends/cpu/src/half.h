@@ -7,6 +7,8 @@
 // The way back needs the alphas of all frames. A long half keeps those of every `span` frames and
 // computes the others again, so that memory grows with the square root of the frames.
 #pragma once
+#include <bit>
+
 #include "lattice.h"
 #include "scratch.h"
 #include "softmax.h"
@@ -45,12 +47,12 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   struct Input {
     const X *logits;  // the half's first frame
     Size logits_row;
-    X *gradient;  // likewise; null for the loss alone
-    Size gradient_row;
-    T *occupancies;  // of the classes, in place of a gradient; likewise
-    Size occupancies_row;
-    T *states;  // their occupancies, or null
-    Size states_row, states_width;
+    X *gradient = nullptr;  // likewise; null for the loss alone
+    Size gradient_row = 0;
+    T *occupancies = nullptr;  // of the classes, in place of a gradient; likewise
+    Size occupancies_row = 0;
+    T *states = nullptr;  // their occupancies, or null
+    Size states_row = 0, states_width = 0;
     Size frames, classes, blank;
     const std::int32_t *labels;
     Size count;
@@ -152,6 +154,35 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     else way_back<false>();
   }
 
+  // Of a half that is the whole sequence: the likelihood after the last frame.
+  Likelihood likelihood_at_end() const {
+    const Sources ends = sources_of(last(), 2 * in_.count);
+    return {ends.weight[0] + ends.weight[1], ends.exponent};
+  }
+
+  // Likewise: draws paths from the end (Rabiner 1989, section III). Each has a row of uniforms and one
+  // of states, `row` elements apart.
+  template <class U>
+  __attribute__((noinline)) void draw(const U *uniforms, Size paths, Size row, std::int32_t *states) {
+    small_ = false;
+    for (Size s = spans_ - 1; s >= 0; s--) {
+      const Size first = s * span_, end = std::min(first + span_, frames_);
+      if (s < spans_ - 1) {
+        std::int32_t lowest = states[end], highest = states[end];
+        for (Size k = 1; k < paths; k++)
+          lowest = std::min(lowest, states[k * row + end]), highest = std::max(highest, states[k * row + end]);
+        fill_span(s, lowest / 2 / step, highest / 2 / step + 1);
+      }
+      for (Size t = end - 1; t >= first; t--)
+        for (Size k = 0; k < paths; k++) {
+          const Size at = k * row + t;
+          const bool is_last = t == frames_ - 1;
+          const Size after = is_last ? 2 * in_.count : states[at + 1];
+          states[at] = std::int32_t(after - pick(sources_of(alpha(t - first + 1), after), double(uniforms[at]), is_last));
+        }
+    }
+  }
+
   // Leaves the softmax as the gradient.
   void write_softmax() {
     if constexpr (is_half_precision)
@@ -159,6 +190,39 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   }
 
  private:
+  // The states that a path can have been in a frame before `state`: itself, the one before it, and
+  // the one two before. What is not is 0. Their alphas are `weight` times 2^exponent.
+  struct Sources {
+    double weight[3];
+    Size exponent;
+  };
+  CTCX_INLINE Sources sources_of(Row<T> alphas, Size state) const {
+    const Size i = state / 2, before = i > 0 ? width_ + i - 1 : -1;
+    const Size of_blank[] = {i, before, -1}, of_label[] = {width_ + i, i, skip_before_[i] == 0 ? before : -1};
+    const Size *places = state % 2 ? of_label : of_blank;
+    constexpr Size never = Format<T>::never / 2;
+    Sources found{{}, never};
+    for (int back = 0; back < 3; back++)
+      if (places[back] >= 0) found.exponent = std::max(found.exponent, Size(alphas.e[places[back]]));
+    for (int back = 0; back < 3; back++) {
+      if (places[back] < 0 || alphas.e[places[back]] <= never) continue;
+      const Size biased = alphas.e[places[back]] - found.exponent + Format<double>::bias;
+      if (biased > 0)
+        found.weight[back] = double(alphas.m[places[back]]) *
+                             std::bit_cast<double>(biased << Format<double>::fraction_bits);
+    }
+    return found;
+  }
+  // How many states a path goes back by a number from 0 to 1: first come those that stay, at the end
+  // those of the label before the blank. One of probability 0 is never picked, whatever the number is.
+  static CTCX_INLINE Size pick(const Sources &from, double uniform, bool is_last) {
+    const double first = from.weight[is_last], second = from.weight[!is_last], third = from.weight[2];
+    const double sought = (uniform > 0 ? uniform : 0) * (first + second + third);
+    if (third > 0 && sought >= first + second) return 2;
+    if (second > 0 && sought >= first) return !is_last;
+    return is_last;
+  }
+
   template <bool each_blank> __attribute__((noinline)) void way_back() {
     int which = 0;
     double scale = 0;
@@ -321,6 +385,8 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
       Row<T> now = alpha(within + 1);
       const Size t = first + within;
       const T *p = in_.occupancies ? occupancies(t) : probabilities(t);
+      if (!in_.occupancies && p_rows_ < frames_ && (within == 0 || t % p_rows_ == 0))  // not kept
+        softmax(t, std::min((t / p_rows_ + 1) * p_rows_, first + span_) - t);
       forward(old, now, t, p, within, begin, std::min(reached(t), highest));
       old = now;
     }

@@ -16,6 +16,14 @@ using ctcx::State;
 
 constexpr double ln_2 = 0.69314718055994530942;
 
+// In nats; infinite if no path emits the labels. `factors` is the logarithm to base 2 of all factors,
+// the excess that of the softmax.
+double loss_of(Likelihood likelihood, double factors, double excess) {
+  if (!(likelihood.v > 0)) return std::numeric_limits<double>::infinity();
+  const double loss = std::max(excess - std::log(likelihood.v) + (factors - double(likelihood.e)) * ln_2, 0.0);
+  return loss <= ctcx::largest_loss ? loss : std::numeric_limits<double>::infinity();
+}
+
 template <class X, class T = typename ComputedIn<X>::Type>
 class TypedSequence final : public ctcx::Sequence {
  public:
@@ -38,17 +46,10 @@ class TypedSequence final : public ctcx::Sequence {
     }
     const double factors = halves_[0].factors() + halves_[1].factors();
     halves_[0].arrive(halves_[1]);
-    const Likelihood likelihood = halves_[0].likelihood();
-    double loss = std::numeric_limits<double>::infinity();
-    if (likelihood.v > 0)
-      loss = std::max(excess - std::log(likelihood.v) + (factors - double(likelihood.e)) * ln_2, 0.0);
-    if (!(loss <= ctcx::largest_loss)) {
-      write_loss(std::numeric_limits<T>::infinity());
-      fill(0, length(), 0);
-      return false;
-    }
+    const double loss = loss_of(halves_[0].likelihood(), factors, excess);
     write_loss(T(loss));
-    const bool goes_back = batch_.gradient || batch_.occupancies;
+    if (std::isinf(loss)) fill(0, length(), 0);
+    const bool goes_back = !std::isinf(loss) && (batch_.gradient || batch_.occupancies);
     if (goes_back) halves_[1].arrive(halves_[0]);
     return goes_back;
   }
@@ -196,6 +197,32 @@ template <class X> void align(const Batch &batch, Size n, ctcx::Scratch &scratch
               outcome == Outcome::wrong ? std::numeric_limits<T>::quiet_NaN() : T(0));
 }
 
+template <class X> void sample_paths(const Batch &batch, Size n, ctcx::Scratch &scratch) {
+  const Size length = batch.lengths[n], first = n * batch.paths * batch.frames;
+  std::int32_t *states = batch.path + first;
+  std::fill_n(states, batch.paths * batch.frames, -1);
+  if (batch.states[n] != State::possible || length == 0 || batch.paths == 0) return;
+  const typename Half<X>::Input whole{.logits = static_cast<const X *>(batch.logits) + n * batch.logits_sequence,
+                                      .logits_row = batch.logits_row,
+                                      .frames = length,
+                                      .classes = batch.classes,
+                                      .blank = batch.blank,
+                                      .labels = batch.labels.data() + batch.first_label[n],
+                                      .count = batch.counts[n],
+                                      .turned = false};
+  ctcx::Arena counting;
+  Half<X>(whole, counting);
+  ctcx::Arena arena(scratch.get(counting.used()));
+  Half<X> half(whole, arena);
+  half.set_up();
+  const double excess = half.walk(false);
+  if (!std::isfinite(excess) || std::isinf(loss_of(half.likelihood_at_end(), half.factors(), excess))) return;
+  if (batch.uniform_bytes == 4)
+    half.draw(static_cast<const float *>(batch.uniforms) + first, batch.paths, batch.frames, states);
+  else
+    half.draw(static_cast<const double *>(batch.uniforms) + first, batch.paths, batch.frames, states);
+}
+
 template <class X> const X *logits_of(const Batch &batch, Size n) {
   return static_cast<const X *>(batch.logits) + n * batch.logits_sequence;
 }
@@ -228,7 +255,7 @@ void beam_search(const Batch &batch, Size n, ctcx::Scratch &scratch, const ctcx:
 }
 
 template <class X>
-constexpr ctcx::Kernel kernel_for{scratch_bytes<X>, begin<X>, softmax_only<X>, align<X>, greedy<X>, beam_search<X>};
+constexpr ctcx::Kernel kernel_for{scratch_bytes<X>, begin<X>, softmax_only<X>, align<X>, sample_paths<X>, greedy<X>, beam_search<X>};
 
 }  // namespace
 

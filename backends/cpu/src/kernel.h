@@ -39,8 +39,13 @@ struct Batch {
   const void *extra;  // null if there are none
   Size extra_columns, extra_sequence, extra_row;
   Size first_blank, last_blank;  // columns
-  std::int32_t *path;            // states
+  std::int32_t *path;            // states (N, T), or (N, K, T) of sampled ones
   void *path_log_probs;
+
+  // Of paths that are drawn: their number K, and uniforms (N, K, T), contiguous.
+  Size paths;
+  const void *uniforms;
+  int uniform_bytes;
 
   // Of decoding: what is written, contiguous, and the beam.
   std::int32_t *decoded;  // (N, T) classes, or (N, top, T) labels
@@ -84,6 +89,8 @@ struct Kernel {
   void (*softmax_only)(const Batch &, Size n, Scratch &);
   // The best path of sequence n.
   void (*align)(const Batch &, Size n, Scratch &);
+  // Paths of sequence n, by uniforms.
+  void (*sample_paths)(const Batch &, Size n, Scratch &);
   // The best class of each frame of sequence n, and the best prefixes of its beam.
   void (*greedy)(const Batch &, Size n, Scratch &);
   void (*beam_search)(const Batch &, Size n, Scratch &, const Pause &);

@@ -143,6 +143,8 @@ const Operation operations[]{
      }},
     {"align", true, ctcx_cpu_check_align,
      [](const ctcx_cpu_batch &given, const Team &team) { align(read(known_fields(given), true), team); }},
+    {"sample_paths", true, ctcx_cpu_check_sample_paths,
+     [](const ctcx_cpu_batch &given, const Team &team) { sample_paths(read(known_fields(given)), team); }},
     {"greedy", false, ctcx_cpu_check_greedy,
      [](const ctcx_cpu_batch &given, const Team &team) { greedy(read(without_labels(given)), team); }},
     {"beam_search", false, ctcx_cpu_check_beam_search,
@@ -201,6 +203,18 @@ const char *ctcx_cpu_check_occupancies(const ctcx_cpu_batch *given) {
   return nullptr;
 }
 
+const char *ctcx_cpu_check_sample_paths(const ctcx_cpu_batch *given) {
+  if (const char *wrong = wrong_version(given)) return wrong;
+  const ctcx_cpu_batch known = known_fields(*given), *batch = &known;
+  if (const char *wrong = wrong_inputs(batch)) return wrong;
+  if (batch->label_positions > INT32_MAX / 2) return "label_positions must be below 2^30";
+  if (!is_in(batch->paths, 0, largest)) return "paths is out of range";
+  if (batch->uniform_bytes != 4 && batch->uniform_bytes != 8) return "uniforms must be of 4 or 8 bytes";
+  if (batch->sequences == 0 || batch->frames == 0 || batch->paths == 0) return nullptr;
+  if (!batch->uniforms || !batch->states) return "uniforms or states are NULL";
+  return nullptr;
+}
+
 const char *ctcx_cpu_check_greedy(const ctcx_cpu_batch *given) {
   if (const char *wrong = wrong_version(given)) return wrong;
   const ctcx_cpu_batch known = without_labels(*given), *batch = &known;
@@ -228,6 +242,7 @@ const char *ctcx_cpu_check_beam_search(const ctcx_cpu_batch *given) {
 DEFINE(ctcx_cpu_compute, "loss")
 DEFINE(ctcx_cpu_occupancies, "occupancies")
 DEFINE(ctcx_cpu_align, "align")
+DEFINE(ctcx_cpu_sample_paths, "sample_paths")
 DEFINE(ctcx_cpu_greedy, "greedy")
 DEFINE(ctcx_cpu_beam_search, "beam_search")
 #undef DEFINE

@@ -10,6 +10,7 @@ enum { LOGITS, LABELS, LOGIT_LENGTHS, LABEL_LENGTHS, INPUTS };
 enum { LOSSES = INPUTS, GRADIENT, OF_COMPUTE };           /* None where they aren't wanted */
 enum { CLASSES = LOSSES + 1, OF_STATES, OF_OCCUPANCIES }; /* OF_STATES may be None */
 enum { EXTRA = INPUTS, STATES, LOG_PROBS, OF_ALIGN };     /* EXTRA may be None */
+enum { UNIFORMS = INPUTS, PATHS, OF_SAMPLES };
 enum { LENGTHS = LOGITS + 1, DECODED, DECODED_LOG_PROBS, OF_DECODING };
 
 struct array {
@@ -27,6 +28,9 @@ static const struct array of_align[] = {
     {"logits", 3, 0, 0},        {"labels", 2, 0, 0}, {"logit_lengths", 1, 0, 0},
     {"label_lengths", 1, 0, 0}, {"extra", 3, 0, 1},  {"states", 2, 1, 0},
     {"log_probs", 2, 1, 0}};
+static const struct array of_samples[] = {
+    {"logits", 3, 0, 0},        {"labels", 2, 0, 0},   {"logit_lengths", 1, 0, 0},
+    {"label_lengths", 1, 0, 0}, {"uniforms", 3, 0, 0}, {"states", 3, 1, 0}};
 static const struct array of_decoding[] = {
     {"logits", 3, 0, 0}, {"logit_lengths", 1, 0, 0}, {"decoded", 0, 1, 0}, {"log_probs", 0, 1, 0}};
 
@@ -186,6 +190,18 @@ static int describe_align(struct ctcx_cpu_batch *batch, const Py_buffer *views, 
   return wrong;
 }
 
+static int describe_samples(struct ctcx_cpu_batch *batch, const Py_buffer *views) {
+  const Py_buffer *uniforms = &views[UNIFORMS];
+  int wrong = describe_inputs(batch, views);
+  const Py_ssize_t shape[] = {batch->sequences, uniforms->shape[1], batch->frames};
+  if (!is_of(uniforms, uniforms->itemsize, 3, shape) || !is_of(&views[PATHS], 4, 3, shape)) wrong = 1;
+  batch->uniforms = uniforms->buf;
+  batch->uniform_bytes = (int32_t)uniforms->itemsize;
+  batch->paths = uniforms->shape[1];
+  batch->states = views[PATHS].buf;
+  return wrong;
+}
+
 /* The results are (N, T) and (N, T), or (N, top, T) and (N, top). */
 static int describe_decoding(struct ctcx_cpu_batch *batch, const Py_buffer *views, int is_beam) {
   const Py_buffer *decoded = &views[DECODED], *log_probs = &views[DECODED_LOG_PROBS];
@@ -310,6 +326,29 @@ static PyObject *align(PyObject *module, PyObject *const *args, Py_ssize_t count
   Py_RETURN_NONE;
 }
 
+/* sample_paths(logits, labels, logit_lengths, label_lengths, uniforms, states, type, blank, threads) */
+static PyObject *sample_paths(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+  (void)module;
+  if (count != OF_SAMPLES + 3) {
+    PyErr_SetString(PyExc_TypeError, "sample_paths() takes 9 arguments");
+    return NULL;
+  }
+  struct interpreter interpreter = {NULL};
+  PyObject *const *numbers = args + OF_SAMPLES;
+  struct ctcx_cpu_batch batch = batch_of(numbers[0], numbers[1], numbers[2], &interpreter);
+  if (PyErr_Occurred()) return NULL;
+  Py_buffer views[OF_SAMPLES];
+  int has[OF_SAMPLES], status = -1;
+  int taken = take_all(args, views, has, of_samples, OF_SAMPLES);
+  if (taken == OF_SAMPLES) {
+    int wrong = describe_samples(&batch, views);
+    if (!refuse(wrong, ctcx_cpu_check_sample_paths(&batch))) status = call(ctcx_cpu_sample_paths, &batch);
+  }
+  release(views, has, taken);
+  if (status < 0) return NULL;
+  Py_RETURN_NONE;
+}
+
 static PyObject *decode(PyObject *const *args, struct ctcx_cpu_batch *batch, int is_beam) {
   if (PyErr_Occurred()) return NULL;
   Py_buffer views[OF_DECODING];
@@ -377,6 +416,8 @@ static PyMethodDef methods[] = {
     {"align", (PyCFunction)(void (*)(void))align, METH_FASTCALL,
      "align(logits, labels, logit_lengths, label_lengths, extra, states, log_probs, type, blank, "
      "first_blank, last_blank, threads)"},
+    {"sample_paths", (PyCFunction)(void (*)(void))sample_paths, METH_FASTCALL,
+     "sample_paths(logits, labels, logit_lengths, label_lengths, uniforms, states, type, blank, threads)"},
     {"greedy", (PyCFunction)(void (*)(void))greedy, METH_FASTCALL,
      "greedy(logits, logit_lengths, classes, log_probs, type, blank, threads)"},
     {"beam_search", (PyCFunction)(void (*)(void))beam_search, METH_FASTCALL,

@@ -124,6 +124,14 @@ void describe(Call &call, std::string_view operation) {
     batch.first_blank = number(call.frame, "first_blank"), batch.last_blank = number(call.frame, "last_blank");
     batch.states = call.result<std::int32_t>(0, by_frame, int32);
     batch.log_probs = call.result(1, by_frame, type);
+  } else if (operation == "sample_paths") {
+    const xla::Buffer &uniforms = call.argument(4);
+    const bool is_double = uniforms.type == xla::DataType::f64;
+    if ((!is_double && uniforms.type != xla::DataType::f32) || uniforms.lengths[uniforms.rank - 1] != batch.frames)
+      throw Refused("ctcx_cpu: the uniforms are of another number of frames or type");
+    batch.uniforms = uniforms.data, batch.uniform_bytes = is_double ? 8 : 4;
+    batch.paths = uniforms.lengths[uniforms.rank - 2];
+    batch.states = call.result<std::int32_t>(0, batch.paths * by_frame, int32);
   } else if (operation == "greedy") {
     batch.decoded = call.result<std::int32_t>(0, by_frame, int32);
     batch.decoded_log_probs = call.result(1, by_frame, type);

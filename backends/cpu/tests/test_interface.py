@@ -96,7 +96,7 @@ def test_minor_versions_take_each_others_batches(tmp_path):
     assert "extra_columns" not in shortened
     (first / "ctcx_cpu.h").write_text(shortened)
     assert run_program(tmp_path, first, here) == "0 1.09861 "
-    changed = re.sub(r"(  void \*state_occupancies;.*\n)", r"\1  int64_t more;\n", header)
+    changed = re.sub(r"(  int64_t paths;.*\n)", r"\1  int64_t more;\n", header)
     assert changed != header
     (later / "ctcx_cpu.h").write_text(changed)
     assert run_program(tmp_path, later, here) == "0 1.09861 "
@@ -136,6 +136,11 @@ for n, t, c, s, scale in (3, 40, 5, 12, 2), (2, 200, 70, 60, 30), (1, 300, 700, 
             ctcx.ctc_occupancies(x, y, states=True, backend=name) for name in ("cpu", "array-api")
         )
         np.testing.assert_allclose(found.states, best.states, atol=5e-6)
+        uniforms = rng.random((n, 1, t))
+        found, best = (
+            ctcx.ctc_sample_paths(x, y, uniforms, backend=name) for name in ("cpu", "array-api")
+        )
+        assert (found != best).mean() < 0.01
         found = ctcx.ctc_align(x, y, backend="cpu")
         best = ctcx.ctc_align(x, y, backend="array-api")
         np.testing.assert_array_equal(found.states, best.states)
@@ -263,6 +268,33 @@ def test_what_arrays_do_not_fit_occupancies_is_an_error():
             _native.occupancies(*arguments)
     with pytest.raises(TypeError, match="classes must not be None"):
         _native.occupancies(x, y, lengths, lengths, losses, None, states, 2, 0, 1)
+
+
+def test_what_arrays_do_not_fit_sampled_paths_is_an_error():
+    from ctcx_cpu import _native
+
+    x, y, lengths = np.zeros((2, 5, 4), np.float32), np.ones((2, 2), np.int64), np.full(2, 3)
+    uniforms, states = np.zeros((2, 6, 5), np.float32), np.empty((2, 6, 5), np.int32)
+    right = [x, y, lengths, lengths, uniforms, states, 2, 0, 1]
+    _native.sample_paths(*right)
+    for place, wrong in (
+        (0, x[0]),
+        (1, y[:1]),
+        (4, uniforms[:1]),
+        (4, uniforms[:, :, :4]),
+        (4, uniforms[:, ::2]),
+        (4, uniforms.astype(np.float16)),
+        (5, states[:, :5]),
+        (5, states.astype(np.int64)),
+        (5, np.empty((5, 6, 2), np.int32).T),
+        (6, 4),
+        (7, 4),
+        (8, -1),
+    ):
+        arguments = list(right)
+        arguments[place] = wrong
+        with pytest.raises(ValueError, match=r"\w"):
+            _native.sample_paths(*arguments)
 
 
 def test_what_arrays_do_not_fit_an_alignment_is_an_error():
@@ -447,18 +479,29 @@ int main(void) {
   for (int t = 0; t < 2; t++)
     printf("%.3f %.3f %.0f %.3f %.3f %.3f\\n", classes[t][0], classes[t][1], classes[t][2],
            states[t][0], states[t][1], states[t][2]);
+  const float uniforms[3][2] = {{0, 0}, {.5, .5}, {.9, 0}};
+  int32_t drawn[3][2];
+  batch.uniforms = uniforms, batch.uniform_bytes = sizeof(float), batch.paths = 3;
+  printf("%s\\n", ctcx_cpu_check_sample_paths(&batch));
+  batch.states = drawn[0];
+  if (ctcx_cpu_sample_paths(&batch)) return 1;
+  for (int k = 0; k < 3; k++) printf("%d %d\\n", drawn[k][0], drawn[k][1]);
   return 0;
 }
 """
 
 
 @compiler
-def test_occupancies_from_c(tmp_path):
+def test_occupancies_and_sampled_paths_from_c(tmp_path):
     assert compiled(tmp_path, OCCUPANCIES) == [
         "class_occupancies are NULL",
         "0.24",
         "0.417 0.583 0 0.417 0.583 0.000",
         "0.417 0.583 0 0.000 0.583 0.417",
+        "uniforms or states are NULL",
+        "1 1",
+        "0 1",
+        "0 1",
     ]
 
 

@@ -89,6 +89,12 @@ def align_with_columns(batch, dtype):
     return kernels.align, (x, *rest), {"blank": 0, "extra": extra, "ends": (12, 13)}
 
 
+def sample_paths(batch, dtype):
+    arrays = batch(3, 50, 12, 7, ragged=True, dtype=dtype)
+    uniforms = np.random.default_rng(0).random((3, 4, 50), dtype=dtype)
+    return kernels.sample_paths, arrays, {"blank": 0, "uniforms": uniforms}
+
+
 def greedy(batch, dtype):
     x, _, lengths, _ = batch(3, 50, 12, 7, ragged=True, dtype=dtype)
     return kernels.greedy, (x, lengths), {"blank": 0}
@@ -100,13 +106,26 @@ def beam_search(batch, dtype):
     return kernels.beam_search, (x, lengths), {"blank": 0, **settings}
 
 
-OPERATIONS = [occupancies, occupancies_of_classes, align, align_with_columns, greedy, beam_search]
+OPERATIONS = [
+    occupancies,
+    occupancies_of_classes,
+    align,
+    align_with_columns,
+    sample_paths,
+    greedy,
+    beam_search,
+]
 
 
 def run(kernel, count, options, *arrays):
     """Call a kernel of so many arrays; one more is an option."""
-    more = dict(zip(["extra"], arrays[count:], strict=False))
+    name = "uniforms" if "uniforms" in options else "extra"
+    more = dict(zip([name], arrays[count:], strict=False))
     return kernel(*arrays[:count], **options | more)
+
+
+def listed(results):
+    return results if isinstance(results, tuple | list) else [results]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -114,18 +133,18 @@ def test_other_operations_have_the_bits_of_numpy(batch, operation):
     """Called as they are, in a program, and in one that maps them over another axis."""
     for dtype in np.float32, np.float64:
         kernel, arrays, options = operation(batch, dtype)
-        expected = kernel(*arrays, **options)
+        expected = listed(kernel(*arrays, **options))
         extra = [option for option in options.values() if isinstance(option, np.ndarray)]
         with enable_x64(dtype == np.float64):
             given = tuple(map(jnp.asarray, (*arrays, *extra)))
             call = partial(run, kernel, len(arrays), options)
             for function in call, jax.jit(call):
-                got = function(*given)
+                got = listed(function(*given))
                 for array, right in zip(got, expected, strict=True):
                     assert isinstance(array, jax.Array)
                     assert array.dtype == right.dtype
                     np.testing.assert_array_equal(array, right)
-            twice = jax.jit(jax.vmap(call))(*(jnp.stack([array] * 2) for array in given))
+            twice = listed(jax.jit(jax.vmap(call))(*(jnp.stack([array] * 2) for array in given)))
             for array, right in zip(twice, expected, strict=True):
                 np.testing.assert_array_equal(array, np.stack([right] * 2))
 
@@ -138,13 +157,14 @@ def test_they_are_chosen_for_jax(batch):
         return (
             ctcx.ctc_align(x, labels, *lengths).states,
             ctcx.ctc_occupancies(x, labels, *lengths).classes,
+            ctcx.ctc_sample_paths(x, labels, jnp.full((3, 2, 20), 0.5), *lengths),
             ctcx.ctc_greedy(x, lengths[0]).labels,
             ctcx.ctc_beam_search(x, lengths[0], width=4, exact_scores=False).labels,
         )
 
     with ctcx.trace() as runs:
         call(logits)
-    operations = ["align", "occupancies", "greedy", "beam_search"]
+    operations = ["align", "occupancies", "sample_paths", "greedy", "beam_search"]
     assert [(run.backend, run.operation) for run in runs] == [("cpu", name) for name in operations]
 
 

@@ -3,8 +3,8 @@
 //     fuzz SECONDS SEED
 //
 // All arrays are exactly as large as they have to be. Results must be the same to the last bit for
-// any number of threads, and right beside plain recursions in double: losses and occupancies in
-// logarithms, best paths to the state, prefixes of beams wherever no two are as good as equal. With a fault, prints the problem and exits with 1.
+// any number of threads, and right beside plain recursions in double: losses, occupancies and drawn
+// paths in logarithms, best paths to the state, prefixes of beams wherever no two are as good as equal. With a fault, prints the problem and exits with 1.
 #include <algorithm>
 #include <cmath>
 #include <chrono>
@@ -40,6 +40,8 @@ struct Problem {
   std::vector<double> extra;
   std::vector<Size> aligned_labels;
   Size width, top, max_classes;  // of beams
+  Size paths;                    // that are drawn
+  std::vector<double> uniforms;  // (N, K, T)
 };
 
 std::mt19937_64 random_bits;
@@ -104,12 +106,15 @@ Problem draw() {
   p.width = size_up_to(std::clamp(most_candidates / all, Size(2), Size(300)));
   p.top = between(1, p.width);
   p.max_classes = uniform() < 0.3 ? size_up_to(p.classes + 1) : 0;
+  p.paths = between(0, 4);
+  for (Size i = 0; i < p.sequences * p.paths * p.frames; i++)
+    p.uniforms.push_back(uniform() < 0.1 ? 0 : uniform() < 0.1 ? 1 - 0x1p-24 : double(float(uniform() * 0.999999)));
   return p;
 }
 
 struct Result {
   std::vector<double> losses, gradient, states, log_probs, classes, class_log_probs, prefixes, prefix_log_probs;
-  std::vector<double> occupancy_losses, of_classes, of_states;
+  std::vector<double> occupancy_losses, of_classes, of_states, drawn;
   bool operator==(const Result &other) const {
     auto same = [](const std::vector<double> &a, const std::vector<double> &b) {
       return a.size() == b.size() && (a.empty() || !std::memcmp(a.data(), b.data(), a.size() * 8));
@@ -118,7 +123,7 @@ struct Result {
            same(states, other.states) && same(log_probs, other.log_probs) && same(classes, other.classes) &&
            same(class_log_probs, other.class_log_probs) && same(prefixes, other.prefixes) &&
            same(prefix_log_probs, other.prefix_log_probs) && same(occupancy_losses, other.occupancy_losses) &&
-           same(of_classes, other.of_classes) && same(of_states, other.of_states);
+           same(of_classes, other.of_classes) && same(of_states, other.of_states) && same(drawn, other.drawn);
   }
 };
 
@@ -186,6 +191,12 @@ template <class T, class I> Result run_as(const Problem &p, int threads) {
     for (Size t = 0; t < p.frames; t++)
       for (Size c = 0; c < p.classes; c++) r.of_classes.push_back(of_classes[n * call.sequence + t * call.frame + c]);
   if (p.gradient) r.of_states.assign(of_states.get(), of_states.get() + all * columns);
+  auto uniforms = exact<T>(all * p.paths);
+  auto drawn = exact<std::int32_t>(all * p.paths);
+  std::copy(p.uniforms.begin(), p.uniforms.end(), uniforms.get());
+  b.uniforms = uniforms.get(), b.uniform_bytes = sizeof(T), b.paths = p.paths, b.states = drawn.get();
+  expect_ok(ctcx_cpu_sample_paths(&b));
+  r.drawn.assign(drawn.get(), drawn.get() + all * p.paths);
   auto extra = exact<T>(all * p.columns), log_probs = exact<T>(all);
   auto states = exact<std::int32_t>(all);
   std::copy(p.extra.begin(), p.extra.end(), extra.get());
@@ -253,19 +264,24 @@ double loss_of(const Problem &p, Size n) {
   return constant - (count == 1 ? alpha[0] : log_sum(alpha[count - 1], alpha[count - 2]));
 }
 
-// The probability of each state at each frame of a sequence, given the labels, (T, 2S + 1); empty if
-// there are too many (Graves et al. 2006, equation 14).
-std::vector<double> occupancies_of(const Problem &p, Size n) {
-  const Size length = p.lengths[n], count = 2 * p.counts[n] + 1, columns = 2 * p.positions + 1;
-  if (p.frames * columns > most_states) return {};
-  auto column = [&](Size s) { return s % 2 ? p.labels[n * p.positions + s / 2] : p.blank; };
-  std::vector<double> emissions;  // relative to the largest logit of their frame
+// The states of a sequence, by frame: logits, relative to the largest of the frame, and logarithms of
+// the sums of all paths up to the frame, and from it on, each with the logits.
+struct Lattice {
+  Size length, count;
+  std::vector<Size> columns;
+  std::vector<double> emissions, forward, backward;
+};
+
+Lattice lattice_of(const Problem &p, Size n) {
+  Lattice lattice{p.lengths[n], 2 * p.counts[n] + 1, {}, {}, {}, {}};
+  const auto [length, count] = std::pair(lattice.length, lattice.count);
+  for (Size s = 0; s < count; s++) lattice.columns.push_back(s % 2 ? p.labels[n * p.positions + s / 2] : p.blank);
+  auto column = [&](Size s) { return lattice.columns[s]; };
   for (Size t = 0; t < length; t++) {
     const double *x = p.logits.data() + (n * p.frames + t) * p.classes, top = *std::max_element(x, x + p.classes);
-    for (Size s = 0; s < count; s++) emissions.push_back(top == -infinity ? top : x[column(s)] - top);
+    for (Size s = 0; s < count; s++) lattice.emissions.push_back(top == -infinity ? top : x[column(s)] - top);
   }
-  auto emitted = [&](Size t, Size s) { return emissions[t * count + s]; };
-  // Sums of paths up to a frame, and from the one after it on; `turn` is 1 or -1.
+  auto emitted = [&](Size t, Size s) { return lattice.emissions[t * count + s]; };
   auto walk = [&](int turn) {
     std::vector<double> sums(length * count, -infinity);
     for (Size i = 0; i < length; i++)
@@ -279,13 +295,21 @@ std::vector<double> occupancies_of(const Problem &p, Size n) {
       }
     return sums;
   };
-  const std::vector<double> forward = walk(1), backward = walk(-1);
+  lattice.forward = walk(1), lattice.backward = walk(-1);
+  return lattice;
+}
+
+// The probability of each state at each frame, given the labels, (T, 2S + 1) (Graves et al. 2006,
+// equation 14).
+std::vector<double> occupancies_of(const Problem &p, const Lattice &lattice) {
+  const auto &[length, count, _, emissions, forward, backward] = lattice;
+  const Size columns = 2 * p.positions + 1;
   std::vector<double> result(p.frames * columns, 0);
   for (Size t = 0; t < length; t++) {
     std::vector<double> logs;
     double whole = -infinity;
     for (Size s = 0; s < count; s++) {
-      const double x = emitted(t, s), both = forward[t * count + s] + backward[t * count + s];
+      const double x = emissions[t * count + s], both = forward[t * count + s] + backward[t * count + s];
       logs.push_back(x == -infinity ? x : both - x);
       whole = log_sum(whole, logs[s]);
     }
@@ -409,9 +433,44 @@ void fail(const Problem &p, const char *what, Size n = -1) {
   std::exit(1);
 }
 
+void expect_drawn_paths(const Problem &p, const Result &result, Size n, const Lattice &lattice) {
+  constexpr double as_near = 1e-5;  // where rounding may decide
+  const Size last = lattice.count - 1;
+  for (Size k = 0; k < p.paths; k++) {
+    const double *states = result.drawn.data() + (n * p.paths + k) * p.frames;
+    const double *uniforms = p.uniforms.data() + (n * p.paths + k) * p.frames;
+    for (Size t = p.frames - 1; t >= 0; t--) {
+      if (t >= lattice.length || !std::isfinite(result.losses[n])) {
+        if (states[t] != -1) fail(p, "a state where none can be", n);
+        continue;
+      }
+      const bool at_end = t == lattice.length - 1;
+      const Size after = at_end ? last : Size(states[t + 1]);
+      std::vector<Size> from{after, after - 1, after - 2};
+      if (after % 2 == 0 || after < 3 || lattice.columns[after] == lattice.columns[after - 2]) from.pop_back();
+      if (after == 0) from.pop_back();
+      if (at_end) from = last > 0 ? std::vector<Size>{last - 1, last} : std::vector<Size>{last};
+      double whole = -infinity, below = 0;
+      for (Size s : from) whole = log_sum(whole, lattice.forward[t * lattice.count + s]);
+      bool fits = false;  // whether the number lies between the bounds of the state
+      for (Size s : from) {
+        const double log = lattice.forward[t * lattice.count + s], above = below + std::exp(log - whole);
+        if (states[t] == double(s) && log > -infinity) fits = uniforms[t] > below - as_near && uniforms[t] < above + as_near;
+        below = above;
+      }
+      if (!fits) fail(p, "not the state that a number picks", n);
+    }
+  }
+}
+
 void expect_occupancies(const Problem &p, const Result &result, Size n) {
   const Size columns = 2 * p.positions + 1;
-  const std::vector<double> right = occupancies_of(p, n);
+  std::vector<double> right;
+  if (p.frames * columns <= most_states) {
+    const Lattice lattice = lattice_of(p, n);
+    right = occupancies_of(p, lattice);
+    expect_drawn_paths(p, result, n, lattice);
+  }
   const bool is_double = p.type == CTCX_CPU_FLOAT64, is_possible = std::isfinite(result.losses[n]);
   const double digits = is_double ? 1e-9 : 2e-5;
   auto is = [&](double got, double expected) { return got >= 0 && std::fabs(got - expected) <= digits; };
