@@ -1,4 +1,4 @@
-"""Hold losses, gradients and best paths of a GPU to those of the host."""
+"""Hold losses, gradients, best paths and greedy decoding of a GPU to those of the host."""
 
 import argparse
 import sys
@@ -41,7 +41,7 @@ def error_of(logits, others, to_device, to_host, backend):
 
 
 def check_paths(logits, others, to_device, to_host, backend):
-    """Raise AssertionError unless the best paths are those that the host finds.
+    """Raise AssertionError unless best paths, and greedy decoding, are those of the host.
 
     Both add up the same numbers in float64, in the same order.
     """
@@ -53,7 +53,13 @@ def check_paths(logits, others, to_device, to_host, backend):
     assert np.array_equal(to_host(again.log_probs), to_host(got.log_probs)), "two calls differ"
     assert np.array_equal(to_host(got.states), right.states), "the best paths are others"
     error = np.abs(to_host(got.log_probs).astype(np.float64) - right.log_probs).max(initial=0)
-    assert error <= 1e-5, f"log_probs are off by {error:.2g}"
+    assert error <= 1e-5, f"log_probs of the best paths are off by {error:.2g}"
+    lengths = others[1]
+    said = ctcx.ctc_greedy(logits, lengths, backend="array-api")
+    got = ctcx.ctc_greedy(to_device(logits), lengths, backend=backend)
+    assert np.array_equal(to_host(got.labels), said.labels), "greedy decoding says other labels"
+    error = np.abs(to_host(got.log_probs).astype(np.float64) - said.log_probs).max(initial=0)
+    assert error <= 1e-5, f"log_probs of greedy decoding are off by {error:.2g}"
 
 
 def main():

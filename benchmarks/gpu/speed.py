@@ -1,4 +1,4 @@
-"""Time loss, gradient and best paths on one GPU, in milliseconds, beside other libraries."""
+"""Time the operations on one GPU, in milliseconds, beside other libraries."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ PATHS = {"infeasible": "empty", "validate": False}  # nothing is read back
 
 
 def cupy_calls(logits, labels):
-    """Loss and gradient, and best paths, of CuPy arrays, by name."""
+    """Loss and gradient, alignment and greedy decoding of CuPy arrays, by name."""
     import cupy
 
     arrays = cupy.asarray(logits), cupy.asarray(labels)
@@ -35,6 +35,7 @@ def cupy_calls(logits, labels):
     calls = {
         "ctcx on cupy": lambda: ctcx.ctc_loss_and_grad(*arrays, validate=False),
         "ctcx on cupy, align": lambda: ctcx.ctc_align(*arrays, **PATHS),
+        "ctcx on cupy, greedy": lambda: ctcx.ctc_greedy(arrays[0], validate=False),
     }
     return calls, wait
 
@@ -69,6 +70,7 @@ def torch_calls(logits, labels):
         "ctcx on torch, checked": lambda: ctcx.ctc_loss_and_grad(x, y),
         "ctcx on torch, backward": training_step,
         "ctcx on torch, align": lambda: ctcx.ctc_align(x, y, **PATHS),
+        "ctcx on torch, greedy": lambda: ctcx.ctc_greedy(x, validate=False),
         "torch": native,
         "torch, cudnn": cudnn,
         "torch, softmax alone": lambda: torch.softmax(x, -1),

@@ -20,6 +20,7 @@ def ctcx_backends() -> list[Backend]:
                 "loss": "ctcx_cuda.kernels:loss",
                 "loss_and_grad": "ctcx_cuda.kernels:loss_and_grad",
                 "align": "ctcx_cuda.paths:align",
+                "greedy": "ctcx_cuda.paths:greedy",
             },
             namespaces=frozenset({"cupy", "torch"}),
             devices=frozenset({"cuda"}),

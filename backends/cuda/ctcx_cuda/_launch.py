@@ -49,12 +49,15 @@ class LaunchError(RuntimeError):
     """A kernel could not be launched. Nothing of the caller's was written to."""
 
 
-def describe(plan: Plan | PathPlan, scratch: Any, **facts: int) -> np.ndarray[Any, Any]:
-    """Return a problem with these facts, and with the parts of the scratch memory."""
+def describe(
+    plan: Plan | PathPlan | None = None, scratch: Any = None, **facts: int
+) -> np.ndarray[Any, Any]:
+    """Return a problem with these facts, and with the parts of the scratch memory, if any."""
     problem = np.zeros(1, dtype=PROBLEM)
-    base = view(scratch).address
-    for name, offset in offsets(plan.sizes).items():
-        problem[name] = base + offset
+    if plan is not None:
+        base = view(scratch).address
+        for name, offset in offsets(plan.sizes).items():
+            problem[name] = base + offset
     for name, value in facts.items():
         problem[name] = value
     return problem

@@ -8,6 +8,7 @@ from importlib import resources
 
 __all__ = [
     "ANY_LENGTH",
+    "BEST_CLASSES",
     "BEST_PATH",
     "DTYPES",
     "IN_REGISTERS",
@@ -73,7 +74,9 @@ ANY_LENGTH = Variant(
 
 BEST_PATH = Variant("best-path", ("best_path",), ("ctc_spreads", "ctc_best_path"))
 
-VARIANTS = (*IN_REGISTERS, ANY_LENGTH, BEST_PATH)
+BEST_CLASSES = Variant("best-classes", ("best_classes",), ("ctc_best_classes", "ctc_spoil"))
+
+VARIANTS = (*IN_REGISTERS, ANY_LENGTH, BEST_PATH, BEST_CLASSES)
 
 
 @cache

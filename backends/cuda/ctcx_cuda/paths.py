@@ -1,4 +1,4 @@
-"""Best paths: what ctcx calls for alignments.
+"""Best paths, of given labels or of all: what ctcx calls for alignments and greedy decoding.
 
 Two launches for all sequences; no synchronisation and no copy to the host.
 """
@@ -20,9 +20,9 @@ from ctcx_cuda._device_arrays import (
 )
 from ctcx_cuda._launch import capturing, describe, launch, point
 from ctcx_cuda._plan import grid, make_path_plan, scratch_limit
-from ctcx_cuda._variants import BEST_PATH
+from ctcx_cuda._variants import BEST_CLASSES, BEST_PATH
 
-__all__ = ["MOST_THREADS", "align"]
+__all__ = ["MOST_THREADS", "align", "greedy"]
 
 MOST_THREADS = 512
 """Threads of a block of ``ctc_best_path``: as many as there are positions, up to this many."""
@@ -87,8 +87,36 @@ def align(
             launch("ctc_spreads", *arguments, grid=grid(T, count), block=128)
             shared = 2 * 8 * (plan.threads + 1)
             launch("ctc_best_path", *arguments, grid=(count,), block=plan.threads, shared=shared)
-        if not array_api_compat.is_torch_array(logits) and capturing():
-            # The graph keeps addresses only; PyTorch's allocator sees to it itself.
-            everything = (states, log_probs, scratch)
-            states, log_probs = (keeping(each, *everything) for each in everything[:2])
-    return states, log_probs
+        return _kept(states, log_probs, scratch)
+
+
+def greedy(logits: Any, logit_lengths: Any, *, blank: int) -> tuple[Any, Any]:
+    """Most probable class of each frame (N, T), and the logarithm of its probability (N, T)."""
+    require_memory(logits, logit_lengths)
+    N, T, C = logits.shape
+    dtype = dtype_name(logits)
+    with on_stream_of(logits):
+        classes = empty(logits, (N, T), "int32")
+        log_probs = empty(logits, (N, T), "float64" if dtype == "float64" else "float32")
+        if 0 in (N, T):
+            return classes, log_probs
+        problem = describe(N=N, T=T, C=C, blank=blank)
+        point(problem, "logits", logits, "ntc")
+        point(problem, "frames", logit_lengths, "n")
+        problem["states"] = view(classes).address
+        problem["log_probs"] = view(log_probs).address
+        arguments = (BEST_CLASSES, dtype, problem)
+        launch("ctc_best_classes", *arguments, grid=grid(T, N), block=128)
+        launch("ctc_spoil", *arguments, grid=(N,), block=min(256, -(-T // 32) * 32))
+        return _kept(classes, log_probs)
+
+
+def _kept(integers: Any, log_probs: Any, *scratch: Any) -> tuple[Any, Any]:
+    """Return results that keep all memory which a graph that is being captured will write to.
+
+    It keeps addresses only. PyTorch's allocator sees to that itself.
+    """
+    everything = (integers, log_probs, *scratch)
+    if array_api_compat.is_torch_array(log_probs) or not capturing():
+        return integers, log_probs
+    return keeping(integers, *everything), keeping(log_probs, *everything)

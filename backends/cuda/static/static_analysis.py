@@ -40,8 +40,13 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
 BASELINE = Path(__file__).with_name("baseline.json")
 ADDED_BY_CUPY = ("-ftz=true",)
 """Flushes float32's subnormal numbers to 0. It comes last, so nothing before it can undo it."""
-BARRIER_A_FRAME = {"ctc_best_path"}
-"""Kernels whose loops over frames are told by their barriers, of which each frame has one."""
+FRAME_MARKS = {
+    "ctc_best_path": ("BAR", "", 1),
+    "ctc_spreads": ("SHFL", ".BFLY", None),
+    "ctc_best_classes": ("SHFL", ".BFLY", None),
+}
+"""What innermost loops over frames of these kernels have, and how many of it a frame. None where an
+iteration is a frame: it has the code for up to 128 classes, and for what is left of them."""
 TOLERANCE = 1.05
 """A compiler's choice moves instructions a frame by a few in a hundred; the rest is exact."""
 
@@ -126,10 +131,7 @@ def analyse(cubin: bytes) -> dict[str, dict[str, Any]]:
             "shared": used["SHARED"],
             "spills": spills,
         }
-        a_frame = _instructions_a_frame(
-            code[kernel], labels[kernel], has_barriers=kernel in BARRIER_A_FRAME
-        )
-        if a_frame:
+        if a_frame := _instructions_a_frame(kernel, code[kernel], labels[kernel]):
             found[kernel]["instructions a frame"] = a_frame
         if in_flight := _loads_in_flight(code[kernel], labels[kernel]):
             found[kernel]["loads in flight"] = in_flight
@@ -163,28 +165,29 @@ def _loops(code: list[tuple[str, str]], labels: dict[str, int]) -> list[tuple[in
 
 
 def _instructions_a_frame(
-    code: list[tuple[str, str]], labels: dict[str, int], *, has_barriers: bool
+    kernel: str, code: list[tuple[str, str]], labels: dict[str, int]
 ) -> list[float]:
     """Return it for each loop over frames, the longest first.
 
     Such a loop has two shuffles a frame (of a mantissa and an exponent, upwards) and writes or
-    reads global memory; or it is an innermost loop with barriers, one a frame. To divide by them
-    makes the number independent of unrolling.
+    reads global memory. To divide by them makes the number independent of unrolling. Loops of the
+    kernels in ``FRAME_MARKS`` are told by something else.
     """
-    marks, a_frame = (("BAR", ""), 1) if has_barriers else (("SHFL", ".UP"), 2)
+    start, part, a_frame = FRAME_MARKS.get(kernel, ("SHFL", ".UP", 2))
     found = {}
     for begin, end in _loops(code, labels):
         names = [name for name, _ in code[begin : end + 1]]
-        if count := sum(n.startswith(marks[0]) and marks[1] in n for n in names):
-            found[begin, end] = round(a_frame * len(names) / count, 1)
-    if has_barriers:
-        inner = [
-            (b, e)
-            for b, e in found
-            if not any(b <= o[0] and o[1] <= e and o != (b, e) for o in found)
-        ]
-        found = {loop: found[loop] for loop in inner}
-    return sorted(found.values(), reverse=True)
+        if marks := sum(name.startswith(start) and part in name for name in names):
+            found[begin, end] = round(len(names) * (a_frame / marks if a_frame else 1), 1)
+    if kernel in FRAME_MARKS:
+        found = {
+            (begin, end): number
+            for (begin, end), number in found.items()
+            if not any(o != (begin, end) and begin <= o[0] and o[1] <= end for o in found)
+        }
+    numbers = sorted(found.values(), reverse=True)
+    # Without marks to count, the others are jumps back within an iteration.
+    return numbers if a_frame else numbers[:1]
 
 
 def _loads_in_flight(code: list[tuple[str, str]], labels: dict[str, int]) -> int:

@@ -43,11 +43,14 @@ def test_the_loops_over_frames_are_found(found, variant, architecture):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_loops_over_frames_of_best_paths_are_found(found, architecture):
+def test_the_loops_over_frames_of_best_paths_and_classes_are_found(found, architecture):
     numbers = found["kernels"][f"best-path float32 {architecture}"]["ctc_best_path"]
     # There with and without choices, and in strips; some compilers make several loops of one.
     assert len(numbers["instructions a frame"]) >= 3
     assert numbers["instructions a frame"][-1] < 60
+    for variant, kernel in (("best-path", "ctc_spreads"), ("best-classes", "ctc_best_classes")):
+        numbers = found["kernels"][f"{variant} float32 {architecture}"][kernel]
+        assert len(numbers["instructions a frame"]) == 1
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

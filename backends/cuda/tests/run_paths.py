@@ -1,4 +1,4 @@
-"""Best paths of drawn sizes, for the sanitizers: ``run_paths.py THREADS COUNT [FLAW]``.
+"""Best paths and classes of drawn sizes, for the sanitizers: ``run_paths.py THREADS COUNT [FLAW]``.
 
 Every array and every part of the scratch memory is an allocation of its own, of the very size that
 the plan gives it. FLAW is a part of the scratch memory that is 32 bytes short, or a defect of the
@@ -13,6 +13,7 @@ from ctcx_cuda import _launch, _plan, _variants, paths
 from run_drawn import apart
 
 from ctcx._reference.best_path import best_paths
+from ctcx._reference.decoding import best_classes
 
 FRAMES = (0, 1, 2, 3, 4, 5, 8, 31, 32, 33, 64, 65, 97, 170)
 # Around a warp, and around the 96 threads of a block. More than those go in strips.
@@ -29,6 +30,7 @@ DEFECTS = {
         "    }\n    return Sums",
     ),
     "no-state-barrier": ("        __syncthreads();\n        state = last", "        state = last"),
+    "past-the-last-frame": ("t < p.T; t += (i64)gridDim", "t <= p.T; t += (i64)gridDim"),
     "past-the-end": ("if (t >= frames) return;", "if (t > frames) return;"),
 }
 
@@ -39,11 +41,11 @@ def main(threads, count, flaw=""):
     paths.describe = apart(paths.describe, flaw)
     if flaw in DEFECTS:
         old, new = DEFECTS[flaw]
-        text = _variants.source(_variants.BEST_PATH)
-        if old not in text:
+        source = _variants.source
+        if not any(old in source(variant) for variant in _variants.VARIANTS):
             message = f"{old!r} is not in the source"
             raise RuntimeError(message)
-        _launch.source = lambda _: text.replace(old, new)
+        _launch.source = lambda variant: source(variant).replace(old, new)
     for index in range(count):
         # All choices at once, and with sums kept.
         _plan._TABLE = 65536 if index % 4 == 3 else 0
@@ -65,6 +67,9 @@ def check(rng, S):
     arrays = [cupy.asarray(array) for array in (logits, labels, frames, counts)]
     beside = None if extra is None else cupy.asarray(extra)
     states, log_probs = paths.align(*arrays, blank=blank, extra=beside, ends=ends)
+    classes, _ = paths.greedy(arrays[0], arrays[2], blank=blank)
+    said = best_classes(logits, frames, blank)
+    np.testing.assert_array_equal(cupy.asnumpy(classes), said.classes)
     right = best_paths(logits, labels, frames, counts, blank, extra=extra, ends=ends)
     where = str((N, T, S, W, blank, ends))
     np.testing.assert_array_equal(cupy.asnumpy(states), right.states, err_msg=where)

@@ -1,4 +1,4 @@
-"""Best paths, in each way that they are computed: numbers, launches, copies, order, memory."""
+"""Best paths and classes, in each way that they are computed: numbers, launches, order, memory."""
 
 import cuda_on_cpu
 import cupy
@@ -8,6 +8,7 @@ from ctcx_cuda import _plan, paths
 
 import ctcx
 from ctcx._reference.best_path import best_paths
+from ctcx._reference.decoding import best_classes
 
 # All choices are kept; sums are; and there are more positions than threads.
 WAYS = pytest.mark.parametrize("way", ["table", "spans", "strips"])
@@ -137,3 +138,40 @@ def test_a_graph_writes_to_nobody_elses_memory():
         stream.synchronize()
         assert all((array == 7).all() for array in later)
         assert bits(*found) == bits(*align(arrays))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("classes", [1, 5, 32, 33, 127, 129, 300])
+def test_best_classes_in_every_order_of_threads(classes, dtype, gpu_counters):
+    rng = np.random.default_rng(classes)
+    logits = (rng.integers(-4, 4, (3, 21, classes)) / 2).astype(dtype)  # many equal ones
+    logits[0, :, 1:] -= np.asarray(12, dtype)  # nearly certain
+    logits[1, 4] = -np.inf
+    lengths = np.array([21, 20, 0])
+    arrays = (cupy.asarray(logits), cupy.asarray(lengths))
+    found = paths.greedy(*arrays, blank=0)
+    right = best_classes(logits, lengths, 0)
+    np.testing.assert_array_equal(cupy.asnumpy(found[0]), right.classes)
+    # In float32 small logarithms have all their digits, in float64 more than the reference's.
+    exact = {"rtol": 5e-7, "atol": 0} if dtype != "float64" else {"rtol": 1e-12, "atol": 1e-14}
+    np.testing.assert_allclose(cupy.asnumpy(found[1]), right.log_probs, **exact)
+    turned = cupy.asarray(np.asfortranarray(logits))
+    for order in ("reverse", "random"):
+        with cuda_on_cpu.thread_order(order, 1), gpu_counters() as counted:
+            again = paths.greedy(turned, arrays[1].astype("int32")[::1], blank=0)
+        assert bits(*again) == bits(*found)
+        assert counted.launches == 3  # that of astype, too
+        assert counted.device_to_host == counted.synchronisations == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_wrong_logit_or_length_spoils_its_own_sequence_only(value):
+    logits = problem()[0]
+    clean = cupy.asnumpy(paths.greedy(cupy.asarray(logits), cupy.asarray([150] * 3), blank=0)[0])
+    logits[0, 149, 3] = value
+    lengths = cupy.asarray([150, 150, 10**9])
+    classes, log_probs = map(cupy.asnumpy, paths.greedy(cupy.asarray(logits), lengths, blank=0))
+    assert (classes[[0, 2]] == -1).all()
+    assert np.isnan(log_probs[[0, 2]]).all()
+    assert (classes[1] == clean[1]).all()
+    assert np.isfinite(log_probs[1]).all()

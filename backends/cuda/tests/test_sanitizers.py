@@ -85,7 +85,9 @@ def test_no_overrun_in_best_paths():
     assert "ran 110" in run.stdout
 
 
-@pytest.mark.parametrize("flaw", ["spreads", "choices", "kept", "strips", "past-the-end"])
+@pytest.mark.parametrize(
+    "flaw", ["spreads", "choices", "kept", "strips", "past-the-end", "past-the-last-frame"]
+)
 def test_a_planted_overrun_in_best_paths_is_found(flaw):
     run = cuda_on_cpu.run_sanitized("address", [PATHS, "96", "22", flaw], timeout=600)
     assert "heap-buffer-overflow" in run.reports, run.stderr

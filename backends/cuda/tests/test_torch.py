@@ -16,6 +16,7 @@ from torch._subclasses import FakeTensorMode
 import ctcx
 from backends.cuda.tests.problems import problem
 from ctcx._reference.best_path import best_paths
+from ctcx._reference.decoding import best_classes
 from ctcx.plugin import Decline
 
 
@@ -57,7 +58,7 @@ def test_tensors(dtype, frames_first, gpu_counters):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_best_paths_of_tensors(dtype, gpu_counters):
+def test_best_paths_and_classes_of_tensors(dtype, gpu_counters):
     logits, *rest = problem("labels-31")
     tensor = torch.tensor(np.round(logits * 4) / 4, dtype=getattr(torch, dtype))
     arrays = [torch.tensor(array) for array in rest]
@@ -70,6 +71,10 @@ def test_best_paths_of_tensors(dtype, gpu_counters):
     assert counted.host_to_device == counted.device_to_host == counted.synchronisations == 0
     assert states.dtype == torch.int32
     assert log_probs.dtype == extra.dtype
+    classes, of_classes = paths.greedy(tensor, arrays[1], blank=0)
+    said = best_classes(tensor.double().numpy(), rest[1], 0)
+    np.testing.assert_array_equal(classes.numpy(), said.classes)
+    np.testing.assert_allclose(of_classes.numpy(), said.log_probs, rtol=1e-6, atol=1e-6)
     right = best_paths(tensor.double().numpy(), *rest, 0, extra=extra.numpy(), ends=(9, 0))
     np.testing.assert_array_equal(states.numpy(), right.states)
     np.testing.assert_allclose(log_probs.numpy(), right.log_probs, rtol=1e-6, atol=1e-6)
