@@ -22,11 +22,10 @@ function logSoftmax(row) {
  *   log-probability of the path, in nats
  */
 export function greedy(logits, blank) {
-  const logProbs = logits.map(logSoftmax);
-  const path = logProbs.map(row => row.indexOf(Math.max(...row)));
+  const path = logits.map(row => row.indexOf(Math.max(...row)));
   return {
     labels: path.filter((k, t) => k !== blank && k !== path[t - 1]),
-    score: path.reduce((sum, k, t) => sum + logProbs[t][k], 0),
+    score: path.reduce((sum, k, t) => sum + logSoftmax(logits[t])[k], 0),
   };
 }
 
