@@ -87,9 +87,9 @@ def textbook(logits, *, width, bonus, blank=0, max_classes=None):
             add(prefix, total + row[blank], -math.inf)
             if prefix:
                 add(prefix, -math.inf, ends_label + row[prefix[-1]])
-        for prefix, (ends_blank, ends_label) in beam.items():
-            total = np.logaddexp(ends_blank, ends_label)
-            for rank, c in enumerate(order):
+        for rank, c in enumerate(order):
+            for prefix, (ends_blank, ends_label) in beam.items():
+                total = np.logaddexp(ends_blank, ends_label)
                 longer = (*prefix, c)
                 if longer in beam or max_classes is None or rank < max_classes:
                     came = ends_blank if prefix[-1:] == (c,) else total
@@ -175,6 +175,30 @@ def test_a_narrow_beam_is_that_of_a_textbook(width, max_classes, with_model):
         for (y, log_prob, score), (_, right) in zip(got, truth, strict=True):
             assert log_prob == pytest.approx(right, abs=1e-9)
             assert score == pytest.approx(right + bonus(y), abs=1e-9)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_no_label_of_many_is_left_out_that_can_be_in_the_beam(coarse):
+    for seed in range(12):
+        rng = np.random.default_rng([seed, 3])
+        logits = rng.normal(size=(1, 9, 70), scale=rng.uniform(0.2, 2))
+        # Equal columns are equal as computed, whatever is done with them.
+        logits = logits[:, :, rng.integers(0, 9, size=70)] if coarse else logits
+        # Sums of these aren't rounded, so ties are ties.
+        weights = np.round(rng.normal(1, 2, size=40)) / 2 if seed % 2 else np.full(40, 0.5)
+        boost = {
+            tuple(rng.integers(1, 70 if k % 2 else 6, size=rng.integers(1, 4)).tolist()): float(w)
+            for k, w in enumerate(weights)
+        }
+
+        def bonus(y, *, ended=True, boost=boost):
+            return boost_of(y, boost, ended=ended)
+
+        found = ctcx.ctc_beam_search(logits, width=3, top=3, exact_scores=False, boost=boost)
+        truth = textbook(logits[0], width=3, bonus=bonus)
+        assert [y for y, _, _ in results(found, 0)] == [y for y, _ in truth]
+        scores = [log_prob + bonus(y) for y, log_prob in truth]
+        np.testing.assert_allclose(found.scores[0, : len(scores)], scores, atol=1e-9)
 
 
 def test_without_wishes_it_is_the_search_of_the_kernels():

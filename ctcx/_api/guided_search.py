@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from numbers import Real
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -260,6 +261,8 @@ def _phrases(
         msg = f"boost has the phrase {short_repr(phrase)}: {why}"
         return CTCInputError(msg, argument="boost", value=phrase)
 
+    if _are_plain(boost, classes, blank):
+        return tuple(sorted((phrase, float(weight)) for phrase, weight in boost.items()))
     found: dict[tuple[int, ...], float] = {}
     for phrase, weight in boost.items():
         if not isinstance(phrase, tuple):
@@ -281,6 +284,21 @@ def _phrases(
             why = f"its weight must be a finite number; got {short_repr(weight)}"
             raise refuse(phrase, why) from None
     return tuple(sorted(found.items()))
+
+
+def _are_plain(boost: Mapping[Any, Any], classes: int, blank: int) -> bool:
+    """Whether all is right and of Python's own types, found out at once."""
+    if set(map(type, boost)) != {tuple} or () in boost:
+        return False
+    labels = set(chain.from_iterable(boost))
+    return (
+        set(map(type, labels)) == {int}
+        and min(labels) >= 0
+        and max(labels) < classes
+        and blank not in labels
+        and set(map(type, boost.values())) <= {int, float}
+        and all(map(math.isfinite, boost.values()))
+    )
 
 
 @lru_cache(maxsize=8)

@@ -324,10 +324,44 @@ class GuidedBeam:
         if self._guide.model is not None:
             most = most + TOLERATED * self._guide.weight
         reach = p + most.max(axis=1)[:, None]
-        (some,) = np.nonzero(((reach >= least[:, None]) & (p > -_INFINITY)).any(axis=0))
+        may_enter = (reach >= least[:, None]) & (p > -_INFINITY)
+        (some,) = np.nonzero(may_enter.any(axis=0))
+        if self._guide.model is None:
+            some = self._without_outnumbered(some, p[:, some], beam.phrase)
         p = p[:, some]
         order = np.argsort(-p, axis=1, kind="stable")
         return some[order], np.take_along_axis(p, order, axis=1)
+
+    def _without_outnumbered(
+        self, some: NDArray[np.intp], p: NDArray[np.float64], states: NDArray[np.int64]
+    ) -> NDArray[np.intp]:
+        """Leave out labels if so many others are better that none of their prefixes can be kept.
+
+        What a label adds to an entry is a sum, of a number of its own and one of the entry, but for
+        the labels that go on with the entry's phrases. So if W others are better with one entry,
+        they are with all; and one of them may repeat the last label.
+        """
+        phrases, gains, most = self._guide.phrases, np.zeros(len(some)), self._width + 1
+        if len(some) <= 4 * most:  # it doesn't pay
+            return some
+        goes_on = np.zeros(self._classes, dtype=bool)
+        if phrases is not None:
+            gains = phrases.gains[phrases.start, phrases.column[some]]
+            following = [phrases.following(state) for state in set(states.ravel().tolist())]
+            goes_on[np.concatenate(following)] = True
+            most += max(map(len, following))
+        if len(some) <= most:
+            return some
+        value = p + gains
+        last = np.partition(value, -most, axis=1)[:, -most, None]
+        is_above, is_equal = value > last, value == last
+        # Of equal ones, the more probable classes come first, then the lower ones.
+        is_first = is_equal & (p == np.where(is_equal, p, -_INFINITY).max(axis=1, keepdims=True))
+        place = is_above.sum(axis=1, keepdims=True) + np.cumsum(is_first, axis=1)
+        is_next = is_equal & ~is_first & (place[:, -1:] < most)
+        kept = is_above | (is_first & (place <= most)) | is_next
+        found: NDArray[np.intp] = some[kept.any(axis=0) | goes_on[some]]
+        return found
 
     def _leave_out_children(
         self,
@@ -356,9 +390,8 @@ class GuidedBeam:
         """Return the bonus of new prefixes (M, K, W); of those that can't be it may be -inf."""
         bonus = beam.bonus[:, None, :] + self._guide.per_label
         if (phrases := self._guide.phrases) is not None:
-            bonus = (
-                bonus + phrases.gains[beam.phrase[:, None, :], phrases.column[classes][:, :, None]]
-            )
+            row, column = phrases.gains.shape[1] * beam.phrase, phrases.column[classes]
+            bonus = bonus + phrases.gains.take(row[:, None, :] + column[:, :, None])
         if self._said is not None:
             where = (rows[:, None, None], beam.cell[:, None, :], classes[:, :, None])
             gains = self._said[where]

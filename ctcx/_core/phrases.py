@@ -60,6 +60,7 @@ class Phrases:
         self._lock = Lock()
         self._states: list[PhraseState] = []
         self._numbers: dict[PhraseState, int] = {}
+        self._go_on: list[NDArray[np.int64]] = []
         self.gains = np.zeros((0, len(labels) + 1))
         self._following = np.zeros((0, len(labels) + 1), dtype=np.int64)
         self.most = np.zeros(0)
@@ -132,11 +133,13 @@ class Phrases:
                     self._grow(max(64, 2 * found))
                 # A label that goes on with nothing may begin a phrase, as after no label at all.
                 gains = self._from_root + self._refund(state)
-                node = state[0]
+                node, labels = state[0], set[int]()
                 while node:
-                    for label in self._children[node]:
-                        gains[self.column[label]] = self._step(state, label)[1]
+                    labels.update(self._children[node])
                     node = self._fail[node]
+                for label in labels:
+                    gains[self.column[label]] = self._step(state, label)[1]
+                self._go_on.append(np.array(sorted(labels), dtype=np.int64))
                 self.gains[found] = gains
                 self.most[found] = gains.max()
                 self._states.append(state)
@@ -155,6 +158,10 @@ class Phrases:
     def state_of(self, number: int) -> PhraseState:
         """Return the state of a row."""
         return self._states[number]
+
+    def following(self, number: int) -> NDArray[np.int64]:
+        """Return the labels that go on with a phrase that the state has begun."""
+        return self._go_on[number]
 
     def after(self, numbers: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the states (K,) that labels (K,) make of states (K,)."""
