@@ -224,48 +224,64 @@ def beam_one(rows, blank, width, fault):  # noqa: C901, PLR0912 - a collection o
 
 
 def posterior(problem, fault):
-    T, C = len(problem["logits"][0]), len(problem["logits"][0][0])
+    T, C, blank = len(problem["logits"][0]), len(problem["logits"][0][0]), problem["blank"]
     occupancies, entropies = [], []
     for logits, labels in sequences(problem, ""):
         log_probs = log_softmax(logits) if len(logits) else logits
-        found = np.zeros((T, C))
-        # Beginnings of paths that end in (labels said, last class): their probability, and the
-        # sums over them of occupancies and of p log p, from one frame to the next.
-        alive = {(0, problem["blank"]): (1.0, np.zeros((T, C)), 0.0)}
-        for t, row in enumerate(log_probs.tolist()):
-            after = {}
-            for (said, last), (p, sums, weighted) in alive.items():
-                for k, gain in enumerate(row):
-                    now = said + (k not in (problem["blank"], last))
-                    if gain == -math.inf or (
-                        now > said and (said == len(labels) or labels[said] != k)
-                    ):
-                        continue
-                    step = math.exp(gain)
-                    more = sums * step
-                    more[t, k] += p * step
-                    old = after.get((now, k), (0.0, 0.0, 0.0))
-                    terms = (p * step, more, (weighted + p * gain) * step)
-                    after[now, k] = tuple(a + b for a, b in zip(old, terms, strict=True))
-            alive = after
-        ends = [value for (said, _), value in alive.items() if said == len(labels)]
-        total = sum(p for p, _, _ in ends)
-        entropy = 0.0
-        if total > 0:
-            found = sum(sums for _, sums, _ in ends) / total
-            entropy = math.log(total) - sum(weighted for _, _, weighted in ends) / total
         softmax = np.zeros((T, C))
         softmax[: len(logits)] = np.exp(log_probs)
-        if fault == "returns the gradient":
-            found = softmax - found if total > 0 else found
-        if fault == "returns the softmax":
-            found = softmax if total > 0 else found
+        total, states, entropy = by_state(log_probs, labels, blank, T)
+        found = np.zeros((T, C))
+        for s in range(2 * len(labels) + 1):
+            k = labels[s // 2] if s % 2 else blank
+            if fault == "overwrites":
+                found[:, k] = states[:, s]
+            else:
+                found[:, k] += states[:, s]
+        if fault == "best path" and total:
+            found[:] = 0.0
+            for t, (_, k) in enumerate(align_one(logits, labels, blank, "")[0]):
+                found[t, k] = 1.0
+        if fault == "returns the gradient" and total:
+            found = softmax - found
+        if fault == "returns the softmax" and total:
+            found = softmax
         if fault == "rounds":
             found = found.round(2)
+        if fault == "ignores the labels" and total:
+            entropy = -float(np.nansum(np.exp(log_probs) * log_probs))
         scale = {"in bits": 1 / math.log(2), "negated": -1.0, "by frame": 1 / max(1, len(logits))}
         occupancies.append(found.tolist())
         entropies.append(entropy * scale.get(fault, 1.0) + (fault == "plus one"))
     return occupancies, entropies
+
+
+def by_state(log_probs, labels, blank, T):
+    """Likelihood, occupancies of states and entropy, from the first frame to the last."""
+    nothing = np.zeros((T, 2 * len(labels) + 1))
+    # Beginnings of paths that have said so many labels and end in a class: their probability, the
+    # sum of their occupancies, and that of p log p.
+    alive = {(0, blank): (1.0, nothing, 0.0)}
+    for t, row in enumerate(log_probs.tolist()):
+        after = {}
+        for (said, last), (p, sums, weighted) in alive.items():
+            for k, gain in enumerate(row):
+                now = said + (k not in (blank, last))
+                if gain == -math.inf or (now > said and (said, k) not in enumerate(labels)):
+                    continue
+                step = math.exp(gain)
+                more = sums * step
+                more[t, 2 * now - (k != blank)] += p * step
+                old = after.get((now, k), (0.0, 0.0, 0.0))
+                terms = (p * step, more, (weighted + p * gain) * step)
+                after[now, k] = tuple(a + b for a, b in zip(old, terms, strict=True))
+        alive = after
+    ends = [value for (said, _), value in alive.items() if said == len(labels)]
+    total = sum(p for p, _, _ in ends)
+    if not total:
+        return 0.0, nothing, 0.0
+    entropy = math.log(total) - sum(weighted for _, _, weighted in ends) / total
+    return total, sum(sums for _, sums, _ in ends) / total, entropy
 
 
 def occupancies(problem, fault):
@@ -318,10 +334,13 @@ NAMES = {
     (beam_search, "shortest first"): None,
     (occupancies, "returns the gradient"): "gradient-for-occupancy",
     (occupancies, "returns the softmax"): "softmax-for-occupancy",
+    (occupancies, "best path"): "best-path-only",
+    (occupancies, "overwrites"): "occupancy-overwritten",
     (occupancies, "rounds"): None,
     (entropy, "in bits"): "entropy-in-bits",
     (entropy, "negated"): "entropy-negated",
     (entropy, "by frame"): "entropy-averaged",
+    (entropy, "ignores the labels"): "entropy-of-frames",
     (entropy, "plus one"): None,
 }
 """What each program is to be told; None: that its mistake is unknown."""

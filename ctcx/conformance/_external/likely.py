@@ -89,6 +89,7 @@ def _score(
     None if it doesn't explain enough, or if something is right that it would get wrong.
     """
     explained = tested = 0
+    wrong = sum(is_wrong for _, _, is_wrong in given)
     unlike = set()
     for asked, said, is_wrong in given:
         mistaken = way(asked)
@@ -104,7 +105,8 @@ def _score(
             explained += 1
         else:
             unlike.add(asked.fixture.name)
-    wrong = sum(is_wrong for _, _, is_wrong in given)
+        if tested - explained > (1 - _MOST) * wrong:
+            return None
     if not explained or explained < _MOST * tested or explained < _SOME * wrong:
         return None
     return explained, len({asked.fixture.name for asked, _, _ in given} - unlike)

@@ -11,7 +11,6 @@ from ctcx._errors import CTCInputError
 from ctcx._reference.tolerances import TOLERANCES
 from ctcx.conformance._external.judging import NOT_OFFERED, all_findings, judges, result
 from ctcx.conformance._external.problems import (
-    LOSS,
     PROTOCOL,
     chosen,
     known_operations,
@@ -113,7 +112,7 @@ def as_report(
 ) -> Report:
     """Return the report on a program."""
     not_run = {}
-    for operation in set(answers) - {LOSS}:
+    for operation in answers:
         some = [one for one in results if one.device == operation]
         if some and all(one.status == "skipped" for one in some):
             not_run[operation] = next(
