@@ -51,7 +51,8 @@ enum ctcx_cpu_status {
   CTCX_CPU_OK = 0,
   CTCX_CPU_INVALID = 1,     /* a field of the batch makes no sense: ctcx_cpu_check says which */
   CTCX_CPU_NO_MEMORY = 2,   /* scratch memory could not be allocated */
-  CTCX_CPU_INTERRUPTED = 3  /* `interrupted` said so; results are incomplete */
+  CTCX_CPU_INTERRUPTED = 3  /* `interrupted` said so, or this is a child that it forked from a call
+                             * of several threads; results are incomplete */
 };
 
 /* An array of integers, int32 or int64. Strides are in elements and may be negative. */
@@ -90,7 +91,8 @@ struct ctcx_cpu_batch {
   int32_t threads;          /* at most, the caller's among them; 0: as many as there are cores */
   int32_t softmax_only;     /* not 0: write the softmax to `gradient`, and no losses (for timing) */
 
-  /* Asked now and then by the calling thread; not 0 ends the call. May be NULL. */
+  /* Asked now and then by the calling thread; not 0 ends the call. May be NULL. It may call the
+   * library, end its thread, and throw what C++ catches outside of the call. */
   int (*interrupted)(void *context);
   void *context;
 

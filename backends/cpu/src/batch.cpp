@@ -1,10 +1,9 @@
 #include "batch.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <numeric>
-#include <thread>
+#include <utility>
 
 namespace ctcx {
 
@@ -19,7 +18,23 @@ constexpr std::size_t most_scratch_kept = 1 << 26;
 // Classes from which on the softmax of few sequences is worth tasks of its own, and their size.
 constexpr Size wide = 256, logits_a_task = 1 << 17;
 
-thread_local Scratch scratch_of_thread;
+struct KeptScratch {
+  Scratch scratch;
+  ~KeptScratch();
+};
+thread_local bool is_ending = false;  // a program may call the library while a thread ends, too
+thread_local KeptScratch kept;
+KeptScratch::~KeptScratch() { is_ending = true; }
+
+// The scratch memory of a thread, for a task. The task has it for itself: what it calls may call the
+// library again; see pause().
+struct TaskScratch : Scratch {
+  TaskScratch() : Scratch(is_ending ? Scratch() : std::exchange(kept.scratch, {})) {}
+  ~TaskScratch() {
+    keep_at_most(most_scratch_kept);
+    if (!is_ending) kept.scratch = std::move(*this);
+  }
+};
 
 Size element(const ctcx_cpu_integers &array, Size sequence, Size position = 0) {
   const Size at = sequence * array.sequence_stride + position * array.position_stride;
@@ -52,12 +67,12 @@ void share_sequences(const Batch &batch, const Team &team, const std::function<v
 }
 
 void compute_sequence(const Kernel &kernel, const Batch &batch, Size n) {
-  if (auto sequence = kernel.begin(batch, n, scratch_of_thread)) {
+  TaskScratch scratch;
+  if (auto sequence = kernel.begin(batch, n, scratch)) {
     double excess = sequence->walk(0, false);
     excess += sequence->walk(1, false);
     if (sequence->meet(excess)) sequence->go_back(0), sequence->go_back(1);
   }
-  scratch_of_thread.keep_at_most(most_scratch_kept);
 }
 
 // A sequence that is cut in the middle, with scratch memory of its own.
@@ -174,14 +189,17 @@ void compute(const Batch &batch, const Team &team) {
 
 void compute_softmax_only(const Batch &batch, const Team &team) {
   const Kernel &kernel = kernel_of(batch);
-  team.share(batch.sequences, [&](Size n) { kernel.softmax_only(batch, n, scratch_of_thread); });
+  team.share(batch.sequences, [&](Size n) {
+    TaskScratch scratch;
+    kernel.softmax_only(batch, n, scratch);
+  });
 }
 
 void align(const Batch &batch, const Team &team) {
   const Kernel &kernel = kernel_of(batch);
   share_sequences(batch, work_of(batch) > worth_a_thread ? team : alone(team), [&](Size n) {
-    kernel.align(batch, n, scratch_of_thread);
-    scratch_of_thread.keep_at_most(most_scratch_kept);
+    TaskScratch scratch;
+    kernel.align(batch, n, scratch);
   });
 }
 
@@ -189,37 +207,26 @@ void sample_paths(const Batch &batch, const Team &team) {
   const Kernel &kernel = kernel_of(batch);
   const double steps = double(batch.sequences) * double(batch.frames) * double(batch.paths);
   share_sequences(batch, work_of(batch) + 10 * steps > worth_a_thread ? team : alone(team), [&](Size n) {
-    kernel.sample_paths(batch, n, scratch_of_thread);
-    scratch_of_thread.keep_at_most(most_scratch_kept);
+    TaskScratch scratch;
+    kernel.sample_paths(batch, n, scratch);
   });
 }
 
 void greedy(const Batch &batch, const Team &team) {
   const Kernel &kernel = kernel_of(batch);
   share_sequences(batch, work_of(batch) > worth_a_thread ? team : alone(team),
-                  [&](Size n) { kernel.greedy(batch, n, scratch_of_thread); });
+                  [&](Size n) {
+                    TaskScratch scratch;
+                    kernel.greedy(batch, n, scratch);
+                  });
 }
 
 void beam_search(const Batch &batch, const Team &team) {
   const Kernel &kernel = kernel_of(batch);
   const double work = work_of(batch) * (1 + 0.1 * double(batch.width));
-  // A sequence may take long. The calling thread asks, and the others stop when it has been told to.
-  struct Turn {
-    const Team &team;
-    const std::thread::id caller;
-    std::atomic<bool> stopped;
-  } turn{team, std::this_thread::get_id(), false};
-  const Pause pause{[](void *context) {
-                      Turn &turn = *static_cast<Turn *>(context);
-                      if (std::this_thread::get_id() == turn.caller && turn.team.interrupted &&
-                          turn.team.interrupted())
-                        turn.stopped = true;
-                      if (turn.stopped) throw Interrupted();
-                    },
-                    &turn};
   share_sequences(batch, work > worth_a_thread ? team : alone(team), [&](Size n) {
-    kernel.beam_search(batch, n, scratch_of_thread, pause);
-    scratch_of_thread.keep_at_most(most_scratch_kept);
+    TaskScratch scratch;
+    kernel.beam_search(batch, n, scratch);
   });
 }
 

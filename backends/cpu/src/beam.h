@@ -334,12 +334,12 @@ template <class X, class T = typename ComputedIn<X>::Type> struct BeamSearch {
   Size logits_row, length, frames, classes, blank, width, top, most_labels;
 
   // Writes the labels and the logarithm of the probability of the `top` best entries; returns false
-  // if a logit is NaN or +inf. `pause` is called now and then, and may throw.
-  bool operator()(ctcx::Scratch &scratch, const ctcx::Pause &pause, std::int32_t *labels, T *log_probs) const {
+  // if a logit is NaN or +inf.
+  bool operator()(ctcx::Scratch &scratch, std::int32_t *labels, T *log_probs) const {
     ctcx::Arena counting;
     Search(*this, counting);
     ctcx::Arena arena(scratch.get(counting.used()));
-    return Search(*this, arena).run(*this, pause, labels, log_probs);
+    return Search(*this, arena).run(*this, labels, log_probs);
   }
 
  private:
@@ -348,7 +348,7 @@ template <class X, class T = typename ComputedIn<X>::Type> struct BeamSearch {
         : beam(in.classes, in.blank, in.width, in.most_labels, arena),
           powers(arena.take<Wide>((in.classes + lanes_of<T> - 1) / lanes_of<T> * lanes_of<T>)),
           widened(arena.take<T>(std::is_same_v<X, T> ? 0 : in.classes)) {}
-    bool run(const BeamSearch &in, const ctcx::Pause &pause, std::int32_t *labels, T *log_probs) {
+    bool run(const BeamSearch &in, std::int32_t *labels, T *log_probs) {
       constexpr double infinity = std::numeric_limits<double>::infinity();
       const Size frames_a_turn = 1 + (1 << 20) / (in.classes + 16 * in.width);
       double denominator = 1, log_denominator = 0;
@@ -361,7 +361,7 @@ template <class X, class T = typename ComputedIn<X>::Type> struct BeamSearch {
         beam.advance(powers);
         if (sum > 0) denominator *= sum;
         if (denominator > 1e200) log_denominator += std::log(denominator), denominator = 1;
-        if (t % frames_a_turn == frames_a_turn - 1) pause();
+        if (t % frames_a_turn == frames_a_turn - 1) ctcx::pause();
       }
       log_denominator += std::log(denominator);
       for (Size i = 0; i < in.top; i++, labels += in.frames) {

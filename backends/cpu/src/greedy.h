@@ -2,6 +2,7 @@
 //
 //     c_t = the lowest c with the largest x_tc,    log p_t = -log(sum over c of exp(x_tc - x_t(c_t)))
 #pragma once
+#include "kernel.h"
 #include "softmax.h"
 
 namespace {
@@ -25,6 +26,7 @@ template <class X, class T = typename ComputedIn<X>::Type>
 bool best_classes(const X *logits, Size row, Size frames, Size classes, T *widened, std::int32_t *best,
                   T *log_probs) {
   for (Size t = 0; t < frames; t++) {
+    if (t % ctcx::frames_a_pause == ctcx::frames_a_pause - 1) ctcx::pause();
     const T *x = computed_row(logits + t * row, classes, widened);
     const Spread<T> spread = spread_of_row(x, classes);
     if (!(spread.log_sum < std::numeric_limits<double>::infinity())) return false;

@@ -9,6 +9,7 @@
 #pragma once
 #include <bit>
 
+#include "kernel.h"
 #include "lattice.h"
 #include "scratch.h"
 #include "softmax.h"
@@ -120,6 +121,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
         old = now;
         product *= double(factor_of<T>(t));
         if (t % 64 == 63) factors_ += std::log2(std::exchange(product, 1));
+        if (t % ctcx::frames_a_pause == ctcx::frames_a_pause - 1) ctcx::pause();
       }
     }
     factors_ += std::log2(product);
@@ -173,13 +175,15 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
           lowest = std::min(lowest, states[k * row + end]), highest = std::max(highest, states[k * row + end]);
         fill_span(s, lowest / 2 / step, highest / 2 / step + 1);
       }
-      for (Size t = end - 1; t >= first; t--)
+      for (Size t = end - 1; t >= first; t--) {
+        if (t % ctcx::frames_a_pause == 0) ctcx::pause();
         for (Size k = 0; k < paths; k++) {
           const Size at = k * row + t;
           const bool is_last = t == frames_ - 1;
           const Size after = is_last ? 2 * in_.count : states[at + 1];
           states[at] = std::int32_t(after - pick(sources_of(alpha(t - first + 1), after), double(uniforms[at]), is_last));
         }
+      }
     }
   }
 
@@ -249,6 +253,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
         lowest = band.lowest, highest = band.highest;
         if (in_.occupancies) write_occupancies<each_blank>(t, s < spans_ - 1, band);
         else subtract(t, band);
+        if (t % ctcx::frames_a_pause == 0) ctcx::pause();
       }
     }
   }

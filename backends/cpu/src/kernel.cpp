@@ -243,13 +243,13 @@ template <class X> void greedy(const Batch &batch, Size n, ctcx::Scratch &scratc
 }
 
 template <class X>
-void beam_search(const Batch &batch, Size n, ctcx::Scratch &scratch, const ctcx::Pause &pause) {
+void beam_search(const Batch &batch, Size n, ctcx::Scratch &scratch) {
   using T = typename ComputedIn<X>::Type;
   std::int32_t *labels = batch.decoded + n * batch.top * batch.frames;
   T *log_probs = static_cast<T *>(batch.decoded_log_probs) + n * batch.top;
   const BeamSearch<X> search{logits_of<X>(batch, n), batch.logits_row, batch.lengths[n], batch.frames,
                              batch.classes, batch.blank, batch.width, batch.top, batch.most_labels};
-  if (batch.states[n] != State::wrong && search(scratch, pause, labels, log_probs)) return;
+  if (batch.states[n] != State::wrong && search(scratch, labels, log_probs)) return;
   std::fill_n(labels, batch.top * batch.frames, -1);
   std::fill_n(log_probs, batch.top, std::numeric_limits<T>::quiet_NaN());
 }

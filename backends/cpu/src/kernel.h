@@ -72,13 +72,10 @@ class Sequence {
   virtual void go_back(int half) = 0;
 };
 
-// Called now and then by what takes long; throws Interrupted. No std::function, whose code might be
-// shared between instruction sets.
-struct Pause {
-  void (*function)(void *);
-  void *context;
-  void operator()() const { function(context); }
-};
+// Called now and then by tasks that take long: may call code of the program's, which may call the
+// library again, and throw Interrupted.
+void pause();
+constexpr Size frames_a_pause = 256;  // about; less where a frame takes long
 
 struct Kernel {
   // Bytes of scratch that sequence n needs.
@@ -93,7 +90,7 @@ struct Kernel {
   void (*sample_paths)(const Batch &, Size n, Scratch &);
   // The best class of each frame of sequence n, and the best prefixes of its beam.
   void (*greedy)(const Batch &, Size n, Scratch &);
-  void (*beam_search)(const Batch &, Size n, Scratch &, const Pause &);
+  void (*beam_search)(const Batch &, Size n, Scratch &);
 };
 
 struct InstructionSet {

@@ -112,7 +112,14 @@ const char *wrong_inputs(const ctcx_cpu_batch *batch) {
 int run(const ctcx::Operation &operation, const ctcx_cpu_batch *call) {
   if (operation.check(call)) return CTCX_CPU_INVALID;
   ctcx::Team team{call->threads > 0 ? call->threads : ctcx::usable_cores(), ctcx::recruit_from_pool, {}};
-  if (call->interrupted) team.interrupted = [call] { return call->interrupted(call->context) != 0; };
+  ctcx::UsualArithmetic arithmetic;
+  if (call->interrupted)
+    team.interrupted = [call, &arithmetic] {
+      arithmetic.leave();
+      const bool told = call->interrupted(call->context) != 0;
+      arithmetic.enter();
+      return told;
+    };
   try {
     operation.compute(*call, team);
   } catch (const ctcx::Interrupted &) {

@@ -20,6 +20,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernel.h"
 #include "scratch.h"
 #include "softmax.h"
 
@@ -175,6 +176,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class BestPath {
   template <bool chooses>
   __attribute__((noinline)) bool walk(Size first, Size last, Size end, Size to, Size from) {
     for (Size t = first; t < last; t++) {
+      if (t % ctcx::frames_a_pause == ctcx::frames_a_pause - 1) ctcx::pause();
       if (t == measured_) {
         if (!measure(t)) return false;
         measured_++;

@@ -85,7 +85,21 @@ struct interpreter {
   PyThreadState *state;
 };
 
-/* Lets Python handle signals, such as Ctrl-C. */
+/* Python's main thread, which alone handles signals. */
+static unsigned long main_thread;
+
+static int find_main_thread(PyObject *module) {
+  (void)module;
+  PyObject *threading = PyImport_ImportModule("threading");
+  PyObject *thread = threading ? PyObject_CallMethod(threading, "main_thread", NULL) : NULL;
+  PyObject *ident = thread ? PyObject_GetAttrString(thread, "ident") : NULL;
+  if (ident) main_thread = PyLong_AsUnsignedLong(ident);
+  Py_XDECREF(threading), Py_XDECREF(thread), Py_XDECREF(ident);
+  return PyErr_Occurred() ? -1 : 0;
+}
+
+/* Lets Python handle signals, such as Ctrl-C. Not from other threads: one that takes the lock while
+ * the interpreter shuts down may not come back. */
 static int signals(void *context) {
   struct interpreter *interpreter = context;
   PyEval_RestoreThread(interpreter->state);
@@ -236,7 +250,7 @@ static struct ctcx_cpu_batch batch_of(PyObject *type, PyObject *blank, PyObject 
   batch.type = as_int32(type);
   batch.blank = PyLong_AsLongLong(blank);
   batch.threads = as_int32(threads);
-  batch.interrupted = signals;
+  if (PyThread_get_thread_ident() == main_thread) batch.interrupted = signals;
   batch.context = interpreter;
   return batch;
 }
@@ -249,7 +263,9 @@ static int call(int (*function)(const struct ctcx_cpu_batch *), const struct ctc
   PyEval_RestoreThread(interpreter->state);
   if (status == CTCX_CPU_NO_MEMORY) PyErr_NoMemory();
   else if (status == CTCX_CPU_INVALID) PyErr_SetString(PyExc_ValueError, "the batch is invalid");
-  return status == CTCX_CPU_OK ? 0 : -1;  /* interrupted: the signal's handler has set the error */
+  else if (status == CTCX_CPU_INTERRUPTED && !PyErr_Occurred())  /* else a handler has set the error */
+    PyErr_SetString(PyExc_RuntimeError, "a signal handler has forked the process, and the threads of this call aren't in the child; call again");
+  return status == CTCX_CPU_OK ? 0 : -1;
 }
 
 /* compute(logits, labels, logit_lengths, label_lengths, losses, gradient, type, blank, threads) */
@@ -428,6 +444,7 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL}};
 
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, find_main_thread},
 #ifdef Py_mod_gil
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif

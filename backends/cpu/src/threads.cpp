@@ -8,8 +8,8 @@
 #include <exception>
 #include <memory>
 #include <mutex>
-#include <system_error>
 #include <thread>
+#include <utility>
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -36,7 +36,7 @@ class Pool {
   bool start_one() {
     try {
       std::thread([this] { work(); }).detach();
-    } catch (const std::system_error &) {  // no more threads, by a limit of the process or system
+    } catch (const std::exception &) {  // no more threads, or no memory for one
       return false;
     }
     threads_++;
@@ -64,24 +64,30 @@ class Pool {
 // Never destroyed: its threads may outlive the main function. A forked child has none of them, and
 // the locks may be held there for ever, so it gets a new pool.
 std::atomic<Pool *> the_pool{nullptr};
+std::atomic<unsigned> forks{0};  // between the first process that loaded the library and this one
+#if !defined(_WIN32)
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { the_pool = nullptr, forks++; });
+#endif
 
 Pool &pool() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    the_pool = new Pool;
-#if !defined(_WIN32)
-    pthread_atfork(nullptr, nullptr, [] { the_pool = new Pool; });
-#endif
-  });
-  return *the_pool;
+  Pool *found = the_pool;
+  if (!found) {
+    auto made = std::make_unique<Pool>();
+    if (the_pool.compare_exchange_strong(found, made.get())) found = made.release();
+  }
+  return *found;
 }
+
+class Work;
+thread_local Work *current = nullptr;  // whose task this thread is in
 
 // Some tasks, and the threads that have come to do them. The caller works on everything itself,
 // then closes the door and waits only for those inside: a thread that comes late touches nothing
 // but this object.
 class Work {
  public:
-  Work(Size number, const std::function<void(Size)> &task) : number_(number), task_(task) {}
+  Work(Size number, const std::function<void(Size)> &task, const std::function<bool()> &interrupted, bool alone)
+      : number_(number), task_(task), interrupted_(interrupted), alone_(alone) {}
 
   void visit() {
     {
@@ -89,42 +95,81 @@ class Work {
       if (closed_) return;
       inside_++;
     }
-    do_tasks([] { return false; });
+    std::exception_ptr error;
+    try {
+      const UsualArithmetic arithmetic;
+      do_tasks();
+    } catch (const Stopped &) {
+    } catch (...) {
+      error = std::current_exception();
+    }
     std::lock_guard lock(mutex_);
+    if (!error_) error_ = error;
     if (--inside_ == 0) empty_.notify_one();
   }
 
-  void run(const std::function<bool()> &interrupted) {
-    auto asked = std::chrono::steady_clock::now();
-    do_tasks([&] {
-      auto now = std::chrono::steady_clock::now();
-      if (now - asked < std::chrono::milliseconds(50)) return false;
-      asked = now;
-      return interrupted && interrupted();
-    });
-    std::unique_lock lock(mutex_);
-    closed_ = true;
-    empty_.wait(lock, [this] { return inside_ == 0; });
+  // All else that the caller throws goes on: it may be what pthread_exit unwinds the stack by.
+  void run() {
+    try {
+      struct Leaving {
+        Work &work;
+        ~Leaving() { work.close(); }
+      } leaving{*this};
+      do_tasks();
+    } catch (const Stopped &) {
+    }
     if (error_) std::rethrow_exception(error_);
   }
 
+  void pause() {
+    if (stopped_) throw Stopped();
+    if (interrupted_ && std::this_thread::get_id() == caller_) ask();
+  }
+
  private:
-  template <class F> void do_tasks(F interrupted) {
-    try {
-      for (Size i; (i = begun_.fetch_add(1, std::memory_order_relaxed)) < number_;) {
-        task_(i);
-        if (interrupted()) throw Interrupted();
+  struct Stopped {};  // because of what another thread has thrown
+
+  void do_tasks() {
+    struct Turn {
+      Work &work;
+      Work *const outer = std::exchange(current, &work);
+      bool is_done = false;
+      ~Turn() {
+        current = outer;
+        if (!is_done) work.stopped_ = true;
       }
-    } catch (...) {
-      begun_ = number_;
-      std::lock_guard lock(mutex_);
-      if (!error_) error_ = std::current_exception();
-    }
+    } turn{*this};
+    for (Size i; (i = begun_.fetch_add(1, std::memory_order_relaxed)) < number_;) task_(i), pause();
+    turn.is_done = true;
+  }
+
+  void ask() {
+    if (std::chrono::steady_clock::now() - asked_ < std::chrono::milliseconds(50)) return;
+    const bool told = interrupted_();
+    asked_ = std::chrono::steady_clock::now();
+    if (told || has_lost_threads()) throw Interrupted();
+  }
+
+  // In a child that `interrupted` has forked: the others and what they had begun are gone, and they
+  // may have held the lock.
+  bool has_lost_threads() const { return !alone_ && forks != forks_; }
+
+  void close() {
+    if (has_lost_threads()) return;
+    std::unique_lock lock(mutex_);
+    closed_ = true;
+    empty_.wait(lock, [this] { return inside_ == 0; });
   }
 
   const Size number_;
   const std::function<void(Size)> &task_;  // outlives all that are inside
+  const std::function<bool()> &interrupted_;
+  const bool alone_;
+  const std::thread::id caller_ = std::this_thread::get_id();
+  const unsigned forks_ = forks;
+  std::chrono::steady_clock::time_point asked_ = std::chrono::steady_clock::now();  // the caller's
   std::atomic<Size> begun_{0};
+  std::atomic<bool> stopped_{false};
   std::mutex mutex_;
   std::condition_variable empty_;
   int inside_ = 0;
@@ -146,11 +191,18 @@ int usable_cores() {
   return std::max(int(std::thread::hardware_concurrency()), 1);
 }
 
+void pause() {
+  if (current) current->pause();
+}
+
 void Team::share(Size number, const std::function<void(Size)> &task) const {
   const int helpers = int(std::min(Size(threads), number)) - 1;
-  auto work = std::make_shared<Work>(number, task);
-  if (helpers > 0) recruit(helpers, [work] { work->visit(); });
-  work->run(interrupted);
+  auto work = std::make_shared<Work>(number, task, interrupted, helpers <= 0);
+  try {
+    if (helpers > 0) recruit(helpers, [work] { work->visit(); });
+  } catch (const std::exception &) {  // no memory to ask for more: fewer come
+  }
+  work->run();
 }
 
 }  // namespace ctcx

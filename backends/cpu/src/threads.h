@@ -1,5 +1,6 @@
 // Sharing tasks among threads: the library's own, or those that XLA lends.
 #pragma once
+#include <cfenv>
 #include <functional>
 
 #include "kernel.h"
@@ -17,13 +18,28 @@ int usable_cores();
 
 struct Interrupted {};
 
+// While it exists, its thread rounds to the nearest, keeps subnormal numbers and traps nothing,
+// whatever the program has set: results are the same on any thread.
+class UsualArithmetic {
+ public:
+  UsualArithmetic() { enter(); }
+  ~UsualArithmetic() { leave(); }
+  UsualArithmetic(const UsualArithmetic &) = delete;
+  UsualArithmetic &operator=(const UsualArithmetic &) = delete;
+  void enter() { std::fegetenv(&programs_), std::fesetenv(FE_DFL_ENV); }
+  void leave() { std::fesetenv(&programs_); }
+
+ private:
+  std::fenv_t programs_;
+};
+
 struct Team {
   int threads;  // at most, the caller's among them
   Recruit recruit;
   std::function<bool()> interrupted;  // asked by the calling thread; may be empty
 
   // Calls task(0) to task(number - 1), on the calling thread and on those that come, and returns
-  // when all have returned. Throws what a task has thrown, or Interrupted.
+  // when all have returned. Throws what a task has thrown, or Interrupted. Tasks may call pause().
   void share(Size number, const std::function<void(Size)> &task) const;
 };
 

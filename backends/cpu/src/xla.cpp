@@ -187,6 +187,7 @@ void compute(const xla::CallFrame &frame) {
       static_cast<void>(task.release());  // the task owns it now
     }
   };
+  const ctcx::UsualArithmetic arithmetic;
   operation.compute(batch, team);
 }
 

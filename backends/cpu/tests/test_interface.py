@@ -425,6 +425,97 @@ def compiled(tmp_path, program):
     return run.stdout.splitlines()
 
 
+# A batch of many sequences, all of which are the same memory.
+MANY = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "ctcx_cpu.h"
+enum { SEQUENCES = 200000, FRAMES = 9, CLASSES = 40 };
+static float logits[FRAMES * CLASSES], losses[SEQUENCES];
+static const int32_t label = 1, frames = FRAMES, count = 1;
+static struct ctcx_cpu_batch many(int64_t sequences, int32_t threads) {
+  struct ctcx_cpu_batch batch = {.size = sizeof batch, .major = CTCX_CPU_MAJOR};
+  batch.type = CTCX_CPU_FLOAT32;
+  batch.sequences = sequences, batch.frames = FRAMES, batch.classes = CLASSES;
+  batch.logits = logits, batch.logits_frame_stride = CLASSES;
+  batch.label_positions = 1, batch.labels = (struct ctcx_cpu_integers){&label, 4, 0, 0, 1};
+  batch.logit_lengths = (struct ctcx_cpu_integers){&frames, 4, 0, 0, 0};
+  batch.label_lengths = (struct ctcx_cpu_integers){&count, 4, 0, 0, 0};
+  batch.losses = losses, batch.threads = threads;
+  return batch;
+}
+"""
+
+ENDED = """
+static int end(void *context) { pthread_exit(context); }
+static void *call(void *batch) { return ctcx_cpu_compute(batch) ? batch : batch; }
+int main(void) {
+  static int ended;
+  pthread_t thread;
+  void *result;
+  struct ctcx_cpu_batch batch = many(SEQUENCES, 3);
+  batch.interrupted = end, batch.context = &ended;
+  if (pthread_create(&thread, NULL, call, &batch) || pthread_join(thread, &result)) return 1;
+  printf("%s\\n", result == &ended ? "ended" : "returned");
+  batch.interrupted = NULL;
+  printf("%d\\n", ctcx_cpu_compute(&batch));
+  return 0;
+}
+"""
+
+
+@compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems don't unwind a thread's stack")
+def test_a_thread_may_end_while_it_is_asked_about_an_interruption(tmp_path):
+    """As Python ends a thread that wants its lock while the interpreter shuts down."""
+    assert compiled(tmp_path, MANY + ENDED) == ["ended", "0"]
+
+
+# From the k-th allocation on all fail, each time in a child without threads as yet.
+NO_MEMORY = """
+static long left = -1;
+static int fails(void) { return left >= 0 && __sync_fetch_and_sub(&left, 1) <= 1 && (left = 1); }
+void *malloc(size_t size) {
+  void *(*next)(size_t) = (void *(*)(size_t))dlsym(RTLD_NEXT, "malloc");
+  return fails() ? NULL : next(size);
+}
+void *aligned_alloc(size_t alignment, size_t size) {
+  void *(*next)(size_t, size_t) = (void *(*)(size_t, size_t))dlsym(RTLD_NEXT, "aligned_alloc");
+  return fails() ? NULL : next(alignment, size);
+}
+int main(void) {
+  int refused = 0;
+  for (long k = 1; k <= 80; k++) {
+    const pid_t child = fork();
+    if (child == 0) {
+      struct ctcx_cpu_batch batch = many(900, 4);
+      left = k;
+      const int status = ctcx_cpu_compute(&batch);
+      left = -1;
+      usleep(2000);
+      _exit(ctcx_cpu_compute(&batch) ? 9 : status);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    refused += WIFEXITED(status) && WEXITSTATUS(status) == CTCX_CPU_NO_MEMORY;
+  }
+  printf("%d\\n", refused);
+  return 0;
+}
+"""
+
+
+@compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="the functions to replace are those of Linux")
+def test_allocations_that_fail_at_any_point(tmp_path):
+    assert compiled(tmp_path, MANY + NO_MEMORY) == ["80"]
+
+
 ALIGNMENT = """
 #include <math.h>
 #include <stdio.h>

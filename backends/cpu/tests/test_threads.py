@@ -175,6 +175,182 @@ assert (losses == losses[0]).all()
     assert 0 < int(run.stdout) < 4000, "sequences that were left"
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer signals")
+@pytest.mark.parametrize("operation", ["loss", "align", "greedy"])
+def test_a_signal_ends_a_call_within_a_sequence(operation):
+    # All frames are the same row of memory, so that there may be many.
+    code = f"""
+import signal, time
+import numpy as np
+from ctcx_cpu import kernels
+
+frames, classes = {"(8_000_000, 400)" if operation == "greedy" else "(800_000, 32)"}
+rng = np.random.default_rng(0)
+x = np.broadcast_to(rng.normal(size=classes).astype(np.float32), (1, frames, classes))
+labels, lengths, counts = rng.integers(1, classes, (1, 8000)), np.array([frames]), np.array([8000])
+calls = {{
+    "loss": lambda: kernels.loss(x, labels, lengths, counts, blank=0, num_threads=2),
+    "align": lambda: kernels.align(x, labels, lengths, counts, blank=0, extra=None, ends=(0, 0)),
+    "greedy": lambda: kernels.greedy(x, lengths, blank=0),
+}}
+
+class Stopped(Exception):
+    pass
+
+def stop(*_):
+    raise Stopped
+
+signal.signal(signal.SIGALRM, stop)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+began = time.process_time()
+try:
+    calls[{operation!r}]()
+except Stopped:
+    print(time.process_time() - began)
+"""
+    assert float(printed(code)) < 0.8, "it would have gone on for 1.5 seconds or more"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer signals")
+@pytest.mark.parametrize("operation", ["loss", "beam_search"])
+def test_a_signal_handler_may_call_the_kernels(operation):
+    """The call that it interrupts has its scratch memory for itself."""
+    code = f"""
+import signal
+import numpy as np
+from ctcx_cpu import kernels
+
+rng = np.random.default_rng(0)
+x, wide = rng.normal(size=(1, 6000, 200)), rng.normal(size=(1, 40, 5000))
+one = np.array([1])
+
+def decode(x, width):
+    lengths = one * x.shape[1]
+    settings = dict(width=width, top=2, max_classes=None, num_threads=1)
+    return kernels.beam_search(x, lengths, blank=0, **settings)
+
+def loss(x, count):
+    labels = np.ones((1, count), int) + np.arange(count) % 9
+    return kernels.loss_and_grad(x, labels, one * x.shape[1], one * count, blank=0, num_threads=1)
+
+def call():
+    return decode(x, 150) if {operation!r} == "beam_search" else loss(x, 2000)
+
+handled = 0
+def handle(*_):
+    global handled
+    handled += 1
+    decode(wide[:, :3], 300), loss(wide, 9)
+
+expected = call()
+signal.signal(signal.SIGALRM, handle)
+signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+for _ in range(100):
+    for found, right in zip(call(), expected):
+        np.testing.assert_array_equal(found, right)
+    if handled >= 3:
+        break
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(handled)
+"""
+    assert int(printed(code)) >= 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_signal_handler_may_fork(threads):
+    """The child's copy of the call ends: with an error where its other threads are missing."""
+    code = f"""
+import os, signal
+import numpy as np
+from ctcx_cpu import kernels
+
+x = np.broadcast_to(np.zeros((1, 100, 40), np.float32), (60_000, 100, 40))
+labels, lengths, counts = np.ones((60_000, 9), int), np.full(60_000, 100), np.full(60_000, 9)
+
+def call(count=60_000):
+    arrays = (array[:count] for array in (x, labels, lengths, counts))
+    return kernels.loss(*arrays, blank=0, num_threads={threads})
+
+expected, child = call(), None
+
+def handle(*_):
+    global child
+    child = os.fork()
+
+signal.signal(signal.SIGALRM, handle)
+signal.setitimer(signal.ITIMER_REAL, 0.02)
+told = "result"
+try:
+    assert (call() == expected).all()
+except RuntimeError as error:
+    told = "error" if "has forked the process" in str(error) else str(error)
+if child == 0:
+    signal.alarm(30)
+    assert (call(100) == expected[:100]).all()
+    print("child", told, flush=True)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print("parent", told)
+"""
+    expected = "result" if threads == 1 else "error"
+    assert printed(code).split() == ["child", expected, "parent", "result"]
+
+
+def test_a_daemon_thread_is_in_a_call_when_the_interpreter_ends():
+    code = """
+import sys, threading, time
+import numpy as np
+from ctcx_cpu.kernels import loss
+
+x = np.broadcast_to(np.zeros((1, 100, 30), np.float32), (20_000, 100, 30))
+labels = np.ones((20_000, 20), int)
+lengths, counts = np.full(20_000, 100), np.full(20_000, 20)
+started = threading.Event()
+
+def call():
+    while True:
+        started.set()
+        loss(x, labels, lengths, counts, blank=0, num_threads=2)
+
+class EndsSlowly:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.5)
+
+sys.last = EndsSlowly()
+threading.Thread(target=call, daemon=True).start()
+started.wait()
+"""
+    assert not printed(code)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_results_are_the_same_whatever_subnormal_numbers_are_to_the_caller(batch, threads):
+    torch = pytest.importorskip("torch")
+    x, y, frames, counts = batch(64, 50, 100, 9, scale=25.0)
+    expected = loss_and_grad(x, y, frames, counts, blank=0, num_threads=1)
+    tiny = np.float32(2) ** np.float32(-140)
+    assert torch.set_flush_denormal(True), "this processor can't"
+    try:
+        found = loss_and_grad(x, y, frames, counts, blank=0, num_threads=threads)
+        assert tiny * np.float32(1) == 0, "the caller's setting is as it was"
+    finally:
+        torch.set_flush_denormal(False)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1].view(np.int32), expected[1].view(np.int32))
+    assert (np.abs(expected[1][expected[1] != 0]) < np.finfo(np.float32).tiny).any()
+
+
+def printed(code):
+    """Return what Python prints, in a process of its own, since others' threads take signals."""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert not run.stderr
+    return run.stdout
+
+
 def test_number_of_threads(monkeypatch):
     monkeypatch.delenv("CTCX_NUM_THREADS", raising=False)
     assert number_of_threads() == usable_cores() >= 1
