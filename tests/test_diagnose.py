@@ -233,6 +233,36 @@ def test_the_terminal_shows_everything_of_a_small_one():
     for word in ("loss 4.4487411", "3:1", "alpha, by state", "occupancy", "best path: 0 1 0 - 1"):
         assert word in done.stdout
     assert "-0.5106" in done.stdout
+    assert "(log-probability -5.71834, others are equally good)" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence", "score", "is_unique"),
+    [
+        ("notebook", 0, -5.718341903143396, False),
+        ("repeats", 1, -14.837277425916026, True),
+        ("infeasible", 1, "-inf", False),
+        ("ragged", 4, 0.0, True),
+    ],
+)
+def test_the_best_path_is_told_with_its_score_and_whether_it_is_the_only_one(
+    tmp_path, name, sequence, score, is_unique
+):
+    page = tmp_path / "page.html"
+    done = diagnosis_of(name, "--sequence", sequence, "--json", "-", "--html", page)
+    document = json.loads(done.stdout)
+    assert document["best_path_score"] in (score, pytest.approx(score))
+    assert document["best_path_unique"] == is_unique
+    text, data = page_data(page)
+    assert float(data["best_path_score"]) == pytest.approx(float(score))
+    assert (data["best_path"], data["best_path_unique"]) == (document["best_path"], is_unique)
+    assert "others are equally good" in text
+    arrays = named(name).arrays
+    alignment = arrays["alignment"][sequence]
+    assert len(document["best_path"]) == (alignment >= 0).sum()
+    assert arrays["alignment_unique"][sequence] == is_unique
+    if is_unique:
+        assert document["best_path"] == alignment[alignment >= 0].tolist()
 
 
 def test_a_long_one_is_shown_in_part_and_says_so():

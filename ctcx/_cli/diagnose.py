@@ -146,7 +146,8 @@ def _print(view: SequenceInspection, frames: Sequence[int]) -> None:
     _print_verdict(view)
     if view.best_path:
         path = " ".join(_class(int(lattice.states[s]), fixture.blank) for s in view.best_path)
-        show(Text(f"best path: {path}"))
+        others = "" if view.best_is_unique else ", others are equally good"
+        show(Text(f"best path: {path} (log-probability {view.best_score:.6g}{others})"))
     for title, name, columns in (
         ("log-softmax, by class", "log_softmax", names),
         ("alpha, by state", "alpha", states),

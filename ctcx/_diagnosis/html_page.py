@@ -53,6 +53,8 @@ def page(view: SequenceInspection) -> str:
         "min_frames": int(view.fixture.arrays["min_frames"][view.sequence]),
         "loss": _shown(lattice.loss),
         "best_path": view.best_path,
+        "best_path_score": _shown(view.best_score),
+        "best_path_unique": view.best_is_unique,
         "axes": _AXES,
         "arrays": {
             name: _packed(getattr(lattice, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from ctcx._diagnosis.divergence import first_divergence
 from ctcx._diagnosis.mistakes import diagnose
 from ctcx._errors import CTCInputError
 from ctcx._reference.lattice import solve
+from ctcx.fixtures._operations import is_the_only_path
 from ctcx.fixtures._text import JSON, array_text
 
 if TYPE_CHECKING:
@@ -40,6 +42,10 @@ class SequenceInspection:
         Its numbers, computed anew.
     best_path : list of int
         A state for each frame.
+    best_score : float
+        Log-probability of that path; -inf where there is none.
+    best_is_unique : bool
+        Whether all other paths are worse.
     dtype : str
         Whose tolerances hold for `answer`.
     answer : Answer or None
@@ -54,6 +60,8 @@ class SequenceInspection:
     sequence: int
     lattice: Lattice
     best_path: list[int]
+    best_score: float
+    best_is_unique: bool
     dtype: str
     answer: Answer | None = None
     divergence: Divergence | None = None
@@ -91,11 +99,15 @@ def inspect_sequence(
     if sequence is None:
         sequence = next((n for n, divergence in found.items() if divergence), 0)
     lattice = solve(fixture.problem(sequence))
+    path = best_path(lattice)
+    emitted = lattice.log_softmax[:, lattice.states]
     return SequenceInspection(
         fixture=fixture,
         sequence=sequence,
         lattice=lattice,
-        best_path=best_path(lattice),
+        best_path=path,
+        best_score=math.fsum(emitted[range(len(path)), path]) if lattice.feasible else -math.inf,
+        best_is_unique=lattice.feasible and is_the_only_path(emitted, lattice.states),
         dtype=dtype,
         answer=answer,
         divergence=found.get(sequence),
@@ -118,6 +130,8 @@ def as_json(view: SequenceInspection) -> str:
         "loss": lattice.loss if lattice.feasible else "inf",
         "feasible": lattice.feasible,
         "best_path": view.best_path,
+        "best_path_score": _plain(view.best_score),
+        "best_path_unique": view.best_is_unique,
     }
     if view.answer is not None:
         facts["against"] = {
