@@ -13,21 +13,37 @@ __device__ __forceinline__ Sum scaled(Sum a, real by) { return Sum{a.high * by, 
 // lowest class with the top, or -1. Of the sum, the lanes may have different last bits.
 struct Peak { real top; Sum sum; int which; };
 
+// Classes that a lane takes at a time, with one new maximum for all of them.
+template <bool WHICH, int MANY>
+__device__ __forceinline__ void take(Peak& peak, const Problem& p, const stored* x, i64 c) {
+    real v[MANY], top = peak.top;
+#pragma unroll
+    for (int k = 0; k < MANY; k++) v[k] = widen(x[(c + k * WARP) * p.logits_c]);
+#pragma unroll
+    for (int k = 0; k < MANY; k++) {
+        if (WHICH && v[k] > top) peak.which = (int)(c + k * WARP);
+        top = fmax(top, v[k]);
+    }
+    const real base = top == -INFINITY ? real(0) : top;
+    peak.sum = scaled(peak.sum, exp(peak.top - base));
+#pragma unroll
+    for (int k = 0; k < MANY; k++) peak.sum = add(peak.sum, Sum{exp(v[k] - base), 0});
+    peak.top = top;
+}
+
 // One pass over the logits with a running maximum (Milakov & Gimelshein 2018, algorithm 3).
 template <bool WHICH>
 __device__ __forceinline__ Peak peak_of_row(const Problem& p, const stored* x, int lane) {
-    real top = -INFINITY;
-    Sum sum{0, 0};  // NaN as soon as a logit is NaN or +inf
-    int which = -1;
-#pragma unroll 4
-    for (i64 c = lane; c < p.C; c += WARP) {
-        real v = widen(x[c * p.logits_c]);
-        if (v == -INFINITY) continue;
-        if (WHICH && v > top) which = (int)c;
-        real higher = fmax(top, v);
-        sum = add(scaled(sum, exp(top - higher)), Sum{exp(v - higher), 0});
-        top = higher;
-    }
+    Peak peak{-INFINITY, Sum{0, 0}, -1};  // the sum is NaN as soon as a logit is NaN or +inf
+    i64 c = lane;
+#pragma unroll 1
+    for (; c + (IN_FLIGHT - 1) * WARP < p.C; c += IN_FLIGHT * WARP)
+        take<WHICH, IN_FLIGHT>(peak, p, x, c);
+#pragma unroll 1
+    for (; c < p.C; c += WARP) take<WHICH, 1>(peak, p, x, c);
+    real top = peak.top;
+    Sum sum = peak.sum;
+    int which = peak.which;
     if (sum.high != sum.high) top = INFINITY;
 #pragma unroll
     for (int o = WARP / 2; o; o >>= 1) {
