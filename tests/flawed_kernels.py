@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 
 import ctcx
+from ctcx._operations import OPERATIONS
 from ctcx.plugin import Backend, Decline, Feature, Namespace, hookimpl
 
 COMPLETE = frozenset({Feature.GRAD, Feature.DETERMINISTIC, Feature.NONCONTIGUOUS})
@@ -1261,6 +1262,14 @@ def ctcx_backends():
         namespaces=here,
         dtypes=frozenset({"float64"}),
         accepts=small_only,
+    )
+    yield Backend(
+        name="no-jax",
+        kernels=dict.fromkeys(OPERATIONS, "flawed_kernels:never_called"),
+        namespaces=frozenset({"jax.numpy"}),
+        dtypes=frozenset({"float32"}),
+        features=COMPLETE | {Feature.TRACEABLE},
+        accepts=lambda _: "takes no arrays of JAX",
     )
     yield Backend(
         name="absent-library",

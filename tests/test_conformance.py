@@ -270,6 +270,16 @@ def test_the_right_kernel_passes_everything(flawed: object) -> None:
     assert not [r for r in report.results if r.status == "skipped" and "accepts" in r.message]
 
 
+def test_compiled_calls_that_a_kernel_does_not_take_are_skipped(flawed: object) -> None:
+    pytest.importorskip("jax")
+    compiled = {name for name, check in checks().items() if check.jit}
+    report = run_conformance("no-jax", checks=compiled)
+    assert {result.check for result in report.results} == compiled
+    for result in report.results:
+        assert result.status == "skipped", result
+        assert "takes no arrays of JAX" in result.message
+
+
 @pytest.mark.parametrize(("name", "check"), flaws())
 def test_each_flaw_is_caught(
     flawed: object, name: str, check: str, monkeypatch: pytest.MonkeyPatch

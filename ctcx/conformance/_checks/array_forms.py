@@ -171,6 +171,7 @@ def check_traced(subject: Subject) -> None:
                 result = call(*arrays)
                 return tuple(result) if isinstance(result, tuple) else (result,)
 
+            eager = subject.run(batch, grad=grad)
             with ctcx.trace() as runs:
                 result = jit(as_tuple)(*inputs)
             subject.check_who_ran(runs, "loss_and_grad" if grad else "loss")
@@ -180,5 +181,4 @@ def check_traced(subject: Subject) -> None:
                 subject.numpy(result[1]).astype(np.float64) if grad else None,
             )
             raise_if(right(subject)(batch, got))
-            eager = subject.run(batch, grad=grad)
             raise_if(same(subject, batch, got, eager, "without jit"))
