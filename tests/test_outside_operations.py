@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -15,7 +17,10 @@ from typer.testing import CliRunner
 import ctcx
 from ctcx import conformance
 from ctcx._cli import app
+from ctcx._reference.decoding import enumerate_labels
 from ctcx.conformance._external import problem_line, problems
+from ctcx.conformance._external.asked import Asked
+from ctcx.conformance._external.decoding import Beam, beam_fault
 from ctcx.conformance._external.judging import judges
 from ctcx.conformance._external.operations import OPERATIONS
 from ctcx.conformance._external.problems import problem_id, problems_of
@@ -186,6 +191,20 @@ def test_problems_say_whether_the_best_result_is_the_only_one_and_lines_of_the_l
         assert count_prefixes(fixture.shape[1], fixture.shape[2]) <= beam["width"]
 
 
+def test_the_right_results_of_a_beam_search_are_those_of_all_paths():
+    for fixture in problems_of("beam_search"):
+        for n in range(fixture.shape[0]):
+            one = Asked(fixture, n)
+            every = enumerate_labels(one.logits, fixture.blank)
+            ranked = sorted(every.items(), key=lambda pair: -pair[1])
+            right = Beam([(labels, math.log(p)) for labels, p in ranked[:8]])
+            assert beam_fault(one, right, "float64") is None
+            if len(ranked) > 1 and ranked[0][1] > ranked[1][1] * 1.01:
+                turned = Beam([right.entries[1], right.entries[0], *right.entries[2:]])
+                assert beam_fault(one, turned, "float64").startswith("result 0: got [")
+            assert beam_fault(one, Beam(right.entries[1:]), "float64") is not None
+
+
 def test_a_program_of_the_loss_is_not_asked_further_and_does_not_fail():
     child = [sys.executable, porters.__file__, "textbook", ""]
     report = conformance.run_command(
@@ -220,7 +239,8 @@ def test_unsupported_operations_and_problems_are_told_apart(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "import json, sys\n"
-        "from tests import wrong_decoders\n"
+        f"sys.path.insert(0, {str(Path(wrong_decoders.__file__).parent)!r})\n"
+        "import wrong_decoders\n"
         "for line in sys.stdin:\n"
         "    problem = json.loads(line)\n"
         "    answer = {'unsupported': 'no such thing'}\n"
@@ -228,9 +248,8 @@ def test_unsupported_operations_and_problems_are_told_apart(tmp_path):
         "        answer = wrong_decoders.answer(problem, '')\n"
         "    print(json.dumps({'id': problem['id']} | answer), flush=True)\n"
     )
-    words = ["env", f"PYTHONPATH={ctcx.__path__[0]}/..", sys.executable, str(program)]
     report = conformance.run_command(
-        words,
+        [sys.executable, str(program)],
         operations=["align", "greedy"],
         only=["repeats", "blank-last"],
         time_limit=60,
