@@ -201,6 +201,16 @@ def test_no_label_of_many_is_left_out_that_can_be_in_the_beam(coarse):
         np.testing.assert_allclose(found.scores[0, : len(scores)], scores, atol=1e-9)
 
 
+def test_labels_whose_phrases_are_avoided_do_not_outnumber_others():
+    said = [0.3, 0.3, 0.25]
+    probabilities = np.full((2, 40), 1e-9)
+    probabilities[0, 1], probabilities[1, 2:5] = 1.0, said
+    probabilities[1, 5:] = 0.15 / 35
+    boost = {(1, 2): -10.0, (1, 3): -10.0}
+    found = ctcx.ctc_beam_search(np.log(probabilities), width=1, boost=boost)
+    assert found.labels.tolist() == [[1, 4]]
+
+
 def test_without_wishes_it_is_the_search_of_the_kernels():
     rng = np.random.default_rng(1)
     for classes, scale in ((6, 1.0), (40, 0.5), (40, 4.0)):

@@ -91,6 +91,38 @@ def test_other_ways_to_write_a_file(tmp_path, small, change):
         assert logarithms(lm, [1, 2, 2]) == expected
 
 
+@pytest.mark.parametrize("separator", [None, "c"])
+def test_all_labels_at_once_have_the_probabilities_that_each_has(separator):
+    tokens = ["", "a", "bb", "c", "never", "a"]
+    lm = ctcx.NGram.from_arpa(FILES / "with_unknown.arpa", tokens, separator)
+    rng = np.random.default_rng(0)
+    state = lm.start()
+    for label in rng.integers(1, 6, size=40).tolist():
+        each = [lm.score(state, k)[0] for k in range(6)]
+        np.testing.assert_allclose(lm.log_probs(state), each, atol=1e-12)
+        _, state = lm.score(state, label)
+
+
+class OneByOne:
+    """The same model, which is asked about labels one by one."""
+
+    def __init__(self, lm):
+        self.start, self.score, self.finish = lm.start, lm.score, lm.finish
+
+
+def test_a_search_does_not_depend_on_how_the_model_is_asked(small):
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(2, 30, 6))
+    for tokens, separator in ((["", "ab", "b", "c", "x", "b"], None), ([*"_ab|xa"], "|")):
+        lm = ctcx.NGram.from_arpa(small, tokens, separator)
+        one, other = (
+            ctcx.ctc_beam_search(logits, lm=each, width=8, top=8, label_bonus=1.0, lm_weight=0.4)
+            for each in (lm, OneByOne(lm))
+        )
+        assert one.labels.tolist() == other.labels.tolist()
+        np.testing.assert_allclose(one.scores, other.scores)
+
+
 def test_a_search_prefers_what_the_model_knows(small):
     logits = np.log([[0.1, 0.4, 0.5], [0.9, 0.05, 0.05], [0.1, 0.4, 0.5]])
     lm = ctcx.NGram.from_arpa(small, ["", "ab", "b"])
@@ -161,6 +193,8 @@ def test_other_mistakes_are_refused(tmp_path, small):
         ctcx.NGram.from_arpa(small, ["a"], separator=" ")
     lm = ctcx.NGram.from_arpa(small, ["", "ab"])
     with pytest.raises(ctcx.CTCInputError, match=r"label 2 has no token.*made for 2 classes"):
+        lm.score(lm.start(), 2)
+    with pytest.raises(ctcx.CTCInputError, match="tokens of 2 classes, but the logits have 3"):
         ctcx.ctc_beam_search(np.zeros((1, 3)), lm=lm)
 
 

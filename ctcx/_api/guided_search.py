@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ctcx._api.ngram import NGram
 from ctcx._arrays.facts import describe, device_of
 from ctcx._core.guided_beam import TOLERATED, Entries, Guide, GuidedBeam, log_softmax
 from ctcx._core.phrases import Phrases
@@ -186,7 +187,16 @@ def search(
         ("label_bonus", wishes.label_bonus),
     )
     phrases = _automaton(weights, classes) if weights else None
-    guide = Guide(phrases, wishes.lm, wishes.lm_weight, wishes.label_bonus, _checked)
+    every = None
+    if isinstance(wishes.lm, NGram):
+        every = wishes.lm.log_probs
+        if len(wishes.lm.tokens) != classes:
+            msg = (
+                f"lm has the tokens of {len(wishes.lm.tokens)} classes, but the logits have "
+                f"{classes}: read it with one for each"
+            )
+            raise CTCInputError(msg, argument="lm")
+    guide = Guide(phrases, wishes.lm, wishes.lm_weight, wishes.label_bonus, every, _checked)
     entries = None
     failed = np.zeros(rows, dtype=bool)
     if state is not None and state.settings:

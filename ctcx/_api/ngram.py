@@ -7,7 +7,9 @@ import math
 import re
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
+
+import numpy as np
 
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import type_name
@@ -15,6 +17,8 @@ from ctcx._inputs.host_data import type_name
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = ["NGram"]
 
@@ -27,6 +31,10 @@ _MISSING = -100.0
 
 _COUNT = re.compile(r"ngram[ \t]+(\d+)[ \t]*=[ \t]*(\d+)")
 _BLANKS = re.compile(r"[ \t]+")  # not all of Unicode's: words may hold those
+
+
+_MOST_KEPT = 2**22
+"""How many logarithms of labels are kept to be used again, 32 MiB."""
 
 
 class _Entry(NamedTuple):
@@ -73,6 +81,22 @@ class NGram:
         self.order = order
         self.tokens = tokens
         self.separator = separator
+        # After each context, the classes that n-grams of the file end in, and their numbers.
+        self._followers: dict[_Context, tuple[list[int], list[float]]] = {}
+        self._rows: dict[_Context, NDArray[np.float64]] = {}
+        if separator is None:
+            self._index(entries)
+
+    def _index(self, entries: dict[_Context, _Entry]) -> None:
+        classes: dict[str, list[int]] = {}
+        for label, token in enumerate(self.tokens):
+            known = token if (token,) in entries else _UNKNOWN
+            classes.setdefault(known, []).append(label)
+        for gram, entry in entries.items():
+            if gram[-1] in classes:
+                labels, log_probs = self._followers.setdefault(gram[:-1], ([], []))
+                labels += classes[gram[-1]]
+                log_probs += [entry.log_prob] * len(classes[gram[-1]])
 
     @classmethod
     def from_arpa(
@@ -160,6 +184,35 @@ class NGram:
         else:
             return 0.0, state
         return log_prob, (context, "")
+
+    def log_probs(self, state: tuple[_Context, str]) -> NDArray[np.float64]:
+        """Return the logarithm of the probability of each label, (C,), as ``score`` gives it."""
+        context, spelled = state
+        if self.separator is None:
+            return self._row(context)
+        found = np.zeros(len(self.tokens))
+        if spelled:
+            found[self.tokens.index(self.separator)] = self._word(context, spelled)[0]
+        return found
+
+    def _row(self, context: _Context) -> NDArray[np.float64]:
+        found = self._rows.get(context)
+        if found is None:
+            if context:
+                entry = self._entries.get(context)
+                found = self._row(context[1:]) + (entry.back_off if entry is not None else 0.0)
+            else:
+                found = np.empty(len(self.tokens))
+            labels, log_probs = self._followers.get(context, ([], []))
+            found[labels] = log_probs
+            if len(self._rows) * len(found) >= _MOST_KEPT:
+                self._rows.clear()
+            self._rows[context] = found
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what can be computed again."""
+        return {**vars(self), "_rows": {}}
 
     def finish(self, state: tuple[_Context, str]) -> float:
         """Return the logarithm of the probability that nothing follows, in nats."""

@@ -79,6 +79,8 @@ class Guide:
         A language model, and what its logarithms are multiplied by.
     per_label
         What each label adds.
+    every_label
+        What the language model's ``score`` says of all labels after a state, (C,), if it can.
     checked
         Passes on the number that the language model has returned for a label, None for the end.
     """
@@ -87,6 +89,7 @@ class Guide:
     model: LanguageModel | None = None
     weight: float = 1.0
     per_label: float = 0.0
+    every_label: Callable[[Any], NDArray[np.float64]] | None = None
     checked: Callable[[Any, int | None], float] = field(default=lambda number, _: float(number))
 
     def model_gain(self, words: Any, label: int) -> float:
@@ -249,8 +252,9 @@ class GuidedBeam:
         self._beam.last[n, j] = self._symbol[node]
         if self._guide.phrases is not None:
             self._beam.phrase[n, j] = self._guide.phrases.number_of(guide[0])
-        if self._guide.model is not None:
+        if self._said is not None:
             self._words[node] = guide[1]
+            self._open_cell(self._said[n, self._beam.cell[n, j]], node)
 
     def advance(self, log_probs: NDArray[np.float64], rows: NDArray[np.intp]) -> None:
         """Add a frame (M, C) of some of the sequences (M,)."""
@@ -417,11 +421,21 @@ class GuidedBeam:
             free = sorted(set(range(self._width)) - set(beam.cell[row].tolist()))
             for place in j[m == row].tolist():
                 beam.cell[row, place] = free.pop()
-                said[rows[row], beam.cell[row, place]] = np.nan
                 node = int(beam.node[row, place])
                 if node not in self._words and self._guide.model is not None:
                     words = self._words[self._above[node]]
                     self._words[node] = self._guide.model.score(words, self._symbol[node])[1]
+                self._open_cell(said[rows[row], beam.cell[row, place]], node)
+
+    def _open_cell(self, cell: NDArray[np.float64], node: int) -> None:
+        """Put into (C,) what the model says of each class, if it can say it of all at once."""
+        if self._guide.every_label is None:
+            cell[...] = np.nan
+            return
+        cell[...] = self._guide.every_label(self._words[node])
+        largest = int(cell.argmax())
+        self._guide.checked((float(cell[largest]), None), largest)
+        cell *= self._guide.weight
 
     def entries(self) -> Entries:
         """Return what the next frames need."""
