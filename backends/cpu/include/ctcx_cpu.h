@@ -10,9 +10,13 @@
  * - The gradient is 0 in the frames past a sequence's length. Entries past lengths are ignored.
  * - Results are the same to the last bit for any number of threads.
  *
+ * Arrays of results must not overlap each other, nor those that are read: logits are read again
+ * after the first results have been written.
+ *
  * Labels and lengths are copied before they are checked, so another thread that changes them can
  * spoil a result, and nothing else. The library has no state but its threads, which it starts when
- * a call needs them, and which a forked child starts anew.
+ * a call needs them, and which a forked child starts anew. They wait in its code for the next call,
+ * so it stays loaded when a program closes it (dlclose, FreeLibrary).
  */
 #ifndef CTCX_CPU_H
 #define CTCX_CPU_H

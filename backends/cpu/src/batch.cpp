@@ -9,6 +9,8 @@ namespace ctcx {
 
 Sequence::~Sequence() = default;
 
+void Arena::refuse() { throw std::bad_alloc(); }
+
 namespace {
 
 // Nanoseconds of work from which on it pays to hand a part of it to another thread.
@@ -53,7 +55,7 @@ double work_of(const Batch &batch) {
 std::vector<Size> costliest_first(const Batch &batch) {
   std::vector<Size> order(batch.sequences);
   std::iota(order.begin(), order.end(), Size(0));
-  auto cost = [&](Size n) { return batch.lengths[n] * (batch.classes + 4 * batch.counts[n]); };
+  auto cost = [&](Size n) { return double(batch.lengths[n]) * double(batch.classes + 4 * batch.counts[n]); };
   std::stable_sort(order.begin(), order.end(), [&](Size a, Size b) { return cost(a) > cost(b); });
   return order;
 }

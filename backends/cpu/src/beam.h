@@ -94,7 +94,7 @@ class Beam {
     best_ = arena.take<Wide>(has_many_classes() ? width : 0);
     heap_ = arena.take<Candidate>(2 * width + classes);
     row_of_ = arena.take<std::int32_t>(classes);
-    in_beam_ = arena.take<std::uint64_t>(std::min(width, classes) * words_);
+    in_beam_ = arena.take<std::uint64_t>(std::min(width, classes), words_);
     ranked_ = arena.take<std::int32_t>(most_labels < classes ? classes : 0);
   }
 

@@ -64,7 +64,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     frames_ = in_.frames;
     width_ = (in_.count / step + 1) * step;
     span_ = std::max(frames_, Size(1));
-    if (frames_ * 2 * width_ > most_kept_alphas)
+    if (frames_ > most_kept_alphas / (2 * width_))
       span_ = std::max(Size(std::sqrt(double(frames_))), Size(1));
     spans_ = std::max((frames_ + span_ - 1) / span_, Size(1));
     lay_out(arena);
@@ -261,24 +261,24 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   // The one place that says which arrays there are, and how large.
   void lay_out(ctcx::Arena &arena) {
     const Size row = 2 * width_;
-    auto rows = [&](Size count) {
-      return Row<T>{arena.take<T>(count), arena.take<Integer<T>>(count)};
+    auto rows = [&](Size count, Size length) {
+      return Row<T>{arena.take<T>(count, length), arena.take<Integer<T>>(count, length)};
     };
     skip_before_ = arena.take<Integer<T>>(width_);
     skip_after_ = arena.take<Integer<T>>(width_);
     classes_ = arena.take<std::int32_t>(width_);
     occupancy_ = arena.take<T>(width_);
     blank_occupancy_ = arena.take<T>(in_.states ? width_ : 0);
-    betas_ = rows(2 * row);
-    passing_ = rows(2 * row);
-    kept_ = rows(spans_ * row);        // before each span but the last
-    alphas_ = rows((span_ + 1) * row);  // of one span, and before it
-    labels_ = rows(span_ * width_);
-    blanks_ = rows(span_);
+    betas_ = rows(2, row);
+    passing_ = rows(2, row);
+    kept_ = rows(spans_, row);       // before each span but the last
+    alphas_ = rows(span_ + 1, row);  // of one span, and before it
+    labels_ = rows(span_, width_);
+    blanks_ = rows(span_, 1);
     apart_ = arena.take<char>(span_);
     slots_ = arena.take<std::int32_t>(width_);
     listed_ = arena.take<std::int32_t>(width_ + 1);
-    table_ = rows(width_ + 1);
+    table_ = rows(width_ + 1, 1);
     slot_of_class_ = arena.take<std::int32_t>(in_.classes);
     divisors_ = arena.take<Divisor>(std::max(frames_, Size(1)));
     if (in_.gradient && !is_half_precision) {
@@ -287,7 +287,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     } else {
       p_row_ = in_.classes;
       p_rows_ = in_.gradient ? std::max(frames_, Size(1)) : rows_together(in_.classes);
-      p_ = arena.take<T>(p_rows_ * p_row_);
+      p_ = arena.take<T>(p_rows_, p_row_);
     }
   }
 

@@ -177,6 +177,7 @@ const char *ctcx_cpu_check(const ctcx_cpu_batch *given) {
   if (batch->sequences == 0) return nullptr;
   if (!batch->softmax_only && !batch->losses) return "losses are NULL";
   if (batch->softmax_only && !batch->gradient) return "softmax_only needs a gradient to write to";
+  if (batch->frames > 0 && batch->gradient == batch->logits) return "gradient must not be the logits' memory";
   return nullptr;
 }
 
@@ -207,6 +208,8 @@ const char *ctcx_cpu_check_occupancies(const ctcx_cpu_batch *given) {
   if (batch->sequences == 0) return nullptr;
   if (!batch->losses) return "losses are NULL";
   if (batch->frames > 0 && !batch->class_occupancies) return "class_occupancies are NULL";
+  if (batch->frames > 0 && batch->class_occupancies == batch->logits)
+    return "class_occupancies must not be the logits' memory";
   return nullptr;
 }
 

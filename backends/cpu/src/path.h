@@ -105,7 +105,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class BestPath {
   BestPath(const Input &input, ctcx::Arena &arena) : in_(input) {
     width_ = in_.count / unit * unit + unit;
     span_ = std::max(in_.frames, Size(1));
-    if (span_ * (width_ / unit) * Size(sizeof(Choices)) > most_choices)
+    if (span_ > most_choices / (width_ / unit * Size(sizeof(Choices))))
       span_ = Size(std::ceil(std::sqrt(double(span_))));
     spans_ = (std::max(in_.frames, Size(1)) + span_ - 1) / span_;
     window_ = spans_ == 1 ? width_ : std::min(width_, (span_ + 2 * unit - 1) / unit * unit);
@@ -148,8 +148,8 @@ template <class X, class T = typename ComputedIn<X>::Type> class BestPath {
     blanks_ = arena.take<double>(width_);
     labels_ = arena.take<double>(width_);
     emitted_ = arena.take<double>(width_);
-    choices_ = arena.take<Choices>(span_ * (window_ / unit));
-    kept_ = arena.take<double>(spans_ > 1 ? spans_ * 2 * width_ : 0);
+    choices_ = arena.take<Choices>(span_, window_ / unit);
+    kept_ = arena.take<double>(spans_ > 1 ? spans_ : 0, 2 * width_);
     spreads_ = arena.take<Spread<T>>(in_.frames);
     widened_ = arena.take<T>(std::is_same_v<X, T> ? 0 : in_.classes);
   }

@@ -25,8 +25,11 @@ class Arena {
   Arena() = default;                            // counts
   explicit Arena(char *memory) : next_(memory), counts_(false) {}
 
-  template <class U> U *take(std::int64_t count) {
-    std::size_t bytes = std::size_t(count) * sizeof(U);
+  // So many elements, so many times.
+  template <class U> __attribute__((always_inline)) U *take(std::int64_t count, std::int64_t times = 1) {
+    constexpr std::size_t most = std::size_t(1) << 62;  // from where on sums might wrap round
+    if (double(count) * double(times) * sizeof(U) > double(most) || used_ > most) refuse();
+    std::size_t bytes = std::size_t(count) * std::size_t(times) * sizeof(U);
     std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
     used_ += rounded;
     if (counts_) return nullptr;
@@ -45,6 +48,8 @@ class Arena {
   std::size_t used() const { return used_; }
 
  private:
+  [[noreturn]] static void refuse();  // not inline: no code may be shared between instruction sets
+
   char *next_ = nullptr;
   bool counts_ = true;
   std::size_t used_ = 0;

@@ -13,15 +13,36 @@
 #if defined(__linux__)
 #include <sched.h>
 #endif
-#if !defined(_WIN32)
+#if defined(_WIN32)
+#define NOMINMAX
+#include <windows.h>
+#else
 #include <pthread.h>
+#endif
+#if defined(__APPLE__)
+#include <dlfcn.h>
 #endif
 
 namespace ctcx {
 namespace {
 
+// Has the system never unload this library, whose code the threads of the pool are in. On ELF the
+// linker has said so. Unverified: both of these.
+void stay_loaded() {
+#if defined(_WIN32)
+  HMODULE module;
+  GetModuleHandleExA(GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS,
+                     reinterpret_cast<LPCSTR>(&stay_loaded), &module);
+#elif defined(__APPLE__)
+  Dl_info info;
+  if (dladdr(reinterpret_cast<void *>(&stay_loaded), &info)) dlopen(info.dli_fname, RTLD_LAZY | RTLD_NODELETE);
+#endif
+}
+
 class Pool {
  public:
+  Pool() { stay_loaded(); }
+
   void ask(int helpers, const std::function<void()> &visit) {
     std::lock_guard lock(mutex_);
     while (threads_ < helpers && start_one()) {

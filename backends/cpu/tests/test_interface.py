@@ -425,6 +425,55 @@ def compiled(tmp_path, program):
     return run.stdout.splitlines()
 
 
+@compiler
+def test_results_in_place_of_the_logits_are_refused(tmp_path):
+    folder, headers = ctcx_cpu.library_path().parent, ctcx_cpu.include_dir()
+    gradient = "batch.gradient = logits, batch.gradient_frame_stride = 3;"
+    told = run_program(tmp_path, headers, folder, gradient)
+    assert told == "1 0.00000 gradient must not be the logits' memory"
+    occupancies = "batch.class_occupancies = logits; puts(ctcx_cpu_check_occupancies(&batch));"
+    told = run_program(tmp_path, headers, folder, occupancies)
+    assert told.startswith("class_occupancies must not be the logits' memory\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the functions are those of Unix")
+def test_the_library_stays_loaded_for_its_threads():
+    code = f"""
+import _ctypes, ctypes, os
+path = {str(ctcx_cpu.library_path())!r}
+_ctypes.dlclose(ctypes.CDLL(path)._handle)
+ctypes.CDLL(path, mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# One frame of memory stands for all. Its size in bytes, times the frames of half a sequence, with
+# what else they need, is 2^64.
+TOO_LARGE = """
+#include <stdio.h>
+#include <stdlib.h>
+#include "ctcx_cpu.h"
+int main(void) {
+  const int64_t classes = (1 << 24) - 6, frames = (int64_t)1 << 39, none = 0;
+  float loss;
+  struct ctcx_cpu_batch batch = {.size = sizeof batch, .major = CTCX_CPU_MAJOR};
+  batch.type = CTCX_CPU_FLOAT16;
+  batch.sequences = 1, batch.frames = frames, batch.classes = classes;
+  batch.logits = calloc(classes, 2), batch.gradient = calloc(classes, 2), batch.losses = &loss;
+  batch.labels = (struct ctcx_cpu_integers){&none, 8, 0, 0, 0};
+  batch.logit_lengths = (struct ctcx_cpu_integers){&frames, 8, 0, 0, 0};
+  batch.label_lengths = (struct ctcx_cpu_integers){&none, 8, 0, 0, 0};
+  printf("%d %d\\n", ctcx_cpu_check(&batch) == NULL, ctcx_cpu_compute(&batch));
+  return 0;
+}
+"""
+
+
+@compiler
+def test_scratch_memory_of_more_bytes_than_can_be_counted(tmp_path):
+    assert compiled(tmp_path, TOO_LARGE) == ["1 2"]  # no memory
+
+
 # A batch of many sequences, all of which are the same memory.
 MANY = """
 #define _GNU_SOURCE

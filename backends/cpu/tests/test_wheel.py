@@ -96,3 +96,5 @@ def test_one_line_says_that_there_is_no_compiler(tmp_path, missing):
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if "ctcx-cpu" in line]
     assert "no C++ compiler was found. Install GCC 12, Clang 14" in line
+    # Once it is there, the same folder will do.
+    run(*command, f"-DPython_EXECUTABLE={sys.executable}")
