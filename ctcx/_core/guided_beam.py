@@ -130,7 +130,7 @@ class Entries(NamedTuple):
     guides: list[list[Any]]
 
 
-class _Beam(NamedTuple):
+class _Places(NamedTuple):
     """The entries of all sequences, (N, W) each.
 
     ``blank``, ``label`` and ``bonus`` as in :class:`Entries`; the last label, -1 for none; nodes of
@@ -209,7 +209,7 @@ class GuidedBeam:
         self._bases: list[list[int]] = []  # of each sequence, what all its prefixes begin with
         self._words: dict[int, Any] = {}  # of nodes, the state of the language model
         shape = (rows, width)
-        self._beam = _Beam(*(np.full(shape, no) for no in _NONE))
+        self._beam = _Places(*(np.full(shape, no) for no in _NONE))
         # What the language model has said of each class, NaN for what it hasn't been asked; where
         # an entry's numbers are.
         self._said = None if guide.model is None else np.full((*shape, classes), np.nan)
@@ -259,7 +259,7 @@ class GuidedBeam:
     def advance(self, log_probs: NDArray[np.float64], rows: NDArray[np.intp]) -> None:
         """Add a frame (M, C) of some of the sequences (M,)."""
         at = np.arange(len(rows))[:, None]
-        beam = _Beam._make(part[rows] for part in self._beam)
+        beam = _Places._make(part[rows] for part in self._beam)
         total = np.logaddexp(beam.blank, beam.label)
         is_parent = beam.node[:, None, :] == beam.parent[:, :, None]
         has_parent, place = is_parent.any(axis=2), is_parent.argmax(axis=2)
@@ -288,7 +288,7 @@ class GuidedBeam:
         rank, entry = np.divmod(np.maximum(chosen - self._width, 0), self._width)
         entry = np.where(is_new, entry, chosen)
         stays = alive & ~is_new
-        following = _Beam._make(
+        following = _Places._make(
             np.where(stays, part[at, entry], no) for part, no in zip(staying, _NONE, strict=True)
         )
         m, j = np.nonzero(alive & is_new)
@@ -309,7 +309,7 @@ class GuidedBeam:
     def _classes_to_try(
         self,
         log_probs: NDArray[np.float64],
-        beam: _Beam,
+        beam: _Places,
         total: NDArray[np.float64],
         least: NDArray[np.float64],
     ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
@@ -371,7 +371,7 @@ class GuidedBeam:
         self,
         new: NDArray[np.float64],
         classes: NDArray[np.intp],
-        beam: _Beam,
+        beam: _Places,
         has_parent: NDArray[np.bool_],
         place: NDArray[np.intp],
     ) -> None:
@@ -386,7 +386,7 @@ class GuidedBeam:
     def _bonuses(
         self,
         rows: NDArray[np.intp],
-        beam: _Beam,
+        beam: _Places,
         classes: NDArray[np.intp],
         new: NDArray[np.float64],
         least: NDArray[np.float64],
@@ -412,7 +412,7 @@ class GuidedBeam:
         self,
         said: NDArray[np.float64],
         rows: NDArray[np.intp],
-        beam: _Beam,
+        beam: _Places,
         m: NDArray[np.intp],
         j: NDArray[np.intp],
     ) -> None:
