@@ -34,8 +34,8 @@ __all__ = [
     "BEAM_WIDTH",
     "MISTAKEN_BEAMS",
     "MISTAKEN_LABELS",
-    "Beam",
-    "Decoded",
+    "SaidBeam",
+    "SaidLabels",
     "beam_fault",
     "labels_fault",
     "read_beams",
@@ -51,18 +51,18 @@ BEAM_WIDTH, BEAM_TOP = 256, 8
 # Greedy decoding
 
 
-class Decoded(NamedTuple):
+class SaidLabels(NamedTuple):
     """Labels of one sequence, and the log-probability of the path of the best classes."""
 
     labels: list[int]
     score: float | None
 
-    def trimmed(self, said: Decoded) -> Decoded:
+    def trimmed(self, said: SaidLabels) -> SaidLabels:
         """Return it without what ``said`` doesn't say."""
         return self if said.score is not None else self._replace(score=None)
 
 
-def read_labels(document: dict[str, Any], fixture: Fixture) -> list[Decoded]:
+def read_labels(document: dict[str, Any], fixture: Fixture) -> list[SaidLabels]:
     """Return the labels of each sequence.
 
     Raises
@@ -76,10 +76,12 @@ def read_labels(document: dict[str, Any], fixture: Fixture) -> list[Decoded]:
     count = fixture.shape[0]
     labels = label_rows("answer.labels", document["labels"], 2, count)
     scores = number_rows(document, "score", count)
-    return [Decoded(labels[n], None if scores is None else float(scores[n])) for n in range(count)]
+    return [
+        SaidLabels(labels[n], None if scores is None else float(scores[n])) for n in range(count)
+    ]
 
 
-def labels_fault(asked: Asked, said: Decoded, dtype: str) -> str | None:
+def labels_fault(asked: Asked, said: SaidLabels, dtype: str) -> str | None:
     """Return what is wrong with labels; None if a path of them is as good as the best one."""
     best = float(asked.truth("greedy_score"))
     expected = [label for label in asked.truth("greedy_labels").tolist() if label >= 0]
@@ -93,7 +95,7 @@ def labels_fault(asked: Asked, said: Decoded, dtype: str) -> str | None:
     return None
 
 
-def same_labels(asked: Asked, mistaken: Decoded, said: Decoded, dtype: str) -> bool:
+def same_labels(asked: Asked, mistaken: SaidLabels, said: SaidLabels, dtype: str) -> bool:
     """Return whether what is said is what a mistake gives."""
     del asked
     if said.score is None or mistaken.score is None:
@@ -116,14 +118,14 @@ def _decoded(
     which: int | None = None,
     rows: Callable[[Asked], NDArray[np.float64]] | None = None,
     then: Callable[[list[int], int], list[int]] | None = None,
-) -> Decoded:
+) -> SaidLabels:
     """Return the labels of the best classes, with something changed."""
     blank = asked.blank if which is None else asked.other_blanks[which]
     log_probs = asked.log_probs if rows is None else rows(asked)
     classes = log_probs.argmax(axis=1).tolist()
     score = math.fsum(log_probs.max(axis=1)) if classes else 0.0
     labels = [label for label, _, _ in merged(classes, blank)]
-    return Decoded(labels if then is None else then(classes, blank), score)
+    return SaidLabels(labels if then is None else then(classes, blank), score)
 
 
 def _without_repeats(labels: list[int]) -> list[int]:
@@ -151,7 +153,7 @@ def _logits(asked: Asked) -> NDArray[np.float64]:
     return asked.logits
 
 
-def _score_of_labels(asked: Asked) -> Decoded:
+def _score_of_labels(asked: Asked) -> SaidLabels:
     """Return the right labels with the logarithm of their own probability, by all paths."""
     right = _decoded(asked)
     if asked.frames == 0 or not math.isfinite(right.score or 0.0):
@@ -164,20 +166,20 @@ def _score_of_labels(asked: Asked) -> Decoded:
 # Beam search
 
 
-class Beam(NamedTuple):
+class SaidBeam(NamedTuple):
     """Labels with their log-probabilities, in order."""
 
     entries: Entries
     others: Entries | tuple[()] = ()
     """What comes after the results that are asked for, in a mistaken program."""
 
-    def trimmed(self, said: Beam) -> Beam:
+    def trimmed(self, said: SaidBeam) -> SaidBeam:
         """Return what a program would say."""
         del said
-        return Beam(self.entries[:BEAM_TOP], self.entries[BEAM_TOP:])
+        return SaidBeam(self.entries[:BEAM_TOP], self.entries[BEAM_TOP:])
 
 
-def read_beams(document: dict[str, Any], fixture: Fixture) -> list[Beam]:
+def read_beams(document: dict[str, Any], fixture: Fixture) -> list[SaidBeam]:
     """Return the results of each sequence.
 
     Raises
@@ -202,11 +204,13 @@ def read_beams(document: dict[str, Any], fixture: Fixture) -> list[Beam]:
             msg = f"answer.log_probs[{n}]: expected a list of numbers, one for a result"
             raise CTCInputError(msg, argument="answer.log_probs")
         pairs = zip(map(tuple, some), log_probs.tolist(), strict=True)
-        beams.append(Beam([(said, log_prob) for said, log_prob in pairs if log_prob != -math.inf]))
+        beams.append(
+            SaidBeam([(said, log_prob) for said, log_prob in pairs if log_prob != -math.inf])
+        )
     return beams
 
 
-def beam_fault(asked: Asked, beam: Beam, dtype: str) -> str | None:
+def beam_fault(asked: Asked, beam: SaidBeam, dtype: str) -> str | None:
     """Return what is wrong with results; None if they are the most probable labels, in order."""
     truth = _truth(asked)
     probability = dict(truth)
@@ -229,7 +233,7 @@ def beam_fault(asked: Asked, beam: Beam, dtype: str) -> str | None:
     return None
 
 
-def same_beam(asked: Asked, mistaken: Beam, said: Beam, dtype: str) -> bool:
+def same_beam(asked: Asked, mistaken: SaidBeam, said: SaidBeam, dtype: str) -> bool:
     """Return whether what is said is what a mistake gives; equal results may be exchanged."""
     del asked
     if len(said.entries) != len(mistaken.entries):
@@ -329,13 +333,13 @@ def _beam(
     rows: Callable[[Asked], NDArray[np.float64]] | None = None,
     then: Callable[[Entries], Entries] | None = None,
     **rules: Any,
-) -> Beam | None:
+) -> SaidBeam | None:
     """Return the results of a search with something changed."""
     if not _is_small(asked):
         return None
     blank = asked.blank if which is None else asked.other_blanks[which]
     entries = _search(asked.log_probs if rows is None else rows(asked), blank, **rules)
-    return Beam(entries if then is None else then(entries))
+    return SaidBeam(entries if then is None else then(entries))
 
 
 def _merged_afterwards(entries: Entries) -> Entries:
@@ -383,7 +387,7 @@ _WITHOUT_SOFTMAX = new(
 )
 
 
-def _mistaken_labels() -> Iterator[Ways[Decoded]]:
+def _mistaken_labels() -> Iterator[Ways[SaidLabels]]:
     yield known("blank-at-wrong-end"), tuple(partial(_decoded, which=i) for i in range(3))
     yield _DOUBLE, (partial(_decoded, then=_double_letters_merged),)
     yield _NOT_MERGED, (partial(_decoded, then=_repeats_kept),)
@@ -403,7 +407,7 @@ def _mistaken_labels() -> Iterator[Ways[Decoded]]:
     )
 
 
-def _mistaken_beams() -> Iterator[Ways[Beam]]:
+def _mistaken_beams() -> Iterator[Ways[SaidBeam]]:
     yield known("blank-at-wrong-end"), tuple(partial(_beam, which=i) for i in range(3))
     ways = (_merged_afterwards, _merged_and_first, _merged_and_added)
     yield _DOUBLE, tuple(partial(_beam, then=way) for way in ways)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MISTAKEN_ENTROPIES",
     "MISTAKEN_OCCUPANCIES",
-    "Numbers",
+    "SaidNumbers",
     "entropy_fault",
     "occupancies_fault",
     "read_entropies",
@@ -35,28 +35,28 @@ __all__ = [
 ]
 
 
-class Numbers(NamedTuple):
+class SaidNumbers(NamedTuple):
     """Numbers of one sequence."""
 
     values: NDArray[np.float64]
 
-    def trimmed(self, said: Numbers) -> Numbers:
+    def trimmed(self, said: SaidNumbers) -> SaidNumbers:
         """Return them; nothing can be left out."""
         del said
         return self
 
 
-def read_occupancies(document: dict[str, Any], fixture: Fixture) -> list[Numbers]:
+def read_occupancies(document: dict[str, Any], fixture: Fixture) -> list[SaidNumbers]:
     """Return the occupancies of each sequence, (T, C); see :func:`number_rows` for the errors."""
     return _read(document, "classes", fixture.arrays["class_occupancy"].shape)
 
 
-def read_entropies(document: dict[str, Any], fixture: Fixture) -> list[Numbers]:
+def read_entropies(document: dict[str, Any], fixture: Fixture) -> list[SaidNumbers]:
     """Return the entropy of each sequence; see :func:`number_rows` for the errors."""
     return _read(document, "entropy", fixture.arrays["entropy"].shape)
 
 
-def _read(document: dict[str, Any], name: str, shape: tuple[int, ...]) -> list[Numbers]:
+def _read(document: dict[str, Any], name: str, shape: tuple[int, ...]) -> list[SaidNumbers]:
     values = number_rows(document, name, shape[0])
     if values is None:
         msg = f"the answer has no {name!r}"
@@ -64,10 +64,10 @@ def _read(document: dict[str, Any], name: str, shape: tuple[int, ...]) -> list[N
     if values.shape != shape and values.size + math.prod(shape):
         msg = f"answer.{name} has the shape {values.shape}: expected {shape}"
         raise CTCInputError(msg, argument=f"answer.{name}")
-    return [Numbers(row) for row in values.reshape(shape)]
+    return [SaidNumbers(row) for row in values.reshape(shape)]
 
 
-def occupancies_fault(asked: Asked, said: Numbers, dtype: str) -> str | None:
+def occupancies_fault(asked: Asked, said: SaidNumbers, dtype: str) -> str | None:
     """Return what is wrong with occupancies."""
     expected = asked.truth("class_occupancy")
     wrong = np.argwhere(~(np.abs(said.values - expected) <= TOLERANCES[dtype].grad))
@@ -81,7 +81,7 @@ def occupancies_fault(asked: Asked, said: Numbers, dtype: str) -> str | None:
     )
 
 
-def entropy_fault(asked: Asked, said: Numbers, dtype: str) -> str | None:
+def entropy_fault(asked: Asked, said: SaidNumbers, dtype: str) -> str | None:
     """Return what is wrong with an entropy."""
     expected = float(asked.truth("entropy"))
     if abs(float(said.values) - expected) <= _entropy_tolerance(asked, dtype):
@@ -95,21 +95,21 @@ def _entropy_tolerance(asked: Asked, dtype: str) -> float:
     return 10 * float(TOLERANCES[dtype].loss(loss, np.array([asked.frames]))[0])
 
 
-def same_occupancies(asked: Asked, mistaken: Numbers, said: Numbers, dtype: str) -> bool:
+def same_occupancies(asked: Asked, mistaken: SaidNumbers, said: SaidNumbers, dtype: str) -> bool:
     """Return whether what is said is what a mistake gives, in the frames that count."""
     off = np.abs(said.values - mistaken.values)[: asked.frames]
     return bool((off <= TOLERANCES[dtype].grad).all())
 
 
-def same_entropy(asked: Asked, mistaken: Numbers, said: Numbers, dtype: str) -> bool:
+def same_entropy(asked: Asked, mistaken: SaidNumbers, said: SaidNumbers, dtype: str) -> bool:
     """Return whether what is said is what a mistake gives."""
     return abs(float(said.values - mistaken.values)) <= _entropy_tolerance(asked, dtype)
 
 
-def _array(asked: Asked, make: Callable[[Asked], Any]) -> Numbers | None:
+def _array(asked: Asked, make: Callable[[Asked], Any]) -> SaidNumbers | None:
     if not asked.truth("feasible"):
         return None
-    return Numbers(np.asarray(make(asked), dtype=np.float64))
+    return SaidNumbers(np.asarray(make(asked), dtype=np.float64))
 
 
 def _best_path(asked: Asked) -> Any:
@@ -137,7 +137,7 @@ def _entropy(asked: Asked, *, factor: Callable[[Asked], float]) -> float:
     return float(asked.truth("entropy")) * factor(asked)
 
 
-def _mistaken_occupancies() -> Iterator[Ways[Numbers]]:
+def _mistaken_occupancies() -> Iterator[Ways[SaidNumbers]]:
     yield (
         new("gradient-for-occupancy", "The gradient is returned: occupancy is softmax minus it."),
         (partial(_array, make=lambda asked: asked.truth("gradient")),),
@@ -150,8 +150,8 @@ def _mistaken_occupancies() -> Iterator[Ways[Numbers]]:
     yield known("occupancy-overwritten"), (partial(_array, make=_overwritten),)
 
 
-def _mistaken_entropies() -> Iterator[Ways[Numbers]]:
-    def scaled(name: str, sentence: str, factor: Callable[[Asked], float]) -> Ways[Numbers]:
+def _mistaken_entropies() -> Iterator[Ways[SaidNumbers]]:
+    def scaled(name: str, sentence: str, factor: Callable[[Asked], float]) -> Ways[SaidNumbers]:
         make = partial(_entropy, factor=factor)
         return new(name, sentence), (partial(_array, make=make),)
 
