@@ -20,7 +20,7 @@ from ctcx._cli import app
 from ctcx._reference.decoding import enumerate_labels
 from ctcx.conformance._external import problem_line, problems
 from ctcx.conformance._external.asked import Asked
-from ctcx.conformance._external.decoding import Beam, beam_fault
+from ctcx.conformance._external.decoding import SaidBeam, beam_fault
 from ctcx.conformance._external.judging import judges
 from ctcx.conformance._external.operations import OPERATIONS
 from ctcx.conformance._external.problems import problem_id, problems_of
@@ -197,12 +197,12 @@ def test_the_right_results_of_a_beam_search_are_those_of_all_paths():
             one = Asked(fixture, n)
             every = enumerate_labels(one.logits, fixture.blank)
             ranked = sorted(every.items(), key=lambda pair: -pair[1])
-            right = Beam([(labels, math.log(p)) for labels, p in ranked[:8]])
+            right = SaidBeam([(labels, math.log(p)) for labels, p in ranked[:8]])
             assert beam_fault(one, right, "float64") is None
             if len(ranked) > 1 and ranked[0][1] > ranked[1][1] * 1.01:
-                turned = Beam([right.entries[1], right.entries[0], *right.entries[2:]])
+                turned = SaidBeam([right.entries[1], right.entries[0], *right.entries[2:]])
                 assert beam_fault(one, turned, "float64").startswith("result 0: got [")
-            assert beam_fault(one, Beam(right.entries[1:]), "float64") is not None
+            assert beam_fault(one, SaidBeam(right.entries[1:]), "float64") is not None
 
 
 def test_a_program_of_the_loss_is_not_asked_further_and_does_not_fail():
