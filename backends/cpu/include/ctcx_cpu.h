@@ -195,7 +195,7 @@ CTCX_CPU_API const char *ctcx_cpu_check_greedy(const struct ctcx_cpu_batch *batc
  *
  * - Of equally probable prefixes, those that were in the beam before come first, in its order; then
  *   new ones: of a label more probable in that frame, of a lower label, of an earlier prefix.
- * - Prefixes of a probability of 0 are left out. A sequence without frames has the empty prefix,
+ * - Prefixes of a probability of 0, or less than 2^-(2^32) of the best, are left out. A sequence without frames has the empty prefix,
  *   with 0.
  * - A sequence with a length out of range, or a NaN or +inf logit in its frames, has -1 and NaN.
  *

@@ -120,8 +120,8 @@ class Beam {
 
   // The logarithm of the probability of an entry, but for the denominators.
   double log_probability(Size i) const {
-    const Wide total = entries_[i].total;
-    return double(exponents_ + (total >> wide_bits)) * std::log(2.0) + std::log(from_wide(total & wide_fraction));
+    const Apart total = apart(entries_[i].total);
+    return double(exponents_ + total.exponent) * std::log(2.0) + std::log(total.mantissa);
   }
   // Writes the labels of an entry; returns how many there are.
   Size labels(Size i, std::int32_t *to) const {
@@ -228,9 +228,10 @@ class Beam {
   }
   void offer_classes(const Wide *p) {
     const Wide best = entries_[0].total;
+    Wide needed = least_factor(least_, best);
     Size known = 0;  // of the probabilities of the best first prefixes, the least first
     for (Size c = 0; c < classes_; c++) {
-      if (product_at_most(best, p[c]) < least_ || c == blank_ || !may_be_new(p, c)) continue;
+      if (p[c] < needed || c == blank_ || !may_be_new(p, c)) continue;
       Candidate first{0, p[c], std::int32_t(c), -1, true};
       if (!go_on(first)) continue;
       heap_[size_++] = first;
@@ -238,7 +239,7 @@ class Beam {
       if (known == width_) std::pop_heap(best_, best_ + known--, std::greater<>());
       best_[known++] = first.probability;
       std::push_heap(best_, best_ + known, std::greater<>());
-      if (known == width_) least_ = std::max(least_, best_[0]);
+      if (known == width_) least_ = std::max(least_, best_[0]), needed = least_factor(least_, best);
     }
   }
   // The next candidate of a stream; returns whether there is one that counts.
@@ -273,7 +274,7 @@ class Beam {
     std::make_heap(heap_, heap_ + size_, comes_last);
     const Wide scale = size_ > 0 ? exponent_part(heap_[0].probability) : 0;
     exponents_ += scale >> wide_bits;
-    auto relative = [scale](Wide w) { return is_zero(w) ? wide_zero : w - scale; };
+    auto relative = [scale](Wide w) { return quotient(w, scale); };
     Size count = 0;
     for (; size_ > 0 && count < width_; count++) {
       Candidate &first = heap_[0];

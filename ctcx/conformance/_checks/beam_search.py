@@ -242,14 +242,17 @@ def check_beam_search_max_classes(subject: Subject) -> None:
 
 @check(operation="beam_search")
 def check_beam_search_far_apart(subject: Subject) -> None:
-    """Prefixes that are hundreds of nats below the best are kept while there is room."""
+    """Prefixes that are hundreds or millions of nats below the best stay where there is room."""
     base = random_batch(0, scale=1.0)
     logits = np.zeros((6, 40, 5))
     logits[:, :, 2:] = -np.inf
     logits[:, :, 0] = -150.0
     lengths = np.array([4, 3, 2, 1, 0, 2])
-    batch = replace(base, name="far apart", logits=logits, logit_lengths=lengths)
-    _judge(subject, [batch], width=16, top=3)
+    batches = [
+        replace(base, name=name, logits=logits * scale, logit_lengths=lengths)
+        for name, scale in (("far apart", 1.0), ("farther apart", 1e3), ("farthest apart", 1e5))
+    ]
+    _judge(subject, batches, width=16, top=3)
 
 
 @check(operation="beam_search")
