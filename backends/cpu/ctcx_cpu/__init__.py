@@ -22,6 +22,7 @@ __all__ = [
     "ctcx_runtime_info",
     "include_dir",
     "library_path",
+    "register_with_jax",
 ]
 
 _SETS = ("baseline", "avx2", "avx512", "neon")
@@ -39,6 +40,26 @@ def library_path() -> Path:
         sys.platform, "libctcx_cpu.so"
     )
     return Path(__file__).parent / name
+
+
+def register_with_jax() -> str:
+    """Let programs that ``jax.export`` has written call the kernels, in a process that loads them.
+
+    Calls of ctcx do so by themselves.
+
+    Returns
+    -------
+    str
+        The name of the custom call, for ``jax.export.DisabledSafetyCheck.custom_call``.
+
+    Raises
+    ------
+    ctcx.plugin.Decline
+        JAX is too old.
+    """
+    from ctcx_cpu import _jax
+
+    return _jax.register()
 
 
 def check_instructions() -> None:

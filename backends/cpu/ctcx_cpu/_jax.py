@@ -12,7 +12,7 @@ import numpy as np
 from ctcx.plugin import Decline
 from ctcx_cpu import _native
 
-__all__ = ["Results", "belongs_in_a_program", "call"]
+__all__ = ["Results", "belongs_in_a_program", "call", "register"]
 
 Results = tuple[tuple[tuple[int, ...], Any], ...]
 """Shape and dtype of each."""
@@ -68,7 +68,7 @@ def _program(operation: str, results: Results, attributes: tuple[tuple[str, int]
     numbers = {name: np.int32(value) for name, value in attributes}
 
     def program(*arrays: Any) -> Any:
-        _register()
+        register()
         shapes = [jax.ShapeDtypeStruct(*result) for result in results]
         call_xla = jax.ffi.ffi_call(_TARGET, shapes, vmap_method="broadcast_all")
         return tuple(call_xla(*arrays, operation=operation, **numbers))
@@ -80,17 +80,18 @@ _lock = threading.Lock()
 _registered = False
 
 
-def _register() -> None:
-    """Tell XLA of the handler, once: a name stands for one function."""
+def register() -> str:
+    """Tell XLA of the handler, once: a name stands for one function. Return the name."""
     global _registered  # noqa: PLW0603 - XLA keeps it for the process
     import jax
 
     with _lock:
         if _registered:
-            return
+            return _TARGET
         try:
             jax.ffi.register_ffi_target(_TARGET, _native.xla_handler(), platform="cpu")
         except Exception as error:
             msg = f"JAX {jax.__version__} takes no function of this kind: {error}"
             raise Decline(msg) from error
         _registered = True
+        return _TARGET

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 
+import ctcx_cpu
 import numpy as np
 import pytest
 from ctcx_cpu import _jax, kernels
@@ -366,3 +367,26 @@ def test_no_memory_is_freed_too_early():
         check=False,
     )
     assert child.returncode == 0, child.stderr
+
+
+def test_an_exported_program_runs_in_a_fresh_process(tmp_path):
+    export = pytest.importorskip("jax.export")
+    allowed = [export.DisabledSafetyCheck.custom_call(ctcx_cpu.register_with_jax())]
+    logits, labels = jnp.zeros((2, 4, 3)), jnp.ones((2, 1), jnp.int32)
+    program = jax.jit(partial(ctcx.ctc_loss, backend="cpu"))
+    exported = export.export(program, disabled_checks=allowed)(logits, labels)
+    (tmp_path / "program").write_bytes(exported.serialize())
+    code = """
+import sys
+from pathlib import Path
+import ctcx_cpu
+import jax
+from jax import export
+program = export.deserialize(bytearray(Path(sys.argv[1]).read_bytes()))
+ctcx_cpu.register_with_jax()
+print(*program.call(jax.numpy.zeros((2, 4, 3)), jax.numpy.ones((2, 1), jax.numpy.int32)))
+"""
+    command = [sys.executable, "-c", code, tmp_path / "program"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    np.testing.assert_array_equal(np.float32(run.stdout.split()), program(logits, labels))
