@@ -519,6 +519,18 @@ def test_a_call_that_a_library_traces_is_refused():
         torch.func.vmap(call)(torch.tensor(PEAKS)[None])
 
 
+def test_torch_compile_interrupts_its_graph():
+    def call(x):
+        return ctcx.ctc_beam_search(2 * x, boost={(1, 2): 1.0}, exact_scores=False).scores + 1
+
+    expected = call(torch.tensor(PEAKS))
+    compiled = torch.compile(call, backend="eager")
+    torch.testing.assert_close(compiled(torch.tensor(PEAKS)), expected)
+    torch.compiler.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"compiler.disable|dynamo.disable"):
+        torch.compile(call, backend="eager", fullgraph=True)(torch.tensor(PEAKS))
+
+
 def test_memory_of_a_stream_is_that_of_its_labels():
     rng = np.random.default_rng(6)
     state = ctcx.BeamState()

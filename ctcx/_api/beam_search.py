@@ -123,7 +123,8 @@ def ctc_beam_search(
             + \text{label\_bonus}\cdot |y|
 
     Calls with these, or with ``state``, are not for backends: ctcx itself searches, on the host in
-    float64, so logits on another device are copied. They need values and can't be compiled.
+    float64, so logits on another device are copied. They need values and can't be compiled;
+    ``torch.compile`` interrupts its graph for them.
 
     Not differentiable: probabilities are constants to PyTorch and JAX.
 
@@ -197,7 +198,12 @@ def ctc_beam_search(
     if not (boost is None and lm is None and state is None and label_bonus == 0):
         wishes = wishes_of(boost, lm, lm_weight, label_bonus, state)
     if wishes is not None and not wishes.are_none:
-        return _guided(
+        search_guided = _guided
+        if is_torch_recording():
+            from ctcx._api import torch_decode
+
+            search_guided = partial(torch_decode.outside_of_graphs, _guided)
+        return search_guided(
             logits,
             logit_lengths,
             wishes,

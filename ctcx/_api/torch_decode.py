@@ -17,6 +17,8 @@ from ctcx._api.torch_operators import TracedArguments
 from ctcx._autodiff.torch_function import merge
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array
 
@@ -25,7 +27,14 @@ __all__ = [
     "beam_search_traced",
     "greedy_dispatched",
     "greedy_traced",
+    "outside_of_graphs",
 ]
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def outside_of_graphs(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call a function that reads values, where a compiler interrupts its graph."""
+    return function(*arguments, **options)
 
 
 @torch.library.custom_op(  # type: ignore[untyped-decorator]
