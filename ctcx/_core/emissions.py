@@ -36,6 +36,17 @@ _FEW = 128
 """Errors of so many equal frames don't add up to much."""
 
 
+class LabelLogits(NamedTuple):
+    """Logits of some frames, (frames, M, S+1), the last column the blank's.
+
+    ``reference`` is that of each frame, (frames, M, 1), and ``shifts`` what is taken off, or None.
+    """
+
+    logits: Array
+    reference: Array
+    shifts: Array | None
+
+
 class Emissions(NamedTuple):
     """Emission probabilities of some frames: (frames, M, S+1) for labels, (frames, M, 1) for blank.
 
@@ -74,6 +85,8 @@ class ClassLookup:
         (2N, S+1): what stands in frames past a sequence's length.
     steps
         How many frames a direction runs through: T, or more.
+    at_once
+        Whether to look all up now, each entry once, not by step, each twice.
     """
 
     def __init__(
@@ -85,6 +98,7 @@ class ClassLookup:
         resting: Array,
         *,
         steps: int,
+        at_once: bool,
         context: Context,
     ) -> None:
         xp = context.xp
@@ -110,12 +124,28 @@ class ClassLookup:
         self._is_forward = context.arange(0, 2 * rows)[:, None] < rows
         self._resting = resting
         self._context = context
+        self._all: Array | None = self._looked_up_at_once(rows) if at_once else None
+
+    def _looked_up_at_once(self, rows: int) -> Array:
+        """All steps: those of the forward direction, and the same turned round."""
+        context, xp = self._context, self._context.xp
+        if self._frames == 0:
+            return xp.broadcast_to(self._resting, (self._steps, *self._start.shape))
+        step = context.arange(0, self._steps)[:, None, None]
+        place = xp.minimum(step, self._frames - 1) * self._frame_step + self._start[None, :rows, :]
+        found = xp.reshape(xp.take(self._flat, xp.reshape(place, (-1,)), axis=0), place.shape)
+        inside = step < self._lengths[None, :rows, :]
+        found = xp.where(inside, context.cast(found), self._resting[None, :rows, :])
+        turned = xp.concat([xp.flip(found[:, :, :-1]), xp.flip(found[:, :, -1:])], axis=2)
+        return xp.concat([found, turned], axis=1)
 
     def __call__(self, first: int, count: int, *, all_full: bool = False) -> Array:
         """Entries of the labels and, last, the blank at some steps: (count, 2N, S+1).
 
         ``all_full`` says that every sequence is known to use all frames, which saves a pass.
         """
+        if self._all is not None:
+            return self._all[first : first + count, :, :]
         context, xp = self._context, self._context.xp
         step = context.arange(first, first + count)[:, None, None]
         frame = xp.where(self._is_forward[None, :, :], step, self._steps - 1 - step)
@@ -138,7 +168,7 @@ class EmissionSource:
     ----------
     logits
         (N, T, C).
-    classes, blank, logit_lengths, steps
+    classes, blank, logit_lengths, steps, at_once
         As for :class:`ClassLookup`.
     reference
         (N, T), the largest logit of each frame in grains; 0 past a sequence's length.
@@ -153,6 +183,7 @@ class EmissionSource:
         reference: Array,
         *,
         steps: int,
+        at_once: bool,
         context: Context,
     ) -> None:
         xp = context.xp
@@ -177,19 +208,35 @@ class EmissionSource:
         self._context = context
         self._lowest = float(xp.finfo(context.dtype).min)
         self.logits = ClassLookup(
-            logits, classes, blank, logit_lengths, resting, steps=steps, context=context
+            logits,
+            classes,
+            blank,
+            logit_lengths,
+            resting,
+            steps=steps,
+            at_once=at_once,
+            context=context,
         )
 
     def __call__(self, first: int, count: int, *, all_full: bool = False) -> Emissions:
         """Emissions of some steps; the arguments are those of :class:`ClassLookup`."""
-        xp = self._context.xp
-        logits = self.logits(first, count, all_full=all_full)
-        # -inf minus a finite number is -inf, whose exp is the mantissa of a masked class: 0.
-        rounded = xp.maximum(in_grains(logits, xp), self._lowest)
+        return self.split(self.read(first, count, all_full=all_full))
+
+    def read(self, first: int, count: int, *, all_full: bool = False) -> LabelLogits:
+        """Look up what emissions are made of; the arguments are those of :class:`ClassLookup`."""
         part = slice(first, first + count)
-        rest = logits - rounded
-        if self._shifts is not None:
-            rest = rest - self._shifts[part, ...]
+        shifts = None if self._shifts is None else self._shifts[part, ...]
+        logits = self.logits(first, count, all_full=all_full)
+        return LabelLogits(logits, self.reference[part, ...], shifts)
+
+    def split(self, read: LabelLogits) -> Emissions:
+        """Split into mantissas and exponents."""
+        xp = self._context.xp
+        # -inf minus a finite number is -inf, whose exp is the mantissa of a masked class: 0.
+        rounded = xp.maximum(in_grains(read.logits, xp), self._lowest)
+        rest = read.logits - rounded
+        if read.shifts is not None:
+            rest = rest - read.shifts
         mantissa = xp.exp(rest)
-        exponent = xp.maximum(rounded - self.reference[part, ...], DEAD)
+        exponent = xp.maximum(rounded - read.reference, DEAD)
         return Emissions(exponent, mantissa, exponent[..., -1:], mantissa[..., -1:])

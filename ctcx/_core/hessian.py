@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ctcx._arrays.facts import library_name
 from ctcx._core.emissions import ClassLookup
-from ctcx._core.gradient import ClassSums, block_shape, denominator
+from ctcx._core.gradient import block_shape, denominator
 from ctcx._core.kernels import loop_for, run
 from ctcx._core.lattice import advance, inflow, is_due, renormalise
 from ctcx._core.occupancy import likelihood, meet_at_frame, other_direction
@@ -117,7 +117,7 @@ def _product(
     blocks = block_shape(logits.shape[0], logits.shape[1], classes)
     (centred,) = loop.assemble(centre, logits.shape[:2], [((classes,), dtype)], blocks, context)
     shifts, possible = _Covariances(recursion, centred).run()
-    sum_by_class = ClassSums(recursion.columns, classes, context)
+    sum_by_class = loop.class_sums(recursion.columns, classes, context)
 
     def block(rows: slice, frames: slice) -> tuple[Array]:
         part = (rows, frames)
@@ -161,6 +161,7 @@ class _Covariances:
             recursion.logit_lengths,
             self._none,
             steps=2 * recursion.plan.half,
+            at_once=recursion.loop.reads_ahead,
             context=recursion.context,
         )
 
@@ -193,7 +194,7 @@ class _Covariances:
             size=plan.size,
         )
         states = renormalise(states, loop, xp)
-        total = likelihood(states, other_direction(inflow(states, topology, xp), xp), xp)
+        total = likelihood(states, other_direction(inflow(states, topology, loop, xp), xp), xp)
         scale = recursion.scale_of(total)
 
         def second(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from ctcx._arrays.facts import is_undecided, library_name
-from ctcx._core.gradient import ClassSums, block_shape, denominator, gradient_rows
+from ctcx._core.gradient import block_shape, denominator, gradient_rows
 from ctcx._core.loops.base import Loop, PythonLoop
 from ctcx._core.recursion import Recursion, TooManyLogitsError
 from ctcx._plugins.backend import Decline
@@ -166,7 +166,7 @@ def _by_class(
     logits, context = call.logits, call.context
     xp, classes = context.xp, logits.shape[2]
     possible = call.possible(found)
-    sum_by_class = ClassSums(call.columns, classes, context)
+    sum_by_class = call.loop.class_sums(call.columns, classes, context)
 
     def block(rows: slice, frames: slice) -> tuple[Array, ...]:
         part = (rows, frames)

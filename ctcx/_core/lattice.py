@@ -29,20 +29,32 @@ them since then, so the product of their mantissas lies within ``exp(-42)`` and 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from ctcx._arrays.facts import is_undecided
-from ctcx._core.context import DEAD, START, in_grains
+from ctcx._core.context import DEAD, GRAIN, START, in_grains
 
 if TYPE_CHECKING:
     from ctcx._core.context import Context
     from ctcx._core.emissions import Emissions
-    from ctcx._core.loops.base import Loop
+    from ctcx._core.loops.base import Loop, Power
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["States", "Topology", "advance", "inflow", "initial_states", "is_due", "renormalise"]
+__all__ = [
+    "States",
+    "Topology",
+    "advance",
+    "emit",
+    "inflow",
+    "initial_states",
+    "is_due",
+    "renormalise",
+]
 
 
+_LARGE, _SMALL = math.exp(GRAIN / 2), math.exp(-GRAIN / 2)
+_UP, _DOWN = math.exp(GRAIN), math.exp(-GRAIN)
 _EVERY = 8
 """Frames after which to renormalise."""
 
@@ -97,9 +109,10 @@ def initial_states(start: Array, width: int, context: Context) -> States:
     return States(nothing + DEAD, nothing, (1.0 - mantissa) * DEAD + START, mantissa)
 
 
-def inflow(states: States, topology: Topology, xp: ArrayModule) -> States:
+def inflow(states: States, topology: Topology, loop: Loop, xp: ArrayModule) -> States:
     """Sum what flows into each state, before the next frame's emission."""
-    return States(*_flow(xp, *states, *_neighbours(states, topology, xp)))
+    flow = _flow_where_all_differ if topology.all_differ else _flow
+    return States(*loop.fused(flow, xp)(*states, *_neighbours(states, topology, xp)))
 
 
 def _neighbours(states: States, topology: Topology, xp: ArrayModule) -> tuple[Array, ...]:
@@ -111,6 +124,7 @@ def _neighbours(states: States, topology: Topology, xp: ArrayModule) -> tuple[Ar
 
 def _flow(
     xp: ArrayModule,
+    power: Power,
     label_e: Array,
     label_m: Array,
     blank_e: Array,
@@ -122,24 +136,25 @@ def _flow(
     skip_exponent: Array,
 ) -> tuple[Array, ...]:
     """Each state's inflow, as the fields of :class:`States`; element by element."""
-    to_blank_e, to_blank_m = _sum(xp, blank_e, blank_m, previous_e, previous_m)
+    to_blank_e, to_blank_m = _sum(xp, power, blank_e, blank_m, previous_e, previous_m)
     # Into a label flows what flows into the blank before it where it may skip, else that blank.
     enter_e = xp.maximum(blank_e, to_blank_e + skip_exponent)
     enter_m = to_blank_m * may_skip + blank_m * must_stop
-    return *_sum(xp, label_e, label_m, enter_e, enter_m), to_blank_e, to_blank_m
+    return *_sum(xp, power, label_e, label_m, enter_e, enter_m), to_blank_e, to_blank_m
 
 
 def _sum(
-    xp: ArrayModule, exponent: Array, mantissa: Array, other_e: Array, other_m: Array
+    xp: ArrayModule, power: Power, exponent: Array, mantissa: Array, other_e: Array, other_m: Array
 ) -> tuple[Array, Array]:
     """Sum of two numbers in extended exponents; element by element."""
     largest = xp.maximum(exponent, other_e)
-    scaled = mantissa * xp.exp(exponent - largest)
-    return largest, scaled + other_m * xp.exp(other_e - largest)
+    scaled = mantissa * power(exponent - largest, xp)
+    return largest, scaled + other_m * power(other_e - largest, xp)
 
 
 def _flow_where_all_differ(
     xp: ArrayModule,
+    power: Power,
     label_e: Array,
     label_m: Array,
     blank_e: Array,
@@ -149,34 +164,51 @@ def _flow_where_all_differ(
     *_: Array,
 ) -> tuple[Array, ...]:
     """Do the same where every label may skip; nothing skips into the first one."""
-    to_blank = _sum(xp, blank_e, blank_m, previous_e, previous_m)
-    return *_sum(xp, label_e, label_m, *to_blank), *to_blank
+    to_blank = _sum(xp, power, blank_e, blank_m, previous_e, previous_m)
+    return *_sum(xp, power, label_e, label_m, *to_blank), *to_blank
 
 
-def _flow_and_emit(xp: ArrayModule, *arrays: Array) -> tuple[Array, ...]:
+def _flow_and_emit(xp: ArrayModule, power: Power, *arrays: Array) -> tuple[Array, ...]:
     """Inflow, and the states after the emission: four arrays each, element by element.
 
     The arrays are those of :func:`_flow`, then exponent and mantissa of the emission probabilities
     of the labels and of the blank.
     """
-    return _emitted(_flow(xp, *arrays[:-4]), *arrays[-4:])
+    flow = _flow(xp, power, *arrays[:-4])
+    return *flow, *_emitted(xp, power, *flow, *arrays[-4:])
 
 
-def _flow_and_emit_where_all_differ(xp: ArrayModule, *arrays: Array) -> tuple[Array, ...]:
+def _flow_and_emit_where_all_differ(
+    xp: ArrayModule, power: Power, *arrays: Array
+) -> tuple[Array, ...]:
     """Do the same with :func:`_flow_where_all_differ`."""
-    return _emitted(_flow_where_all_differ(xp, *arrays[:-4]), *arrays[-4:])
+    flow = _flow_where_all_differ(xp, power, *arrays[:-4])
+    return *flow, *_emitted(xp, power, *flow, *arrays[-4:])
 
 
-def _emitted(flow: tuple[Array, ...], *emission: Array) -> tuple[Array, ...]:
-    label_e, label_m, blank_e, blank_m = flow
-    emission_e, emission_m, emission_blank_e, emission_blank_m = emission
+def _emitted(
+    _xp: ArrayModule,
+    _power: Power,
+    label_e: Array,
+    label_m: Array,
+    blank_e: Array,
+    blank_m: Array,
+    emission_e: Array,
+    emission_m: Array,
+    emission_blank_e: Array,
+    emission_blank_m: Array,
+) -> tuple[Array, ...]:
     return (
-        *flow,
         label_e + emission_e,
         label_m * emission_m,
         blank_e + emission_blank_e,
         blank_m * emission_blank_m,
     )
+
+
+def emit(flow: States, emissions: Emissions, frame: int, loop: Loop, xp: ArrayModule) -> States:
+    """States after the emission of a frame, of what flows into them."""
+    return States(*loop.fused(_emitted, xp)(*flow, *(part[frame, ...] for part in emissions)))
 
 
 def advance(
@@ -192,16 +224,13 @@ def advance(
     both = loop.fused(step, xp)(
         *states,
         *_neighbours(states, topology, xp),
-        emissions.exponent[frame, ...],
-        emissions.mantissa[frame, ...],
-        emissions.blank_exponent[frame, ...],
-        emissions.blank_mantissa[frame, ...],
+        *(part[frame, ...] for part in emissions),
     )
     return States(*both[:4]), States(*both[4:])
 
 
 def _near_one(
-    xp: ArrayModule, label_e: Array, label_m: Array, blank_e: Array, blank_m: Array
+    xp: ArrayModule, _power: Power, label_e: Array, label_m: Array, blank_e: Array, blank_m: Array
 ) -> tuple[Array, ...]:
     # A mantissa of 0 has an exponent that absorbs any shift; it only must not reach the log.
     label_shift = in_grains(xp.log(xp.maximum(label_m, 1e-30)), xp)
@@ -211,6 +240,20 @@ def _near_one(
         label_m * xp.exp(-label_shift),
         blank_e + blank_shift,
         blank_m * xp.exp(-blank_shift),
+    )
+
+
+def _one_grain_nearer(
+    xp: ArrayModule, _power: Power, label_e: Array, label_m: Array, blank_e: Array, blank_m: Array
+) -> tuple[Array, ...]:
+    """Do the same where mantissas are at most one grain away, without a logarithm."""
+    label_large, label_small = label_m > _LARGE, label_m < _SMALL
+    blank_large, blank_small = blank_m > _LARGE, blank_m < _SMALL
+    return (
+        xp.where(label_large, label_e + GRAIN, xp.where(label_small, label_e - GRAIN, label_e)),
+        label_m * xp.where(label_large, _DOWN, xp.where(label_small, _UP, 1.0)),
+        xp.where(blank_large, blank_e + GRAIN, xp.where(blank_small, blank_e - GRAIN, blank_e)),
+        blank_m * xp.where(blank_large, _DOWN, xp.where(blank_small, _UP, 1.0)),
     )
 
 
@@ -225,4 +268,5 @@ def is_due(frame: int, size: int | None = None) -> bool:
 
 def renormalise(states: States, loop: Loop, xp: ArrayModule) -> States:
     """Bring mantissas between exp(-4) and exp(4); a frame multiplies them by so much, or by 3."""
-    return States(*loop.fused(_near_one, xp)(*states))
+    near = _one_grain_nearer if loop.frames_a_block == 1 else _near_one
+    return States(*loop.fused(near, xp)(*states))

@@ -15,7 +15,7 @@ from ctcx._core.context import DEAD, START
 from ctcx._core.lattice import States
 
 if TYPE_CHECKING:
-    from ctcx._core.loops.base import Loop
+    from ctcx._core.loops.base import Loop, Power
     from ctcx._typing import Array, ArrayModule
 
 __all__ = [
@@ -105,7 +105,13 @@ def _in_range(exponent: Array, xp: ArrayModule) -> Array:
 
 
 def _scaled_product(
-    xp: ArrayModule, exponent: Array, mantissa: Array, other_e: Array, other_m: Array, scale: Array
+    xp: ArrayModule,
+    _power: Power,
+    exponent: Array,
+    mantissa: Array,
+    other_e: Array,
+    other_m: Array,
+    scale: Array,
 ) -> Array:
     """Product of two numbers in extended exponents, times ``exp(-scale)``; element by element."""
     return mantissa * other_m * xp.exp(_in_range(exponent + other_e - scale, xp))

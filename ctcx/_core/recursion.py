@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ctcx._arrays.facts import is_undecided
 from ctcx._core import scaled_probabilities, transition_matrix
 from ctcx._core.context import DEAD, Context, in_grains
-from ctcx._core.emissions import Emissions, EmissionSource
+from ctcx._core.emissions import Emissions, EmissionSource, LabelLogits
 from ctcx._core.gradient import block_shape
 from ctcx._core.lattice import (
     States,
     Topology,
     advance,
+    emit,
     inflow,
     initial_states,
     is_due,
@@ -181,6 +182,7 @@ class Recursion:
             self.logit_lengths,
             self.reference,
             steps=2 * self.plan.half,
+            at_once=self.loop.reads_ahead,
             context=context,
         )
         self.topology = Topology.of_labels(
@@ -250,8 +252,8 @@ class Recursion:
         """
         if (found := self.linear(each_blank=each_blank)) is not None:
             return found
-        states, past, total = self.first_half(keep=True)
-        occupancies = self.second_half(states, past, total, each_blank=each_blank)
+        middle, past, total = self.first_half(keep=True)
+        occupancies = self.second_half(middle, past, total, each_blank=each_blank)
         return occupancies, self.log_likelihood(total)
 
     def linear(self, *, each_blank: bool) -> tuple[Array, LogLikelihood] | None:
@@ -306,62 +308,67 @@ class Recursion:
         rows = self.logits.shape[0]
         return Likelihood(*(part[:rows, :] for part in total))
 
-    def first_half(self, *, keep: bool) -> tuple[States, Any, Likelihood]:
-        """Both directions up to the middle: the states there, the past if kept, the likelihood."""
+    def first_half(self, *, keep: bool) -> tuple[tuple[States, States], Any, Likelihood]:
+        """Both directions up to the middle: the inflow there, the past if kept, the likelihood."""
         xp = self.context.xp
 
         def step(
-            states: States, emissions: Emissions, _: None
+            states: States, logits: LabelLogits, _: None
         ) -> tuple[States, list[States] | None]:
-            flows = []
+            emissions = self.source.split(logits)
+            made = []
             for frame in range(self.plan.size):
+                if keep:  # in the narrower dtype, which rounds once: it is most of the memory
+                    made.append(States(*map(self.context.cast, states)))
                 if is_due(frame):
                     states = renormalise(states, self.loop, xp)
-                flow, states = advance(states, self.topology, emissions, frame, self.loop, xp)
-                if keep:  # in the narrower dtype, which rounds once: it is most of the memory
-                    flows.append(States(*map(self.context.cast, flow)))
-            return states, flows if keep else None
+                states = advance(states, self.topology, emissions, frame, self.loop, xp)[1]
+            return states, made if keep else None
 
         states, past = self.loop.scan(
             step,
             self.start,
-            self.emissions,
+            self._label_logits,
             first=0,
             blocks=self.plan.blocks,
             size=self.plan.size,
         )
         states = renormalise(states, self.loop, xp)
-        ahead = other_direction(inflow(states, self.topology, xp), xp)
-        return states, past, likelihood(states, ahead, xp)
+        flow = inflow(states, self.topology, self.loop, xp)
+        return (flow, states), past, likelihood(flow, other_direction(states, xp), xp)
 
     def second_half(
-        self, states: States, past: Any, total: Likelihood, *, each_blank: bool
+        self, middle: tuple[States, States], past: Any, total: Likelihood, *, each_blank: bool
     ) -> Array:
         """Occupancies as from :meth:`occupancies`.
 
-        Frame by frame, each direction meets what the other one left in the first half.
+        Frame by frame, what flows into each state of a direction meets the states that the other
+        one had there after the emission, in the first half.
         """
         xp = self.context.xp
         scale = self.scale_of(total)
 
         def step(
-            states: States, emissions: Emissions, flows: list[States]
-        ) -> tuple[States, tuple[Array]]:
-            met = []
+            carry: tuple[States, States], logits: LabelLogits, before: list[States]
+        ) -> tuple[tuple[States, States], tuple[Array]]:
+            flow, after = carry
+            met, emissions = [], self.source.split(logits)
             for frame in range(self.plan.size):
                 if is_due(frame, self.plan.size):
-                    states = renormalise(states, self.loop, xp)
-                _, states = advance(states, self.topology, emissions, frame, self.loop, xp)
-                opposite = other_direction(flows[-1 - frame], xp)
-                met.append(meet_at_frame(states, opposite, scale, self.loop, xp))
+                    flow = renormalise(flow, self.loop, xp)
+                met.append(meet_at_frame(flow, other_direction(after, xp), scale, self.loop, xp))
+                flow = emit(flow, emissions, frame, self.loop, xp)
+                flow = inflow(flow, self.topology, self.loop, xp)
+                after = before[-1 - frame]
             labels, blanks = (xp.stack(part) for part in zip(*met, strict=True))
             found = occupancy(labels, blanks, xp, each_blank=each_blank)
-            return states, (self.context.cast(found),)
+            return (flow, after), (self.context.cast(found),)
 
+        flow, states = middle
         _, past = self.loop.scan(
             step,
-            states,
-            self.emissions,
+            (flow, States(*map(self.context.cast, states))),
+            self._label_logits,
             first=self.plan.half,
             blocks=self.plan.blocks,
             size=self.plan.size,
@@ -373,6 +380,9 @@ class Recursion:
     def emissions(self, first: int, count: int) -> Emissions:
         """Of ``count`` steps, for both directions."""
         return self.source(first, count, all_full=self.all_inside)
+
+    def _label_logits(self, first: int, count: int) -> LabelLogits:
+        return self.source.read(first, count, all_full=self.all_inside)
 
     def scale_of(self, total: Likelihood) -> Array:
         """Exponent of the likelihood; for impossible labels beyond all, so that no state counts."""

@@ -8,18 +8,29 @@ minutes. A library's :class:`~ctcx.plugin.Namespace` names its loop in the field
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ctcx._core.gradient import ClassSums
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from ctcx._core.context import Context
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["Loop", "PythonLoop", "by_comparison"]
+__all__ = ["Loop", "Power", "PythonLoop", "by_comparison", "exponential"]
+
+
+Power = Callable[[Any, Any], Any]
+
+
+def exponential(exponents: Array, xp: ArrayModule) -> Array:
+    """Give the power of each exponent."""
+    return xp.exp(exponents)
 
 
 class Loop(Protocol):
@@ -31,6 +42,9 @@ class Loop(Protocol):
     reads_values: bool
     """Whether reading a value costs nothing: no synchronisation, no error while tracing."""
 
+    reads_ahead: bool
+    """Whether a scan asks for the source of all its frames at once."""
+
     frames_a_block: int
     """How many frames a step does at most."""
 
@@ -41,9 +55,11 @@ class Loop(Protocol):
         ...
 
     def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
-        """Give ``function(xp, *arrays)`` as a function of the arrays, which may compile it.
+        """Give ``function(xp, power, *arrays)`` as a function of the arrays, which may compile it.
 
         ``function`` stands in a module, and works element by element on arrays that broadcast.
+        ``power(exponents, xp)`` is ``exp`` of numbers of at most 0 that are multiples of
+        :data:`ctcx._core.context.GRAIN`.
         """
         ...
 
@@ -67,6 +83,12 @@ class Loop(Protocol):
 
     def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
         """Join a past of tuples of arrays (frames, ...) along the frames."""
+        ...
+
+    def class_sums(
+        self, classes: Array, num_classes: int, context: Context
+    ) -> Callable[[Array, slice], Array]:
+        """Give what adds up occupancies by class, as :class:`ctcx._core.gradient.ClassSums`."""
         ...
 
     def largest(self, values: Array, count: int, context: Context) -> Array:
@@ -95,6 +117,7 @@ class PythonLoop:
     """The loop in Python, for libraries that compute at once."""
 
     reads_values = False
+    reads_ahead = False
     frames_a_block = 16
 
     def run(
@@ -106,7 +129,7 @@ class PythonLoop:
 
     def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
         """Operation by operation."""
-        return partial(function, xp)
+        return partial(function, xp, exponential)
 
     def scan(
         self,
@@ -130,6 +153,12 @@ class PythonLoop:
     def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
         """Join the blocks."""
         return tuple(xp.concat(parts) for parts in zip(*past, strict=True))
+
+    def class_sums(
+        self, classes: Array, num_classes: int, context: Context
+    ) -> Callable[[Array, slice], Array]:
+        """By running sums."""
+        return ClassSums(classes, num_classes, context)
 
     def largest(self, values: Array, count: int, context: Context) -> Array:
         """Sort, first all, or groups by their largest and then those that can hold one."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import cupy
 
-from ctcx._core.loops.base import PythonLoop, by_comparison
+from ctcx._core.loops.base import PythonLoop, by_comparison, exponential
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,9 @@ class CupyLoop(PythonLoop):
 @lru_cache(maxsize=32)
 def _fuse(function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
     name = f"ctcx_{function.__name__.strip('_')}"
-    return cast("Callable[..., Any]", cupy.fuse(kernel_name=name)(partial(function, xp)))
+    return cast(
+        "Callable[..., Any]", cupy.fuse(kernel_name=name)(partial(function, xp, exponential))
+    )
 
 
 CUPY_LOOP = CupyLoop()

@@ -7,12 +7,16 @@ the shapes used last are kept.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 
+from ctcx._arrays.facts import is_undecided
 from ctcx._arrays.jax import same_axes
+from ctcx._core.context import GRAIN
+from ctcx._core.gradient import ClassSums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -41,6 +45,23 @@ def _program(
     return compiled
 
 
+_FEW_CLASSES = 256
+_POWERS = tuple(math.exp(-GRAIN * grains) for grains in range(9))
+
+
+def _power(exponents: Array, xp: ArrayModule) -> Array:
+    """Give the power of each exponent, 0 where it wouldn't count beside 1.
+
+    A handful of comparisons is cheaper than ``exp``, above all as XLA computes what is used in
+    several places in each of them.
+    """
+    power = xp.zeros_like(exponents)
+    # Mantissas are at most exp(17) apart: what is further down than these is below an ulp of 1.
+    for grains in reversed(range(9 if exponents.dtype == xp.float64 else 5)):
+        power = xp.where(exponents > -GRAIN * (grains + 0.5), _POWERS[grains], power)
+    return power
+
+
 class JaxLoop:
     """A :class:`ctcx._core.loops.base.Loop` that XLA can compile at any number of frames.
 
@@ -52,7 +73,8 @@ class JaxLoop:
     """
 
     reads_values = False
-    frames_a_block = 4  # a step is unrolled, and its compile time grows with it
+    reads_ahead = True
+    frames_a_block = 1  # XLA would compute again what several frames of a step share
 
     def __init__(self, programs: int = 128) -> None:
         self._program = lru_cache(maxsize=programs)(_program)
@@ -68,7 +90,7 @@ class JaxLoop:
 
     def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
         """As it is: XLA fuses what stands together."""
-        return partial(function, xp)
+        return partial(function, xp, _power)
 
     def scan(
         self,
@@ -87,13 +109,14 @@ class JaxLoop:
             return array.reshape(blocks, size, *array.shape[1:])
 
         inputs = jax.tree.map(in_blocks, source(first, blocks * size))
-        earlier = jax.tree.map(lambda array: array[::-1], past)
+        carry, past = same_axes((carry, past))
 
         def one_block(carry: Any, block: tuple[Any, Any]) -> tuple[Any, Any]:
-            return step(carry, *block)
+            number, now = block
+            at = partial(jax.lax.dynamic_index_in_dim, index=blocks - 1 - number, keepdims=False)
+            return step(carry, now, jax.tree.map(at, past))
 
-        carry, _ = same_axes((carry, (inputs, earlier)))
-        last, past = jax.lax.scan(one_block, carry, (inputs, earlier))
+        last, past = jax.lax.scan(one_block, carry, (jax.numpy.arange(blocks), inputs))
         return last, past
 
     def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
@@ -101,6 +124,21 @@ class JaxLoop:
         return tuple(
             xp.reshape(part, (part.shape[0] * part.shape[1], *part.shape[2:])) for part in past
         )
+
+    def class_sums(
+        self, classes: Array, num_classes: int, context: Context
+    ) -> Callable[[Array, slice], Array]:
+        """By a matrix product, where there are few classes."""
+        if is_undecided(num_classes) or num_classes > _FEW_CLASSES:
+            return ClassSums(classes, num_classes, context)
+        of_class = classes[:, :, None] == context.arange(0, num_classes)[None, None, :]
+        one_hot = context.cast(of_class)
+
+        def sums(occupancy: Array, rows: slice) -> Array:
+            # Else GPUs and TPUs would round what they multiply.
+            return jax.numpy.einsum("tns,nsc->ntc", occupancy, one_hot[rows], precision="highest")
+
+        return sums
 
     def largest(self, values: Array, count: int, context: Context) -> Array:
         """By XLA's own operation, which puts the first of equal ones first."""
