@@ -265,10 +265,10 @@ import os, signal
 import numpy as np
 from ctcx_cpu import kernels
 
-x = np.broadcast_to(np.zeros((1, 100, 40), np.float32), (60_000, 100, 40))
-labels, lengths, counts = np.ones((60_000, 9), int), np.full(60_000, 100), np.full(60_000, 9)
+x = np.broadcast_to(np.zeros((1, 100, 40), np.float32), (150_000, 100, 40))
+labels, lengths, counts = np.ones((150_000, 9), int), np.full(150_000, 100), np.full(150_000, 9)
 
-def call(count=60_000):
+def call(count=150_000):
     arrays = (array[:count] for array in (x, labels, lengths, counts))
     return kernels.loss(*arrays, blank=0, num_threads={threads})
 
