@@ -117,12 +117,16 @@ WRONG = {
         "no set": ({-2: (3, 0.0)}, "kind 3: expected one of"),
         "empty": ({-2: (set(), 0.0)}, "empty set"),
         "no class": ({-2: ({3}, 0.0)}, "has the class 3: expected 0 to 2"),
-        "NaN": ({-2: ("any", math.nan)}, "price of .* must be a number below infinity"),
+        "too much for float32": ({-2: ("any", 3.5e38)}, "got 3.5e.38"),
+        "NaN": (
+            {-2: ("any", math.nan)},
+            "price of .* must be a number from -1e.30 to 1e.30",
+        ),
     },
     "free_ends": {
         "three": ((1, 2, 3), "a number or a pair"),
         "text": ("free", "must be a number"),
-        "infinite": (math.inf, "below infinity"),
+        "infinite": (math.inf, "-1e.30 to 1e.30"),
     },
     "infeasible": {"inf": ("inf", "one of 'raise', 'empty'")},
     "time_major": {"a number": (1, "must be True or False")},
@@ -174,6 +178,26 @@ def test_a_set_of_classes_far_below_the_others_keeps_its_digits():
     logits = np.array([[300.0, 0.0, -1.0]] * 3, dtype=np.float32)
     found = ctcx.ctc_align(logits, [-2], wildcards={-2: ({1, 2}, 0.0)})
     assert float(found.score) == pytest.approx(-300 + math.log(1 + math.exp(-1)), rel=1e-6)
+
+
+def test_what_all_logits_of_a_frame_have_in_common_changes_nothing_beside_wildcards():
+    free = {"wildcards": {-2: ("free", 0.0)}}
+    # Rounding of like frames would add up.
+    row = np.array([9.3, -11.7, 20.21, 3.1], dtype=np.float32)
+    silence = np.tile(row, (2000, 1))
+    assert float(ctcx.ctc_align(silence, [-2], **free).score) == pytest.approx(0, abs=1e-7)
+    silence[1000] = [0, 12, 0, 0]
+    assert float(ctcx.ctc_align(silence, [1], free_ends=0.0).score) == pytest.approx(0, abs=1e-3)
+    rng = np.random.default_rng(4)
+    logits = rng.integers(-8, 9, size=(500, 6)).astype(np.float32)
+    labels = [1, 2, -2, 3, 4, -3, 5]
+    options = {"wildcards": {-2: ("any", -0.5), -3: ({1, 2}, 0.0)}, "free_ends": -0.25}
+    right = ctcx.ctc_align(logits, labels, **options)
+    moved = logits + rng.choice([0.0, 1e3, 2.0**17], size=(500, 1)).astype(np.float32)
+    found = ctcx.ctc_align(moved, labels, **options)
+    assert found.states.tolist() == right.states.tolist()
+    assert float(found.score) == pytest.approx(float(right.score), rel=1e-6)
+    assert found.score.dtype == found.log_probs.dtype == np.float32
 
 
 def test_spans_refuses_what_it_cannot_read():

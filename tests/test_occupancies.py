@@ -346,6 +346,18 @@ def test_numbers_out_of_range(library, value):
     ctcx.ctc_sample_paths(logits, LABELS, make(uniforms), **LENGTHS)
 
 
+def test_many_draws_for_one_output_are_mapped_over():
+    uniforms = np.random.default_rng(0).random((3, 2, 9), dtype=np.float32)
+    logits, labels = LOGITS[0].astype(np.float32), LABELS[0]
+    expected = [ctcx.ctc_sample_paths(logits, labels, each).tolist() for each in uniforms]
+    x = jnp.asarray(logits)
+    found = jax.vmap(lambda u: ctcx.ctc_sample_paths(x, labels, u))(jnp.asarray(uniforms))
+    assert found.tolist() == expected
+    x = torch.tensor(logits)
+    found = torch.func.vmap(lambda u: ctcx.ctc_sample_paths(x, labels, u))(torch.tensor(uniforms))
+    assert found.tolist() == expected
+
+
 def test_one_sequence_is_named_without_its_number():
     with pytest.raises(ctcx.CTCInputError, match=r"uniforms\[0, 3\] is 2.0"):
         ctcx.ctc_sample_paths(LOGITS[0], [1], np.array([[0, 0, 0, 2.0, 0, 0, 0, 0, 0]]))

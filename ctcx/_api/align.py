@@ -16,6 +16,7 @@ from ctcx._api.call import (
     raise_if_infeasible,
 )
 from ctcx._api.cuda_graphs import in_graph, is_captured
+from ctcx._arrays.facts import device_of, has_float64
 from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.spans import PathFacts, are_paths, path_facts
@@ -217,6 +218,11 @@ def _aligned(prepared: KernelInputs, meaning: Wildcards, options: Options) -> Al
     """Align a batch; all arrays keep N."""
     facts = prepared.facts
     xp, classes = facts.xp, prepared.logits.shape[2]
+    dtype = xp.float64 if facts.dtype == "float64" else xp.float32
+    if meaning.needs_columns and has_float64(xp, device_of(prepared.logits)):
+        # Their columns are about as large as the logits; float32 would round like frames alike.
+        wide = xp.astype(prepared.logits, xp.float64, copy=False)
+        prepared = prepared._replace(logits=wide, facts=facts._replace(dtype="float64"))
     labels = meaning.columns_of(prepared.labels, classes, xp)
     beside = meaning.columns(prepared.logits, prepared.blank)
     constants = (prepared.blank, beside.ends)
@@ -234,7 +240,20 @@ def _aligned(prepared: KernelInputs, meaning: Wildcards, options: Options) -> Al
     if options.infeasible == "raise" and not facts.traced:
         raise_if_infeasible(path.feasible, prepared, 'infeasible="empty"')
     found = meaning.classes_of(path.columns, beside, prepared.blank, classes, xp)
-    return Alignment(path.states, xp.astype(found, xp.int32, copy=False), *path[2:])
+    log_probs, label_log_probs, score = (
+        xp.astype(each, dtype, copy=False)
+        for each in (path.log_probs, path.label_log_probs, path.score)
+    )
+    return Alignment(
+        path.states,
+        xp.astype(found, xp.int32, copy=False),
+        path.starts,
+        path.ends,
+        log_probs,
+        label_log_probs,
+        score,
+        path.feasible,
+    )
 
 
 def _wrong_path(

@@ -179,7 +179,12 @@ def kernel_result(
     problem = problem_of(operation, prepared)
     validate = options.validate and not prepared.facts.traced
     decision = select(problem, options.backend)
-    left_to_kernel = validate and _checks_values(decision)
+    left_to_kernel = (
+        validate
+        and _checks_values(decision)
+        and OPERATIONS[operation].marks_wrong_values
+        and 0 not in prepared.logits.shape  # nor can what is empty be marked
+    )
     if validate and not left_to_kernel:
         check_values(prepared, time_major=options.time_major, wildcards=wildcards)
     given = prepared.labels if labels is None else labels

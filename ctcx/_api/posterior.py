@@ -329,6 +329,10 @@ def ctc_sample_paths(
     check_uniforms(u, prepared.logits, single=prepared.single)
     u = u[None, ...] if prepared.single else u
     u = u.detach() if prepared.facts.namespace == "torch" else u
+    about = describe(u, "uniforms")
+    facts = prepared.facts
+    facts = facts._replace(traced=facts.traced or about.traced, form=facts.form | about.form)
+    prepared = prepared._replace(facts=facts)
     if prepared.facts.form & UNREADABLE:
         from ctcx._api import torch_posterior
 

@@ -180,7 +180,7 @@ def as_srt(utterance: Utterance, seconds: float, unit: str) -> str:
 
     shown = [one for one in _stretches(utterance, unit) if one.text.strip()]
     return _lines(
-        f"{number}\n{clock(one.start)} --> {clock(one.end)}\n{one.text}\n"
+        f"{number}\n{clock(one.start)} --> {clock(one.end)}\n{' '.join(one.text.split())}\n"
         for number, one in enumerate(shown, 1)
     )
 

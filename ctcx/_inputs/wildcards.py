@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ExtraColumns", "Wildcard", "Wildcards"]
 
 _KINDS = ("any", "best", "free")
+_LARGEST_PRICE = 1e30
 _NO_CLASS = -2
 
 
@@ -87,6 +88,11 @@ class Wildcards(NamedTuple):
         """The labels."""
         return tuple(one.number for one in self.all)
 
+    @property
+    def needs_columns(self) -> bool:
+        """Whether there are columns beside those of the classes."""
+        return bool(self.all) or self.ends is not None
+
     def columns_of(self, labels: Array, classes: int, xp: ArrayModule) -> Array:
         """Labels (N, S) as columns; -1 for what is neither a class nor a wildcard."""
         if not self.all:
@@ -98,7 +104,7 @@ class Wildcards(NamedTuple):
 
     def columns(self, logits: Array, blank: int) -> ExtraColumns:
         """Make the columns beside logits (N, T, C); past a sequence's length stands anything."""
-        if not self.all and self.ends is None:
+        if not self.needs_columns:
             return ExtraColumns(None, (blank, blank), ())
         xp = array_api_compat.array_namespace(logits)
         if logits.dtype != xp.float64:
@@ -195,9 +201,12 @@ def _checked_set(where: str, some: Any, classes: int) -> tuple[int, ...]:
 def _checked_price(argument: str, what: str, price: Any) -> float:
     if isinstance(price, (int, float, np.integer, np.floating)) and not isinstance(price, bool):
         number = float(price)
-        if number < float("inf"):  # neither NaN
+        if abs(number) <= _LARGEST_PRICE or number == -float("inf"):
             return number
-    msg = f"{what} must be a number below infinity, in nats; got {short_repr(price)}"
+    msg = (
+        f"{what} must be a number from {-_LARGEST_PRICE:g} to {_LARGEST_PRICE:g}, or -inf, in "
+        f"nats; got {short_repr(price)}"
+    )
     raise CTCInputError(msg, argument=argument, value=price)
 
 

@@ -77,6 +77,9 @@ class Operation:
         Name of the :class:`ctcx.plugin.Feature` that goes together with a kernel for it, if any.
     reference
         ``"package.module:function"`` of the right answer, with an attribute for each result.
+    marks_wrong_values
+        Whether results for wrong values can be told from those for right ones, so that a kernel may
+        be trusted with the checks.
     checks
         Modules of the conformance kit that prove a kernel right, in the order in which they run.
     """
@@ -90,6 +93,7 @@ class Operation:
     feature: str | None
     reference: str
     checks: tuple[str, ...]
+    marks_wrong_values: bool = True
 
     def expected(self, options: Mapping[str, Any] | None) -> tuple[Result, ...]:
         """Give the results that a kernel returns with these options."""

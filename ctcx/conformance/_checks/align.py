@@ -21,6 +21,7 @@ from ctcx.conformance._checks.optional_operations import (
     check_forms,
     drawn_batch,
     judge_each,
+    not_refused,
     other_layouts,
     raise_if_padding_counts,
     wrong_values,
@@ -394,7 +395,7 @@ def check_align_wildcards(subject: Subject) -> None:
 
 @check(operation="align")
 def check_align_marks_wrong_values(subject: Subject) -> None:
-    """With validate=False a wrong length, label or logit spoils its own sequence only."""
+    """A wrong length, label or logit is an error; unchecked, it spoils its own sequence only."""
     batch = case("ragged")
     right = _align(subject, batch)
     n, batches = wrong_values(batch)
@@ -406,6 +407,7 @@ def check_align_marks_wrong_values(subject: Subject) -> None:
                 f"{what}: feasible {found.feasible[n]}, score {found.score[n]}, states "
                 f"{found.states[n].tolist()}; expected False, NaN and -1 everywhere"
             )
+        faults += not_refused(what, n, partial(_align, subject, wrong))
         rest = np.arange(len(batch.logits)) != n
         if (found.states[rest] != right.states[rest]).any():
             faults.append(f"{what} changes the states of other sequences")

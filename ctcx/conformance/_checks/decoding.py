@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from ctcx._arrays.facts import describe
 from ctcx._plugins.targets import load_target
 from ctcx.conformance._checks.delegation import raise_if_delegated
 from ctcx.conformance._checks.judging import raise_if, with_padding
-from ctcx.conformance._checks.optional_operations import call_by_name, other_layouts
+from ctcx.conformance._checks.optional_operations import call_by_name, not_refused, other_layouts
 from ctcx.conformance._failures import CheckFailure
 from ctcx.conformance.cases import Batch
 
@@ -166,7 +167,7 @@ class Decoder(NamedTuple):
         )
 
     def check_wrong_values(self, subject: Subject, marks: Callable[[Any, int], bool]) -> None:
-        """Fail if unchecked values aren't marked, or change other sequences."""
+        """Fail if wrong values are no errors; or unchecked not marked, or change others."""
         batch = quantised(2)
         right = self(subject, batch)
         n, frames, classes = 3, batch.shape[1], batch.shape[2]
@@ -179,11 +180,12 @@ class Decoder(NamedTuple):
         ):
             wrong = np.array(getattr(batch, field))
             wrong[index] = value
-            given = self.inputs(subject, batch)
             changed = subject.logits(wrong) if field == "logits" else subject.array(wrong)
-            found = self(subject, batch, given._replace(**{field: changed}), validate=False)
+            given = self.inputs(subject, batch)._replace(**{field: changed})
+            found = self(subject, batch, given, validate=False)
             if not marks(found, n):
                 faults.append(f"{what} is not marked by NaN and no labels")
+            faults += not_refused(what, n, partial(self.__call__, subject, batch, given))
             rest = np.arange(len(batch.logits)) != n
             if found.lengths[rest].tolist() != right.lengths[rest].tolist():
                 faults.append(f"{what} changes other sequences")

@@ -21,6 +21,7 @@ from ctcx.conformance._checks.optional_operations import (
     check_forms,
     drawn_batch,
     judge_each,
+    not_refused,
     other_layouts,
     raise_if_padding_counts,
     wrong_values,
@@ -222,7 +223,7 @@ def check_occupancies_same_bits(subject: Subject) -> None:
 
 @check(operation="occupancies")
 def check_occupancies_mark_wrong_values(subject: Subject) -> None:
-    """With validate=False a wrong length, label or logit makes a loss of NaN, its own only."""
+    """A wrong length, label or logit is an error; unchecked, a loss of NaN, its own only."""
     batch = case("ragged")
     right = _call(subject, batch)
     n, batches = wrong_values(batch)
@@ -231,6 +232,7 @@ def check_occupancies_mark_wrong_values(subject: Subject) -> None:
         found = _call(subject, wrong, validate=False)
         if not np.isnan(found.loss[n]):
             faults.append(f"{what}: the loss is {found.loss[n]}, expected NaN")
+        faults += not_refused(what, n, partial(_call, subject, wrong))
         rest = np.arange(len(batch.logits)) != n
         if not np.allclose(found.classes[rest], right.classes[rest], rtol=0, atol=1e-5):
             faults.append(f"{what} changes the occupancies of other sequences")

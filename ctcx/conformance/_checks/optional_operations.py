@@ -30,6 +30,7 @@ __all__ = [
     "check_forms",
     "drawn_batch",
     "judge_each",
+    "not_refused",
     "other_layouts",
     "raise_if_padding_counts",
     "wrong_values",
@@ -146,6 +147,17 @@ def wrong_values(batch: Batch) -> tuple[int, Collection[tuple[str, Batch]]]:
         wrong[index] = value
         batches.append((what, replace(batch, **{field: wrong})))  # type: ignore[arg-type]
     return n, batches
+
+
+def not_refused(what: str, n: int, call: Callable[[], Any]) -> list[str]:
+    """Say so if a call with a wrong value of sequence ``n`` raises no error that names it."""
+    try:
+        call()
+    except ctcx.CTCInputError as error:
+        if error.sequence == n:
+            return []
+        return [f"{what}: the error names sequence {error.sequence}, expected {n}"]
+    return [f"{what}: no error, expected CTCInputError"]
 
 
 @lru_cache(maxsize=32)

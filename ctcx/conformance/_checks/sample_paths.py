@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ctcx.conformance._checks.optional_operations import (
     call_by_name,
     check_forms,
     judge_each,
+    not_refused,
     other_layouts,
     wrong_values,
 )
@@ -179,7 +180,7 @@ def check_sample_paths_jit(subject: Subject) -> None:
 
 @check(operation="sample_paths")
 def check_sample_paths_mark_wrong_values(subject: Subject) -> None:
-    """With validate=False a wrong length, label or logit makes states of -1, its own only."""
+    """A wrong length, label or logit is an error; unchecked, states of -1, its own only."""
     batch = case("ragged")
     right = _call(subject, batch)
     n, batches = wrong_values(batch)
@@ -188,6 +189,7 @@ def check_sample_paths_mark_wrong_values(subject: Subject) -> None:
         found = _call(subject, wrong, validate=False)
         if (found[n] != -1).any():
             faults.append(f"{what}: states are {found[n, 0].tolist()}, expected -1 everywhere")
+        faults += not_refused(what, n, partial(_call, subject, wrong))
         rest = np.arange(len(batch.logits)) != n
         if (found[rest] != right[rest]).any():
             faults.append(f"{what} changes the paths of other sequences")

@@ -74,7 +74,7 @@ def path_fault(asked: Asked, path: Path, dtype: str) -> str | None:
     if not asked.truth("feasible"):
         if path.score is not None and path.score != -math.inf:
             return f"score: got {path.score!r}, expected -inf: no path emits the labels"
-        if path.score is None and (path.states or path.classes):
+        if any(one not in (None, -1) for one in [*(path.states or ()), *(path.classes or ())]):
             return "got a path, expected -1 in all frames: no path emits the labels"
         return None
     symbols = _symbols(asked.labels, asked.blank)
