@@ -180,6 +180,15 @@ def test_a_set_of_classes_far_below_the_others_keeps_its_digits():
     assert float(found.score) == pytest.approx(-300 + math.log(1 + math.exp(-1)), rel=1e-6)
 
 
+def test_an_error_for_infeasible_labels_names_what_forbids_them():
+    price = {"wildcards": {-2: ("any", -math.inf)}}
+    with pytest.raises(ctcx.InfeasibleError, match="-inf logits or prices forbid them"):
+        ctcx.ctc_align(LOGITS, [-2], **price)
+    # Wrong values that nobody checks are no reason: they are marked by NaN, as losses are.
+    wrong = np.where(LOGITS.max() == LOGITS, np.nan, LOGITS)
+    assert math.isnan(ctcx.ctc_align(wrong, [1], validate=False).score)
+
+
 def test_what_all_logits_of_a_frame_have_in_common_changes_nothing_beside_wildcards():
     free = {"wildcards": {-2: ("free", 0.0)}}
     # Rounding of like frames would add up.

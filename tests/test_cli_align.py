@@ -266,6 +266,15 @@ WRONG_TOKENS = {
     "is no UTF-8 text": ("t.txt", b"\xff\n \na\nb\nc\n"),
     "has class 5 for 'a': 0 to 4 exist": ("t.txt", b"a 5\nb 3\n"),
     "has class 3 for 'b': that of 'a' too": ("t.txt", b"a 3\nb 3\n"),
+    "line 1 of t.txt is ' _ 0': expected a token and its class, as 4 of 5 lines have": (
+        "t.txt",
+        b" _ 0\n| 1\na 2\nb 3\nc 4\n",
+    ),
+    "half a character, which no text can hold": ("t.json", b'["", "|", "a", "b", "\\ud800"]'),
+    "no token to begin it with, neither '\u2581' nor one that begins with '\u2581a'": (
+        "t.txt",
+        "\n\u2581b\na\nb\nc\n".encode(),
+    ),
     "is no JSON": ("t.json", b"[1, "),
     "must be a list of tokens, or an object": ("t.json", b"[1, 2]"),
     "has 'a' for the classes 2 and 3: pass --labels": ("t.txt", b"\n \na\na\nb\n"),

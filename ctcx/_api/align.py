@@ -238,7 +238,9 @@ def _aligned(prepared: KernelInputs, meaning: Wildcards, options: Options) -> Al
     arrays = (states, log_probs, labels, prepared.logit_lengths, prepared.label_lengths)
     path: PathFacts = run(path_facts, arrays, constants)
     if options.infeasible == "raise" and not facts.traced:
-        raise_if_infeasible(path.feasible, prepared, 'infeasible="empty"')
+        marked = path.score != path.score  # NaN: values that nobody has checked are wrong
+        masks = "logits or prices" if meaning.needs_columns else "logits"
+        raise_if_infeasible(path.feasible | marked, prepared, 'infeasible="empty"', masks=masks)
     found = meaning.classes_of(path.columns, beside, prepared.blank, classes, xp)
     log_probs, label_log_probs, score = (
         xp.astype(each, dtype, copy=False)

@@ -284,10 +284,12 @@ def as_asked(found: tuple[Array, ...], prepared: KernelInputs, logits: Any) -> t
     return tuple(array[0, ...] for array in found) if prepared.single else tuple(found)
 
 
-def raise_if_infeasible(feasible: Array, prepared: KernelInputs, goes_on: str) -> None:
+def raise_if_infeasible(
+    feasible: Array, prepared: KernelInputs, goes_on: str, *, masks: str = "logits"
+) -> None:
     """Raise an error that names the sequences for which ``feasible`` (N,) is False.
 
-    ``goes_on`` is what the caller can pass to get results all the same.
+    ``goes_on`` is what the caller can pass to get results all the same, ``masks`` what can be -inf.
     """
     if bool(prepared.facts.xp.all(feasible)):
         return
@@ -297,7 +299,7 @@ def raise_if_infeasible(feasible: Array, prepared: KernelInputs, goes_on: str) -
     frames, count = int(prepared.logit_lengths[first]), int(prepared.label_lengths[first])
     labels = to_lists(prepared.labels[first, :count])
     need = count + sum(one == other for one, other in pairwise(labels))
-    why = "-inf logits forbid them" if need <= frames else f"they need at least {need} frames"
+    why = f"-inf {masks} forbid them" if need <= frames else f"they need at least {need} frames"
     msg = (
         f"no path emits the labels of {len(bad)} of {feasible.shape[0]} sequences: {shown}. "
         f"Sequence {first} has {frames} frames and {count} labels: {why} (see ctcx.min_frames). "

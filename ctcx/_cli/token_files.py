@@ -77,6 +77,12 @@ class TokenTable:
         while place < len(spelled):
             sizes = range(min(longest, len(spelled) - place), 0, -1)
             token = next((t for n in sizes if (t := spelled[place : place + n]) in classes), None)
+            if token is None and place < added:
+                msg = (
+                    f"text {text!r}: {self.path} has no token to begin it with, neither '▁' nor "
+                    f"one that begins with '▁{text[0]}'"
+                )
+                raise CTCInputError(msg, argument="text", position=0, value=text[0])
             if token is None:
                 before = spelled[added:place].replace(space or " ", " ")
                 self._refuse(text, len(before), classes)
@@ -130,7 +136,11 @@ def read_tokens(path: str, classes: int, blank: int) -> TokenTable:
         msg = f"tokens: {path} is no UTF-8 text: {error.reason} at byte {error.start}"
         raise CTCInputError(msg, argument="tokens", value=path) from None
     is_json = path.lower().endswith(".json")
-    tokens, labels = _of_json(path, text) if is_json else _of_lines(text)
+    tokens, labels = _of_json(path, text) if is_json else _of_lines(path, text)
+    for token in tokens:
+        if not token.isprintable() and any("\ud800" <= c <= "\udfff" for c in token):
+            msg = f"tokens: {path} has {token!r}, half a character, which no text can hold"
+            raise CTCInputError(msg, argument="tokens", value=token)
     if labels is None:
         if len(tokens) != classes:
             blanks = " (the blank needs a line too, which may be empty)"
@@ -150,14 +160,22 @@ def read_tokens(path: str, classes: int, blank: int) -> TokenTable:
     return TokenTable(path, names, blank)
 
 
-def _of_lines(text: str) -> tuple[list[str], list[int] | None]:
+def _of_lines(path: str, text: str) -> tuple[list[str], list[int] | None]:
     """Return tokens, and their classes if those are there."""
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     if not lines[-1]:
         del lines[-1]
-    numbered = [match for line in lines if (match := _NUMBERED.fullmatch(line))]
+    matches = [_NUMBERED.fullmatch(line) for line in lines]
+    numbered = [match for match in matches if match]
     if lines and len(numbered) == len(lines):
         return [match[1] for match in numbered], [int(match[2]) for match in numbered]
+    if len(numbered) > len(lines) // 2:
+        odd = matches.index(None)
+        msg = (
+            f"tokens: line {odd + 1} of {path} is {lines[odd]!r}: expected a token and its "
+            f"class, as {len(numbered)} of {len(lines)} lines have"
+        )
+        raise CTCInputError(msg, argument="tokens", value=lines[odd])
     return lines, None
 
 
