@@ -256,3 +256,12 @@ def test_one_hot_labels_are_told_what_to_call(dtype):
     one_hot = np.eye(4)[[[1, 2], [3, 1]]].astype(dtype)
     with pytest.raises(ctcx.CTCInputError, match=r"labels_from_one_hot"):
         ctcx.ctc_loss(np.zeros((2, 5, 4), np.float32), one_hot)
+
+
+def test_a_place_is_found_on_a_device_without_64_bit_types():
+    device = array_api_strict.Device("no_x64")
+    wrong = np.where(np.arange(LOGITS.size).reshape(LOGITS.shape) == 30, np.nan, LOGITS)
+    logits = array_api_strict.asarray(wrong.astype(np.float32), device=device)
+    labels = array_api_strict.asarray(LABELS.astype(np.int32), device=device)
+    with pytest.raises(ctcx.CTCInputError, match=r"logits\[1, 1, 2\] is nan"):
+        ctcx.ctc_loss(logits, labels)

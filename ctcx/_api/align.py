@@ -16,7 +16,7 @@ from ctcx._api.call import (
     raise_if_infeasible,
 )
 from ctcx._api.cuda_graphs import in_graph, is_captured
-from ctcx._arrays.facts import device_of, has_float64
+from ctcx._arrays.facts import device_of, first_true, has_float64
 from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.spans import PathFacts, are_paths, path_facts
@@ -268,7 +268,7 @@ def _wrong_path(
     fits = run(are_paths, (*result, labels, prepared.logit_lengths, prepared.label_lengths), ())
     if bool(xp.all(fits)):
         return None
-    n = int(xp.argmax(xp.astype(~fits, xp.int32)))
+    n = first_true(~fits, xp)
     return (
         f"returned states or log_probs for sequence {n}, whose values passed all checks, that are "
         f"no path of its labels; expected states that go up from 0 or 1 to 2L or 2L - 1 by 0, 1 or "

@@ -15,7 +15,7 @@ from ctcx._api.call import (
     run,
 )
 from ctcx._api.cuda_graphs import in_graph, is_captured
-from ctcx._arrays.facts import describe, device_of, is_array
+from ctcx._arrays.facts import describe, device_of, first_true, is_array
 from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.entropy import path_entropy
 from ctcx._core.kernels import run as run_core
@@ -385,7 +385,7 @@ def _check_range(uniforms: Array, prepared: KernelInputs) -> None:
     if not bool(xp.any(bad)):
         return
     _, paths, frames = uniforms.shape
-    place = int(xp.argmax(xp.reshape(xp.astype(bad, xp.int32), (-1,))))
+    place = first_true(bad, xp)
     n, k, t = place // (paths * frames), place // frames % paths, place % frames
     index = (k, t) if prepared.single else (n, k, t)
     value = float(uniforms[n, k, t])
@@ -404,7 +404,7 @@ def _wrong_paths(states: Array, facts: ArrayFacts, *, prepared: KernelInputs) ->
     fits = run_core(are_sampled_paths, (states, *prepared[:4]), ())
     if bool(xp.all(fits)):
         return None
-    n = int(xp.argmax(xp.astype(~fits, xp.int32)))
+    n = first_true(~fits, xp)
     return (
         f"returned states for sequence {n}, whose values passed all checks, that are no paths of "
         f"its labels; expected states that go up from 0 or 1 to 2L or 2L - 1 by 0, 1 or 2 (2 "

@@ -25,6 +25,7 @@ __all__ = [
     "describe",
     "device_name",
     "device_of",
+    "first_true",
     "has_float64",
     "has_host_memory",
     "has_jax_types",
@@ -340,6 +341,16 @@ def index_dtype(xp: ArrayModule, device: Any) -> Any:
 def has_float64(xp: ArrayModule, device: Any) -> bool:
     """Whether the library has float64 on this device: JAX has it in one of its modes only."""
     return _dtypes(xp, device)[1]
+
+
+def first_true(condition: Array, xp: ArrayModule) -> int:
+    """Place of the first True in row-major order; there is one.
+
+    Where a device has no 64-bit types, ``argmax`` need not give integers that it has.
+    """
+    flat, device = xp.reshape(condition, (-1,)), device_of(condition)
+    place = xp.arange(flat.shape[0], dtype=index_dtype(xp, device), device=device)
+    return int(xp.min(xp.where(flat, place, flat.shape[0])))
 
 
 def _dtypes(xp: ArrayModule, device: Any) -> tuple[Any, bool]:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctcx._arrays.facts import describe, device_name, is_array, is_elsewhere, library_name
+from ctcx._arrays.facts import (
+    describe,
+    device_name,
+    first_true,
+    is_array,
+    is_elsewhere,
+    library_name,
+)
 from ctcx._arrays.tensor_forms import UNREADABLE
 from ctcx._errors import KernelError, printable
 from ctcx._operations import OPERATIONS
@@ -115,7 +122,7 @@ def wrong_losses(result: Any, facts: ArrayFacts) -> str | None:
         right = bool(np.minimum.reduce(host) >= 0)  # NaN wins every minimum
     if right:
         return None
-    n = int(facts.xp.argmax(facts.xp.astype(~(loss >= 0), facts.xp.int32)))
+    n = first_true(~(loss >= 0), facts.xp)
     return (
         f"returned a loss of {float(loss[n])} for sequence {n}, whose values passed all checks; "
         f"expected a number of at least 0, or +inf where no path emits the labels"
@@ -125,7 +132,7 @@ def wrong_losses(result: Any, facts: ArrayFacts) -> str | None:
 def first_where(condition: Array, facts: ArrayFacts) -> int | None:
     """Index of the first sequence of which ``condition`` (N,) holds, if it holds of any."""
     xp = facts.xp
-    return int(xp.argmax(xp.astype(condition, xp.int32))) if bool(xp.any(condition)) else None
+    return first_true(condition, xp) if bool(xp.any(condition)) else None
 
 
 def on_host(loss: Array, facts: ArrayFacts) -> Any:

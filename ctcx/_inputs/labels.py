@@ -12,6 +12,7 @@ import numpy as np
 from ctcx._arrays.facts import (
     any_traced,
     device_name,
+    first_true,
     index_dtype,
     is_array,
     is_elsewhere,
@@ -372,7 +373,7 @@ def _check_one_hot(one_hot: Array, xp: ArrayModule) -> None:
     if _is_readable(one_hot) and bool(xp.any(one_hot != one_hot)):  # noqa: PLR0124 - NaN alone
         values = one_hot if one_hot.ndim == 3 else one_hot[None, ...]
         bad = xp.any(values != values, axis=2)  # noqa: PLR0124
-        first = int(xp.argmax(xp.reshape(xp.astype(bad, xp.int8), (-1,))))
+        first = first_true(bad, xp)
         sequence, row = divmod(first, values.shape[1])
         msg = f"one_hot has NaN in row {row} of sequence {sequence}: expected numbers"
         raise CTCInputError(

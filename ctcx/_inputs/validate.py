@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat
 import numpy as np
 
-from ctcx._arrays.facts import device_of, is_numpy
+from ctcx._arrays.facts import device_of, first_true, is_numpy
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import to_lists
 
@@ -189,7 +189,7 @@ def _report_logits(call: KernelInputs, logit_lengths: list[int], *, time_major: 
     for sequence, length in enumerate(logit_lengths):
         inside = bad[sequence, :length, :]
         if length and bool(xp.any(inside)):
-            first = int(xp.argmax(xp.astype(xp.reshape(inside, (-1,)), xp.int8)))
+            first = first_true(inside, xp)
             frame, label_class = divmod(first, call.logits.shape[2])
             value = float(call.logits[sequence, frame, label_class])
             index = (frame, sequence) if time_major else (sequence, frame)
