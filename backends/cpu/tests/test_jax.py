@@ -372,7 +372,7 @@ def test_no_memory_is_freed_too_early():
 def test_an_exported_program_runs_in_a_fresh_process(tmp_path):
     export = pytest.importorskip("jax.export")
     allowed = [export.DisabledSafetyCheck.custom_call(ctcx_cpu.register_with_jax())]
-    logits, labels = jnp.zeros((2, 4, 3)), jnp.ones((2, 1), jnp.int32)
+    logits, labels = jnp.zeros((2, 4, 3), jnp.float32), jnp.ones((2, 1), jnp.int32)
     program = jax.jit(partial(ctcx.ctc_loss, backend="cpu"))
     exported = export.export(program, disabled_checks=allowed)(logits, labels)
     (tmp_path / "program").write_bytes(exported.serialize())
@@ -384,7 +384,8 @@ import jax
 from jax import export
 program = export.deserialize(bytearray(Path(sys.argv[1]).read_bytes()))
 ctcx_cpu.register_with_jax()
-print(*program.call(jax.numpy.zeros((2, 4, 3)), jax.numpy.ones((2, 1), jax.numpy.int32)))
+logits, labels = jax.numpy.zeros((2, 4, 3), "float32"), jax.numpy.ones((2, 1), "int32")
+print(*program.call(logits, labels))
 """
     command = [sys.executable, "-c", code, tmp_path / "program"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
