@@ -11,7 +11,7 @@ import pytest
 
 import ctcx
 from ctcx._inputs.host_data import to_lists
-from ctcx._reference.best_path import best_paths, enumerate_best_paths
+from ctcx.conformance.oracle import best_paths, enumerate_best_paths
 from tests.helpers import optional, random_problem
 
 torch, jax, jnp = optional("torch"), optional("jax"), optional("jax.numpy")

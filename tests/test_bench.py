@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 
 import ctcx
 from ctcx._cli import app
-from ctcx._reference.oracle import reference
 from ctcx.bench._implementations.registered import Implementation
 from ctcx.bench._measure.accuracy import WorkloadReference, errors, known_truth, wrong
 from ctcx.bench._measure.duration_estimate import DurationEstimate, WorkloadSize
@@ -34,6 +33,7 @@ from ctcx.bench._report.slopes import fit
 from ctcx.bench._report.tables import ratios, times
 from ctcx.bench.suite import RecordedClock
 from ctcx.bench.workloads import WorkloadBatch, random_inputs, workloads
+from ctcx.conformance.oracle import reference
 from tests.helpers import posix_only
 
 # One worker, so that the long run of the fixture `finished` is made once.

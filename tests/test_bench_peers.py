@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from ctcx._peers import PEERS
-from ctcx._reference.oracle import reference
 from ctcx.bench._implementations.registered import Implementation
 from ctcx.bench._measure.accuracy import errors, known_truth
 from ctcx.bench._measure.worker_process import WorkerProcess
 from ctcx.bench.workloads import WorkloadBatch, workloads
+from ctcx.conformance.oracle import reference
 from ctcx.data.bundled import ocr_lines
 
 REQUIRED = [name for name in os.environ.get("CTCX_TEST_PEERS", "").split(",") if name]

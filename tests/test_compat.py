@@ -14,9 +14,9 @@ import pytest
 
 import ctcx
 from ctcx import compat
-from ctcx._reference.oracle import reference
 from ctcx.compat import keras, optax, tensorflow, tfjs, torch
 from ctcx.compat.tensorflow._ctc import _UNMERGED
+from ctcx.conformance.oracle import reference
 from ctcx.data.bundled import notebook_fixture
 from tests.helpers import random_problem
 

@@ -22,8 +22,6 @@ import ctcx
 from ctcx._cli import app
 from ctcx._plugins import registry
 from ctcx._plugins.targets import load_target
-from ctcx._reference.oracle import enumerate_paths, reference, round_to_dtype
-from ctcx._reference.tolerances import TOLERANCES
 from ctcx.conformance import BackendConformance, checks, run_conformance
 from ctcx.conformance._drawing import DRAWN
 from ctcx.conformance._draws import (
@@ -40,6 +38,7 @@ from ctcx.conformance._draws.sizes import Sizes, cycle_length, sizes
 from ctcx.conformance._plan import REQUIRED, make_plan
 from ctcx.conformance._subject import Subject
 from ctcx.conformance.cases import Batch, cases, from_plugin, truth
+from ctcx.conformance.oracle import TOLERANCES, enumerate_paths, reference, round_to_dtype
 from ctcx.fixtures import read_fixtures
 from ctcx.plugin import Case, Feature
 from tests.helpers import needed

@@ -6,7 +6,7 @@ import pytest
 
 import ctcx
 from ctcx._core import scaled_probabilities, transition_matrix
-from ctcx._reference.oracle import reference
+from ctcx.conformance.oracle import reference
 from tests.helpers import needed, random_problem
 
 LIMIT = 1.8e8

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import ctcx
 from ctcx._inputs.host_data import to_lists
 from ctcx._plugins.targets import load_target
-from ctcx._reference.decoding import best_classes, enumerate_labels, merged, prefix_beams
+from ctcx.conformance.oracle import best_classes, enumerate_labels, merged, prefix_beams
 from tests.helpers import optional
 
 torch, jax, jnp = optional("torch"), optional("jax"), optional("jax.numpy")

@@ -17,6 +17,7 @@ import pytest
 import ctcx
 from ctcx import compat, conformance, fixtures, plot, plugin
 from ctcx._plugins import hookspecs
+from ctcx.conformance import oracle
 from tests.helpers import need_what_is_imported
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +64,7 @@ SHOWN = (
     "ctcx.compat.torchaudio",
     "ctcx.conformance",
     "ctcx.conformance._external.run",
+    "ctcx.conformance.oracle",
     "ctcx.conformance.suite",
     "ctcx.fixtures",
     "ctcx.plot",
@@ -93,16 +95,17 @@ PUBLIC += [
     for module in map(import_module, (f"ctcx.compat.{name}" for name in compat.__all__))
     for name, value in public(module, without=("CTC", "CTCLoss"))
 ]
+ORACLE = public(oracle)
 FUNCTIONS = [(name, value) for name, value in PUBLIC if inspect.isfunction(value)]
 CLASSES = [(name, value) for name, value in PUBLIC if inspect.isclass(value)]
-DATACLASSES = [(name, value) for name, value in CLASSES if is_dataclass(value)]
+DATACLASSES = [(name, value) for name, value in CLASSES + ORACLE if is_dataclass(value)]
 
 
 def named(pairs):
     return [pytest.param(*pair, id=pair[0]) for pair in pairs]
 
 
-@pytest.mark.parametrize("name", [name for name, _ in PUBLIC])
+@pytest.mark.parametrize("name", [name for name, _ in PUBLIC + ORACLE])
 def test_every_public_name_is_on_a_page(documented, name):
     module, _, short = name.rpartition(".")
     data = rf"py:data\}}? {short}\n[^`]*:module: {re.escape(module)}\n"
@@ -165,7 +168,10 @@ def test_a_public_function_says_what_it_takes_returns_and_raises(name, function)
     assert wanted <= sections(function), name
 
 
-@pytest.mark.parametrize(("name", "function"), named(FUNCTIONS))
+@pytest.mark.parametrize(
+    ("name", "function"),
+    named(FUNCTIONS + [pair for pair in ORACLE if inspect.isfunction(pair[1])]),
+)
 def test_a_public_function_describes_every_parameter(name, function):
     parameters = (inspect.getdoc(function) or "").partition("Parameters\n----------\n")[2]
     parameters = re.split(r"\n\n\w[\w ]*\n-{3,}", parameters)[0]

@@ -6,7 +6,7 @@ import pytest
 import ctcx
 from ctcx._core import scaled_probabilities, transition_matrix
 from ctcx._core.recursion import Recursion
-from ctcx._reference.oracle import reference
+from ctcx.conformance.oracle import reference
 from tests.helpers import random_problem
 
 pytestmark = pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -18,11 +18,13 @@ import ctcx
 from ctcx import fixtures
 from ctcx._cli import app
 from ctcx._files import replaced
-from ctcx._reference.best_path import enumerate_best_paths
-from ctcx._reference.decoding import enumerate_labels
-from ctcx._reference.oracle import reference
 from ctcx._reference.portable_math import log, split_exp
-from ctcx._reference.posterior import enumerate_posterior
+from ctcx.conformance.oracle import (
+    enumerate_best_paths,
+    enumerate_labels,
+    enumerate_posterior,
+    reference,
+)
 from ctcx.fixtures import _cross_check
 from ctcx.fixtures._fixture import FRAME_ARRAYS
 from ctcx.fixtures._random_fixtures import PortableRandom

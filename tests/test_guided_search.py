@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import ctcx
 from ctcx._inputs.host_data import to_lists
-from ctcx._reference.decoding import enumerate_labels, log_softmax, prefix_beams
+from ctcx.conformance.oracle import enumerate_labels, log_softmax, prefix_beams
 from tests.helpers import optional
 
 torch, jax, jnp = optional("torch"), optional("jax"), optional("jax.numpy")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import ctcx
 from ctcx._core.hessian import hessian_vector_product
-from ctcx._reference import oracle
+from ctcx.conformance import oracle
 from tests.helpers import STRICT_DEVICES, optional, random_problem, strict_array, strict_values
 
 torch, jnp = optional("torch"), optional("jax.numpy")

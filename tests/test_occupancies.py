@@ -12,7 +12,7 @@ import pytest
 
 import ctcx
 from ctcx._inputs.host_data import to_lists
-from ctcx._reference.posterior import enumerate_posterior, occupancies, sample_paths
+from ctcx.conformance.oracle import enumerate_posterior, occupancies, sample_paths
 from tests.helpers import optional, random_problem
 
 torch, jax, jnp = optional("torch"), optional("jax"), optional("jax.numpy")

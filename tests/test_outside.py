@@ -27,7 +27,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 PROGRAM = """
 import json, os, signal, subprocess, sys, time
 import numpy as np
-from ctcx._reference.oracle import reference
+from ctcx.conformance.oracle import reference
 
 def plain(values):
     return json.loads(json.dumps(values.tolist()).replace("Infinity", '"inf"'))

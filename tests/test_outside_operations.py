@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 import ctcx
 from ctcx import conformance
 from ctcx._cli import app
-from ctcx._reference.decoding import enumerate_labels
 from ctcx.conformance._external import problem_line, problems
 from ctcx.conformance._external.asked import Asked
 from ctcx.conformance._external.decoding import SaidBeam, beam_fault
 from ctcx.conformance._external.judging import judges
 from ctcx.conformance._external.operations import OPERATIONS
 from ctcx.conformance._external.problems import problem_id, problems_of
+from ctcx.conformance.oracle import enumerate_labels
 from ctcx.fixtures._operations import count_prefixes
 from tests import porters, wrong_decoders
 from tests.test_outside import EXAMPLES, node

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ctcx
-from ctcx._reference.oracle import enumerate_paths, reference
+from ctcx.conformance.oracle import enumerate_paths, reference
 from tests.helpers import optional, strict_array, strict_values
 
 torch, jnp = optional("torch"), optional("jax.numpy")

@@ -97,7 +97,16 @@ def enumerate_best_paths(
     extra: ArrayLike | None = None,
     ends: tuple[int, int] | None = None,
 ) -> BestPaths:
-    """Return the best path of each sequence by trying all; arguments as in :func:`best_paths`.
+    """Return the best path of each sequence by trying all paths.
+
+    Parameters
+    ----------
+    logits, labels, logit_lengths, label_lengths, blank, extra, ends
+        As in :func:`best_paths`.
+
+    Returns
+    -------
+    BestPaths
 
     Raises
     ------

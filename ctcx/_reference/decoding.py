@@ -48,7 +48,18 @@ class BestClasses:
 
 
 def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logarithms of probabilities of frames (T, C); a frame of only -inf stays so."""
+    """Return the logarithms of the probabilities of classes.
+
+    Parameters
+    ----------
+    logits : ndarray of float64, shape (T, C)
+        Unnormalised.
+
+    Returns
+    -------
+    ndarray of float64, shape (T, C)
+        A frame of only -inf logits stays so.
+    """
     top = logits.max(axis=1, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):
@@ -61,7 +72,21 @@ def best_classes(
     logit_lengths: ArrayLike,
     blank: int,  # noqa: ARG001 - of the signature of all references
 ) -> BestClasses:
-    """Return the most probable class of each frame of a batch (N, T, C)."""
+    """Return the most probable class of each frame.
+
+    Parameters
+    ----------
+    logits : array_like of float, shape (N, T, C)
+        Unnormalised; padded frames are ignored.
+    logit_lengths : array_like of int, shape (N,)
+        How many frames count.
+    blank : int
+        Without effect: the blank is a class like the others.
+
+    Returns
+    -------
+    BestClasses
+    """
     batch = np.asarray(logits, dtype=np.float64)
     classes, log_probs = np.full(batch.shape[:2], -1), np.zeros(batch.shape[:2])
     for n, length in enumerate(np.asarray(logit_lengths).tolist()):
@@ -75,7 +100,22 @@ def best_classes(
 def merged(
     classes: list[int], blank: int, *, merge_repeated: bool = True
 ) -> list[tuple[int, int, int]]:
-    """Return the labels that the classes of frames say, each with its start and end."""
+    """Return the labels that the classes of frames say.
+
+    Parameters
+    ----------
+    classes : list of int
+        One a frame; -1 is no class.
+    blank : int
+        The blank class.
+    merge_repeated : bool
+        Whether equal classes in a row are one label.
+
+    Returns
+    -------
+    list of (int, int, int)
+        Each label, its first frame, and the frame after its last one.
+    """
     found = []
     frame = 0
     for symbol, run in itertools.groupby(classes):
@@ -89,7 +129,19 @@ def merged(
 
 
 def enumerate_labels(logits: ArrayLike, blank: int) -> dict[tuple[int, ...], float]:
-    """Return the probability of all labels that the frames (T, C) can say.
+    """Return the probability of all labels that some path says, by trying all paths.
+
+    Parameters
+    ----------
+    logits : array_like of float, shape (T, C)
+        Of one sequence, unnormalised.
+    blank : int
+        The blank class.
+
+    Returns
+    -------
+    dict of tuple of int to float
+        By labels; those with a probability of 0 are left out.
 
     Raises
     ------
@@ -136,7 +188,27 @@ def prefix_beams(
     top: int,
     max_classes: int | None = None,
 ) -> PrefixBeams:
-    """Return the results of a prefix beam search of a batch (N, T, C)."""
+    """Return the results of the textbook prefix beam search.
+
+    Parameters
+    ----------
+    logits : array_like of float, shape (N, T, C)
+        Unnormalised; padded frames are ignored.
+    logit_lengths : array_like of int, shape (N,)
+        How many frames count.
+    blank : int
+        The blank class.
+    width : int
+        How many prefixes are kept after each frame.
+    top : int
+        How many of them are returned.
+    max_classes : int, optional
+        Of each frame, only so many of the most probable classes are looked at.
+
+    Returns
+    -------
+    PrefixBeams
+    """
     batch = np.asarray(logits, dtype=np.float64)
     labels = np.full((len(batch), top, batch.shape[1]), -1)
     log_probs = np.full((len(batch), top), -np.inf)

@@ -112,7 +112,16 @@ def enumerate_posterior(
     label_lengths: ArrayLike,
     blank: int,
 ) -> Posterior:
-    """Return occupancies by trying all paths; arguments as in :func:`occupancies`.
+    """Return occupancies by trying all paths.
+
+    Parameters
+    ----------
+    logits, labels, logit_lengths, label_lengths, blank
+        As in :func:`occupancies`.
+
+    Returns
+    -------
+    Posterior
 
     Raises
     ------
@@ -131,7 +140,19 @@ def sample_paths(
     *,
     uniforms: ArrayLike,
 ) -> SampledPaths:
-    """Return the paths that ``uniforms`` (N, K, T) pick; the others as in :func:`occupancies`."""
+    """Return the paths that given random numbers pick.
+
+    Parameters
+    ----------
+    logits, labels, logit_lengths, label_lengths, blank
+        As in :func:`occupancies`.
+    uniforms : array_like of float, shape (N, K, T)
+        Uniform in [0, 1): K paths of each sequence, one number a frame.
+
+    Returns
+    -------
+    SampledPaths
+    """
     numbers = np.asarray(uniforms, dtype=np.float64)
     paths = np.full(numbers.shape, -1)
     margin = np.ones(numbers.shape[:2])

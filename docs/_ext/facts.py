@@ -26,11 +26,11 @@ from ctcx._comparison import result
 from ctcx._diagnosis import MISTAKES
 from ctcx._peers import PEERS
 from ctcx._plugins import builtin, hookspecs
-from ctcx._reference.tolerances import TOLERANCES, Tolerance
 from ctcx.bench.workloads import SWEEPS, workloads
 from ctcx.conformance import KIT_VERSION, checks
 from ctcx.conformance._external.operations import OPERATIONS
 from ctcx.conformance.cases import cases
+from ctcx.conformance.oracle import TOLERANCES, Tolerance
 from ctcx.data.bundled import notebook_fixture
 
 if TYPE_CHECKING:

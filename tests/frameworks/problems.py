@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from ctcx._reference.oracle import reference
+from ctcx.conformance.oracle import reference
 
 SETTINGS = settings(
     deadline=None,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from ctcx._reference.oracle import reference
+from ctcx.conformance.oracle import reference
 from tests.frameworks.problems import FEW_SHAPES, assert_right, assert_same, problems
 
 BACKENDS = ("tensorflow", "torch", "jax", "numpy")

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ctcx
-from ctcx._reference.oracle import reference
 from ctcx.compat import tensorflow as compat
+from ctcx.conformance.oracle import reference
 from ctcx.data.bundled import notebook_fixture
 from tests.frameworks.problems import SETTINGS, assert_right, assert_same, problems
 

@@ -6,7 +6,7 @@ from ctcx_cpu.kernels import loss, loss_and_grad
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctcx._reference.oracle import reference
+from ctcx.conformance.oracle import reference
 
 
 def make_extreme(kind, t, c, s, seed=0):

@@ -121,7 +121,7 @@ def test_every_instruction_set_of_this_processor(instructions):
 import numpy as np
 import ctcx
 from ctcx_cpu import _native
-from ctcx._reference.oracle import reference
+from ctcx.conformance.oracle import reference
 print(_native.instructions())
 rng = np.random.default_rng(0)
 for n, t, c, s, scale in (3, 40, 5, 12, 2), (2, 200, 70, 60, 30), (1, 300, 700, 20, 100):

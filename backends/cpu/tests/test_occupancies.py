@@ -5,9 +5,8 @@ import pytest
 from ctcx_cpu import kernels
 
 import ctcx
-from ctcx._reference.oracle import round_to_dtype
-from ctcx._reference.posterior import occupancies
 from ctcx.conformance.cases import case
+from ctcx.conformance.oracle import occupancies, round_to_dtype
 
 SHAPES = {
     "short": (5, 60, 7, 20),

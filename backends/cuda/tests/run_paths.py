@@ -12,8 +12,7 @@ import numpy as np
 from ctcx_cuda import _launch, _plan, _variants, paths
 from run_drawn import apart
 
-from ctcx._reference.best_path import best_paths
-from ctcx._reference.decoding import best_classes
+from ctcx.conformance.oracle import best_classes, best_paths
 
 FRAMES = (0, 1, 2, 3, 4, 5, 8, 31, 32, 33, 64, 65, 97, 170)
 # Around a warp, and around the 96 threads of a block. More than those go in strips.

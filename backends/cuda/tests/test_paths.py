@@ -7,8 +7,7 @@ import pytest
 from ctcx_cuda import _plan, paths
 
 import ctcx
-from ctcx._reference.best_path import best_paths
-from ctcx._reference.decoding import best_classes
+from ctcx.conformance.oracle import best_classes, best_paths
 
 # All choices are kept; sums are; and there are more positions than threads.
 WAYS = pytest.mark.parametrize("way", ["table", "spans", "strips"])

@@ -15,8 +15,7 @@ from torch._subclasses import FakeTensorMode
 
 import ctcx
 from backends.cuda.tests.problems import problem
-from ctcx._reference.best_path import best_paths
-from ctcx._reference.decoding import best_classes
+from ctcx.conformance.oracle import best_classes, best_paths
 from ctcx.plugin import Decline
 
 

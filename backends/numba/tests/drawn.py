@@ -5,7 +5,7 @@ import sys
 import numpy as np
 from ctcx_numba import _compiled, kernels
 
-from ctcx._reference.oracle import reference, within_limit
+from ctcx.conformance.oracle import reference, within_limit
 
 BAD_INTEGERS = (-1, 2**31 - 1, 2**62, -(2**62))
 

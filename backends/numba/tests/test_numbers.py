@@ -8,7 +8,7 @@ from ctcx_numba import _compiled
 from ctcx_numba.kernels import loss_and_grad
 
 from backends.numba.tests import drawn
-from ctcx._reference.oracle import reference
+from ctcx.conformance.oracle import reference
 
 
 def test_drawn_problems():
