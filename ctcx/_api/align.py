@@ -6,22 +6,16 @@ from functools import partial
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 
-from ctcx._api.call import (
-    Options,
-    as_asked,
-    as_constants,
-    check_choice,
-    check_flags,
-    kernel_result,
-    raise_if_infeasible,
-)
+from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._arrays.facts import device_of, first_true, has_float64
 from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.spans import PathFacts, are_paths, path_facts
+from ctcx._dispatch.compute import compute, raise_if_infeasible
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import as_integer, to_lists, type_name
+from ctcx._inputs.options import Options, check_choice, check_flags
 from ctcx._inputs.prepare import prepare
 from ctcx._inputs.wildcards import Wildcards
 from ctcx._typing import ArrayT
@@ -226,7 +220,7 @@ def _aligned(prepared: KernelInputs, meaning: Wildcards, options: Options) -> Al
     labels = meaning.columns_of(prepared.labels, classes, xp)
     beside = meaning.columns(prepared.logits, prepared.blank)
     constants = (prepared.blank, beside.ends)
-    states, log_probs = kernel_result(
+    states, log_probs = compute(
         "align",
         prepared,
         options,

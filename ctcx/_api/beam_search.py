@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 import numpy as np
 
 from ctcx._api.align import ctc_align
-from ctcx._api.call import Options, as_asked, as_constants, check_flags, kernel_result
+from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
 from ctcx._api.guided_search import BeamState, Wishes, search, uploaded, wishes_of
 from ctcx._api.loss import ctc_loss
 from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.results import beams_in_order, label_lengths
+from ctcx._dispatch.compute import compute
 from ctcx._dispatch.results import first_where
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import as_integer
+from ctcx._inputs.options import Options, check_flags
 from ctcx._inputs.prepare import prepare_logits
 from ctcx._plugins.registry import registry
 from ctcx._typing import ArrayT
@@ -308,7 +310,7 @@ def beam_search_eagerly(
         dispatched = torch_decode.beam_search_dispatched
         return dispatched(prepared, sizes, bool(exact_scores), options)
     arguments = {"blank": prepared.blank, **sizes}
-    labels, beam_log_probs = kernel_result(
+    labels, beam_log_probs = compute(
         "beam_search",
         prepared,
         options,

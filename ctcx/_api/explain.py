@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ctcx._api.call import (
+from ctcx._dispatch.compute import problem_of
+from ctcx._dispatch.dispatcher import Decision, explain_problem
+from ctcx._inputs.options import (
     Infeasible,
     Options,
     ReductionName,
     check_choice,
     check_options,
-    problem_of,
 )
-from ctcx._dispatch.dispatcher import Decision, explain_problem
 from ctcx._inputs.prepare import prepare, prepare_logits
 from ctcx._operations import OPERATIONS
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from ctcx._api.call import Options, as_asked, as_constants, check_flags, kernel_result
+from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
 from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.readout import Readout, label_counts, readout
+from ctcx._dispatch.compute import compute
 from ctcx._dispatch.results import first_where
+from ctcx._inputs.options import Options, check_flags
 from ctcx._inputs.prepare import prepare_logits
 from ctcx._typing import ArrayT
 
@@ -143,7 +145,7 @@ def greedy_eagerly(
 
         return Decoded(*torch_decode.greedy_dispatched(prepared, bool(merge_repeated), options))
     arguments = {"blank": prepared.blank}
-    classes, log_probs = kernel_result(
+    classes, log_probs = compute(
         "greedy",
         prepared,
         options,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ctcx._api.call import Options, run, scaled
+from ctcx._api.call import run, scaled
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._arrays.facts import any_traced, device_of, first_true, is_array
 from ctcx._arrays.tensor_forms import UNREADABLE, forms_of, is_torch_compiling
@@ -13,13 +13,14 @@ from ctcx._autodiff.operation import hessian_times
 from ctcx._errors import CTCInputError
 from ctcx._inputs.beside import check_beside
 from ctcx._inputs.host_data import plain
+from ctcx._inputs.options import Options
 from ctcx._reduction import Reduction
 from ctcx._typing import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ctcx._api.call import Infeasible, ReductionName
+    from ctcx._inputs.options import Infeasible, ReductionName
     from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array, ArrayT
 

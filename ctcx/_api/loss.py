@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, NamedTuple
 
-from ctcx._api.call import (
-    Infeasible,
-    Options,
-    ReductionName,
-    reduce_losses,
-    reduction_of,
-    run,
-    scaled,
-)
+from ctcx._api.call import reduce_losses, reduction_of, run, scaled
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._arrays.tensor_forms import is_torch_recording
+from ctcx._inputs.options import Infeasible, Options, ReductionName
 from ctcx._typing import ArrayT
 
 if TYPE_CHECKING:

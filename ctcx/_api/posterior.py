@@ -5,25 +5,19 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from ctcx._api.call import (
-    Options,
-    as_asked,
-    as_constants,
-    check_flag,
-    check_flags,
-    kernel_result,
-    run,
-)
+from ctcx._api.call import as_asked, as_constants, run
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._arrays.facts import describe, device_of, first_true, is_array
 from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.entropy import path_entropy
 from ctcx._core.kernels import run as run_core
 from ctcx._core.spans import are_sampled_paths
+from ctcx._dispatch.compute import compute
 from ctcx._dispatch.results import wrong_losses
 from ctcx._errors import CTCInputError
 from ctcx._inputs.beside import check_beside
 from ctcx._inputs.host_data import plain
+from ctcx._inputs.options import Options, check_flag, check_flags
 from ctcx._inputs.prepare import prepare
 from ctcx._typing import HALF_DTYPES, ArrayT
 
@@ -345,9 +339,7 @@ def ctc_sample_paths(
 def occupancies_of(prepared: KernelInputs, options: Options, *, states: bool) -> tuple[Array, ...]:
     """Loss (N,), occupancies of classes (N, T, C) and, if asked for, of states (N, T, 2S+1)."""
     arguments = {"blank": prepared.blank, "states": states}
-    found: tuple[Array, ...] = kernel_result(
-        "occupancies", prepared, options, arguments, wrong_losses
-    )
+    found: tuple[Array, ...] = compute("occupancies", prepared, options, arguments, wrong_losses)
     return found
 
 
@@ -357,7 +349,7 @@ def sampled_paths_of(prepared: KernelInputs, uniforms: Array, options: Options) 
         _check_range(uniforms, prepared)
     arguments = {"blank": prepared.blank, "uniforms": uniforms}
     wrong = partial(_wrong_paths, prepared=prepared)
-    states: Array = kernel_result("sample_paths", prepared, options, arguments, wrong)
+    states: Array = compute("sample_paths", prepared, options, arguments, wrong)
     return states
 
 

@@ -1,7 +1,6 @@
 """The operator of PyTorch for an alignment, for all that sees operators only.
 
-As for the loss (:mod:`ctcx._api.torch_operators`), backends are selected when it runs. It is the
-whole call but for layouts, and has no derivative.
+It is the whole call but for layouts, and has no derivative.
 """
 
 from __future__ import annotations
@@ -11,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ctcx._api.align import align_eagerly
-from ctcx._api.call import Options, check_choice
 from ctcx._api.torch_operators import TracedArguments
-from ctcx._autodiff.torch_function import merge
+from ctcx._autodiff.torch_custom_ops import (
+    as_passed,
+    define_operator,
+    float_dtype,
+    layout_of,
+    own_memory,
+)
+from ctcx._inputs.options import Options, check_choice
 from ctcx._inputs.wildcards import Wildcards
 
 if TYPE_CHECKING:
@@ -31,7 +36,21 @@ _SCHEMA = (
 )
 
 
-@torch.library.custom_op("ctcx::align", mutates_args=(), schema=_SCHEMA)  # type: ignore[untyped-decorator]
+def _form(logits: Array, labels: Array, *_: Any) -> list[tuple[Any, Any]]:
+    rows, frames, _ = logits.shape
+    width, real = labels.shape[1], float_dtype(logits)
+    per_frame, per_label = (rows, frames), (rows, width)
+    return [
+        *[(per_frame, torch.int32)] * 2,
+        *[(per_label, torch.int32)] * 2,
+        (per_frame, real),
+        (per_label, real),
+        ((rows,), real),
+        ((rows,), torch.bool),
+    ]
+
+
+@define_operator("align", _SCHEMA, arrays=4, results=_form)
 def _align(
     logits: Array,
     labels: Array,
@@ -44,46 +63,10 @@ def _align(
     layout: str,
     *meaning: Any,
 ) -> tuple[Array, ...]:
-    arrays = [logits, labels, logit_lengths, label_lengths]
-    single = layout == "TC" and logits.shape[0] == 1  # under vmap there are more
-    if single:
-        arrays = [array[0] for array in arrays]
-    elif layout == "TNC":
-        arrays[0] = logits.permute(1, 0, 2)
-    found = align_eagerly(
-        *arrays,
-        blank=blank,
-        **_unpacked(*meaning),
-        options=Options(layout == "TNC", "none", infeasible, backend, validate),
-    )
-    # An operator's results must not share memory.
-    return tuple((array[None] if single else array).clone() for array in found)
-
-
-@_align.register_fake  # type: ignore[untyped-decorator]
-def _fake(logits: Array, labels: Array, *_: Any) -> tuple[Array, ...]:
-    rows, frames, _ = logits.shape
-    width = labels.shape[1]
-    real = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    per_frame, per_label = (rows, frames), (rows, width)
-    shapes = (
-        *((per_frame, torch.int32),) * 2,
-        *((per_label, torch.int32),) * 2,
-        (per_frame, real),
-        (per_label, real),
-        ((rows,), real),
-        ((rows,), torch.bool),
-    )
-    return tuple(logits.new_empty(shape, dtype=dtype) for shape, dtype in shapes)
-
-
-@_align.register_vmap  # type: ignore[untyped-decorator]
-def _vmap(
-    info: Any, in_dims: tuple[int | None, ...], *arguments: Any
-) -> tuple[tuple[Array, ...], tuple[int, ...]]:
-    arrays = merge(arguments[:4], in_dims[:4], info.batch_size)
-    found = _align(*arrays, *arguments[4:])
-    return tuple(array.unflatten(0, (info.batch_size, -1)) for array in found), (0,) * 8
+    single, arrays = as_passed(layout, logits, labels, logit_lengths, label_lengths)
+    options = Options(layout == "TNC", "none", infeasible, backend, validate)
+    found = align_eagerly(*arrays, blank=blank, **_unpacked(*meaning), options=options)
+    return own_memory(found, single=single)
 
 
 def _packed(meaning: Wildcards) -> tuple[list[Any], ...]:
@@ -119,14 +102,13 @@ def _unpacked(
 
 def dispatched(prepared: KernelInputs, meaning: Wildcards, options: Options) -> tuple[Array, ...]:
     """Call the operator for tensors that have to go through PyTorch's dispatcher."""
-    layout = "TC" if prepared.single else "TNC" if options.time_major else "NTC"
     found = _align(
         *prepared[:4],
         prepared.blank,
         options.infeasible,
         options.backend,
         options.validate,
-        layout,
+        layout_of(prepared, options),
         *_packed(meaning),
     )
     return tuple(array[0] for array in found) if prepared.single else tuple(found)

@@ -1,7 +1,6 @@
 """The operators of PyTorch for decoders, for all that sees operators only.
 
-As for the loss (:mod:`ctcx._api.torch_operators`), backends are selected when they run. They are
-whole calls but for layouts, as wide as there are frames, and have no derivative.
+They are whole calls but for layouts, as wide as there are frames, and have no derivative.
 """
 
 from __future__ import annotations
@@ -11,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ctcx._api.beam_search import beam_search_eagerly, check_sizes
-from ctcx._api.call import Options, check_flag
 from ctcx._api.greedy import greedy_eagerly
 from ctcx._api.torch_operators import TracedArguments
-from ctcx._autodiff.torch_function import merge
+from ctcx._autodiff.torch_custom_ops import (
+    as_passed,
+    define_operator,
+    float_dtype,
+    layout_of,
+    own_memory,
+)
+from ctcx._inputs.options import Options, check_flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,13 +42,26 @@ def outside_of_graphs(function: Callable[..., Any], *arguments: Any, **options: 
     return function(*arguments, **options)
 
 
-@torch.library.custom_op(  # type: ignore[untyped-decorator]
-    "ctcx::greedy",
-    mutates_args=(),
-    schema=(
-        "(Tensor logits, Tensor logit_lengths, int blank, bool merge_repeated, str? backend, "
-        "bool validate, str layout) -> (" + ", ".join(["Tensor"] * 6) + ")"
-    ),
+def _greedy_form(logits: Array, *_: Any) -> list[tuple[Any, Any]]:
+    rows, frames, _ = logits.shape
+    real = float_dtype(logits)
+    per_label, per_row = (rows, frames), (rows,)
+    return [
+        (per_label, torch.int32),
+        (per_row, torch.int32),
+        (per_label, torch.int32),
+        (per_label, torch.int32),
+        (per_label, real),
+        (per_row, real),
+    ]
+
+
+@define_operator(
+    "greedy",
+    "(Tensor logits, Tensor logit_lengths, int blank, bool merge_repeated, str? backend, "
+    "bool validate, str layout) -> (" + ", ".join(["Tensor"] * 6) + ")",
+    arrays=2,
+    results=_greedy_form,
 )
 def _greedy(
     logits: Array,
@@ -54,40 +72,16 @@ def _greedy(
     validate: bool,  # noqa: FBT001
     layout: str,
 ) -> tuple[Array, ...]:
-    single = layout == "TC" and logits.shape[0] == 1  # under vmap there are more
-    if single:
-        logits = logits[0]
-    elif layout == "TNC":
-        logits = logits.permute(1, 0, 2)
+    logits, single = _of_caller(logits, layout)
     options = (blank, layout == "TNC", merge_repeated, backend, validate)
     found = greedy_eagerly(logits, logit_lengths, *options, full_width=True)
-    # An operator's results must not share memory.
-    return tuple((part[None] if single else part).clone() for part in found)
+    return own_memory(found, single=single)
 
 
-@_greedy.register_fake  # type: ignore[untyped-decorator]
-def _fake_greedy(logits: Array, *_: Any) -> tuple[Array, ...]:
-    rows, frames, _ = logits.shape
-    real = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    per_label, per_row = (rows, frames), (rows,)
-    shapes = (
-        (per_label, torch.int32),
-        (per_row, torch.int32),
-        (per_label, torch.int32),
-        (per_label, torch.int32),
-        (per_label, real),
-        (per_row, real),
-    )
-    return tuple(logits.new_empty(shape, dtype=dtype) for shape, dtype in shapes)
-
-
-@_greedy.register_vmap  # type: ignore[untyped-decorator]
-def _vmap_greedy(
-    info: Any, in_dims: tuple[int | None, ...], *arguments: Any
-) -> tuple[tuple[Array, ...], tuple[int, ...]]:
-    arrays = merge(arguments[:2], in_dims[:2], info.batch_size)
-    found = _greedy(*arrays, *arguments[2:])
-    return tuple(array.unflatten(0, (info.batch_size, -1)) for array in found), (0,) * 6
+def _of_caller(logits: Array, layout: str) -> tuple[Array, bool]:
+    """Give logits the caller's layout; lengths (N,) may be (1,) for one sequence."""
+    single, (logits,) = as_passed(layout, logits)
+    return logits, single
 
 
 def greedy_dispatched(
@@ -96,7 +90,6 @@ def greedy_dispatched(
     options: Options,
 ) -> tuple[Array, ...]:
     """Call the operator for tensors that have to go through PyTorch's dispatcher."""
-    layout = "TC" if prepared.single else "TNC" if options.time_major else "NTC"
     found = _greedy(
         prepared.logits,
         prepared.logit_lengths,
@@ -104,7 +97,7 @@ def greedy_dispatched(
         merge_repeated,
         options.backend,
         options.validate,
-        layout,
+        layout_of(prepared, options),
     )
     return tuple(part[0] for part in found) if prepared.single else tuple(found)
 
@@ -143,15 +136,28 @@ def traced_logits(
     return TracedArguments(logits, labels, logit_lengths, None, blank, options)
 
 
-@torch.library.custom_op(  # type: ignore[untyped-decorator]
-    "ctcx::beam_search",
-    mutates_args=(),
-    schema=(
-        "(Tensor logits, Tensor logit_lengths, int blank, int width, int top, bool exact_scores, "
-        "int? max_classes, str? backend, bool validate, str layout) -> ("
-        + ", ".join(["Tensor"] * 6)
-        + ")"
-    ),
+def _beam_search_form(logits: Array, *arguments: Any) -> list[tuple[Any, Any]]:
+    rows, frames, _ = logits.shape
+    top, real = arguments[3], float_dtype(logits)
+    per_label, per_result = (rows, top, frames), (rows, top)
+    return [
+        (per_label, torch.int32),
+        (per_result, torch.int32),
+        (per_result, real),
+        (per_result, real),
+        (per_label, torch.int32),
+        ((rows,), torch.int32),
+    ]
+
+
+@define_operator(
+    "beam_search",
+    "(Tensor logits, Tensor logit_lengths, int blank, int width, int top, bool exact_scores, "
+    "int? max_classes, str? backend, bool validate, str layout) -> ("
+    + ", ".join(["Tensor"] * 6)
+    + ")",
+    arrays=2,
+    results=_beam_search_form,
 )
 def _beam_search(
     logits: Array,
@@ -165,42 +171,12 @@ def _beam_search(
     validate: bool,  # noqa: FBT001
     layout: str,
 ) -> tuple[Array, ...]:
-    single = layout == "TC" and logits.shape[0] == 1
-    if single:
-        logits = logits[0]
-    elif layout == "TNC":
-        logits = logits.permute(1, 0, 2)
+    logits, single = _of_caller(logits, layout)
     sizes = (width, top, exact_scores, max_classes)
     found = beam_search_eagerly(
         logits, logit_lengths, blank, layout == "TNC", *sizes, backend, validate, full_width=True
     )
-    return tuple((part[None] if single else part).clone() for part in found)
-
-
-@_beam_search.register_fake  # type: ignore[untyped-decorator]
-def _fake_beam_search(logits: Array, *arguments: Any) -> tuple[Array, ...]:
-    rows, frames, _ = logits.shape
-    top = arguments[3]
-    real = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    per_label, per_result = (rows, top, frames), (rows, top)
-    shapes = (
-        (per_label, torch.int32),
-        (per_result, torch.int32),
-        (per_result, real),
-        (per_result, real),
-        (per_label, torch.int32),
-        ((rows,), torch.int32),
-    )
-    return tuple(logits.new_empty(shape, dtype=dtype) for shape, dtype in shapes)
-
-
-@_beam_search.register_vmap  # type: ignore[untyped-decorator]
-def _vmap_beam_search(
-    info: Any, in_dims: tuple[int | None, ...], *arguments: Any
-) -> tuple[tuple[Array, ...], tuple[int, ...]]:
-    arrays = merge(arguments[:2], in_dims[:2], info.batch_size)
-    found = _beam_search(*arrays, *arguments[2:])
-    return tuple(array.unflatten(0, (info.batch_size, -1)) for array in found), (0,) * 6
+    return own_memory(found, single=single)
 
 
 def beam_search_dispatched(
@@ -210,7 +186,6 @@ def beam_search_dispatched(
     options: Options,
 ) -> tuple[Array, ...]:
     """Call the operator for tensors that have to go through PyTorch's dispatcher."""
-    layout = "TC" if prepared.single else "TNC" if options.time_major else "NTC"
     found = _beam_search(
         prepared.logits,
         prepared.logit_lengths,
@@ -221,7 +196,7 @@ def beam_search_dispatched(
         sizes["max_classes"],
         options.backend,
         options.validate,
-        layout,
+        layout_of(prepared, options),
     )
     return tuple(part[0] for part in found) if prepared.single else tuple(found)
 

@@ -1,33 +1,28 @@
-"""Operators of PyTorch, for all that sees operators only.
+"""Calls in operations that PyTorch's compilers and tracers can record.
 
-A compiler can't look into a selection of backends at run time, and need not: it sees an operator of
-which it knows the shapes and the derivative. Backends are selected when the operator runs.
-``ctcx::loss`` and ``ctcx::loss_and_grad`` are the call of a kernel. What stands around it, layouts
-and reductions, is in plain PyTorch, for ``torch.compile`` and ``torch.export`` to trace. PyTorch's
-dispatcher takes them to the tensors that kernels can't read (:mod:`ctcx._arrays.tensor_forms`).
+What stands around the operators of kernels (:mod:`ctcx._autodiff.torch_kernels`), layouts and
+reductions, is in plain PyTorch here, for ``torch.compile`` and ``torch.export`` to trace.
 ``ctcx::ctc_loss`` and ``ctcx::ctc_loss_and_grad`` are whole calls, for ``torch.jit``.
 """
 
 from __future__ import annotations
 
-import traceback
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
 import torch
 
-from ctcx._api.call import Options, check_options, run
+from ctcx._api.call import run
 from ctcx._api.loss import ctc_loss_and_grad
-from ctcx._arrays.tensor_forms import FUNCTIONAL
-from ctcx._autodiff.torch_function import from_above, merge
-from ctcx._errors import BackendError, CTCInputError, one_line
-from ctcx._inputs.concatenated import padded
+from ctcx._autodiff.torch_kernels import check_devices, loss_and_grad
+from ctcx._autodiff.torch_kernels import loss as kernel_loss
+from ctcx._errors import CTCInputError
 from ctcx._inputs.labels import from_lists, resolve_blank
+from ctcx._inputs.options import Options, check_options
 from ctcx._reduction import Reduction
 
 if TYPE_CHECKING:
-    from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array
 
 __all__ = [
@@ -36,164 +31,10 @@ __all__ = [
     "constants",
     "define_whole",
     "differentiable_loss_and_grad",
-    "dispatched",
     "traced_loss",
     "traced_loss_and_grad",
     "untraced_hvp",
 ]
-
-# ``labels`` are (N, S), or (sum of label_lengths,) one sequence after the other. ``layout`` is that
-# of the caller's logits, for error messages: "NTC", "TNC" or "TC". These are always (N, T, C).
-_ARGUMENTS = (
-    "Tensor logits, Tensor labels, Tensor logit_lengths, Tensor label_lengths, int blank, "
-    "str infeasible, str? backend, bool validate, str layout"
-)
-
-
-@torch.library.custom_op("ctcx::loss", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor")  # type: ignore[untyped-decorator]
-def _loss(*arguments: Any) -> Array:
-    return _run("loss", *arguments)
-
-
-@_loss.register_fake  # type: ignore[untyped-decorator]
-def _fake_loss(logits: Array, *arguments: Any) -> Array:
-    _check_devices(logits, *arguments[:3])
-    return logits.new_empty(logits.shape[:1], dtype=_loss_dtype(logits))
-
-
-@torch.library.custom_op(  # type: ignore[untyped-decorator]
-    "ctcx::loss_and_grad", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)"
-)
-def _loss_and_grad(*arguments: Any) -> tuple[Array, Array]:
-    loss, grad = _run("loss_and_grad", *arguments)
-    return loss, grad.contiguous()
-
-
-@_loss_and_grad.register_fake  # type: ignore[untyped-decorator]
-def _fake_loss_and_grad(logits: Array, *arguments: Any) -> tuple[Array, Array]:
-    return _fake_loss(logits, *arguments), logits.new_empty(logits.shape)
-
-
-def _check_devices(logits: Array, *integers: Array) -> None:
-    """Refuse labels and lengths that are elsewhere: PyTorch would take them for fake ones."""
-    names = ("labels", "logit_lengths", "label_lengths")
-    for name, tensor in zip(names, integers, strict=True):
-        if tensor.device != logits.device:
-            msg = (
-                f"{name} is on device {tensor.device}, but the logits are on {logits.device}: "
-                f"move it there, or pass a NumPy array or a list"
-            )
-            raise CTCInputError(msg, argument=name)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Array, Array]) -> None:
-    ctx.blank = inputs[4]
-    ctx.save_for_backward(*output, *inputs[:4])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, from_loss: Array | None, from_grad: Array | None) -> tuple[Any, ...]:
-    losses, grad, logits, labels, logit_lengths, label_lengths = ctx.saved_tensors
-    weights = None
-    if from_loss is not None:
-        weights = torch.where(losses.detach() == torch.inf, 0.0, from_loss)
-    if from_grad is not None and labels.ndim == 1:
-        labels = padded(labels, label_lengths)
-    saved = (grad, logits, labels, logit_lengths, label_lengths)
-    return from_above(saved, ctx.blank, weights, from_grad), *[None] * 8
-
-
-_loss_and_grad.register_autograd(_backward, setup_context=_keep)
-
-
-@_loss.register_vmap  # type: ignore[untyped-decorator]
-def _vmap_loss(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Array, int]:
-    arrays = merge(arguments[:4], in_dims[:4], info.batch_size)
-    return _loss(*arrays, *arguments[4:]).unflatten(0, (info.batch_size, -1)), 0
-
-
-@_loss_and_grad.register_vmap  # type: ignore[untyped-decorator]
-def _vmap_loss_and_grad(
-    info: Any, in_dims: tuple[int | None, ...], *arguments: Any
-) -> tuple[tuple[Array, Array], tuple[int, int]]:
-    arrays = merge(arguments[:4], in_dims[:4], info.batch_size)
-    loss, grad = _loss_and_grad(*arrays, *arguments[4:])
-    sizes = (info.batch_size, -1)
-    return (loss.unflatten(0, sizes), grad.unflatten(0, sizes)), (0, 0)
-
-
-def _run(
-    operation: str,
-    logits: Array,
-    labels: Array,
-    logit_lengths: Array,
-    label_lengths: Array,
-    blank: int,
-    infeasible: Any,
-    backend: str | None,
-    validate: bool,  # noqa: FBT001 - as the operator passes it
-    layout: str,
-) -> Any:
-    if labels.ndim == 1:
-        labels = padded(labels, label_lengths)
-    arrays = [logits, labels, logit_lengths, label_lengths]
-    single = layout == "TC" and logits.shape[0] == 1  # under vmap there are more
-    if single:
-        arrays = [array[0] for array in arrays]
-    elif layout == "TNC":
-        arrays[0] = logits.permute(1, 0, 2)
-    options = Options(layout == "TNC", "none", infeasible, backend, validate)
-    _, result = run(operation, arrays[0], arrays[1], arrays[2], arrays[3], blank, options)
-    return result.reshape(1) if single and operation == "loss" else result
-
-
-def _loss_dtype(logits: Array) -> Any:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
-
-
-def dispatched(operation: str, options: Options, prepared: KernelInputs) -> Any:
-    """Call the operator for what a kernel would compute, so that PyTorch's dispatcher sees it.
-
-    Raises
-    ------
-    BackendError
-        PyTorch can't take the operator to a kernel for tensors of these types.
-    """
-    layout = "TC" if prepared.single else "TNC" if options.time_major else "NTC"
-    arguments = (
-        *prepared[:4],
-        prepared.blank,
-        options.infeasible,
-        options.backend,
-        options.validate,
-        layout,
-    )
-    differentiable = prepared.facts.form & FUNCTIONAL and torch.is_grad_enabled()
-    try:
-        if operation == "loss" and not differentiable:
-            return _loss(*arguments)
-        loss, grad = _loss_and_grad(*arguments)
-    except Exception as error:
-        if _ran_a_kernel(error):
-            raise
-        types = ", ".join(dict.fromkeys(type(array).__name__ for array in prepared[:4]))
-        if prepared.facts.form & FUNCTIONAL:
-            advice = "Under torch.func.functionalize, differentiate with torch.autograd"
-        else:
-            advice = "Pass plain tensors, such as those that these wrap"
-        msg = (
-            f"PyTorch can't take the operator ctcx::{operation} to a kernel for arguments of the "
-            f"types {types}: {one_line(error)}. {advice}"
-        )
-        raise BackendError(msg) from error
-    return loss if operation == "loss" else (loss, grad)
-
-
-def _ran_a_kernel(error: Exception) -> bool:
-    """Whether an error comes from within the operator, not from PyTorch's way to it."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_code is _run.__code__ for frame, _ in frames)
-
 
 _WHOLE = (
     "(Tensor logits, Tensor labels, Tensor? logit_lengths, Tensor? label_lengths, int blank, "
@@ -259,9 +100,9 @@ def assembled_loss(
         logits, labels, logit_lengths, label_lengths, blank, options, concatenated
     )
     if call.arrays[0].requires_grad and torch.is_grad_enabled():
-        loss, _ = _loss_and_grad(*call.arrays, *call.settings)
+        loss, _ = loss_and_grad(*call.arrays, *call.settings)
     else:
-        loss = _loss(*call.arrays, *call.settings)
+        loss = kernel_loss(*call.arrays, *call.settings)
     return call.reduced(loss)
 
 
@@ -296,7 +137,7 @@ def traced_loss_and_grad(
 
 def differentiable_loss_and_grad(call: TracedArguments) -> tuple[Array, Array]:
     """Losses (N,) and gradient (N, T, C), both differentiable."""
-    loss, grad = _loss_and_grad(*call.arrays, *call.settings)
+    loss, grad = loss_and_grad(*call.arrays, *call.settings)
     return loss, grad
 
 
@@ -365,7 +206,7 @@ class TracedArguments:
             width = labels.shape[1]
             label_lengths = torch.full((count,), width, dtype=torch.int64, device=logits.device)
         lengths = [_integers(x, logits).reshape(-1) for x in (logit_lengths, label_lengths)]
-        _check_devices(logits, labels, *lengths)
+        check_devices(logits, labels, *lengths)
         self.arrays = (logits, labels, *lengths)
         self.settings = (
             resolve_blank(blank, classes),

@@ -1,7 +1,6 @@
 """The operators of PyTorch for occupancies and sampled paths, for all that sees operators only.
 
-As for the loss (:mod:`ctcx._api.torch_operators`), backends are selected when they run. They have
-no derivative. The entropy needs none of its own: it is made of ``ctcx::loss_and_grad``.
+They have no derivative. The entropy needs none of its own: it is made of ``ctcx::loss_and_grad``.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat.torch as xp
 import torch
 
-from ctcx._api.call import Options
 from ctcx._api.posterior import check_uniforms, occupancies_of, sampled_paths_of
 from ctcx._api.torch_operators import TracedArguments, differentiable_loss_and_grad
-from ctcx._autodiff.torch_function import merge
+from ctcx._autodiff.torch_custom_ops import define_operator, float_dtype, layout_of
 from ctcx._core.entropy import entropy_from
 from ctcx._errors import CTCInputError
+from ctcx._inputs.options import Options
 from ctcx._inputs.prepare import prepare
 
 if TYPE_CHECKING:
@@ -35,10 +34,18 @@ _ARRAYS = "Tensor logits, Tensor labels, Tensor logit_lengths, Tensor label_leng
 _SETTINGS = "int blank, str? backend, bool validate, str layout"
 
 
-@torch.library.custom_op(  # type: ignore[untyped-decorator]
-    "ctcx::occupancies",
-    mutates_args=(),
-    schema=f"({_ARRAYS}, bool states, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
+def _occupancies_form(logits: Array, labels: Array, *arguments: Any) -> list[tuple[Any, Any]]:
+    states = arguments[2]
+    width = 2 * labels.shape[1] + 1 if states else 0
+    shapes = (logits.shape[:1], logits.shape, (*logits.shape[:2], width))
+    return [(shape, float_dtype(logits)) for shape in shapes]
+
+
+@define_operator(
+    "occupancies",
+    f"({_ARRAYS}, bool states, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
+    arrays=4,
+    results=_occupancies_form,
 )
 def _occupancies(
     logits: Array,
@@ -53,34 +60,15 @@ def _occupancies(
     return loss, classes, each[0] if each else loss.new_empty((*logits.shape[:2], 0))
 
 
-@_occupancies.register_fake  # type: ignore[untyped-decorator]
-def _fake_occupancies(
-    logits: Array,
-    labels: Array,
-    _logit_lengths: Array,
-    _label_lengths: Array,
-    states: bool,  # noqa: FBT001 - as the operator passes it
-    *_: Any,
-) -> tuple[Array, ...]:
-    real = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    width = 2 * labels.shape[1] + 1 if states else 0
-    shapes = (logits.shape[:1], logits.shape, (*logits.shape[:2], width))
-    return tuple(logits.new_empty(shape, dtype=real) for shape in shapes)
+def _paths_form(*arguments: Any) -> list[tuple[Any, Any]]:
+    return [(arguments[4].shape, torch.int32)]
 
 
-@_occupancies.register_vmap  # type: ignore[untyped-decorator]
-def _vmap_occupancies(
-    info: Any, in_dims: tuple[int | None, ...], *arguments: Any
-) -> tuple[tuple[Array, ...], tuple[int, ...]]:
-    arrays = merge(arguments[:4], in_dims[:4], info.batch_size)
-    found = _occupancies(*arrays, *arguments[4:])
-    return tuple(array.unflatten(0, (info.batch_size, -1)) for array in found), (0, 0, 0)
-
-
-@torch.library.custom_op(  # type: ignore[untyped-decorator]
-    "ctcx::sample_paths",
-    mutates_args=(),
-    schema=f"({_ARRAYS}, Tensor uniforms, {_SETTINGS}) -> Tensor",
+@define_operator(
+    "sample_paths",
+    f"({_ARRAYS}, Tensor uniforms, {_SETTINGS}) -> Tensor",
+    arrays=5,
+    results=_paths_form,
 )
 def _paths(
     logits: Array,
@@ -94,24 +82,6 @@ def _paths(
     single = prepared.single
     check_uniforms(uniforms[0] if single else uniforms, prepared.logits, single=single)
     return sampled_paths_of(prepared, uniforms, options)
-
-
-@_paths.register_fake  # type: ignore[untyped-decorator]
-def _fake_paths(
-    _logits: Array,
-    _labels: Array,
-    _logit_lengths: Array,
-    _label_lengths: Array,
-    uniforms: Array,
-    *_: Any,
-) -> Array:
-    return uniforms.new_empty(uniforms.shape, dtype=torch.int32)
-
-
-@_paths.register_vmap  # type: ignore[untyped-decorator]
-def _vmap_paths(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Array, int]:
-    arrays = merge(arguments[:5], in_dims[:5], info.batch_size)
-    return _paths(*arrays, *arguments[5:]).unflatten(0, (info.batch_size, -1)), 0
 
 
 def _prepared(
@@ -132,8 +102,7 @@ def _prepared(
 
 
 def _settings(prepared: KernelInputs, options: Options) -> tuple[Any, ...]:
-    layout = "TC" if prepared.single else "TNC" if options.time_major else "NTC"
-    return prepared.blank, options.backend, options.validate, layout
+    return prepared.blank, options.backend, options.validate, layout_of(prepared, options)
 
 
 def dispatched_occupancies(

@@ -2,9 +2,9 @@
 
 A tensor whose elements lie in memory of its own, as its strides say, is *plain*: its address may be
 taken, and any kernel can be called with it. All others are left to PyTorch's dispatcher
-(:mod:`ctcx._api.torch_operators`), which knows what to do: it computes tensors of zeros and lazy
-negatives, unwraps and wraps functional tensors and subclasses, records operators for a tracer, or
-calls no kernel at all, as for fake tensors. Which a tensor is, its set of dispatch keys says.
+(:mod:`ctcx._autodiff.torch_custom_ops`), which knows what to do: it computes tensors of zeros and
+lazy negatives, unwraps and wraps functional tensors and subclasses, records operators for a tracer,
+or calls no kernel at all, as for fake tensors. Which a tensor is, its set of dispatch keys says.
 """
 
 from __future__ import annotations

@@ -10,10 +10,14 @@ One idea a module:
     A ``torch.autograd.Function`` for each derivative.
 ``jax_rules``
     The ``jax.custom_jvp``.
+``torch_custom_ops``
+    How operators of PyTorch are defined, for compilers and for tensors that kernels can't read.
+``torch_kernels``
+    The operators of a kernel's call.
 
 That operation goes from arrays in the kernels' form to losses (N,) and their gradient (N, T, C).
-Operators for ``torch.compile`` are in :mod:`ctcx._api.torch_operators`. Layouts and reductions
-around it are ordinary operations of the library, which it differentiates itself. The gradient is
+Layouts and reductions around it are ordinary operations of the library, which it differentiates
+itself. The gradient is
 the kernel's, whichever backend it is of, and second derivatives are the core's
 (:mod:`ctcx._core.hessian`). No library ever records a recursion over frames.
 """

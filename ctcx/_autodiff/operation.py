@@ -1,26 +1,33 @@
-"""The unit that a library sees: from arrays in the kernels' form to losses and derivatives."""
+"""A call without its arrays, as the libraries that differentiate it see it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ctcx._arrays.tensor_forms import OPAQUE
+from ctcx._dispatch.compute import compute_losses
 from ctcx._errors import BackendError
 from ctcx._inputs.prepare import rebind
 from ctcx._plugins.backend import Decline
 
 if TYPE_CHECKING:
+    from ctcx._inputs.options import Options
     from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["CallOperation", "Compute", "hessian_times"]
+__all__ = ["CallOperation", "hessian_times", "kernel_losses"]
 
 
-class Compute(Protocol):
-    """Checks values, selects a backend and calls its kernel."""
+def kernel_losses(operation: str, prepared: KernelInputs, options: Options) -> Any:
+    """Compute losses (N,), or losses and gradient (N, T, C), on the way that the arrays need.
 
-    def __call__(self, operation: str, prepared: KernelInputs) -> Any:
-        """Return what the kernel returns."""
-        ...
+    Tensors that kernels can't read go through an operator to PyTorch's dispatcher.
+    """
+    if prepared.facts.form & OPAQUE:
+        from ctcx._autodiff import torch_kernels
+
+        return torch_kernels.dispatched(operation, options, prepared)
+    return compute_losses(operation, prepared, options)
 
 
 class CallOperation(NamedTuple):
@@ -31,14 +38,14 @@ class CallOperation(NamedTuple):
     """
 
     facts_only: KernelInputs
-    compute: Compute
+    options: Options
 
     @classmethod
-    def of(cls, prepared: KernelInputs, compute: Compute) -> CallOperation:
+    def of(cls, prepared: KernelInputs, options: Options) -> CallOperation:
         """Of a call that was prepared."""
         return cls(
             prepared._replace(logits=None, labels=None, logit_lengths=None, label_lengths=None),
-            compute,
+            options,
         )
 
     @property
@@ -53,7 +60,7 @@ class CallOperation(NamedTuple):
 
     def __call__(self, operation: str, *arrays: Array) -> Any:
         """Loss (N,), or loss and gradient (N, T, C), from the backend that is selected."""
-        return self.compute(operation, rebind(self.facts_only, *arrays))
+        return kernel_losses(operation, rebind(self.facts_only, *arrays), self.options)
 
     def as_called(
         self,
@@ -63,14 +70,14 @@ class CallOperation(NamedTuple):
         logit_lengths: Array,
         label_lengths: Array,
     ) -> Any:
-        """Do the same for the very arrays of the call, or what differs in what is recorded only."""
+        """Do the same for the arrays of the call itself, about which all facts are known."""
         whole = self.facts_only._replace(
             logits=logits,
             labels=labels,
             logit_lengths=logit_lengths,
             label_lengths=label_lengths,
         )
-        return self.compute(operation, whole)
+        return kernel_losses(operation, whole, self.options)
 
 
 def hessian_times(

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import torch
 
-from ctcx._api import call as _api
+from ctcx._dispatch import compute as _compute
 from ctcx.compat import keras, optax, tensorflow
 from ctcx.compat import torch as compat_torch
 
@@ -28,13 +28,13 @@ def address(array):
 def reached(monkeypatch):
     """Addresses of the logits that kernels get."""
     addresses = []
-    real = _api.call
+    real = _compute.call
 
     def call(problem, backend, arrays, *rest):
         addresses.append(address(arrays[0]))
         return real(problem, backend, arrays, *rest)
 
-    monkeypatch.setattr(_api, "call", call)
+    monkeypatch.setattr(_compute, "call", call)
     return addresses
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import array_api_compat
 
 from ctcx._api.beam_search import check_sizes, ctc_beam_search
-from ctcx._api.call import check_choice
 from ctcx._api.loss import ctc_loss as _ctc_loss
 from ctcx._arrays.facts import device_of, is_array
+from ctcx._inputs.options import check_choice
 from ctcx.compat._shared.argument_names import in_terms, is_ragged, refuse, shape_of
 from ctcx.compat._shared.decoding import greedy_with_logits
 from ctcx.compat._shared.tensorflow_bridge import (

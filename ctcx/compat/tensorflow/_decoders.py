@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctcx._api.beam_search import check_sizes
 from ctcx._api.beam_search import ctc_beam_search as _ctc_beam_search
-from ctcx._api.call import check_flag
+from ctcx._inputs.options import check_flag
 from ctcx.compat._shared.argument_names import in_terms, to_host
 from ctcx.compat._shared.decoding import greedy_with_logits
 from ctcx.compat._shared.tensorflow_bridge import (

@@ -19,8 +19,8 @@ from ctcx.compat.torch._errors import CTCInputRuntimeError, CTCInputTypeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ctcx._api.call import ReductionName
     from ctcx._arrays.tensor_forms import Form
+    from ctcx._inputs.options import ReductionName
     from ctcx._typing import Array
 
 __all__ = ["REDUCTIONS", "ctc_loss"]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctcx._api.call import Options
 from ctcx._api.torch_operators import assembled_loss, constants, define_whole
+from ctcx._inputs.options import Options
 from ctcx.compat.torch._functional import REDUCTIONS, ctc_loss
 
 if TYPE_CHECKING:

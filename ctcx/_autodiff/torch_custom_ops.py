@@ -1,0 +1,91 @@
+"""How ctcx defines operators of PyTorch, for all that sees operators only.
+
+A compiler can't look into a selection of backends at run time, and need not: it sees an operator of
+which it knows the shapes and the derivative. Backends are selected when the operator runs.
+PyTorch's dispatcher also takes operators to the tensors that kernels can't read
+(:mod:`ctcx._arrays.tensor_forms`).
+
+Arrays of an operator have N in front, logits are (N, T, C), and a layout says how the caller passed
+them, for error messages: "NTC", "TNC", or "TC" for one sequence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ctcx._autodiff.torch_function import merge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ctcx._inputs.options import Options
+    from ctcx._inputs.prepare import KernelInputs
+    from ctcx._typing import Array
+
+__all__ = ["as_passed", "define_operator", "float_dtype", "layout_of", "own_memory"]
+
+
+def define_operator(
+    name: str, schema: str, *, arrays: int, results: Callable[..., Iterable[tuple[Any, Any]]]
+) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function an operator; ``torch.vmap`` adds sequences to its batch.
+
+    Parameters
+    ----------
+    name, schema
+        Of the operator, in the namespace ``ctcx``.
+    arrays
+        How many of its arguments, from the first, have sequences in front.
+    results
+        Gives shape and dtype of each result for the arguments.
+    """
+
+    def define(function: Callable[..., Any]) -> Any:
+        operator = torch.library.custom_op(
+            f"ctcx::{name}", function, mutates_args=(), schema=schema
+        )
+
+        def fake(*arguments: Any) -> Any:
+            made = tuple(
+                arguments[0].new_empty(shape, dtype=dtype) for shape, dtype in results(*arguments)
+            )
+            return made if len(made) > 1 else made[0]
+
+        def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+            merged = merge(arguments[:arrays], in_dims[:arrays], info.batch_size)
+            found = operator(*merged, *arguments[arrays:])
+            sizes = (info.batch_size, -1)
+            if isinstance(found, torch.Tensor):
+                return found.unflatten(0, sizes), 0
+            return tuple(array.unflatten(0, sizes) for array in found), (0,) * len(found)
+
+        operator.register_fake(fake)
+        operator.register_vmap(vmap)
+        return operator
+
+    return define
+
+
+def layout_of(prepared: KernelInputs, options: Options) -> str:
+    """Say how the caller passed the logits."""
+    return "TC" if prepared.single else "TNC" if options.time_major else "NTC"
+
+
+def as_passed(layout: str, logits: Array, *rest: Array) -> tuple[bool, list[Array]]:
+    """Give an operator's arrays the caller's layout, and say whether they are one sequence."""
+    single = layout == "TC" and logits.shape[0] == 1  # under vmap there are more
+    if single:
+        return True, [array[0] for array in (logits, *rest)]
+    return False, [logits.permute(1, 0, 2) if layout == "TNC" else logits, *rest]
+
+
+def own_memory(found: Iterable[Array], *, single: bool) -> tuple[Array, ...]:
+    """Give results N in front, and memory that no two of them share, as those of operators have."""
+    return tuple((array[None] if single else array).clone() for array in found)
+
+
+def float_dtype(logits: Array) -> Any:
+    """Return the dtype of losses and probabilities."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32

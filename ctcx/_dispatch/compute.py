@@ -1,0 +1,164 @@
+"""From prepared arrays to a kernel's result: check values, select, call, check the result."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from ctcx._arrays.facts import is_undecided
+from ctcx._dispatch.dispatcher import CACHE_SIZE, Decision, call, select
+from ctcx._dispatch.results import fault, wrong_losses
+from ctcx._errors import CTCInputError, InfeasibleError
+from ctcx._inputs.host_data import to_lists
+from ctcx._inputs.validate import check_values, locate
+from ctcx._operations import OPERATIONS
+from ctcx._plugins.backend import Feature, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ctcx._arrays.facts import ArrayFacts
+    from ctcx._inputs.options import Options
+    from ctcx._inputs.prepare import KernelInputs
+    from ctcx._typing import Array
+
+__all__ = ["compute", "compute_losses", "problem_of", "raise_if_infeasible"]
+
+
+def compute_losses(operation: str, prepared: KernelInputs, options: Options) -> Any:
+    """Compute losses (N,), or losses and gradient (N, T, C), and apply ``infeasible="raise"``.
+
+    Raises
+    ------
+    InfeasibleError
+        No path emits the labels of a sequence.
+    CTCInputError, BackendError, KernelError
+        As :func:`compute`.
+    """
+    result = compute(operation, prepared, options, {"blank": prepared.blank}, wrong_losses)
+    if options.infeasible == "raise":
+        if prepared.facts.traced:
+            msg = 'infeasible="raise" needs to read values, which can\'t be done while tracing'
+            raise CTCInputError(msg, argument="infeasible", value="raise")
+        loss = result[0] if isinstance(result, tuple) else result
+        raise_if_infeasible(loss != float("inf"), prepared, 'infeasible="inf" or "zero"')
+    return result
+
+
+def compute(
+    operation: str,
+    prepared: KernelInputs,
+    options: Options,
+    arguments: Mapping[str, Any],
+    wrong: Callable[[Any, ArrayFacts], str | None],
+    *,
+    labels: Array | None = None,
+    wildcards: tuple[int, ...] = (),
+) -> Any:
+    """Check values, select a backend and call its kernel.
+
+    Parameters
+    ----------
+    operation, prepared, options
+        Of the call.
+    arguments
+        Of the kernel, by name.
+    wrong
+        Says what is wrong with a kernel's result, if anything is, where values are checked.
+    labels
+        What the kernel gets as labels, if not the caller's.
+    wildcards
+        Numbers below 0 that may stand among the caller's labels.
+
+    Raises
+    ------
+    CTCInputError
+        A value is wrong.
+    BackendError
+        No backend can take the call.
+    KernelError
+        The kernel returned something wrong.
+    """
+    problem = problem_of(operation, prepared)
+    validate = options.validate and not prepared.facts.traced
+    decision = select(problem, options.backend)
+    left_to_kernel = (
+        validate
+        and _checks_values(decision)
+        and OPERATIONS[operation].marks_wrong_values
+        and 0 not in prepared.logits.shape  # nor can what is empty be marked
+    )
+    if validate and not left_to_kernel:
+        check_values(prepared, time_major=options.time_major, wildcards=wildcards)
+    given = prepared.labels if labels is None else labels
+    arrays: tuple[Array, ...] = (prepared.logits, prepared.logit_lengths)
+    if OPERATIONS[operation].labels:
+        arrays = (prepared.logits, given, prepared.logit_lengths, prepared.label_lengths)
+    result, decision = call(problem, options.backend, arrays, arguments, decision)
+    if left_to_kernel and not _checks_values(decision):
+        # The kernel that checks values declined, and another one has computed.
+        check_values(prepared, time_major=options.time_major, wildcards=wildcards)
+    if validate and (what := wrong(result, prepared.facts)):
+        if left_to_kernel:
+            locate(prepared, time_major=options.time_major, wildcards=wildcards)
+        raise fault(decision, what)
+    return result
+
+
+def _checks_values(decision: Decision) -> bool:
+    """Whether the selected backend checks values itself, in the pass that it makes anyway."""
+    entry = decision.selected
+    return entry is not None and Feature.CHECKS_VALUES in entry.backend.features
+
+
+def problem_of(operation: str, prepared: KernelInputs) -> Problem:
+    """Describe a call without its values."""
+    facts: ArrayFacts = prepared.facts
+    sizes: tuple[Any, ...] = (*prepared.logits.shape, prepared.labels.shape[1])
+    if facts.traced and is_undecided(*sizes):
+        sizes = tuple(None if is_undecided(size) else size for size in sizes)
+    return _cached_problem(
+        operation,
+        facts.namespace,
+        facts.device,
+        facts.dtype,
+        *sizes,
+        prepared.blank,
+        facts.traced,
+        facts.contiguous,
+    )
+
+
+@lru_cache(maxsize=CACHE_SIZE)
+def _cached_problem(*values: Any) -> Problem:
+    """Make a problem of its fields; looking one up takes a fifth of the time of making it."""
+    return Problem(**dict(zip(_PROBLEM_FIELDS, values, strict=True)))
+
+
+_PROBLEM_FIELDS = tuple(field.name for field in fields(Problem))
+
+
+def raise_if_infeasible(
+    feasible: Array, prepared: KernelInputs, goes_on: str, *, masks: str = "logits"
+) -> None:
+    """Raise an error that names the sequences for which ``feasible`` (N,) is False.
+
+    ``goes_on`` is what the caller can pass to get results all the same, ``masks`` what can be -inf.
+    """
+    if bool(prepared.facts.xp.all(feasible)):
+        return
+    bad = tuple(i for i in range(feasible.shape[0]) if not bool(feasible[i]))
+    shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+    first = bad[0]
+    frames, count = int(prepared.logit_lengths[first]), int(prepared.label_lengths[first])
+    labels = to_lists(prepared.labels[first, :count])
+    need = count + sum(one == other for one, other in pairwise(labels))
+    why = f"-inf {masks} forbid them" if need <= frames else f"they need at least {need} frames"
+    msg = (
+        f"no path emits the labels of {len(bad)} of {feasible.shape[0]} sequences: {shown}. "
+        f"Sequence {first} has {frames} frames and {count} labels: {why} (see ctcx.min_frames). "
+        f"{goes_on} goes on."
+    )
+    raise InfeasibleError(msg, sequences=bad)
