@@ -11,13 +11,16 @@ import pluggy
 
 from ctcx._arrays.facts import has_host_memory
 from ctcx._cores import usable_cores
+from ctcx._operations import OPERATIONS as _DESCRIPTORS
 from ctcx._plugins.backend import API_VERSION, Backend, Decline, Feature, Problem
 from ctcx._plugins.case import Case
 from ctcx._plugins.lower_bound import LowerBound
 from ctcx._plugins.namespace import Namespace
+from ctcx._plugins.registry import load_kernel
 
 __all__ = [
     "API_VERSION",
+    "OPERATIONS",
     "Backend",
     "Case",
     "Decline",
@@ -27,8 +30,12 @@ __all__ = [
     "Problem",
     "has_host_memory",
     "hookimpl",
+    "load_kernel",
     "usable_cores",
 ]
+
+OPERATIONS: tuple[str, ...] = tuple(_DESCRIPTORS)
+"""Names of the operations that a backend may have kernels for."""
 
 hookimpl = pluggy.HookimplMarker("ctcx")
 """Marks a function of a plugin as the implementation of the hook of the same name."""

@@ -14,8 +14,7 @@ from functools import partial
 import numpy as np
 
 import ctcx
-from ctcx._operations import OPERATIONS
-from ctcx.plugin import Backend, Decline, Feature, Namespace, hookimpl
+from ctcx.plugin import OPERATIONS, Backend, Decline, Feature, Namespace, hookimpl, load_kernel
 
 COMPLETE = frozenset({Feature.GRAD, Feature.DETERMINISTIC, Feature.NONCONTIGUOUS})
 LARGEST_LOSS = 1.8e8
@@ -383,9 +382,8 @@ def underflows_with_grad(*args, blank, grad):
 
 def private(logits, *args, blank, grad):
     """Compute with the core's kernels, past ctcx."""
-    from ctcx._core import kernels
-
-    return (kernels.loss_and_grad if grad else kernels.loss)(logits, *args, blank=blank)
+    kernel = load_kernel("array-api", "loss_and_grad" if grad else "loss")
+    return kernel(logits, *args, blank=blank)
 
 
 def half_throughout(logits, *args, blank, grad):
@@ -540,9 +538,7 @@ class Greedy:
 
 def private_greedy(*args, **options):
     """Decode with the core's kernel, past ctcx."""
-    from ctcx._core import greedy
-
-    return greedy.greedy(*args, **options)
+    return load_kernel("array-api", "greedy")(*args, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -645,9 +641,7 @@ class BeamSearcher:
 
 def private_beam_search(*args, **options):
     """Search with the core's kernel, past ctcx."""
-    from ctcx._core import beam_search
-
-    return beam_search.beam_search(*args, **options)
+    return load_kernel("array-api", "beam_search")(*args, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -810,23 +804,17 @@ class Chain:
 
 def private_occupancies(*args, **options):
     """Compute with the core's kernel, past ctcx."""
-    from ctcx._core import kernels
-
-    return kernels.occupancies(*args, **options)
+    return load_kernel("array-api", "occupancies")(*args, **options)
 
 
 def private_paths(*args, **options):
     """Draw with the core's kernel, past ctcx."""
-    from ctcx._core import sampling
-
-    return sampling.sample_paths(*args, **options)
+    return load_kernel("array-api", "sample_paths")(*args, **options)
 
 
 def private_align(*args, **options):
     """Align with the core's kernel, past ctcx."""
-    from ctcx._core import align
-
-    return align.align(*args, **options)
+    return load_kernel("array-api", "align")(*args, **options)
 
 
 def crash(*_args, **_kwargs):

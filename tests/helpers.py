@@ -55,6 +55,15 @@ def need_what_is_imported(code):
             needed(name)
 
 
+def run_cli(*arguments, env=None):
+    """The result of a ctcx command, run in this process."""
+    from typer.testing import CliRunner
+
+    from ctcx._cli import app
+
+    return CliRunner().invoke(app, [*map(str, arguments)], env=env, prog_name="ctcx")
+
+
 def random_problem(seed, n, t, c, s, *, scale=2.0, blank=0, dtype=np.float32, ragged=True):
     """Logits, labels, logit lengths and label lengths of a batch that is mostly feasible."""
     rng = np.random.default_rng(seed)
@@ -80,6 +89,13 @@ def strict_values(array):
     """Values of a strict array on any device, as NumPy."""
     on_cpu = array_api_strict.asarray(array, device=array_api_strict.Device("CPU_DEVICE"))
     return np.asarray(on_cpu)
+
+
+def to_lists(array):
+    """Values of an array of any library and device, as (lists of) Python numbers."""
+    if isinstance(array, array_api_strict.ones(1).__class__):
+        array = strict_values(array)
+    return array.tolist()
 
 
 def check_sharded(backend, *options):

@@ -14,10 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import ctcx
-from ctcx._cli import app
 from ctcx.bench._implementations.registered import Implementation
 from ctcx.bench._measure.accuracy import WorkloadReference, errors, known_truth, wrong
 from ctcx.bench._measure.duration_estimate import DurationEstimate, WorkloadSize
@@ -34,7 +32,7 @@ from ctcx.bench._report.tables import ratios, times
 from ctcx.bench.suite import RecordedClock
 from ctcx.bench.workloads import WorkloadBatch, random_inputs, workloads
 from ctcx.conformance.oracle import reference
-from tests.helpers import posix_only
+from tests.helpers import posix_only, run_cli
 
 # One worker, so that the long run of the fixture `finished` is made once.
 pytestmark = pytest.mark.xdist_group("bench")
@@ -335,10 +333,7 @@ def test_the_plots_take_their_colours_from_the_page(finished):
 
 def test_reports_can_be_made_again_from_the_json(finished, tmp_path):
     _, where = finished
-    result = CliRunner().invoke(
-        app,
-        ["bench", "--report", str(where / "ctcx-bench.json"), "--output", str(tmp_path / "again")],
-    )
+    result = run_cli("bench", "--report", where / "ctcx-bench.json", "--output", tmp_path / "again")
     assert result.exit_code == 0, result.output
     for suffix in (".md", ".html"):
         again, first = (tmp_path / f"again{suffix}"), where / f"ctcx-bench{suffix}"
@@ -352,9 +347,7 @@ def test_without_the_baseline_the_ratios_are_to_what_is_there(report, tmp_path):
     path = changed(report, tmp_path, without_torch)
     run = load_run(path)
     assert run.baseline == "array-api on numpy"
-    shown = CliRunner().invoke(
-        app, ["bench", "--report", str(path), "--output", str(tmp_path / "again")]
-    )
+    shown = run_cli("bench", "--report", path, "--output", tmp_path / "again")
     assert "Milliseconds, and times as fast as array-api on numpy" in shown.output
     assert re.search(
         r"array-api on numpy +~?[\d.,]+ \(1\.00\N{MULTIPLICATION SIGN}\)", shown.output
@@ -548,14 +541,14 @@ def test_without_any_time_there_is_no_report(planted, tmp_path):
     ],
 )
 def test_what_is_not_there_is_told_before_anything_is_measured(arguments, told):
-    result = CliRunner().invoke(app, ["bench", *arguments], env={"COLUMNS": "4000"})
+    result = run_cli("bench", *arguments, env={"COLUMNS": "4000"})
     assert result.exit_code == 2
     assert told in " ".join(result.output.split())
 
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr("ctcx._cli.bench.find_spec", lambda name: None)
-    result = CliRunner().invoke(app, ["bench", "--quick"])
+    result = run_cli("bench", "--quick")
     assert result.exit_code == 2
     assert 'pip install "ctcx[bench]"' in result.output
     assert "vl-convert-python" in result.output
@@ -599,7 +592,7 @@ def scaled(who, factor):
 
 def test_a_run_does_not_differ_from_itself(finished):
     path = str(finished[1] / "ctcx-bench.json")
-    result = CliRunner().invoke(app, ["bench", "--diff", path, path])
+    result = run_cli("bench", "--diff", path, path)
     assert result.exit_code == 0
     assert "0 changes" in result.output
 
@@ -613,7 +606,7 @@ def test_a_change_of_speed_is_told(finished, report, tmp_path, factor, kind, cod
     assert {one.kind for one in changes} == {kind}
     assert len(changes) == sum(key[2] == "right on numpy" for key in load_run(old).measured)
     assert all("50.0 times as" in one.note for one in changes)
-    result = CliRunner().invoke(app, ["bench", "--diff", str(old), str(new)])
+    result = run_cli("bench", "--diff", str(old), str(new))
     assert result.exit_code == code
     assert kind in result.output
 
@@ -695,10 +688,10 @@ def test_runs_of_different_machines_are_not_compared_unless_told(finished, repor
     with pytest.raises(DifferentMachinesError, match="Another CPU"):
         compare_runs(load_run(old), load_run(new))
     command = ["bench", "--diff", str(old), str(new)]
-    refused = CliRunner().invoke(app, command)
+    refused = run_cli(*command)
     assert refused.exit_code == 2
     assert "different machines" in " ".join(refused.output.split())
-    assert CliRunner().invoke(app, [*command, "--different-machines"]).exit_code == 0
+    assert run_cli(*command, "--different-machines").exit_code == 0
 
 
 # Parts

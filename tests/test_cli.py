@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import ctcx
 from ctcx import _peers
-from ctcx._cli import app
 from ctcx._comparison.result import TOLERANCE_OF, BackendResult, Comparison
 from ctcx._comparison.run import compare, read_lines
 from ctcx._files import json_safe
 from ctcx._plugins.registry import registry
 from ctcx.data.bundled import notebook_fixture, ocr_lines
-from tests.helpers import needed
+from tests.helpers import needed, run_cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,11 +34,10 @@ PEERS_HERE = ("torch", "optax", "tensorflow-v1", "keras")
 # Kernels that are wrong in all the ways that `compare` has a word for.
 PLANTED = """
 import numpy as np
-from ctcx._core import kernels
-from ctcx.plugin import Backend, Decline, Feature, Namespace, hookimpl
+from ctcx.plugin import Backend, Decline, Feature, Namespace, hookimpl, load_kernel
 
 def right(*arrays, blank):
-    return kernels.loss_and_grad(*arrays, blank=blank)
+    return load_kernel("array-api", "loss_and_grad")(*arrays, blank=blank)
 
 def wrong_loss(*arrays, blank):
     loss, grad = right(*arrays, blank=blank)
@@ -70,7 +67,7 @@ def declining(*arrays, blank):
     raise Decline("too few classes for it")
 
 def loss_only(*arrays, blank):
-    return kernels.loss(*arrays, blank=blank)
+    return load_kernel("array-api", "loss")(*arrays, blank=blank)
 
 def grumpy():
     return "it needs a machine with a [very] long name, which is not to be had in any shop " * 3
@@ -126,7 +123,7 @@ def cli(plugins: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     plugins.load()
 
     def run(*args: str, **env: str) -> Ended:
-        result = CliRunner().invoke(app, list(args), env=env, prog_name="ctcx")
+        result = run_cli(*args, env=env)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Ended(result.exit_code, result.stdout, result.stderr)

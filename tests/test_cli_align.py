@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import ctcx
-from ctcx._cli import app
 from ctcx._cli.alignment_files import Stretch, words
 from ctcx._cli.token_files import TokenTable
 from ctcx.data.bundled import ocr_lines
+from tests.helpers import run_cli
 
 ROOT = Path(ctcx.__file__).parents[1]
 TOKENS = ["", " ", "a", "b", "c"]
@@ -48,7 +47,7 @@ def cli(plugins, monkeypatch, folder):
     plugins.load()
 
     def run(*args):
-        ended = CliRunner().invoke(app, ["align", *args], prog_name="ctcx")
+        ended = run_cli("align", *args)
         if ended.exception is not None and not isinstance(ended.exception, SystemExit):
             raise ended.exception
         return ended

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import ctcx
-from ctcx._cli import app
 from ctcx._cli.token_files import TokenTable
 from ctcx.data.bundled import ocr_lines
+from tests.helpers import run_cli
 
 LOGITS = np.log([[0.6, 0.4, 1e-9], [0.6, 0.4, 1e-9], [0.01, 0.01, 0.98]])
 
@@ -26,7 +25,7 @@ def files(tmp_path, monkeypatch):
 
 
 def decode(*arguments, code=0):
-    result = CliRunner().invoke(app, ["decode", *arguments])
+    result = run_cli("decode", *arguments)
     assert result.exit_code == code, result.output
     return result.output
 

@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import ctcx
-from ctcx._cli import app
 from ctcx._plugins import registry
 from ctcx._plugins.targets import load_target
 from ctcx.conformance import BackendConformance, checks, run_conformance
@@ -41,7 +39,7 @@ from ctcx.conformance.cases import Batch, cases, from_plugin, truth
 from ctcx.conformance.oracle import TOLERANCES, enumerate_paths, reference, round_to_dtype
 from ctcx.fixtures import read_fixtures
 from ctcx.plugin import Case, Feature
-from tests.helpers import needed
+from tests.helpers import needed, run_cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -465,7 +463,7 @@ def test_a_failure_is_made_smaller_written_and_replayed(flawed: object, tmp_path
     command = shlex.split(messages[0].split("to replay it: ")[1].splitlines()[0])
     assert command[:3] == ["ctcx", "conformance", name]
     assert command[3:5] == ["--replay", str(path)]
-    result = CliRunner().invoke(app, command[1:])
+    result = run_cli(*command[1:])
     assert result.exit_code == (0 if checks()[DRAWN].provisional else 1)
     assert "losses are wrong" in result.output
     # The right kernel gets it right, and the file is a fixture like others.

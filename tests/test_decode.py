@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ctcx
-from ctcx._inputs.host_data import to_lists
 from ctcx._plugins.targets import load_target
 from ctcx.conformance.oracle import best_classes, enumerate_labels, merged, prefix_beams
-from tests.helpers import optional
+from tests.helpers import optional, to_lists
 
 torch, jax, jnp = optional("torch"), optional("jax"), optional("jax.numpy")
 LOGITS = np.log([[0.8, 0.1, 0.1], [0.1, 0.7, 0.2], [0.1, 0.8, 0.1], [0.3, 0.1, 0.6]])

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import ctcx
 from ctcx import fixtures
-from ctcx._cli import app
 from ctcx._diagnosis import (
     MISTAKES,
     QUANTITIES,
@@ -25,6 +23,7 @@ from ctcx._diagnosis import (
     read_answer,
 )
 from ctcx._reference.lattice import LatticeInputs, solve
+from tests.helpers import run_cli
 
 _SPEC = importlib.util.spec_from_file_location(
     "wrong_ctc", Path(__file__).with_name("wrong_ctc.py")
@@ -36,7 +35,7 @@ SHORT = [name for name in fixtures.names() if name not in {"long", "confident"}]
 
 
 def diagnosis_of(*arguments):
-    return CliRunner().invoke(app, ["diagnose", *map(str, arguments)], prog_name="ctcx")
+    return run_cli("diagnose", *arguments)
 
 
 def named(name):

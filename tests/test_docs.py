@@ -51,6 +51,7 @@ SHOWN = (
     "ctcx._errors",
     "ctcx._plugins.lower_bound",
     "ctcx._plugins.hookspecs",
+    "ctcx._plugins.registry",
     "ctcx._api.hvp",
     "ctcx._inputs.labels",
     "ctcx._dispatch.report",

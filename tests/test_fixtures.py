@@ -12,11 +12,9 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import ctcx
 from ctcx import fixtures
-from ctcx._cli import app
 from ctcx._files import replaced
 from ctcx._reference.portable_math import log, split_exp
 from ctcx.conformance.oracle import (
@@ -28,12 +26,13 @@ from ctcx.conformance.oracle import (
 from ctcx.fixtures import _cross_check
 from ctcx.fixtures._fixture import FRAME_ARRAYS
 from ctcx.fixtures._random_fixtures import PortableRandom
+from tests.helpers import run_cli
 
 RANDOM = ("--random", "20", "--frames", "5:40", "--classes", "6", "--seed", "7")
 
 
 def command(*arguments):
-    return CliRunner().invoke(app, ["fixtures", *map(str, arguments)], prog_name="ctcx")
+    return run_cli("fixtures", *arguments)
 
 
 def written(path, *arguments):

@@ -11,14 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import ctcx
 from ctcx import conformance
-from ctcx._cli import app
 from ctcx.conformance._external import problem_line, problems
 from tests import porters
-from tests.helpers import posix_only
+from tests.helpers import posix_only, run_cli
 
 ROOT = Path(ctcx.__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -74,7 +72,7 @@ def program(tmp_path_factory):
 
 
 def command(*arguments):
-    return CliRunner().invoke(app, ["conformance", *map(str, arguments)], prog_name="ctcx")
+    return run_cli("conformance", *arguments)
 
 
 def test_a_right_program_passes(program):
@@ -296,7 +294,7 @@ def test_the_verdict_is_one_line_with_an_example_and_a_command_that_works(tmp_pa
     assert "\nfirst wrong number: loss at sequence 0: got " in done.stdout
     assert len(done.stdout.splitlines()) < 25
     (line,) = re.findall(r"^look at it: (ctcx .*)$", done.stdout, re.MULTILINE)
-    shown = CliRunner().invoke(app, shlex.split(line)[1:], prog_name="ctcx")
+    shown = run_cli(*shlex.split(line)[1:])
     assert shown.exit_code == 1, shown.output
     assert "likely mistake (repeat-transition-allowed)" in shown.stdout
     assert "failed: random-0 on program" not in done.stdout

@@ -12,11 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import ctcx
 from ctcx import conformance
-from ctcx._cli import app
 from ctcx.conformance._external import problem_line, problems
 from ctcx.conformance._external.asked import Asked
 from ctcx.conformance._external.decoding import SaidBeam, beam_fault
@@ -26,6 +24,7 @@ from ctcx.conformance._external.problems import problem_id, problems_of
 from ctcx.conformance.oracle import enumerate_labels
 from ctcx.fixtures._operations import count_prefixes
 from tests import porters, wrong_decoders
+from tests.helpers import run_cli
 from tests.test_outside import EXAMPLES, node
 
 CHILD = [sys.executable, wrong_decoders.__file__]
@@ -34,7 +33,7 @@ LEFT_OUT = {"occupancies": {"long", "confident"}, "entropy": {"long", "confident
 
 
 def command(*arguments):
-    return CliRunner().invoke(app, ["conformance", *map(str, arguments)], prog_name="ctcx")
+    return run_cli("conformance", *arguments)
 
 
 def asked(operation):

@@ -6,13 +6,14 @@ says which have a kernel there.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ctcx
-from ctcx._core import align, beam_search, greedy, kernels, sampling
+from ctcx.plugin import load_kernel
 from tests.helpers import needed
 
 torch = needed("torch")
@@ -80,13 +81,14 @@ def make_arrays(n, frames, classes, count, dtype):
 def run_all(arrays, uniforms):
     """Call each kernel of the core, and the loss with its gradient."""
     logits, labels, lengths, _ = arrays
-    kernels.loss(*arrays, blank=0)
-    kernels.loss_and_grad(*arrays, blank=0)
-    kernels.occupancies(*arrays, blank=0, states=True)
-    align.align(*arrays, blank=0, extra=None, ends=(0, 0))
-    sampling.sample_paths(*arrays, blank=0, uniforms=uniforms)
-    greedy.greedy(logits, lengths, blank=0)
-    beam_search.beam_search(logits, lengths, blank=0, width=4, top=2, max_classes=None)
+    core = partial(load_kernel, "array-api")
+    core("loss")(*arrays, blank=0)
+    core("loss_and_grad")(*arrays, blank=0)
+    core("occupancies")(*arrays, blank=0, states=True)
+    core("align")(*arrays, blank=0, extra=None, ends=(0, 0))
+    core("sample_paths")(*arrays, blank=0, uniforms=uniforms)
+    core("greedy")(logits, lengths, blank=0)
+    core("beam_search")(logits, lengths, blank=0, width=4, top=2, max_classes=None)
     leaf = logits.clone().requires_grad_()
     for reduction in ("none", "sum", "mean", "mean_per_label"):
         options = {"reduction": reduction, "backend": "array-api", "validate": False}

@@ -14,7 +14,14 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from ctcx._errors import PluginError, one_line, printable, shown
+from ctcx._errors import (
+    BackendError,
+    PluginError,
+    UnknownBackendError,
+    one_line,
+    printable,
+    shown,
+)
 from ctcx._isolation import attempt, attempt_at_once
 from ctcx._plugins.case import Case
 from ctcx._plugins.discovery import DISABLE, Found, load_plugins
@@ -28,6 +35,7 @@ from ctcx._plugins.records import (
     SkippedDescriptor,
 )
 from ctcx._plugins.reporting import report, strict, warn
+from ctcx._plugins.targets import load_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +48,7 @@ __all__ = [
     "RegisteredNamespace",
     "Registry",
     "SkippedDescriptor",
+    "load_kernel",
     "registry",
     "reload",
 ]
@@ -250,6 +259,53 @@ def registry() -> Registry:
 def reload() -> Registry:
     """Forget all plugins and load them anew, as the environment is now."""
     return _load(fresh=True)
+
+
+def load_kernel(backend: str, operation: str) -> Callable[..., Any]:
+    """Return the kernel of a backend, for a kernel that delegates or is to be called directly.
+
+    Nothing checks the arguments and the result of a kernel that is called directly.
+
+    Parameters
+    ----------
+    backend : str
+        Name of a registered backend, such as ``"array-api"`` for the core.
+    operation : str
+        What the kernel computes, such as ``"loss_and_grad"``; :class:`Backend` lists the arguments.
+
+    Returns
+    -------
+    callable
+        As the backend registered it.
+
+    Raises
+    ------
+    UnknownBackendError
+        No usable plugin registered the backend.
+    BackendError
+        It has no kernel for this operation.
+    ImportError
+        The kernel can't be imported.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ctcx.plugin import load_kernel
+    >>> loss = load_kernel("array-api", "loss")
+    >>> one = np.ones(1, dtype=int)
+    >>> loss(np.zeros((1, 1, 2)), one[:, None], one, one, blank=0).round(4)
+    array([0.6931])
+    """
+    backends = registry().backends
+    if backend not in backends:
+        msg = f"no usable plugin registered the backend {backend!r}; known: {', '.join(backends)}"
+        raise UnknownBackendError(msg)
+    kernels = backends[backend].backend.kernels
+    if operation not in kernels:
+        msg = f"backend {backend!r} has no kernel for {operation!r}; it has: {', '.join(kernels)}"
+        raise BackendError(msg)
+    kernel: Callable[..., Any] = load_target(kernels[operation])
+    return kernel
 
 
 def _load(*, fresh: bool) -> Registry:
