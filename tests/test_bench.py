@@ -901,3 +901,19 @@ def test_who_takes_no_part_is_listed():
     assert {("keras", "all"), ("array-api on jax.numpy", "all")} <= excluded(quick=True)
     asked = excluded(libraries=("array_api_strict",))
     assert not any("array_api_strict" in who for who, _ in asked)
+
+
+@pytest.mark.parametrize("library", ["torch", "jax.numpy"])
+def test_a_training_step_is_timed_and_checked_beside_the_plain_call(library, tmp_path):
+    pytest.importorskip(library.partition(".")[0])
+    plain = {"torch": "array-api on torch", "jax.numpy": "array-api on jax.numpy, jit"}[library]
+    step = f"array-api on {library}, training step"
+    who = ("--backend", "array-api", "--library", library, "--peer", "none", "--baseline", step)
+    env = {name: value for name, value in os.environ.items() if "XDIST" not in name}
+    env |= {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
+    done = bench(*who, "--quick", "--workload", "notebook-fixture", env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = load_run(tmp_path / "ctcx-bench.json")
+    for name in (plain, step):
+        one = run.measured["alone", "notebook-fixture", name]
+        assert one.facts["grad"] < 1e-5

@@ -28,6 +28,8 @@ lower bound that a plugin registered."""
 
 TEST_ONLY_LIBRARY = "array_api_strict"
 
+_DIFFERENTIATES = frozenset({"torch", "jax.numpy"})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Implementation:
@@ -45,6 +47,9 @@ class Implementation:
         Names in the registry; empty for peers, and the backend for lower bounds.
     jit
         Whether the call is compiled by the library.
+    training
+        Whether the library differentiates the loss, as in a training step, instead of a call of
+        :func:`ctcx.ctc_loss_and_grad`.
     bound_of
         For a lower bound: names of the backends whose time is divided by it.
     """
@@ -55,6 +60,7 @@ class Implementation:
     backend: str = ""
     library: str = ""
     jit: bool = False
+    training: bool = False
     bound_of: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,7 +79,10 @@ def backend_implementations(
     backends: Collection[str] | None = None,
     libraries: Collection[str] | None = None,
 ) -> Iterator[Implementation]:
-    """Yield each backend on each array library that it takes, and again under the library's jit.
+    """Yield each backend on each array library that it takes, in each way of calling it.
+
+    Again under the library's jit, and as the loss of a training step where the library
+    differentiates (under jit if it has one).
 
     What can't be used here is yielded too: whether it can is found out in a process of its own.
 
@@ -96,12 +105,17 @@ def backend_implementations(
                 continue
             about = f"{backend.summary or 'a backend'} ({entry.provenance})"
             common = {"kind": "backend", "backend": backend.name, "library": name, "about": about}
-            yield Implementation(name=f"{backend.name} on {name}", **common)  # type: ignore[arg-type]
-            if library.namespace.jit and Feature.TRACEABLE in backend.features:
+            jit = bool(library.namespace.jit) and Feature.TRACEABLE in backend.features
+            ways: list[tuple[str, dict[str, Any]]] = [("", {})]
+            if jit:
+                ways.append((", jit", {"jit": True}))
+            if name in _DIFFERENTIATES:
+                ways.append((", training step", {"jit": jit, "training": True}))
+            for suffix, way in ways:
                 yield Implementation(
-                    name=f"{backend.name} on {name}, jit",
-                    jit=True,
+                    name=f"{backend.name} on {name}{suffix}",
                     **common,  # type: ignore[arg-type]
+                    **way,
                 )
 
 

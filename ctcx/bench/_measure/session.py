@@ -398,9 +398,12 @@ def _first_with_a_kernel(implementations: Sequence[Implementation]) -> tuple[Imp
     return tuple(
         one
         for one in implementations
-        if one.kind == "peer"
-        or (one.kind == "backend" and "*" in backends[one.backend].backend.namespaces)
-        or first[one.kind, one.backend] is one
+        if not one.training
+        and (
+            one.kind == "peer"
+            or (one.kind == "backend" and "*" in backends[one.backend].backend.namespaces)
+            or first[one.kind, one.backend] is one
+        )
     )
 
 
@@ -408,7 +411,9 @@ def _without_eager(implementations: Sequence[Implementation]) -> tuple[Implement
     """Leave out who takes part under its library's jit as well."""
     compiled = {(one.backend, one.library) for one in implementations if one.jit}
     return tuple(
-        one for one in implementations if one.jit or (one.backend, one.library) not in compiled
+        one
+        for one in implementations
+        if one.jit or one.training or (one.backend, one.library) not in compiled
     )
 
 

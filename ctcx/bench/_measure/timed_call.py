@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,9 +72,14 @@ def prepare(implementation: Implementation, inputs: WorkloadBatch) -> PreparedPe
     if implementation.kind == "lower_bound":
         return _lower_bound_call(implementation, arrays, inputs.blank, wait), _read_nothing
 
+    options: dict[str, Any] = {"blank": inputs.blank, "backend": implementation.backend}
+
     def both(*arrays: Any) -> tuple[Any, ...]:
-        result = ctcx.ctc_loss_and_grad(*arrays, blank=inputs.blank, backend=implementation.backend)
+        result = ctcx.ctc_loss_and_grad(*arrays, **options)
         return result.loss, result.grad
+
+    if implementation.training:
+        both = _TRAINING[implementation.library](partial(ctcx.ctc_loss, **options))
 
     if implementation.jit:
         both = load_target(library.jit or "")(both)
@@ -86,6 +92,36 @@ def prepare(implementation: Implementation, inputs: WorkloadBatch) -> PreparedPe
         return result
 
     return call, _reader(library)
+
+
+def _torch_step(loss_of: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
+    """Let autograd differentiate the sum of the losses."""
+
+    def step(logits: Any, *rest: Any) -> tuple[Any, ...]:
+        leaf = logits.detach().requires_grad_()
+        loss = loss_of(leaf, *rest)
+        loss.sum().backward()
+        return loss.detach(), leaf.grad
+
+    return step
+
+
+def _jax_step(loss_of: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
+    """Let JAX differentiate the sum of the losses."""
+    import jax
+
+    def total(*arrays: Any) -> tuple[Any, Any]:
+        loss = loss_of(*arrays)
+        return loss.sum(), loss
+
+    def step(*arrays: Any) -> tuple[Any, ...]:
+        (_, loss), grad = jax.value_and_grad(total, has_aux=True)(*arrays)
+        return loss, grad
+
+    return step
+
+
+_TRAINING = {"torch": _torch_step, "jax.numpy": _jax_step}
 
 
 def _lower_bound_call(
