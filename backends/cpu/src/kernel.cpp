@@ -138,12 +138,8 @@ class TypedSequence final : public ctcx::Sequence {
   Half<X> halves_[2];
 };
 
-template <class X> std::size_t scratch_bytes(const Batch &batch, Size n) {
-  return TypedSequence<X>(batch, n, ctcx::Arena()).scratch_bytes();
-}
-
 template <class X> auto open(const Batch &batch, Size n, ctcx::Scratch &scratch) {
-  ctcx::Arena arena(scratch.get(scratch_bytes<X>(batch, n)));
+  ctcx::Arena arena(scratch.get(TypedSequence<X>(batch, n, ctcx::Arena()).scratch_bytes()));
   return std::make_unique<TypedSequence<X>>(batch, n, std::move(arena));
 }
 
@@ -255,7 +251,7 @@ void beam_search(const Batch &batch, Size n, ctcx::Scratch &scratch) {
 }
 
 template <class X>
-constexpr ctcx::Kernel kernel_for{scratch_bytes<X>, begin<X>, softmax_only<X>, align<X>, sample_paths<X>, greedy<X>, beam_search<X>};
+constexpr ctcx::Kernel kernel_for{begin<X>, softmax_only<X>, align<X>, sample_paths<X>, greedy<X>, beam_search<X>};
 
 }  // namespace
 

@@ -37,7 +37,7 @@ struct Batch {
   // Of alignments: more columns that labels may name, and what is written; both results are
   // contiguous.
   const void *extra;  // null if there are none
-  Size extra_columns, extra_sequence, extra_row;
+  Size extra_sequence, extra_row;
   Size first_blank, last_blank;  // columns
   std::int32_t *path;            // states (N, T), or (N, K, T) of sampled ones
   void *path_log_probs;
@@ -78,8 +78,6 @@ void pause();
 constexpr Size frames_a_pause = 256;  // about; less where a frame takes long
 
 struct Kernel {
-  // Bytes of scratch that sequence n needs.
-  std::size_t (*scratch_bytes)(const Batch &, Size n);
   // Writes all that can be known of sequence n without its recursion; null if that is all.
   std::unique_ptr<Sequence> (*begin)(const Batch &, Size n, Scratch &);
   // The softmax of sequence n, to its gradient, and nothing else.
