@@ -15,8 +15,9 @@
  *
  * Labels and lengths are copied before they are checked, so another thread that changes them can
  * spoil a result, and nothing else. The library has no state but its threads, which it starts when
- * a call needs them, and which a forked child starts anew. They wait in its code for the next call,
- * so it stays loaded when a program closes it (dlclose, FreeLibrary).
+ * a call needs them, and which a forked child starts anew. They take no signals. They wait in its code
+ * for the next call, so it stays loaded when a program closes it (dlclose, FreeLibrary). A thread that
+ * is cancelled while it waits for them in a call (pthread_cancel) returns from the call first.
  */
 #ifndef CTCX_CPU_H
 #define CTCX_CPU_H
@@ -55,8 +56,8 @@ enum ctcx_cpu_status {
   CTCX_CPU_OK = 0,
   CTCX_CPU_INVALID = 1,     /* a field of the batch makes no sense: ctcx_cpu_check says which */
   CTCX_CPU_NO_MEMORY = 2,   /* scratch memory could not be allocated */
-  CTCX_CPU_INTERRUPTED = 3  /* `interrupted` said so, or this is a child that it forked from a call
-                             * of several threads; results are incomplete */
+  CTCX_CPU_INTERRUPTED = 3  /* `interrupted` said so, or this is a child that it or a signal handler
+                             * forked from a call of several threads; results are incomplete */
 };
 
 /* An array of integers, int32 or int64. Strides are in elements and may be negative. */

@@ -1,7 +1,6 @@
 #include "batch.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -182,7 +181,7 @@ void compute(const Batch &batch, const Team &team) {
   const double work = work_of(batch), count = double(batch.sequences);
   const bool worth = team.threads > 1 && work > worth_a_thread;
   if (worth && (batch.sequences == 1 ||
-                (batch.sequences < 2 * team.threads && work > 5 * worth_a_thread * count))) {
+                (batch.sequences < 2 * Size(team.threads) && work > 5 * worth_a_thread * count))) {
     compute_cut(kernel, batch, team);
     return;
   }

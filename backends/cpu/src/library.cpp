@@ -1,5 +1,6 @@
 // The C interface.
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
@@ -22,20 +23,24 @@ static bool has_avx512() {
 }
 #endif
 
-const InstructionSet &instruction_set() {
-  static const InstructionSet &chosen = []() -> const InstructionSet & {
-    const char *asked = std::getenv("CTCX_CPU_INSTRUCTIONS");
-    const std::string_view name = asked ? asked : "";
-    if (name == "baseline") return baseline;
+static const InstructionSet &choose() {
+  const char *asked = std::getenv("CTCX_CPU_INSTRUCTIONS");
+  const std::string_view name = asked ? asked : "";
+  if (name == "baseline") return baseline;
 #ifdef CTCX_CPU_HAS_avx512
-    if (name != "avx2" && has_avx512()) return avx512;
+  if (name != "avx2" && has_avx512()) return avx512;
 #endif
 #ifdef CTCX_CPU_HAS_avx2
-    if (has_avx2()) return avx2;
+  if (has_avx2()) return avx2;
 #endif
-    return baseline;
-  }();
-  return chosen;
+  return baseline;
+}
+
+// Two threads may choose at once. A lock could be held for ever in a child that is forked meanwhile.
+const InstructionSet &instruction_set() {
+  static std::atomic<const InstructionSet *> chosen{nullptr};
+  if (!chosen) chosen = &choose();
+  return *chosen;
 }
 
 }  // namespace ctcx

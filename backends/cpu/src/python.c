@@ -2,6 +2,9 @@
  * and needs none to build. Only the stable ABI of Python 3.11 is used; CMake says to hold it to that. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
 
 #include "ctcx_cpu.h"
 
@@ -63,10 +66,13 @@ static void release(Py_buffer *views, const int *has, int taken) {
     if (has[taken]) PyBuffer_Release(&views[taken]);
 }
 
-/* A stride in elements. NumPy may give any stride to an axis of length 1 or 0. */
+/* A stride in elements. NumPy may give any stride to an axis of length 1 or 0, and elements of no bytes. */
 static int64_t stride(const Py_buffer *view, int axis, int *wrong) {
   if (view->shape[axis] < 2) return 0;
-  if (view->strides[axis] % view->itemsize) *wrong = 1;
+  if (view->itemsize == 0 || view->strides[axis] % view->itemsize) {
+    *wrong = 1;
+    return 0;
+  }
   return view->strides[axis] / view->itemsize;
 }
 
@@ -85,11 +91,17 @@ struct interpreter {
   PyThreadState *state;
 };
 
-/* Python's main thread, which alone handles signals. */
+/* Python's main thread, which alone handles signals: in a child the one that has forked it. */
 static unsigned long main_thread;
+
+static void become_main_thread(void) { main_thread = PyThread_get_thread_ident(); }
 
 static int find_main_thread(PyObject *module) {
   (void)module;
+  if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0) return 0; /* others handle no signals */
+#if !defined(_WIN32)
+  if (!main_thread) pthread_atfork(NULL, NULL, become_main_thread);
+#endif
   PyObject *threading = PyImport_ImportModule("threading");
   PyObject *thread = threading ? PyObject_CallMethod(threading, "main_thread", NULL) : NULL;
   PyObject *ident = thread ? PyObject_GetAttrString(thread, "ident") : NULL;

@@ -18,6 +18,7 @@
 #include <windows.h>
 #else
 #include <pthread.h>
+#include <signal.h>
 #endif
 #if defined(__APPLE__)
 #include <dlfcn.h>
@@ -39,16 +40,50 @@ void stay_loaded() {
 #endif
 }
 
+// While it exists, its thread starts others that take no signals: a program handles its signals, or
+// waits for them, in threads of its own. Faults of a thread itself can't be left to another one.
+class WithoutSignals {
+#if !defined(_WIN32)
+ public:
+  WithoutSignals() {
+    sigset_t others;
+    sigfillset(&others);
+    for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS}) sigdelset(&others, fault);
+    pthread_sigmask(SIG_SETMASK, &others, &programs_);
+  }
+  ~WithoutSignals() { pthread_sigmask(SIG_SETMASK, &programs_, nullptr); }
+
+ private:
+  sigset_t programs_;
+#endif
+};
+
+// While it exists, nobody cancels its thread, as pthread_cancel does in functions that wait.
+class Uncancelled {
+#if !defined(_WIN32)
+ public:
+  Uncancelled() { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &programs_); }
+  ~Uncancelled() { pthread_setcancelstate(programs_, nullptr); }
+
+ private:
+  int programs_;
+#endif
+};
+
 class Pool {
  public:
   Pool() { stay_loaded(); }
 
-  void ask(int helpers, const std::function<void()> &visit) {
+  void ask(int helpers, const std::weak_ptr<Work> &work) {
     std::lock_guard lock(mutex_);
     while (threads_ < helpers && start_one()) {
     }
+    if (waiting_.size() >= many_) {  // while all threads are busy, others' calls may end
+      std::erase_if(waiting_, [](const auto &each) { return each.expired(); });
+      many_ = 2 * waiting_.size() + 1000;
+    }
     for (int i = 0; i < std::min(helpers, threads_); i++) {
-      waiting_.push_back(visit);
+      waiting_.push_back(work);
       wake_.notify_one();
     }
   }
@@ -56,29 +91,30 @@ class Pool {
  private:
   bool start_one() {
     try {
-      std::thread([this] { work(); }).detach();
+      [[maybe_unused]] const WithoutSignals signals;
+      std::thread([this] { serve(); }).detach();
     } catch (const std::exception &) {  // no more threads, or no memory for one
       return false;
     }
     threads_++;
     return true;
   }
-  void work() {
+  void serve() {
     std::unique_lock lock(mutex_);
     for (;;) {
       wake_.wait(lock, [this] { return !waiting_.empty(); });
-      std::function<void()> visit = std::move(waiting_.front());
+      const std::weak_ptr<Work> work = std::move(waiting_.front());
       waiting_.pop_front();
       lock.unlock();
-      visit();
-      visit = nullptr;
+      help(work);
       lock.lock();
     }
   }
 
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<std::function<void()>> waiting_;
+  std::deque<std::weak_ptr<Work>> waiting_;
+  std::size_t many_ = 1000;  // from so many on, those that have ended are looked for
   int threads_ = 0;
 };
 
@@ -99,8 +135,10 @@ Pool &pool() {
   return *found;
 }
 
-class Work;
 thread_local Work *current = nullptr;  // whose task this thread is in
+constexpr std::chrono::milliseconds patience(50);  // between two questions about interruptions
+
+}  // namespace
 
 // Some tasks, and the threads that have come to do them. The caller works on everything itself,
 // then closes the door and waits only for those inside: a thread that comes late touches nothing
@@ -119,7 +157,7 @@ class Work {
     std::exception_ptr error;
     try {
       const UsualArithmetic arithmetic;
-      do_tasks();
+      do_tasks(false);
     } catch (const Stopped &) {
     } catch (...) {
       error = std::current_exception();
@@ -134,9 +172,12 @@ class Work {
     try {
       struct Leaving {
         Work &work;
-        ~Leaving() { work.close(); }
+        ~Leaving() {
+          while (!work.others_have_left()) {
+          }
+        }
       } leaving{*this};
-      do_tasks();
+      do_tasks(true);
     } catch (const Stopped &) {
     }
     if (error_) std::rethrow_exception(error_);
@@ -144,13 +185,13 @@ class Work {
 
   void pause() {
     if (stopped_) throw Stopped();
-    if (interrupted_ && std::this_thread::get_id() == caller_) ask();
+    if (std::this_thread::get_id() == caller_) ask();
   }
 
  private:
   struct Stopped {};  // because of what another thread has thrown
 
-  void do_tasks() {
+  void do_tasks(bool is_caller) {
     struct Turn {
       Work &work;
       Work *const outer = std::exchange(current, &work);
@@ -161,25 +202,29 @@ class Work {
       }
     } turn{*this};
     for (Size i; (i = begun_.fetch_add(1, std::memory_order_relaxed)) < number_;) task_(i), pause();
+    while (is_caller && !others_have_left()) ask();
+    if (is_caller && has_lost_threads()) throw Interrupted();
     turn.is_done = true;
   }
 
   void ask() {
-    if (std::chrono::steady_clock::now() - asked_ < std::chrono::milliseconds(50)) return;
+    if (!interrupted_ || std::chrono::steady_clock::now() - asked_ < patience) return;
     const bool told = interrupted_();
     asked_ = std::chrono::steady_clock::now();
     if (told || has_lost_threads()) throw Interrupted();
   }
 
-  // In a child that `interrupted` has forked: the others and what they had begun are gone, and they
-  // may have held the lock.
+  // In a child that `interrupted` or a signal handler has forked: the others and what they had begun
+  // are gone, and they may have held the lock.
   bool has_lost_threads() const { return !alone_ && forks != forks_; }
 
-  void close() {
-    if (has_lost_threads()) return;
+  // Lets no more come in, and waits for a while.
+  bool others_have_left() {
+    if (has_lost_threads()) return true;
+    [[maybe_unused]] const Uncancelled uncancelled;
     std::unique_lock lock(mutex_);
     closed_ = true;
-    empty_.wait(lock, [this] { return inside_ == 0; });
+    return empty_.wait_for(lock, patience, [this] { return inside_ == 0; });
   }
 
   const Size number_;
@@ -198,11 +243,11 @@ class Work {
   std::exception_ptr error_;
 };
 
-}  // namespace
-
-void recruit_from_pool(int helpers, const std::function<void()> &visit) {
-  pool().ask(helpers, visit);
+void help(const std::weak_ptr<Work> &work) {
+  if (const std::shared_ptr<Work> found = work.lock()) found->visit();
 }
+
+void recruit_from_pool(int helpers, const std::weak_ptr<Work> &work) { pool().ask(helpers, work); }
 
 int usable_cores() {
 #if defined(__linux__)
@@ -220,7 +265,7 @@ void Team::share(Size number, const std::function<void(Size)> &task) const {
   const int helpers = int(std::min(Size(threads), number)) - 1;
   auto work = std::make_shared<Work>(number, task, interrupted, helpers <= 0);
   try {
-    if (helpers > 0) recruit(helpers, [work] { work->visit(); });
+    if (helpers > 0) recruit(helpers, work);
   } catch (const std::exception &) {  // no memory to ask for more: fewer come
   }
   work->run();

@@ -2,16 +2,21 @@
 #pragma once
 #include <cfenv>
 #include <functional>
+#include <memory>
 
 #include "kernel.h"
 
 namespace ctcx {
 
-// Asks for up to so many threads to call a function, now, later or never.
-using Recruit = std::function<void(int helpers, const std::function<void()> &)>;
+// The tasks of a call, which has ended once there is no owner any more.
+class Work;
+void help(const std::weak_ptr<Work> &);
+
+// Asks for up to so many threads to help, now, later or never.
+using Recruit = std::function<void(int helpers, const std::weak_ptr<Work> &)>;
 
 // Threads of the library's own. Fewer come where the system starts no more.
-void recruit_from_pool(int helpers, const std::function<void()> &visit);
+void recruit_from_pool(int helpers, const std::weak_ptr<Work> &work);
 
 // Cores that this process may run on.
 int usable_cores();

@@ -1,6 +1,5 @@
 // The handler that XLA calls in a program of JAX's.
 #include <memory>
-#include <optional>
 #include <stdexcept>
 #include <string_view>
 
@@ -169,15 +168,12 @@ void compute(const xla::CallFrame &frame) {
   if (const char *wrong = operation.check(&batch)) throw Refused(wrong);
 
   ctcx::Team team{batch.threads > 0 ? batch.threads : ctcx::usable_cores(), {}, {}};
-  team.recruit = [&frame](int helpers, const std::function<void()> &visit) {
+  using Visit = std::weak_ptr<ctcx::Work>;
+  team.recruit = [&frame](int helpers, const Visit &work) {
     for (int i = 0; i < helpers; i++) {
-      auto task = std::make_unique<std::function<void()>>(visit);
+      auto task = std::make_unique<Visit>(work);
       xla::Schedule request{sizeof request, nullptr, frame.context,
-                            [](void *data) {
-                              std::unique_ptr<std::function<void()>> visit(
-                                  static_cast<std::function<void()> *>(data));
-                              (*visit)();
-                            },
+                            [](void *data) { ctcx::help(*std::unique_ptr<Visit>(static_cast<Visit *>(data))); },
                             task.get()};
       if (xla::Error *error = frame.interface->schedule(&request)) {  // XLA has no threads to lend
         xla::DestroyError destroy{sizeof destroy, nullptr, error};
@@ -213,6 +209,8 @@ xla::Error *handle(xla::CallFrame *frame) {
     return failed(xla::resource_exhausted, "ctcx_cpu: scratch memory could not be allocated");
   } catch (const std::exception &error) {
     return failed(xla::invalid_argument, error.what());
+  } catch (const ctcx::Interrupted &) {
+    return failed(xla::internal_error, "ctcx_cpu: the process was forked, and the threads of this call aren't in the child");
   }
   return nullptr;
 }

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import signal
 import subprocess
 import sys
 from fractions import Fraction
@@ -248,37 +247,6 @@ print(peak() - before)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # A byte for each class, entry and frame would be 400 MB; 24 for each entry and frame, 5 MB.
     assert float(run.stdout) < 4
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer signals")
-@pytest.mark.parametrize("sequences", [1, 2])
-def test_a_signal_ends_the_search_of_a_sequence(sequences):
-    # In a process of its own, since threads of other libraries may take the signal.
-    code = f"""
-import signal, time
-import numpy as np
-from ctcx_cpu.kernels import beam_search
-
-x = np.random.default_rng(0).normal(size=({sequences}, 100_000, 32)).astype(np.float32)
-
-class Stopped(Exception):
-    pass
-
-def stop(*_):
-    raise Stopped
-
-signal.signal(signal.SIGALRM, stop)
-signal.setitimer(signal.ITIMER_REAL, 0.1)
-began = time.process_time()
-try:
-    beam_search(x, np.full({sequences}, 100_000), blank=0, width=3000, top=1, max_classes=None)
-except Stopped:
-    print(time.process_time() - began)
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert float(run.stdout) < 5, "it would have gone on for a minute"
 
 
 @pytest.mark.parametrize("operation", ["greedy", "beam_search"])

@@ -220,6 +220,7 @@ def test_what_arrays_do_not_fit_is_an_error():
         (0, x.astype(np.float64)),
         (1, y[:1]),
         (1, y.astype(np.int16)),
+        (1, np.empty((2, 2), "V0")),
         (2, lengths[:1]),
         (4, losses[:1]),
         (4, np.empty(2, np.float64)),
@@ -478,9 +479,14 @@ def test_scratch_memory_of_more_bytes_than_can_be_counted(tmp_path):
 MANY = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <malloc.h>
+#include <math.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "ctcx_cpu.h"
@@ -501,16 +507,23 @@ static struct ctcx_cpu_batch many(int64_t sequences, int32_t threads) {
 """
 
 ENDED = """
-static int end(void *context) { pthread_exit(context); }
-static void *call(void *batch) { return ctcx_cpu_compute(batch) ? batch : batch; }
+static int end(void *context) {
+  END;
+  return context != NULL;
+}
+static void *call(void *batch) {
+  ctcx_cpu_compute(batch);
+  pthread_testcancel();
+  return batch;
+}
 int main(void) {
-  static int ended;
+  void *ended = ENDED;
   pthread_t thread;
   void *result;
   struct ctcx_cpu_batch batch = many(SEQUENCES, 3);
-  batch.interrupted = end, batch.context = &ended;
+  batch.interrupted = end, batch.context = ended;
   if (pthread_create(&thread, NULL, call, &batch) || pthread_join(thread, &result)) return 1;
-  printf("%s\\n", result == &ended ? "ended" : "returned");
+  printf("%s\\n", result == ended ? "ended" : "returned");
   batch.interrupted = NULL;
   printf("%d\\n", ctcx_cpu_compute(&batch));
   return 0;
@@ -518,11 +531,176 @@ int main(void) {
 """
 
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="tried with the functions of Linux")
+
+
 @compiler
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems don't unwind a thread's stack")
-def test_a_thread_may_end_while_it_is_asked_about_an_interruption(tmp_path):
+@linux
+@pytest.mark.parametrize(
+    ("end", "result"),
+    [
+        ("pthread_exit(context)", "losses"),
+        ("pthread_cancel(pthread_self())", "PTHREAD_CANCELED"),  # it waits for others meanwhile
+    ],
+)
+def test_a_thread_may_end_while_it_is_asked_about_an_interruption(tmp_path, end, result):
     """As Python ends a thread that wants its lock while the interpreter shuts down."""
-    assert compiled(tmp_path, MANY + ENDED) == ["ended", "0"]
+    program = ENDED.replace("END;", f"{end};").replace("= ENDED;", f"= {result};")
+    assert compiled(tmp_path, MANY + program) == ["ended", "0"]
+
+
+# The first sequence seems to take the longest, but ends early. Another thread has the other one.
+LEFT_ALONE = """
+static volatile float log_probs[2];
+static int stop(void *context) { return context == NULL && isnan(log_probs[0]); }
+int main(void) {
+  enum { T = 20000, C = 32, EARLY = 4000 };
+  float *x = malloc(2 * T * C * sizeof *x);
+  for (int i = 0; i < 2 * T * C; i++) x[i] = i * 2654435761u % 1000 * 0.003f;
+  x[EARLY * C] = NAN;
+  const int32_t lengths[2] = {T, T - 1};
+  struct ctcx_cpu_batch batch = many(2, 2);
+  batch.frames = T, batch.classes = C;
+  batch.logits = x, batch.logits_sequence_stride = T * C, batch.logits_frame_stride = C;
+  batch.logit_lengths = (struct ctcx_cpu_integers){lengths, 4, 0, 1, 0};
+  batch.decoded = malloc(2 * T * 4), batch.decoded_log_probs = (float *)log_probs;
+  batch.width = 200, batch.top = 1, batch.interrupted = stop;
+  printf("%d\\n", ctcx_cpu_beam_search(&batch));
+  return 0;
+}
+"""
+
+
+@compiler
+@linux
+def test_a_call_that_waits_for_another_thread_is_interrupted(tmp_path):
+    assert compiled(tmp_path, MANY + LEFT_ALONE) == ["3"]
+
+
+WAITED_FOR = """
+int main(void) {
+  struct ctcx_cpu_batch batch = many(SEQUENCES, 2);
+  ctcx_cpu_compute(&batch);
+  sigset_t signals;
+  int taken = 0;
+  sigemptyset(&signals), sigaddset(&signals, SIGUSR1);
+  pthread_sigmask(SIG_BLOCK, &signals, NULL);
+  kill(getpid(), SIGUSR1);
+  sigwait(&signals, &taken);
+  printf("%s\\n", taken == SIGUSR1 ? "taken" : "another");
+  return 0;
+}
+"""
+
+
+@compiler
+@linux
+def test_threads_of_the_library_take_no_signals(tmp_path):
+    assert compiled(tmp_path, MANY + WAITED_FOR) == ["taken"]
+
+
+TWO_LONG = """
+/* All frames are the same memory. */
+static struct ctcx_cpu_batch two_long(const int64_t *length) {
+  struct ctcx_cpu_batch batch = many(2, 2);
+  batch.frames = *length, batch.classes = 2000;
+  batch.logits = calloc(batch.classes, 4), batch.logits_frame_stride = 0;
+  batch.logit_lengths = (struct ctcx_cpu_integers){length, 8, 0, 0, 0};
+  return batch;
+}
+"""
+
+# Not by `interrupted`, but at any time; the copy of the call returns in the child.
+FORKING_HANDLER = """
+static volatile pid_t child = -1;
+static void handle(int signal) { child = signal ? fork() : -1; }
+int main(void) {
+  const int64_t length = 200000;
+  struct ctcx_cpu_batch batch = two_long(&length);
+  batch.threads = 3;
+  if (ctcx_cpu_compute(&batch)) return 1;
+  const float right = losses[0];
+  memset(losses, 0, sizeof losses);
+  const struct itimerval soon = {.it_value.tv_usec = 30000};
+  signal(SIGALRM, handle), setitimer(ITIMER_REAL, &soon, NULL);
+  const int status = ctcx_cpu_compute(&batch), is_right = losses[0] == right && losses[1] == right;
+  while (child < 0) usleep(1000);
+  if (child == 0) return status == CTCX_CPU_INTERRUPTED || (!status && is_right) ? 0 : 2;
+  int ended;
+  waitpid(child, &ended, 0);
+  printf("%d %d %x\\n", status, is_right, ended);
+  return 0;
+}
+"""
+
+
+@compiler
+@linux
+def test_a_signal_handler_may_fork_at_any_time(tmp_path):
+    assert compiled(tmp_path, MANY + TWO_LONG + FORKING_HANDLER) == ["0 1 0"]
+
+
+FORKED_AT_FIRST = """
+char *getenv(const char *name) {
+  if (strcmp(name, "CTCX_CPU_INSTRUCTIONS") == 0) usleep(300000);
+  return NULL;
+}
+static void *call(void *batch) { return ctcx_cpu_compute(batch) ? batch : NULL; }
+int main(void) {
+  struct ctcx_cpu_batch batch = many(10, 1);
+  pthread_t thread;
+  int ended;
+  if (pthread_create(&thread, NULL, call, &batch)) return 1;
+  usleep(100000);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);
+    _exit(ctcx_cpu_compute(&batch));
+  }
+  waitpid(child, &ended, 0);
+  printf("%x\\n", ended);
+  return pthread_join(thread, NULL);
+}
+"""
+
+
+@compiler
+@linux
+def test_a_fork_while_the_first_call_chooses_instructions(tmp_path):
+    assert compiled(tmp_path, MANY + FORKED_AT_FIRST) == ["0"]
+
+
+BUSY = """
+static volatile int done;
+static int is_done(void *context) { return context == NULL && done; }
+static void *call(void *batch) { return (void *)(intptr_t)ctcx_cpu_compute(batch); }
+int main(void) {
+  const int64_t length = 20000000, wrong = -1, frames = 6000;
+  struct ctcx_cpu_batch batch = two_long(&length), small = two_long(&wrong);
+  batch.interrupted = is_done;
+  pthread_t thread;
+  void *status;
+  if (pthread_create(&thread, NULL, call, &batch)) return 1;
+  usleep(300000);
+  small.frames = frames;
+  small.decoded = malloc(2 * frames * 4), small.decoded_log_probs = malloc(2 * frames * 4);
+  ctcx_cpu_greedy(&small);
+  const size_t before = mallinfo2().uordblks;
+  for (int i = 0; i < 20000; i++) ctcx_cpu_greedy(&small);
+  const size_t more = mallinfo2().uordblks - before;
+  done = 1;
+  pthread_join(thread, &status);
+  printf("%ld %s\\n", (long)(intptr_t)status, more < 1000000 ? "little" : "much");
+  return 0;
+}
+"""
+
+
+@compiler
+@linux
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc counts its memory")
+def test_calls_leave_no_memory_behind_while_all_threads_are_busy(tmp_path):
+    assert compiled(tmp_path, MANY + TWO_LONG + BUSY) == ["3 little"]
 
 
 # From the k-th allocation on all fail, each time in a child without threads as yet.
@@ -560,7 +738,7 @@ int main(void) {
 
 
 @compiler
-@pytest.mark.skipif(sys.platform != "linux", reason="the functions to replace are those of Linux")
+@linux
 def test_allocations_that_fail_at_any_point(tmp_path):
     assert compiled(tmp_path, MANY + NO_MEMORY) == ["80"]
 

@@ -139,11 +139,19 @@ atexit.register(call)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer signals")
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_signal_ends_a_call(threads):
+@pytest.mark.parametrize(
+    ("threads", "where"),
+    [(1, "here"), (2, "here"), (1, "subinterpreter"), (1, "child of a thread")],
+)
+def test_a_signal_ends_a_call(threads, where):
+    """Those of Python's main thread, which is another one in a child that another one forks."""
+    if where == "subinterpreter":
+        pytest.importorskip("_testcapi")
+    if where == "child of a thread" and not hasattr(os, "fork"):
+        pytest.skip("this system can't fork")
     # In a process of its own, since threads of other libraries may take the signal.
     code = f"""
-import signal
+import os, signal, sys, threading
 import numpy as np
 from ctcx_cpu import _native
 
@@ -160,24 +168,49 @@ class Stopped(Exception):
 def stop(*_):
     raise Stopped
 
-signal.signal(signal.SIGALRM, stop)
-signal.setitimer(signal.ITIMER_REAL, 0.02)
-try:
+def expect_an_end():
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    try:
+        compute()
+    except Stopped:
+        print((losses == -1).sum(), flush=True)
     compute()
-except Stopped:
-    print((losses == -1).sum())
-compute()
-assert (losses == losses[0]).all()
+    assert (losses == losses[0]).all()
+
+def import_in_subinterpreter():
+    from _testcapi import run_in_subinterp
+    load = "from importlib import machinery, util"
+    load += "; loader = machinery.ExtensionFileLoader(name, path)"
+    load += "; spec = util.spec_from_loader(name, loader)"
+    load += "; loader.exec_module(util.module_from_spec(spec))"
+    assert run_in_subinterp(f"name, path = {{_native.__name__, _native.__file__}}; {{load}}") == 0
+
+def fork():
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0
+    else:
+        expect_an_end()
+        os._exit(0)
+
+if {where!r} == "here":
+    expect_an_end()
+else:
+    in_thread = import_in_subinterpreter if {where!r} == "subinterpreter" else fork
+    thread = threading.Thread(target=in_thread)
+    thread.start(), thread.join()
+    if in_thread is not fork:
+        expect_an_end()
 """
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert 0 < int(run.stdout) < 4000, "sequences that were left"
+    assert 0 < int(printed(code)) < 4000, "sequences that were left"
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer signals")
-@pytest.mark.parametrize("operation", ["loss", "align", "greedy"])
-def test_a_signal_ends_a_call_within_a_sequence(operation):
+@pytest.mark.parametrize(
+    ("operation", "sequences"),
+    [("loss", 1), ("align", 1), ("greedy", 1), ("beam_search", 1), ("beam_search", 2)],
+)
+def test_a_signal_ends_a_call_within_a_sequence(operation, sequences):
     # All frames are the same row of memory, so that there may be many.
     code = f"""
 import signal, time
@@ -186,12 +219,15 @@ from ctcx_cpu import kernels
 
 frames, classes = {"(8_000_000, 400)" if operation == "greedy" else "(800_000, 32)"}
 rng = np.random.default_rng(0)
-x = np.broadcast_to(rng.normal(size=classes).astype(np.float32), (1, frames, classes))
+x = rng.normal(size=classes).astype(np.float32)
+x = np.broadcast_to(x, ({sequences}, frames, classes))
 labels, lengths, counts = rng.integers(1, classes, (1, 8000)), np.array([frames]), np.array([8000])
+beam = dict(width=3000, top=1, max_classes=None, num_threads=2)
 calls = {{
     "loss": lambda: kernels.loss(x, labels, lengths, counts, blank=0, num_threads=2),
     "align": lambda: kernels.align(x, labels, lengths, counts, blank=0, extra=None, ends=(0, 0)),
     "greedy": lambda: kernels.greedy(x, lengths, blank=0),
+    "beam_search": lambda: kernels.beam_search(x, lengths.repeat(len(x)), blank=0, **beam),
 }}
 
 class Stopped(Exception):
