@@ -18,8 +18,6 @@ from ctcx._operations import OPERATIONS
 from ctcx._reduction import PLAIN, Reduction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ctcx._inputs.options import Options
     from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array
@@ -49,7 +47,6 @@ def run(
     )
     # 2. Does PyTorch or JAX have to see this call as one operation?
     what = OPERATIONS[operation]
-    reduction = reduction_of(prepared, options)
     differentiable = differentiable or what.differentiable
     if not differentiable:
         prepared = _detached(prepared)
@@ -60,11 +57,13 @@ def run(
         if not facts.form & FUNCTIONAL:  # else the operators tell PyTorch about the derivative
             prepared = _detached(prepared)
         result = kernel_losses(operation, prepared, options)
-        result = reduce_losses(prepared, reduction, result) if what.reduced else result
-    else:
+        if what.reduced:
+            result = reduce_losses(prepared, reduction_of(prepared, options), result)
+    elif what.reduced:
         unit = CallOperation.of(prepared, options)
-        known: Callable[..., Any] = getattr(adapter, operation)
-        result = known(unit, reduction, *arrays) if what.reduced else known(unit, *arrays)
+        result = adapter.loss(unit, reduction_of(prepared, options), *arrays)
+    else:
+        result = adapter.loss_and_grad(CallOperation.of(prepared, options), *arrays)
     if facts.form & SUBCLASS:  # as PyTorch's own operations return it
         result = of_class(type(logits), result)
     return prepared, result

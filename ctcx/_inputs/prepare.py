@@ -223,12 +223,14 @@ def _prepare_plain(
         or not (every_label or label_lengths.shape == (count,))
     ):
         return None
-    device = device_of(logits)
-    every_frame, every_label = logit_lengths is None, label_lengths is None
+
+    def all_of(size: Any) -> Array:
+        return xp.full((count,), size, dtype=xp.int64, device=device_of(logits))
+
     if every_frame:
-        logit_lengths = xp.full((count,), frames, dtype=xp.int64, device=device)
+        logit_lengths = all_of(frames)
     if every_label:
-        label_lengths = xp.full((count,), labels.shape[1], dtype=xp.int64, device=device)
+        label_lengths = all_of(labels.shape[1])
     on_host = facts.namespace == "numpy"
     return KernelInputs(
         logits,

@@ -54,6 +54,9 @@ class Feature(enum.Enum):
     )
     DELEGATES = "lets another backend's kernels compute, so that its numbers prove nothing new"
 
+    # Each call looks into sets of these; that of enum.Enum is a function in Python.
+    __hash__ = object.__hash__
+
 
 class Decline(Exception):  # noqa: N818 - not an error: a kernel bows out
     """Raised by a kernel, before it does any work, to say that it can't take this call.

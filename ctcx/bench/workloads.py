@@ -150,7 +150,7 @@ def workloads() -> dict[str, Workload]:
 
     Examples
     --------
-    >>> from ctcx.bench import workloads
+    >>> from ctcx.bench.workloads import workloads
     >>> workloads()["warpctc-28"].make().logits.shape
     (64, 150, 28)
     """
