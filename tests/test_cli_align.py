@@ -33,6 +33,7 @@ def folder(tmp_path, monkeypatch):
     """A directory with what the tests read, where they write."""
     monkeypatch.chdir(tmp_path)
     np.save("one.npy", emissions(SAID))
+    np.save("silent.npy", emissions([]))
     two = np.full((2, 9, 5), np.nan, dtype=np.float32)
     two[0], two[1, :3] = emissions(SAID), emissions([4, 0, 2])
     np.savez("two.npz", logits=two, logit_lengths=[9, 3])
@@ -350,6 +351,10 @@ def test_words_join_tokens_with_their_frames():
         ((*ONE, "--output", "-"), "--format must say which it is"),
         ((*ONE, "--output", "no/x.srt"), "there is no directory"),
         ((*ONE, "--format", "srt"), "srt has times: --frame-seconds must say"),
+        (
+            ("silent.npy", "--labels", "", "--output", "x.TextGrid", *TIMES),
+            "Praat shows no textgrid of 0 seconds: utterance silent has no frames",
+        ),
         (("one.npy", "--labels", "1", "--unit", "words"), "no token says where a word ends"),
         (
             ("two.npz", "--labels", "2", "--labels", "2", "--format", "srt", *TIMES),

@@ -27,6 +27,14 @@ LIBRARIES = {
 }
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_is_certain_has_the_log_probability_zero_and_not_minus_zero(library):
+    certain = LIBRARIES[library](np.asarray([[0, -np.inf], [-np.inf, 0]], dtype=np.float32))
+    greedy = ctcx.ctc_greedy(certain)
+    found = (*greedy.log_probs, greedy.score, *ctcx.ctc_beam_search(certain).log_probs[:1])
+    assert [str(float(value)) for value in found] == ["0.0"] * len(found)
+
+
 def test_labels_of_the_reference_add_up_to_one_and_have_the_losses_that_ctcx_says():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(5, 4), scale=2.0)

@@ -128,6 +128,14 @@ def test_one_sequence_drops_the_batch_axis(library):
     assert float(ctcx.ctc_entropy(logits, [])) == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_entropy_of_a_single_path_is_zero_and_not_minus_zero(library):
+    make = LIBRARIES[library]
+    for logits, labels in (([], []), ([[0, -np.inf]], []), ([[0, -np.inf], [-np.inf, 0]], [1])):
+        made = make(np.asarray(logits, dtype=np.float32).reshape(-1, 2))
+        assert str(float(ctcx.ctc_entropy(made, labels))) == "0.0"
+
+
 def test_time_major_is_about_logits_and_classes_only():
     turned = LOGITS.transpose(1, 0, 2)
     one = ctcx.ctc_occupancies(LOGITS, LABELS, **LENGTHS, states=True)

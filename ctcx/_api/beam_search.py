@@ -401,7 +401,7 @@ def _completed(
 
     if exact:
         losses = xp.stack([with_labels(ctc_loss, "loss", k) for k in results], axis=1)
-        arrays = (labels, lengths, -losses, beam_log_probs, bonus)
+        arrays = (labels, lengths, 0.0 - losses, beam_log_probs, bonus)  # never -0.0
         labels, lengths, log_probs, beam_log_probs, bonus = run(beams_in_order, arrays, ())
         counts = xp.where(lengths >= 0, lengths, 0)
         starts = xp.stack(

@@ -104,6 +104,9 @@ def align_command(
     if chosen in {_Format.SRT, _Format.TEXTGRID} and len(picked.names) != 1:
         msg = f"{chosen} is for one utterance of the {picked.in_file}: pick it with --sequence"
         raise typer.BadParameter(msg, param_hint="--format")
+    if chosen is _Format.TEXTGRID and picked.lengths[0] == 0:
+        msg = f"Praat shows no {chosen} of 0 seconds: utterance {picked.names[0]} has no frames"
+        raise typer.BadParameter(msg, param_hint="--format")
     table = None if tokens is None else read_tokens(tokens, classes, blank % classes)
     space = None if table is None else table.space
     if unit == "words" and space is None:

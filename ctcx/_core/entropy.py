@@ -44,6 +44,6 @@ def entropy_from(xp: ArrayModule, loss: Array, grad: Array, logits: Array, insid
     occupancy = powers / total - grad
     log_probs = xp.where(counts, shifted - xp.log(total), 0.0)
     mean = xp.sum(xp.sum(occupancy * log_probs, axis=2), axis=1)
-    entropy = -xp.where(feasible, loss, 0.0) - mean
+    entropy = (0.0 - xp.where(feasible, loss, 0.0)) - mean  # never -0.0, as -loss could be
     # Rounding may bring it below 0; NaN marks what was not checked.
     return xp.where(feasible & ~(entropy < 0.0), entropy, 0.0)

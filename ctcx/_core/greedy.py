@@ -46,7 +46,7 @@ def _greedy(
     )
     wrong = xp.any(inside & ~(peak < float("inf")), axis=1) | ~in_range
     possible = inside & (peak > -float("inf")) & ~wrong[:, None]
-    log_probs = xp.where(inside, xp.where(possible, -spread, -float("inf")), 0.0)
+    log_probs = xp.where(inside, xp.where(possible, 0.0 - spread, -float("inf")), 0.0)
     log_probs = xp.where(wrong[:, None], float("nan"), log_probs)
     return xp.where(possible, classes, -1), context.cast(log_probs)
 

@@ -20,7 +20,7 @@ from ctcx._inputs.host_data import as_integer, is_list
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["ExtraColumns", "Wildcard", "Wildcards"]
+__all__ = ["ExtraColumns", "Wildcard", "Wildcards", "near_zero"]
 
 _KINDS = ("any", "best", "free")
 _LARGEST_PRICE = 1e30
@@ -150,6 +150,16 @@ class Wildcards(NamedTuple):
         if found.ends != (blank, blank):
             result = xp.where(columns >= classes + len(self.all), _NO_CLASS, result)
         return result
+
+
+def near_zero(logits: Array, xp: ArrayModule) -> Array:
+    """Shift frames of logits (N, T, C), so that float32 holds the columns made of them finely.
+
+    A whole number is taken off, which rounds no logit that is near its frame's largest.
+    """
+    logits = xp.astype(logits, xp.float32, copy=False)
+    peak = xp.max(logits, axis=2, keepdims=True)
+    return logits - xp.where(xp.isfinite(peak), xp.round(peak), 0.0)
 
 
 def _checked(number: Any, meaning: Any, classes: int) -> Wildcard:

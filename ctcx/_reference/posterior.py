@@ -219,7 +219,7 @@ def _posterior(
         mean = classes[n, :length][possible] * lattice.log_probs[possible]
         entropy[n] = max(0.0, -found - math.fsum(mean))
         if probabilities:
-            entropy[n] = -math.fsum(p * math.log(p) for p in probabilities.values() if p)
+            entropy[n] = math.fsum(p * -math.log(p) for p in probabilities.values() if p)
     return Posterior(loss, classes, states, entropy, paths)
 
 

@@ -31,7 +31,7 @@ bool best_classes(const X *logits, Size row, Size frames, Size classes, T *widen
     const Spread<T> spread = spread_of_row(x, classes);
     if (!(spread.log_sum < std::numeric_limits<double>::infinity())) return false;
     best[t] = std::int32_t(first_equal(x, classes, spread.largest));
-    log_probs[t] = best[t] < 0 ? -std::numeric_limits<T>::infinity() : T(-spread.log_sum);
+    log_probs[t] = best[t] < 0 ? -std::numeric_limits<T>::infinity() : T(0 - spread.log_sum);
   }
   return true;
 }
