@@ -1,6 +1,6 @@
 """The stable plugin API: all that a kernel plugin imports from ctcx.
 
-See :class:`Backend` for the contract of a kernel, and :mod:`ctcx._plugins.hookspecs` for the hooks.
+See :class:`Backend` for the contract of a kernel, and :mod:`ctcx.plugin.hookspecs` for the hooks.
 Versioned apart from the package, by :data:`API_VERSION`: within a major version, fields with
 defaults and new hooks may be added and nothing is removed.
 """
@@ -12,6 +12,7 @@ import pluggy
 from ctcx._arrays.facts import has_host_memory
 from ctcx._cores import usable_cores
 from ctcx._operations import OPERATIONS as _DESCRIPTORS
+from ctcx._plugins import hookspecs
 from ctcx._plugins.backend import API_VERSION, Backend, Decline, Feature, Problem
 from ctcx._plugins.case import Case
 from ctcx._plugins.lower_bound import LowerBound
@@ -30,6 +31,7 @@ __all__ = [
     "Problem",
     "has_host_memory",
     "hookimpl",
+    "hookspecs",
     "load_kernel",
     "usable_cores",
 ]

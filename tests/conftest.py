@@ -11,15 +11,13 @@ import zipfile
 from importlib import metadata
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 import ctcx
-from ctcx._isolation import forget_interrupt
-from ctcx._plugins import registry as _registry
-from ctcx._plugins import targets
+from tests.helpers import current_registry, forget_kernels, reload_plugins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,17 +124,17 @@ class PluginBench:
         """Set ``CTCX_DISABLE_PLUGINS``."""
         self.monkeypatch.setenv("CTCX_DISABLE_PLUGINS", ",".join([*names, *self._foreign]))
 
-    def load(self) -> tuple[_registry.Registry, list[str]]:
+    def load(self) -> tuple[Any, list[str]]:
         """Load all plugins anew; the registry, and the warnings that loading gave."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            registry = _registry.reload()
+            loaded = reload_plugins()
         assert all(warning.category is ctcx.PluginWarning for warning in caught)
-        return registry, [str(warning.message) for warning in caught]
+        return loaded, [str(warning.message) for warning in caught]
 
-    def record(self, name: str) -> _registry.PluginRecord:
+    def record(self, name: str) -> Any:
         """What became of the plugin with this entry-point name."""
-        (found,) = [r for r in _registry.registry().plugins if r.name == name]
+        (found,) = [r for r in current_registry().plugins if r.name == name]
         return found
 
     def python(self, code: str, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -157,7 +155,7 @@ class PluginBench:
             origin = getattr(module, "__file__", None)
             if origin and any(Path(origin).is_relative_to(path) for path in self.paths):
                 del sys.modules[name]
-        targets.load_target.cache_clear()
+        forget_kernels()
 
 
 @pytest.fixture
@@ -169,5 +167,5 @@ def plugins(plugin_sites: dict[str, Path], tmp_path: Path) -> Iterator[PluginBen
         bench = PluginBench(plugin_sites, tmp_path, monkeypatch)
         yield bench
         bench.forget()
-        forget_interrupt()
-    _registry.reload()
+        exec("")  # a KeyboardInterrupt that left the latest one would end the process at its exit
+    reload_plugins()

@@ -11,6 +11,8 @@ import array_api_strict
 import numpy as np
 import pytest
 
+from ctcx._plugins import registry, targets
+
 posix_only = pytest.mark.skipif(
     os.name == "nt", reason="signals and symbolic links work differently on Windows"
 )
@@ -62,6 +64,26 @@ def run_cli(*arguments, env=None):
     from ctcx._cli import app
 
     return CliRunner().invoke(app, [*map(str, arguments)], env=env, prog_name="ctcx")
+
+
+def current_registry():
+    """The plugins that this process has loaded."""
+    return registry.registry()
+
+
+def reload_plugins():
+    """Load all plugins anew."""
+    return registry.reload()
+
+
+def forget_plugins(monkeypatch):
+    """Let the next call of ctcx be the first one, which loads the plugins."""
+    monkeypatch.setattr(registry, "_current", None)
+
+
+def forget_kernels():
+    """Let the next calls import their kernels again, which a test has exchanged."""
+    targets.load_target.cache_clear()
 
 
 def random_problem(seed, n, t, c, s, *, scale=2.0, blank=0, dtype=np.float32, ragged=True):

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._plugins.targets import load_target
 from tests.autodiff_plugin import PLUGIN
-from tests.helpers import needed, random_problem
+from tests.helpers import forget_kernels, needed, random_problem
 
 torch = needed("torch")
 
@@ -413,7 +412,7 @@ class TestOverAPlugin:
         given = x.movedim(0, 1) if time_major else x
         kernel = lambda *arrays, blank: plugin.calls.append(arrays) or results.pop()
         monkeypatch.setattr(plugin, "loss_and_grad", kernel)
-        load_target.cache_clear()
+        forget_kernels()
         options = {"backend": "remembering", "time_major": time_major, "infeasible": "zero"}
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
@@ -430,7 +429,7 @@ class TestOverAPlugin:
         zeros = torch.zeros(1, 1, 1).expand(4, 6, 4)
         kernel = lambda *_, blank: (torch.ones(4), zeros)
         monkeypatch.setattr(plugin, "loss_and_grad", kernel)
-        load_target.cache_clear()
+        forget_kernels()
         x = leaf(torch.randn(4, 6, 4))
         (2 * ctcx.ctc_loss(x, LABELS, backend="remembering").sum()).backward()
         assert not x.grad.any()

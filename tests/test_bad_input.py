@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._arrays.facts import device_of
 from ctcx.data.bundled import notebook_random_example
 from tests.helpers import optional
 
@@ -102,7 +101,7 @@ def sample_paths(logits, labels, *lengths, time_major=False, **options):
     shape = [1] if logits.ndim == 2 else [logits.shape[1 if time_major else 0], 1]
     frames = logits.shape[0 if logits.ndim == 2 or time_major else 1]
     make = array_api_compat.array_namespace(logits).zeros
-    uniforms = make((*shape, frames), dtype=logits.dtype, device=device_of(logits))
+    uniforms = make((*shape, frames), dtype=logits.dtype, device=array_api_compat.device(logits))
     options["time_major"] = time_major
     names = ("logit_lengths", "label_lengths")
     lengths = dict(zip(names, lengths, strict=False))

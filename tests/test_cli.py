@@ -19,9 +19,8 @@ from ctcx import _peers
 from ctcx._comparison.result import TOLERANCE_OF, BackendResult, Comparison
 from ctcx._comparison.run import compare, read_lines
 from ctcx._files import json_safe
-from ctcx._plugins.registry import registry
 from ctcx.data.bundled import notebook_fixture, ocr_lines
-from tests.helpers import needed, run_cli
+from tests.helpers import current_registry, needed, run_cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -296,9 +295,9 @@ def test_compare_covers_everything_that_is_registered(cli, tmp_path):
     assert "array_api_strict" not in {
         row["library"] for row in found["rows"]
     }  # for tests: only if it is named
-    for name in set(registry().namespaces) - {"array_api_strict"}:
+    for name in set(current_registry().namespaces) - {"array_api_strict"}:
         rows = [row for row in found["rows"] if row["library"] == name]
-        if reason := registry().namespace_unusable(name):
+        if reason := current_registry().namespace_unusable(name):
             assert [(row["verdict"], row["reason"]) for row in rows] == [("unusable", reason)]
             assert reason in ended.out
         else:

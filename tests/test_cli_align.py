@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._cli.alignment_files import Stretch, words
-from ctcx._cli.token_files import TokenTable
 from ctcx.data.bundled import ocr_lines
 from tests.helpers import run_cli
 
@@ -313,26 +311,47 @@ def test_forms_of_tokens(cli, content):
     assert [line.split()[4] for line in ended.stdout.splitlines()] == ["ba", "bb"]
 
 
-def test_a_text_is_spelled_with_the_longest_tokens_and_spaces_are_whatever_the_model_has():
-    def spelled(text, *names):
-        return TokenTable("t", dict(enumerate(names)), 0).labels_of(text)
+def test_a_text_is_spelled_with_the_longest_tokens_and_spaces_are_whatever_the_model_has(cli):
+    def spelling(text, *names):
+        np.save("even.npy", np.zeros((12, len(names)), dtype=np.float32))
+        Path("t.json").write_text(json.dumps(names), encoding="utf-8")
+        return cli("even.npy", "--text", text, "--tokens", "t.json", "--output", "found.json")
+
+    def spelled(*arguments):
+        assert spelling(*arguments).exit_code == 0
+        (one,) = json.loads(Path("found.json").read_text(encoding="utf-8"))["utterances"]
+        return [token["label"] for token in one["tokens"]]
+
+    def refusal(*arguments):
+        ended = spelling(*arguments)
+        assert ended.exit_code == 2
+        return " ".join(ended.stderr.split())
 
     assert spelled("abab a", "", " ", "a", "b", "aba") == [4, 3, 1, 2]
     assert spelled("a  a", "", "|", "a") == [2, 1, 1, 2]
     assert spelled("", "", "a") == []
     assert spelled("he he", "", "▁", "▁he", "h", "e") == [2, 2]
     assert spelled("h e", "", "▁", "h", "e") == [2, 1, 3]
-    with pytest.raises(ctcx.CTCInputError, match=r"' ' .* as character 2 of 'a a'"):
-        spelled("a a", "", "a")
-    with pytest.raises(ctcx.CTCInputError, match=r"'x' .* as character 4 of 'he x'") as caught:
-        spelled("he x", "", "▁", "▁he", "h", "e")
-    assert (caught.value.position, caught.value.value) == (3, "x")
+    assert re.search(r"' ' .* as character 2 of 'a a'", refusal("a a", "", "a"))
+    assert re.search(r"'x' .* as character 4 of 'he x'", refusal("he x", "", "▁", "▁he", "h", "e"))
 
 
-def test_words_join_tokens_with_their_frames():
-    pieces = [Stretch("▁he", 0, 2, -1.0), Stretch("y", 3, 4, -4.0), Stretch("▁", 4, 5, -9.0)]
-    pieces += [Stretch("you", 6, 7, -2.0), Stretch("▁", 8, 9, 0.0)]
-    assert words(pieces, "▁") == [Stretch("hey", 0, 4, -2.0), Stretch("you", 6, 7, -2.0)]
+def test_words_join_tokens_with_their_frames(cli):
+    names = ("", "▁", "▁he", "y", "you")
+    Path("t.json").write_text(json.dumps(names), encoding="utf-8")
+    logits = emissions([2, 2, 0, 3, 1, 0, 4, 0, 1])
+    logits[3] = emissions([3], probability=0.5)
+    np.save("one.npy", logits)
+    cli("one.npy", "--labels", "2,3,1,4,1", "--tokens", "t.json", "--output", "found.json")
+    (one,) = json.loads(Path("found.json").read_text(encoding="utf-8"))["utterances"]
+    assert [token["text"] for token in one["tokens"]] == ["▁he", "y", "▁", "you", "▁"]
+    places = [(word["text"], word["start_frame"], word["end_frame"]) for word in one["words"]]
+    assert places == [("hey", 0, 4), ("you", 6, 7)]
+    lengths = [token["end_frame"] - token["start_frame"] for token in one["tokens"]]
+    assert lengths[:2] == [2, 1]
+    first, second, *_ = (token["log_prob"] for token in one["tokens"])
+    assert one["words"][0]["log_prob"] == pytest.approx((2 * first + second) / 3)
+    assert first - second > 0.5
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._cli.token_files import TokenTable
 from ctcx.data.bundled import ocr_lines
 from tests.helpers import run_cli
 
@@ -94,11 +93,20 @@ def test_what_is_wrong_is_said(arguments, says):
     assert says in " ".join(decode(*arguments, code=2).replace("│", " ").split())
 
 
-def test_texts_have_spaces_where_tokens_stand_for_them():
-    pieces = TokenTable("", {0: "", 1: "▁a", 2: "b", 3: "▁"}, 0)
-    assert pieces.text_of([1, 2, 3, 1, 9]) == "ab  a<9>"
-    assert TokenTable("", {0: "", 1: "a", 2: "<space>"}, 0).text_of([1, 2, 1]) == "a a"
-    assert TokenTable("", {0: "", 1: "a"}, 0).text_of([1, 1]) == "aa"
+@pytest.mark.parametrize(
+    ("tokens", "labels", "text"),
+    [
+        ({"": 0, "▁a": 1, "b": 2, "▁": 3}, [1, 2, 3, 1, 9], "ab  a<9>"),
+        ({"": 0, "a": 1, "<space>": 2}, [1, 2, 1], "a a"),
+        ({"": 0, "a": 1}, [1, 1], "aa"),
+    ],
+)
+def test_texts_have_spaces_where_tokens_stand_for_them(tokens, labels, text):
+    path = [symbol for label in labels for symbol in (label, 0)]
+    np.save("said.npy", np.log(np.eye(10)[path] + 1e-9))
+    Path("tokens.json").write_text(json.dumps(tokens), encoding="utf-8")
+    found = json.loads(decode("said.npy", "--tokens", "tokens.json", "--json", "-"))
+    assert found["utterances"][0]["alternatives"][0]["text"] == text
 
 
 def write_lines():

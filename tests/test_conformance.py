@@ -18,8 +18,6 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._plugins import registry
-from ctcx._plugins.targets import load_target
 from ctcx.conformance import BackendConformance, checks, run_conformance
 from ctcx.conformance._drawing import DRAWN
 from ctcx.conformance._draws import (
@@ -39,7 +37,7 @@ from ctcx.conformance.cases import Batch, cases, from_plugin, truth
 from ctcx.conformance.oracle import TOLERANCES, enumerate_paths, reference, round_to_dtype
 from ctcx.fixtures import read_fixtures
 from ctcx.plugin import Case, Feature
-from tests.helpers import needed, run_cli
+from tests.helpers import forget_kernels, needed, reload_plugins, run_cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,14 +60,14 @@ def flawed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         patch.syspath_prepend(str(HERE))
         patch.syspath_prepend(str(site))
         patch.delenv(REQUIRED, raising=False)
-        plugins = registry.reload()
+        plugins = reload_plugins()
         assert plugins.plugins[-1].status == "active", plugins.plugins[-1]
         import flawed_kernels
 
         yield flawed_kernels
         sys.modules.pop("flawed_kernels")
-        load_target.cache_clear()
-    registry.reload()
+        forget_kernels()
+    reload_plugins()
 
 
 @pytest.fixture(autouse=True)
@@ -519,9 +517,9 @@ def test_the_command_that_replays_is_kept_while_a_problem_is_computed(flawed: ob
         patch.setattr(
             flawed, "loss", partial(flawed.run, kernel=flawed.Kernel(), grad=False, after=look)
         )
-        load_target.cache_clear()
+        forget_kernels()
         run_conformance("right", dtypes=["float32"], checks=[DRAWN], draw=3)
-    load_target.cache_clear()
+    forget_kernels()
     assert seen[0].startswith("ctcx conformance right --replay drawn-0-0 --library numpy")
     assert not crumb.exists()
 

@@ -17,12 +17,10 @@ from ctcx import fixtures
 from ctcx._diagnosis import (
     MISTAKES,
     QUANTITIES,
-    best_path,
     diagnose,
     first_divergence,
     read_answer,
 )
-from ctcx._reference.lattice import LatticeInputs, solve
 from tests.helpers import run_cli
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -205,18 +203,23 @@ def test_a_gradient_past_the_length_is_wrong():
 # The best path
 
 
-def test_the_best_path_is_the_best_of_all():
-    rng = np.random.default_rng(0)
-    for labels in ([1, 1], [1, 2], [2], []):
-        lattice = solve(LatticeInputs(rng.normal(size=(5, 3)), tuple(labels), 0))
-        best = best_path(lattice)
+def test_the_best_path_is_the_best_of_all(tmp_path):
+    options = fixtures.RandomOptions(count=6, frames=(5, 5), labels=(0, 2), classes=3)
+    file = tmp_path / "random.json"
+    examples = fixtures.random(options)
+    fixtures.save(examples, file)
+    for fixture in examples:
+        (log_softmax,), (labels,) = fixture.arrays["log_softmax"], fixture.arrays["labels"]
+        wanted = labels[: fixture.arrays["label_lengths"][0]].tolist()
+        document = json.loads(diagnosis_of(f"{file}#{fixture.name}", "--json", "-").stdout)
         paths = np.indices((3,) * 5).reshape(5, -1).T
         scores = {
-            tuple(path): lattice.log_softmax[np.arange(5), path].sum()
+            tuple(path): log_softmax[np.arange(5), path].sum()
             for path in paths.tolist()
-            if spelled(path) == labels
+            if spelled(path) == wanted
         }
-        assert tuple(lattice.states[best]) == max(scores, key=scores.get)
+        best = [document["states"][state] for state in document["best_path"]]
+        assert tuple(best) == max(scores, key=scores.get)
 
 
 def spelled(path):
@@ -326,7 +329,7 @@ def test_the_page_stands_alone_and_marks_the_first_wrong_cell(tmp_path):
         1,
     )
     assert data["other"]["wrong"]["alpha"] == [2 * 7 + 1]
-    assert data["best_path"] == best_path(solve(fixture.problem(1)))
+    assert data["best_path"] == fixture.arrays["alignment"][1][: data["frames"]].tolist()
 
 
 def test_the_page_of_200_frames_and_121_states_is_below_1_mb_with_all_of_another_one(tmp_path):

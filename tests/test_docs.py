@@ -16,8 +16,8 @@ import pytest
 
 import ctcx
 from ctcx import compat, conformance, fixtures, plot, plugin
-from ctcx._plugins import hookspecs
 from ctcx.conformance import oracle
+from ctcx.plugin import hookspecs
 from tests.helpers import need_what_is_imported
 
 ROOT = Path(__file__).parents[1]

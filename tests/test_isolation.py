@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import sys
 import threading
@@ -12,13 +14,19 @@ import pytest
 
 import ctcx
 import ctcx.plugin
-from ctcx._dispatch.report import versions
-from ctcx._plugins import registry as _registry
 from ctcx.plugin import Backend, Feature, Namespace
-from tests.helpers import optional, posix_only
+from tests.helpers import current_registry, optional, posix_only, reload_plugins
 
 optional("torch")  # which can't be imported beside the damaged metadata of some tests here
 LOGITS = np.zeros((1, 3, 4), dtype=np.float32)
+
+
+def versions():
+    """What is printed for a bug report."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        ctcx.show_versions()
+    return printed.getvalue()
+
 
 # Statements that raise, and how the exception is told.
 ERRORS = {
@@ -93,19 +101,19 @@ PLACES = {
 def ctcx_namespaces():
     yield Namespace(name='it', distribution='it', from_numpy='a:b', to_numpy='a:b', devices='a:b',
                     probe=trouble)""",
-        lambda: _registry.registry().namespace_unusable("it"),
+        lambda: current_registry().namespace_unusable("it"),
     ),
     "cases": (
         "@hookimpl\ndef ctcx_conformance_cases(): trouble()",
-        lambda: _registry.registry().cases,
+        lambda: current_registry().cases,
     ),
     "cases, late": (
         "@hookimpl\ndef ctcx_conformance_cases(): yield trouble()",
-        lambda: _registry.registry().cases,
+        lambda: current_registry().cases,
     ),
     "lower bounds": (
         "@hookimpl\ndef ctcx_benchmark_lower_bounds(): yield trouble()",
-        lambda: _registry.registry().lower_bounds,
+        lambda: current_registry().lower_bounds,
     ),
     "runtime info": ("@hookimpl\ndef ctcx_runtime_info(): trouble()", versions),
     "runtime info, late": (
@@ -128,7 +136,7 @@ def everything():
             str(ctcx.backends()),
             versions(),
         ]
-        registry = _registry.registry()
+        registry = current_registry()
         told += [repr(registry.plugins), repr(registry.cases), repr(registry.lower_bounds)]
         reasons = map(registry.namespace_unusable, registry.namespaces)
         told += [repr([reason for reason in reasons if reason])]
@@ -263,7 +271,7 @@ def test_hooks_that_return_what_can_not_be_looked_at(plugins, hook, returned):
     code = f"@hookimpl\ndef ctcx_{hook}(): return {RETURNED[returned]}"
     plugins.write("it", HEAD.format(statement="raise SystemExit(4)") + code)
     _, warned = plugins.load()
-    registry = _registry.registry()
+    registry = current_registry()
     warned += caught(lambda: (registry.cases, registry.lower_bounds, registry.runtime_info()))
     if hook in {"conformance_cases", "benchmark_lower_bounds"} and returned == "repr":
         assert not warned  # an empty string is nothing
@@ -466,7 +474,7 @@ def test_malformed_entry_points_of_a_plugin_are_a_plugin_that_failed(plugins):
     assert "plugin 'ctcx-mine' of ctcx-mine 1.0 is left out (failed): TypeError" in message
     plugins.monkeypatch.setenv("CTCX_STRICT_PLUGINS", "1")
     with pytest.raises(ctcx.PluginError, match="ctcx-mine"):
-        _registry.reload()
+        reload_plugins()
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ import pytest
 
 import ctcx
 import ctcx.plugin
-from ctcx._environment import env_flag
-from ctcx._plugins import hookspecs
-from ctcx._plugins import registry as _registry
+from ctcx.plugin import hookspecs
+from tests.helpers import current_registry, forget_plugins, reload_plugins
 
 BACKEND = """
 from ctcx.plugin import Backend, hookimpl
@@ -111,7 +110,7 @@ def test_strict_plugins_turn_the_warning_into_an_error(plugins, name):
     plugins.install("good", name)
     plugins.monkeypatch.setenv("CTCX_STRICT_PLUGINS", "1")
     with pytest.raises(ctcx.PluginError) as caught:
-        _registry.reload()
+        reload_plugins()
     assert provenance in str(caught.value)
     assert reason in str(caught.value)
     if name in {"import_fails", "bad_name"}:
@@ -121,7 +120,7 @@ def test_strict_plugins_turn_the_warning_into_an_error(plugins, name):
 def test_strict_plugins_raise_at_every_use(plugins):
     plugins.install("import_fails")
     plugins.monkeypatch.setenv("CTCX_STRICT_PLUGINS", "1")
-    plugins.monkeypatch.setattr(_registry, "_current", None)
+    forget_plugins(plugins.monkeypatch)
     for _ in range(2):
         with pytest.raises(ctcx.PluginError, match="ctcx-import-fails"):
             ctcx.backends()
@@ -133,7 +132,7 @@ def test_strict_plugins_name_all_that_are_broken(plugins):
     plugins.install("import_fails", "misspelt_hook")
     plugins.monkeypatch.setenv("CTCX_STRICT_PLUGINS", "yes")
     with pytest.raises(ctcx.PluginError) as caught:
-        _registry.reload()
+        reload_plugins()
     assert "ctcx-import-fails 0.3" in str(caught.value)
     assert "ctcx-misspelt-hook 0.1" in str(caught.value)
 
@@ -308,7 +307,7 @@ def test_strict_plugins_don_t_mind_blocked_ones(plugins):
     plugins.install("import_fails")
     plugins.block("import_fails")
     plugins.monkeypatch.setenv("CTCX_STRICT_PLUGINS", "1")
-    assert "array-api" in _registry.reload().backends
+    assert "array-api" in reload_plugins().backends
 
 
 def test_a_broken_plugin_is_reported_once_and_at_the_callers_line(plugins):
@@ -323,7 +322,7 @@ def test_a_broken_plugin_is_reported_once_and_at_the_callers_line(plugins):
 
 def test_a_warning_turned_into_an_error_leaves_the_registry_whole(plugins):
     plugins.install("import_fails")
-    plugins.monkeypatch.setattr(_registry, "_current", None)
+    forget_plugins(plugins.monkeypatch)
     with pytest.raises(ctcx.PluginWarning):
         ctcx.backends()
     assert status_of("array-api") == "available"
@@ -342,14 +341,14 @@ def test_ctcx_is_imported_without_its_plugins(plugins):
 def test_threads_that_come_first_together_get_the_same_registry(plugins):
     count = "import ctcx.plugin\nctcx.plugin.loaded = getattr(ctcx.plugin, 'loaded', 0) + 1\n"
     plugins.write("counted", count + backend_code("counted"))
-    plugins.monkeypatch.setattr(_registry, "_current", None)
+    forget_plugins(plugins.monkeypatch)
     plugins.monkeypatch.setattr(ctcx.plugin, "loaded", 0, raising=False)
     barrier = threading.Barrier(8)
     found = []
 
     def first_use():
         barrier.wait()
-        found.append(_registry.registry())
+        found.append(current_registry())
 
     threads = [threading.Thread(target=first_use) for _ in range(8)]
     for thread in threads:
@@ -365,12 +364,12 @@ def test_each_registry_has_its_own_generation(plugins):
     first, _ = plugins.load()
     second, _ = plugins.load()
     assert first.generation < second.generation
-    assert _registry.registry() is second
+    assert current_registry() is second
 
 
 def test_a_plugin_may_not_compute_while_it_is_imported(plugins):
     plugins.write("eager", "import ctcx\nctcx.backends()\n")
-    plugins.monkeypatch.setattr(_registry, "_current", None)
+    forget_plugins(plugins.monkeypatch)
     _, (message,) = plugins.load()
     assert plugins.record("eager").status == "failed"
     assert "a plugin may only register while it is imported" in message
@@ -515,15 +514,20 @@ def test_backends_are_told_with_their_state(plugins):
     [(v, True) for v in ("1", "true", "YES", " on ")]
     + [(v, False) for v in ("0", "False", "no", "OFF", "", " ")],
 )
-def test_environment_flags_mean_what_they_say(monkeypatch, value, meaning):
-    monkeypatch.setenv("CTCX_STRICT_PLUGINS", value)
-    assert env_flag("CTCX_STRICT_PLUGINS") is meaning
+def test_environment_flags_mean_what_they_say(plugins, value, meaning):
+    plugins.write("broken", "raise ValueError")
+    plugins.monkeypatch.setenv("CTCX_STRICT_PLUGINS", value)
+    if meaning:
+        with pytest.raises(ctcx.PluginError, match="broken"):
+            reload_plugins()
+    else:
+        assert len(plugins.load()[1]) == 1
 
 
 def test_an_environment_flag_that_says_nothing_is_an_error(plugins):
     plugins.monkeypatch.setenv("CTCX_STRICT_PLUGINS", "maybe")
     with pytest.raises(ctcx.CTCError, match="CTCX_STRICT_PLUGINS='maybe' is neither yes"):
-        _registry.reload()
+        reload_plugins()
 
 
 def test_every_hook_has_an_example_that_runs():

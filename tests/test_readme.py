@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ctcx._plugins import builtin
-from tests.helpers import need_what_is_imported
+from tests.helpers import current_registry, need_what_is_imported
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,7 +91,7 @@ def test_the_checks_of_a_change_require_all_libraries():
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert f"libraries={required}\n" in ci
     assert "CTCX_TEST_NAMESPACES=$libraries pytest_on_all_cores tests\n" in ci
-    there = {library.name for library in builtin.ctcx_namespaces()}
+    there = set(current_registry().namespaces)
     assert there - set(required.split(",")) == {"cupy"}
 
 
@@ -123,8 +122,8 @@ def test_the_example_for_cupy_is_marked_as_not_run():
 def test_every_library_has_a_line_that_says_where_it_is_verified():
     section = README.partition("## What is verified, where")[2].partition("\n## ")[0]
     names = {"jax.numpy": "JAX", "array_api_strict": "array-api-strict", "torch": "PyTorch"}
-    for library in builtin.ctcx_namespaces():
-        assert f"| {names.get(library.name, library.name)}".lower() in section.lower()
+    for library in current_registry().namespaces:
+        assert f"| {names.get(library, library)}".lower() in section.lower()
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])

@@ -15,9 +15,8 @@ import pytest
 
 import ctcx
 from ctcx._dispatch import dispatcher
-from ctcx._dispatch.dispatcher import call, explain_problem, select
-from ctcx._plugins import registry
 from ctcx.plugin import Problem
+from tests.helpers import current_registry
 
 PROBLEM = Problem(
     operation="loss",
@@ -56,11 +55,11 @@ def awkward(plugins):
 
 def run(problem=PROBLEM, backend=None):
     """Call the kernel selected; the decision."""
-    return call(problem, backend, ARRAYS, {"blank": problem.blank})[1]
+    return dispatcher.call(problem, backend, ARRAYS, {"blank": problem.blank})[1]
 
 
 def selected(**changes):
-    return select(replace(PROBLEM, **changes)).selected.backend.name
+    return dispatcher.select(replace(PROBLEM, **changes)).selected.backend.name
 
 
 def verdicts(decision):
@@ -77,7 +76,7 @@ def test_without_plugins_the_core_computes(plugins):
 
 
 def test_the_highest_priority_goes_first_and_opt_in_backends_wait_to_be_named(good):
-    decision = explain_problem(PROBLEM)
+    decision = dispatcher.explain_problem(PROBLEM)
     assert decision.selected.backend.name == "good-auto"
     assert (decision.source, decision.asked) == ("auto", ())
     assert verdicts(decision) == {
@@ -97,7 +96,11 @@ def test_the_core_is_last_whatever_the_priorities(plugins):
         "            priority=-10**6, opt_in=False)\n",
     )
     plugins.load()
-    assert [c.name for c in select(PROBLEM).candidates] == ["low-a", "low-b", "array-api"]
+    assert [c.name for c in dispatcher.select(PROBLEM).candidates] == [
+        "low-a",
+        "low-b",
+        "array-api",
+    ]
     assert selected() == "low-a"
 
 
@@ -119,11 +122,11 @@ GATES = {
 def test_a_gate_rejects_with_its_reason(good, gate):
     changes, reason = GATES[gate]
     problem = replace(PROBLEM, **changes)
-    decision = select(problem)
+    decision = dispatcher.select(problem)
     assert decision.selected.backend.name == "array-api"
     assert verdicts(decision)["good-auto"] == ("rejected", reason)
     with pytest.raises(ctcx.BackendRejectedError) as caught:
-        select(problem, "good-auto")
+        dispatcher.select(problem, "good-auto")
     message = str(caught.value)
     assert f"backend 'good-auto' rejected: {reason} (asked for by argument)" in message
     assert "array-api  ctcx" in message
@@ -131,16 +134,19 @@ def test_a_gate_rejects_with_its_reason(good, gate):
 
 def test_accepts_has_the_last_word(good):
     problem = replace(PROBLEM, C=101)
-    assert verdicts(explain_problem(problem))["good"] == ("rejected", "at most 100 classes")
+    assert verdicts(dispatcher.explain_problem(problem))["good"] == (
+        "rejected",
+        "at most 100 classes",
+    )
     with pytest.raises(ctcx.BackendRejectedError, match="at most 100 classes"):
-        select(problem, "good")
+        dispatcher.select(problem, "good")
 
 
 def test_accepts_that_raises_is_a_rejection_and_reported(plugins):
     plugins.install("accepts_raises")
     plugins.load()
     with pytest.warns(ctcx.PluginWarning, match="ctcx-accepts-raises 0.1") as caught:
-        decision = select(PROBLEM)
+        decision = dispatcher.select(PROBLEM)
     assert "CTCX_DISABLE_PLUGINS=accepts_raises" in str(caught[0].message)
     reason = "its accepts() raised KeyError: 'float32'"
     assert verdicts(decision)["unsure"] == ("rejected", reason)
@@ -164,7 +170,7 @@ def test_probe_that_raises_is_a_rejection_reported_once(plugins):
     plugins.install("probe_raises")
     plugins.load()
     with pytest.warns(ctcx.PluginWarning, match="ctcx-probe-raises 0.1") as caught:
-        decisions = [select(replace(PROBLEM, T=frames)) for frames in (1, 2, 3)]
+        decisions = [dispatcher.select(replace(PROBLEM, T=frames)) for frames in (1, 2, 3)]
     assert len(caught) == 1
     reason = "its probe() raised OSError: libcuda.so.1: cannot open shared object file"  # one line
     for decision in decisions:
@@ -176,7 +182,7 @@ def test_no_probe_runs_for_arrays_that_its_backend_doesn_t_take(plugins):
     plugins.load()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decision = select(replace(PROBLEM, namespace="torch"))
+        decision = dispatcher.select(replace(PROBLEM, namespace="torch"))
     assert verdicts(decision)["driverless"][1] == "takes arrays of numpy, got torch"
 
 
@@ -185,18 +191,18 @@ def test_a_raising_probe_is_an_error_under_strict_plugins(plugins):
     plugins.load()
     plugins.monkeypatch.setenv("CTCX_STRICT_PLUGINS", "1")
     with pytest.raises(ctcx.PluginError, match="driverless") as caught:
-        select(PROBLEM)
+        dispatcher.select(PROBLEM)
     assert isinstance(caught.value.__cause__, OSError)
 
 
 def test_no_backend_at_all(plugins):
     plugins.load()
-    core = registry.registry().backends["array-api"].backend
+    core = current_registry().backends["array-api"].backend
     only_cpu = replace(core, devices=frozenset({"cpu"}))
-    entry = replace(registry.registry().backends["array-api"], backend=only_cpu)
-    plugins.monkeypatch.setattr(registry.registry(), "backends", {"array-api": entry})
+    entry = replace(current_registry().backends["array-api"], backend=only_cpu)
+    plugins.monkeypatch.setattr(current_registry(), "backends", {"array-api": entry})
     with pytest.raises(ctcx.BackendError, match="no backend can take this call") as caught:
-        select(replace(PROBLEM, device="cuda:0"))
+        dispatcher.select(replace(PROBLEM, device="cuda:0"))
     assert "needs device cpu, got cuda:0" in str(caught.value)
     assert not isinstance(caught.value, ctcx.BackendRejectedError)
 
@@ -205,7 +211,7 @@ def test_no_backend_at_all(plugins):
 
 
 def test_the_argument_names_the_only_one(good):
-    decision = select(PROBLEM, "good")
+    decision = dispatcher.select(PROBLEM, "good")
     assert decision.selected.backend.name == "good"
     assert decision.source == "argument"
     assert verdicts(decision)["good-auto"] == ("available", "was not asked for")
@@ -213,7 +219,7 @@ def test_the_argument_names_the_only_one(good):
 
 def test_an_unknown_name_is_an_error_with_what_is_known(good):
     with pytest.raises(ctcx.UnknownBackendError) as caught:
-        select(PROBLEM, "goood")
+        dispatcher.select(PROBLEM, "goood")
     message = str(caught.value)
     assert "the argument backend= names the backend 'goood'" in message
     assert "known: array-api, good, good-auto." in message
@@ -226,7 +232,7 @@ def test_an_unknown_name_tells_of_the_plugin_that_failed(plugins, name):
     plugins.install("import_fails")
     plugins.load()
     with pytest.raises(ctcx.UnknownBackendError) as caught:
-        select(PROBLEM, name)
+        dispatcher.select(PROBLEM, name)
     message = str(caught.value)
     assert "plugin 'import_fails' of ctcx-import-fails 0.3 was left out (failed): Mod" in message
     assert "unusable" in message
@@ -235,7 +241,7 @@ def test_an_unknown_name_tells_of_the_plugin_that_failed(plugins, name):
 @pytest.mark.parametrize("backend", [3, ["good"], np])
 def test_a_name_must_be_a_string(good, backend):
     with pytest.raises(ctcx.CTCInputError, match="backend must be the name of a backend"):
-        select(PROBLEM, backend)
+        dispatcher.select(PROBLEM, backend)
     with pytest.raises(ctcx.CTCInputError, match="backend"), ctcx.use_backend(backend):
         pass
 
@@ -244,15 +250,15 @@ def test_use_backend_takes_the_first_that_can(good):
     with ctcx.use_backend("good", "array-api"):
         assert selected() == "good"
         assert selected(namespace="torch") == "array-api"
-        assert select(PROBLEM).source == "use_backend"
-        assert select(PROBLEM).asked == ("good", "array-api")
+        assert dispatcher.select(PROBLEM).source == "use_backend"
+        assert dispatcher.select(PROBLEM).asked == ("good", "array-api")
     assert selected() == "good-auto"
 
 
 def test_use_backend_is_strict(good):
     problem = replace(PROBLEM, namespace="jax.numpy")
     with ctcx.use_backend("good", "good-auto"), pytest.raises(ctcx.BackendRejectedError) as caught:
-        select(problem)
+        dispatcher.select(problem)
     message = str(caught.value)
     assert "backend 'good' rejected: takes arrays of numpy, got jax.numpy" in message
     assert "backend 'good-auto' rejected: takes arrays of numpy, torch, got jax.numpy" in message
@@ -274,7 +280,7 @@ def test_use_backend_nests_and_ends_even_after_an_error(good):
     with ctcx.use_backend("good"):
         with pytest.raises(ZeroDivisionError), ctcx.use_backend("array-api"):  # noqa: PT012
             assert selected() == "array-api"
-            assert select(PROBLEM, "good").source == "argument"
+            assert dispatcher.select(PROBLEM, "good").source == "argument"
             1 / 0  # noqa: B018
         assert selected() == "good"
     assert selected() == "good-auto"
@@ -312,7 +318,7 @@ def test_the_environment_is_read_at_each_call(good):
     assert selected() == "good-auto"
     good.monkeypatch.setenv("CTCX_BACKEND", "array-api")
     assert selected() == "array-api"
-    assert select(PROBLEM).source == "CTCX_BACKEND"
+    assert dispatcher.select(PROBLEM).source == "CTCX_BACKEND"
     good.monkeypatch.setenv("CTCX_BACKEND", " good , array-api,")
     assert selected() == "good"
     assert selected(namespace="torch") == "array-api"
@@ -327,15 +333,15 @@ def test_the_environment_is_strict_and_named_in_errors(good):
     with pytest.raises(
         ctcx.UnknownBackendError, match="environment variable CTCX_BACKEND names the backend 'goo"
     ):
-        select(PROBLEM)
+        dispatcher.select(PROBLEM)
     good.monkeypatch.setenv("CTCX_BACKEND", "good")
     with pytest.raises(ctcx.BackendRejectedError, match="asked for by CTCX_BACKEND"):
-        select(replace(PROBLEM, namespace="torch"))
+        dispatcher.select(replace(PROBLEM, namespace="torch"))
 
 
 def test_a_name_said_twice_counts_once(good):
     with ctcx.use_backend("good", "good"):
-        names = [c.name for c in select(PROBLEM).candidates]
+        names = [c.name for c in dispatcher.select(PROBLEM).candidates]
     assert names == ["good", "good-auto", "array-api"]
 
 
@@ -343,7 +349,7 @@ def test_a_name_said_twice_counts_once(good):
 
 
 def test_the_selected_kernel_runs(good):
-    (loss, grad), decision = call(
+    (loss, grad), decision = dispatcher.call(
         replace(PROBLEM, operation="loss_and_grad"), "good", ARRAYS, {"blank": 0}
     )
     assert not loss.any()
@@ -376,7 +382,7 @@ def test_declining_and_missing_kernels_give_way_in_automatic_selection(awkward):
 def test_a_missing_kernel_is_remembered_and_a_decline_is_not(awkward):
     with pytest.warns(ctcx.PluginWarning):
         run()
-    decision = select(PROBLEM)
+    decision = dispatcher.select(PROBLEM)
     assert verdicts(decision)["unbuilt"][0] == "unusable"
     assert decision.selected.backend.name == "declining"
     assert verdicts(run())["declining"][0] == "declined"
@@ -432,18 +438,18 @@ def test_to_explain_imports_no_kernel(good):
 
 
 def test_to_explain_a_rejection_is_no_error(good):
-    decision = explain_problem(replace(PROBLEM, namespace="cupy"), "good")
+    decision = dispatcher.explain_problem(replace(PROBLEM, namespace="cupy"), "good")
     assert decision.selected is None
     assert "no backend can take it" in str(decision)
     with pytest.raises(ctcx.UnknownBackendError):
-        explain_problem(PROBLEM, "gud")
+        dispatcher.explain_problem(PROBLEM, "gud")
 
 
 def test_a_decision_prints_as_an_aligned_table(good):
     good.install("import_fails", "awkward")
     good.block("awkward")
     good.load()
-    head, titles, *rows = str(explain_problem(PROBLEM)).splitlines()
+    head, titles, *rows = str(dispatcher.explain_problem(PROBLEM)).splitlines()
     assert head == (
         "loss of numpy float32 on cpu, N=2 T=5 C=4 S=2 blank=0: 'good-auto' chosen automatically"
     )
@@ -467,7 +473,7 @@ def test_a_decision_prints_as_an_aligned_table(good):
         ],
     ]
     odd = replace(PROBLEM, traced=True, contiguous=False)
-    assert "blank=0, traced, not contiguous:" in str(explain_problem(odd))
+    assert "blank=0, traced, not contiguous:" in str(dispatcher.explain_problem(odd))
 
 
 def test_trace_tells_what_ran(good):
@@ -499,7 +505,7 @@ def test_trace_leaves_out_what_failed_and_what_other_threads_ran(awkward):
 
 def test_decisions_are_logged(good, caplog):
     caplog.set_level(logging.DEBUG, logger="ctcx.select")
-    select(PROBLEM)
+    dispatcher.select(PROBLEM)
     (logged,) = caplog.records
     assert logged.name == "ctcx.select"
     assert "'good-auto' chosen automatically" in logged.getMessage()
@@ -509,15 +515,15 @@ def test_decisions_are_logged(good, caplog):
 
 
 def test_a_decision_is_made_once_for_equal_problems(good):
-    assert select(PROBLEM) is select(replace(PROBLEM))
-    assert select(PROBLEM) is not select(replace(PROBLEM, T=6))
+    assert dispatcher.select(PROBLEM) is dispatcher.select(replace(PROBLEM))
+    assert dispatcher.select(PROBLEM) is not dispatcher.select(replace(PROBLEM, T=6))
 
 
 def test_the_cache_is_bounded(good):
     good.monkeypatch.setattr(dispatcher, "CACHE_SIZE", 10)
     good.monkeypatch.setattr(dispatcher, "_cache", {})
     for frames in range(30):
-        select(replace(PROBLEM, T=frames))
+        dispatcher.select(replace(PROBLEM, T=frames))
     assert len(dispatcher._cache) == 10
 
 

@@ -232,6 +232,8 @@ def plugin_api() -> str:
     entries = []
     for name in plugin.__all__:
         value = getattr(plugin, name)
+        if inspect.ismodule(value):  # the hooks have a section of their own
+            continue
         if inspect.isclass(value):
             members = ["   :members:", "   :undoc-members:"] * issubclass(value, Enum)
             entries.append(rst(f".. autoclass:: ctcx.plugin.{name}", *members))

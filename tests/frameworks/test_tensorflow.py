@@ -11,6 +11,7 @@ from ctcx.compat import tensorflow as compat
 from ctcx.conformance.oracle import reference
 from ctcx.data.bundled import notebook_fixture
 from tests.frameworks.problems import SETTINGS, assert_right, assert_same, problems
+from tests.test_compat import UNMERGED, unmerged_truth
 
 V1 = tf.compat.v1.nn.ctc_loss
 LOGITS = np.zeros((4, 2, 3), dtype=np.float32)  # (T, N, C)
@@ -109,6 +110,20 @@ def test_sparse_loss_and_gradient_are_those_of_tensorflow(problem, time_major, g
     assert_same(ours[0], theirs[0], "float32")
     assert_same(ours[1][problem.feasible], theirs[1][problem.feasible], "float32")
     assert_right(problem, *ours, problem.weights())
+
+
+@pytest.mark.parametrize("labels", UNMERGED)
+@pytest.mark.parametrize("frames", [0, 1, 4])
+def test_gradients_of_unmerged_labels_are_a_sum_over_all_paths(labels, frames):
+    logits = np.random.default_rng(len(labels)).standard_normal((1, 4, 3))
+    indices = np.reshape([(0, s) for s in range(len(labels))], (-1, 2))
+    labels_of = tf.SparseTensor(indices.astype(np.int64), np.asarray(labels, np.int32), (1, 5))
+    options = {"sequence_length": [frames], "ctc_merge_repeated": False, "time_major": False}
+    loss, grad = answer(lambda x: compat.ctc_loss_v1(labels_of, x, **options), logits)
+    right = unmerged_truth(logits[0, :frames], labels, 2)
+    np.testing.assert_allclose(loss, [right[0]], rtol=1e-12)
+    np.testing.assert_allclose(grad[0, :frames], right[1], atol=1e-12)
+    assert not grad[0, frames:].any()
 
 
 @SETTINGS

@@ -142,4 +142,5 @@ def _once(tf: Any, logits: Any, grad: Any, upstream: Any, *, time_major: bool) -
 
 
 def _to_numpy(value: Any) -> Any:
-    return value.numpy() if hasattr(value, "numpy") else value
+    # .numpy() of a tensor would copy.
+    return np.asarray(value) if hasattr(value, "numpy") else value
