@@ -18,21 +18,7 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx.conformance import BackendConformance, checks, run_conformance
-from ctcx.conformance._drawing import DRAWN
-from ctcx.conformance._draws import (
-    Drawing,
-    DrawnProblem,
-    draw,
-    faults_of,
-    how_many,
-    read_problem,
-    write_problem,
-)
-from ctcx.conformance._draws.problem import LAYOUTS, Form, right_answer
-from ctcx.conformance._draws.sizes import Sizes, cycle_length, sizes
-from ctcx.conformance._plan import REQUIRED, make_plan
-from ctcx.conformance._subject import Subject
+from ctcx.conformance import BackendConformance, _draws, _plan, _subject, checks, run_conformance
 from ctcx.conformance.cases import Batch, cases, from_plugin, truth
 from ctcx.conformance.oracle import TOLERANCES, enumerate_paths, reference, round_to_dtype
 from ctcx.fixtures import read_fixtures
@@ -45,6 +31,8 @@ if TYPE_CHECKING:
 pytest_plugins = ("pytester",)
 
 GROUP = "ctcx.plugins"
+DRAWN = "check_drawn_problems"
+REQUIRED = "CTCX_TEST_NAMESPACES"
 HERE = Path(__file__).parent
 
 
@@ -359,16 +347,16 @@ def test_a_backend_that_delegates_says_so(flawed: object) -> None:
 
 
 def test_draws_depend_on_seed_and_index_alone() -> None:
-    first = [draw(7, index) for index in range(20)]
-    draw.cache_clear()
+    first = [_draws.draw(7, index) for index in range(20)]
+    _draws.draw.cache_clear()
     for index in reversed(range(20)):
-        again, before = draw(7, index), first[index]
+        again, before = _draws.draw(7, index), first[index]
         assert again.form == before.form
         assert again.batch.name == before.batch.name == f"drawn-7-{index}"
         for name in ("logits", "labels", "logit_lengths", "label_lengths"):
             np.testing.assert_array_equal(getattr(again.batch, name), getattr(before.batch, name))
     assert any(
-        not np.array_equal(draw(8, index).batch.logits, first[index].batch.logits)
+        not np.array_equal(_draws.draw(8, index).batch.logits, first[index].batch.logits)
         for index in range(20)
     )
 
@@ -377,7 +365,7 @@ def test_draws_depend_on_seed_and_index_alone() -> None:
 def test_a_cycle_has_all_sizes_around_powers_of_two_and_some_from_each_part_of_an_octave(
     seed: int,
 ) -> None:
-    drawn = [sizes(seed, index) for index in range(cycle_length())]
+    drawn = [_draws.sizes(seed, index) for index in range(_draws.cycle_length())]
     for name, most in (("N", 300), ("T", 3000), ("C", 20_000), ("L", 500)):
         here = {getattr(one, name) for one in drawn}
         for k in range(3, most.bit_length()):
@@ -393,7 +381,7 @@ def test_a_cycle_has_all_sizes_around_powers_of_two_and_some_from_each_part_of_a
 
 
 def test_later_cycles_reach_the_largest_sizes() -> None:
-    later = [sizes(7, index) for index in range(cycle_length(), 900)]
+    later = [_draws.sizes(7, index) for index in range(_draws.cycle_length(), 900)]
     assert max(one.T for one in later) > 10_000
     assert max(one.N * one.T * one.C for one in later) > 2**21
     assert all(one.N * one.T * one.C <= 2**24 for one in later)
@@ -401,8 +389,8 @@ def test_later_cycles_reach_the_largest_sizes() -> None:
 
 def test_drawn_problems_are_valid_and_of_every_kind() -> None:
     layouts, dtypes, kinds = set(), set(), set()
-    for index in range(cycle_length()):
-        problem = draw(3, index)
+    for index in range(_draws.cycle_length()):
+        problem = _draws.draw(3, index)
         batch = problem.batch
         layouts.add(problem.form.layout)
         dtypes |= {problem.form.labels, problem.form.lengths}
@@ -414,7 +402,7 @@ def test_drawn_problems_are_valid_and_of_every_kind() -> None:
         inside = batch.logits[~batch.padded_frames()]
         assert not (np.isnan(inside) | np.isposinf(inside)).any()
         past = batch.logits[batch.padded_frames()]
-        answer = right_answer(batch, "float32")
+        answer = _draws.problem.right_answer(batch, "float32")
         assert not np.isnan(answer.loss).any()
         kinds |= {
             name
@@ -430,7 +418,7 @@ def test_drawn_problems_are_valid_and_of_every_kind() -> None:
             }.items()
             if found
         }
-    assert layouts == set(LAYOUTS)
+    assert layouts == set(_draws.problem.LAYOUTS)
     assert dtypes == {"int32", "int64"}
     assert len(kinds) == 8, kinds
 
@@ -438,7 +426,7 @@ def test_drawn_problems_are_valid_and_of_every_kind() -> None:
 def test_tiny_draws_agree_with_enumeration() -> None:
     tiny = 0
     for index in range(60):
-        batch = draw(11, index, Sizes(4, 5, 4, 3), 1).batch
+        batch = _draws.draw(11, index, _draws.Sizes(4, 5, 4, 3), 1).batch
         arrays = (batch.logits, batch.labels, batch.logit_lengths, batch.label_lengths, batch.blank)
         listed, recursed = enumerate_paths(*arrays), reference(*arrays)
         np.testing.assert_array_equal(listed.feasible, recursed.feasible)
@@ -476,7 +464,7 @@ def test_a_failure_is_made_smaller_written_and_replayed(flawed: object, tmp_path
 
 
 def test_a_replay_keeps_form_padding_and_extremes(flawed: object, tmp_path: Path) -> None:
-    batch = draw(0, 0).batch
+    batch = _draws.draw(0, 0).batch
     logits = np.zeros((2, 6, 4))
     logits[0, 0] = [1e30, -np.inf, 1e30, -1e9]
     logits[0, 3:] = logits[1, 2:] = np.nan
@@ -489,20 +477,20 @@ def test_a_replay_keeps_form_padding_and_extremes(flawed: object, tmp_path: Path
         label_lengths=np.array([2, 1]),
         blank=0,
     )
-    form = Form("time-major", "int32", "int64", strided=True, negative_blank=True)
-    subject = Subject(
+    form = _draws.problem.Form("time-major", "int32", "int64", strided=True, negative_blank=True)
+    subject = _subject.Subject(
         backend="right",
         namespace="numpy",
         device="cpu",
         dtype="float32",
-        drawing=Drawing(folder=str(tmp_path)),
+        drawing=_draws.Drawing(folder=str(tmp_path)),
     )
-    path = write_problem(subject, DrawnProblem(batch=batch, form=form), "By hand.")
-    again = read_problem(str(path))
+    path = _draws.write_problem(subject, _draws.DrawnProblem(batch=batch, form=form), "By hand.")
+    again = _draws.read_problem(str(path))
     assert again.form == form
     np.testing.assert_array_equal(again.batch.labels, batch.labels)
     np.testing.assert_array_equal(again.batch.logits, round_to_dtype(batch.logits, "float32"))
-    assert not faults_of(subject, again)
+    assert not _draws.faults_of(subject, again)
 
 
 def test_the_command_that_replays_is_kept_while_a_problem_is_computed(flawed: object) -> None:
@@ -526,14 +514,14 @@ def test_the_command_that_replays_is_kept_while_a_problem_is_computed(flawed: ob
 
 def test_how_many_are_drawn(flawed: object, monkeypatch: pytest.MonkeyPatch) -> None:
     def counts(**options: object) -> dict[str, int]:
-        plan = make_plan("right", checks=[DRAWN], drawing=Drawing(**options))
-        return {item.subject.dtype: how_many(item.subject) for item in plan.items}
+        plan = _plan.make_plan("right", checks=[DRAWN], drawing=_draws.Drawing(**options))
+        return {item.subject.dtype: _draws.how_many(item.subject) for item in plan.items}
 
-    assert counts() == {"float32": cycle_length(), "float64": cycle_length() // 2}
+    assert counts() == {"float32": _draws.cycle_length(), "float64": _draws.cycle_length() // 2}
     assert counts(count=30) == {"float32": 30, "float64": 30}
     assert counts(thorough=True)["float32"] > 2000
     with pytest.raises(ValueError, match="count of drawn problems is -1"):
-        Drawing(count=-1)
+        _draws.Drawing(count=-1)
 
     class TestRight(BackendConformance):
         backend = "right"
@@ -541,14 +529,14 @@ def test_how_many_are_drawn(flawed: object, monkeypatch: pytest.MonkeyPatch) -> 
         seed = 3
 
     (drawing,) = {item.subject.drawing for item in TestRight._plan().items}
-    assert drawing == Drawing(count=12, seed=3)
+    assert drawing == _draws.Drawing(count=12, seed=3)
     del TestRight._made
     monkeypatch.setenv("CTCX_TEST_DRAW", "5")
     monkeypatch.setenv("CTCX_TEST_SEED", "9")
     monkeypatch.setenv("CTCX_TEST_THOROUGH", "1")
     plan = TestRight._plan()
     assert {item.subject.drawing for item in plan.items} == {
-        Drawing(count=5, seed=9, thorough=True)
+        _draws.Drawing(count=5, seed=9, thorough=True)
     }
     slow = next(item for item in plan.items if item.check.name == "check_very_long_sequences")
     assert slow.excuse is None
@@ -637,7 +625,7 @@ def test_a_missing_library_is_named(flawed: object, monkeypatch: pytest.MonkeyPa
 
 
 def test_five_strict_devices_and_no_meta() -> None:
-    plan = make_plan("array-api", namespaces=["array_api_strict"])
+    plan = _plan.make_plan("array-api", namespaces=["array_api_strict"])
     devices = {item.subject.device for item in plan.items}
     assert devices == {"CPU_DEVICE", "device1", "device2", "no_float64", "no_x64"}
     assert "array_api_strict-no_float64-float64" in plan.not_run

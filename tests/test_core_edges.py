@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._core import scaled_probabilities, transition_matrix
 from ctcx.conformance.oracle import reference
 from ctcx.plugin import load_kernel
+from tests.core_routes import use_route  # noqa: F401 - a fixture
 from tests.helpers import needed, random_problem
 
 LIMIT = 1.8e8
@@ -17,8 +17,8 @@ GRAD = {"float64": 1e-10, "float32": 5e-6}
 class Library:
     """Arrays of a library, and the core on them."""
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, backend="array-api"):
+        self.name, self.backend = name, backend
         if name == "torch":
             self.array = needed("torch").from_numpy
         elif name == "jax":
@@ -29,21 +29,17 @@ class Library:
     def loss_and_grad(self, logits, *rest, **options):
         rest = tuple(each if each is None else self.array(np.asarray(each)) for each in rest)
         logits = self.array(logits)
-        result = ctcx.ctc_loss_and_grad(logits, *rest, backend="array-api", **options)
-        alone = ctcx.ctc_loss(logits, *rest, backend="array-api", **options)
+        result = ctcx.ctc_loss_and_grad(logits, *rest, backend=self.backend, **options)
+        alone = ctcx.ctc_loss(logits, *rest, backend=self.backend, **options)
         result = type(result)(*map(np.asarray, result))
         np.testing.assert_allclose(np.asarray(alone), result.loss, rtol=1e-6, atol=1e-5)
         return result
 
 
 @pytest.fixture(params=["numpy", "never small", "extended exponents", "torch", "strict"])
-def library(request, monkeypatch):
+def library(request, use_route):  # noqa: F811
     """Libraries that compute at once, with all routes on NumPy."""
-    if request.param in {"never small", "extended exponents"}:
-        monkeypatch.setattr(transition_matrix, "is_small", lambda *_: False)
-    if request.param == "extended exponents":
-        monkeypatch.setattr(scaled_probabilities, "LONGEST", -1)
-    return Library(request.param)
+    return Library(request.param, use_route(request.param))
 
 
 def check(library, logits, labels, logit_lengths=None, label_lengths=None):

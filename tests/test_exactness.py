@@ -4,22 +4,19 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._core import scaled_probabilities, transition_matrix
 from ctcx._core.recursion import Recursion
 from ctcx.conformance.oracle import reference
+from tests.core_routes import use_route  # noqa: F401 - a fixture
 from tests.helpers import random_problem
 
 pytestmark = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
 @pytest.fixture(params=["as it comes", "never small", "extended exponents"], autouse=True)
-def recursion(request, monkeypatch):
+def recursion(request, use_route):  # noqa: F811
     """NumPy tries shorter ways first; every test also runs as other libraries do."""
-    if request.param != "as it comes":
-        monkeypatch.setattr(transition_matrix, "is_small", lambda *_: False)
-    if request.param == "extended exponents":
-        monkeypatch.setattr(scaled_probabilities, "LONGEST", -1)
-    return request.param
+    with ctcx.use_backend(use_route(request.param)):
+        yield request.param
 
 
 GRAD_TOLERANCE = {np.float32: 5e-6, np.float64: 1e-10}
@@ -28,12 +25,8 @@ LOSS_TOLERANCE = {np.float32: 1e-6, np.float64: 1e-10}
 
 def check(logits, labels, logit_lengths, label_lengths, blank=0, dtype=np.float32):
     before = [np.copy(a) for a in (logits, labels, logit_lengths, label_lengths)]
-    result = ctcx.ctc_loss_and_grad(
-        logits, labels, logit_lengths, label_lengths, blank=blank, backend="array-api"
-    )
-    again = ctcx.ctc_loss_and_grad(
-        logits, labels, logit_lengths, label_lengths, blank=blank, backend="array-api"
-    )
+    result = ctcx.ctc_loss_and_grad(logits, labels, logit_lengths, label_lengths, blank=blank)
+    again = ctcx.ctc_loss_and_grad(logits, labels, logit_lengths, label_lengths, blank=blank)
     for old, new in zip(before, (logits, labels, logit_lengths, label_lengths), strict=True):
         assert old.tobytes() == np.asarray(new).tobytes(), "an input was changed"
     assert result.loss.tobytes() == again.loss.tobytes()
@@ -88,7 +81,7 @@ def test_degenerate_shapes(dtype, shape):
 
 def test_no_frames_and_no_labels_cost_nothing(dtype):
     logits = np.zeros((2, 0, 3), dtype=dtype)
-    result = ctcx.ctc_loss_and_grad(logits, [[], [1]], backend="array-api")
+    result = ctcx.ctc_loss_and_grad(logits, [[], [1]])
     np.testing.assert_array_equal(result.loss, [0, np.inf])
 
 
@@ -129,7 +122,7 @@ def test_a_large_shared_offset(dtype, offset):
 def test_never_nan_however_large(dtype, scale):
     """Beyond the documented limit digits are lost, and nothing worse happens."""
     problem = random_problem(9, 2, 300, 5, 40, scale=scale, dtype=dtype)
-    result = ctcx.ctc_loss_and_grad(*problem, backend="array-api")
+    result = ctcx.ctc_loss_and_grad(*problem)
     assert (result.loss >= 0).all()
     assert (np.abs(result.grad) <= 1 + 1e-6).all()
 
@@ -142,7 +135,7 @@ def test_twenty_thousand_frames(dtype):
     )
     truth = reference(logits.astype(np.float64), labels, logit_lengths, label_lengths, 0)
     loss, grad = truth.loss, truth.grad
-    result = ctcx.ctc_loss_and_grad(logits, labels, backend="array-api")
+    result = ctcx.ctc_loss_and_grad(logits, labels)
     np.testing.assert_allclose(result.loss, loss, rtol=LOSS_TOLERANCE[dtype])
     assert np.abs(result.grad - grad).max() < GRAD_TOLERANCE[dtype] * (
         1 if dtype == np.float32 else 10
@@ -178,14 +171,24 @@ def test_what_plain_probabilities_lose_is_computed_again(dtype, recursion, monke
     assert bool(tried) == (recursion == "extended exponents")
 
 
-def test_what_underflows_in_a_small_problem_is_computed_again(dtype, recursion):
+def test_what_underflows_in_a_small_problem_is_computed_again(dtype, recursion, monkeypatch):
     """Sure by 100 nats and one frame too late: the only path has a likelihood of about e**-800."""
     labels = np.arange(1, 9)[None, :]
     logits = np.zeros((1, 8, 9), dtype=dtype)
     logits[0, np.arange(1, 8), labels[0, :-1]] = 100.0
     lengths = np.array([8])
-    assert transition_matrix.is_small(1, 8, 9, 8) == (recursion == "as it comes")
+    solved = []
+    original = Recursion.small
+
+    def spy(call):
+        solved.append((solution := original(call)) is not None)
+        return solution
+
+    monkeypatch.setattr(Recursion, "small", spy)
     check(logits, labels, lengths, lengths, dtype=dtype)
+    assert solved == [False] * 2
+    check(logits / 100, labels, lengths, lengths, dtype=dtype)
+    assert solved[2:] == [recursion == "as it comes"] * 2
 
 
 @pytest.mark.parametrize(("confidence", "loss"), [(14.0, 842.2014), (12.0, 714.2150)])

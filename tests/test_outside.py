@@ -14,7 +14,7 @@ import pytest
 
 import ctcx
 from ctcx import conformance
-from ctcx.conformance._external import problem_line, problems
+from ctcx.fixtures import read_fixtures
 from tests import porters
 from tests.helpers import posix_only, run_cli
 
@@ -63,6 +63,15 @@ for number, line in enumerate(sys.stdin):
 
 THREE = ["notebook", "returning", "exact-fit"]
 
+# Keeps what it is asked, and answers nothing.
+LISTENER = """
+import json, sys
+with open(sys.argv[1], "w") as file:
+    for line in sys.stdin:
+        file.write(line)
+        print(json.dumps({"id": json.loads(line)["id"], "unsupported": "all"}), flush=True)
+"""
+
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
@@ -71,15 +80,23 @@ def program(tmp_path_factory):
     return lambda how: [sys.executable, str(path), how]
 
 
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory):
+    """What a program is asked."""
+    folder = tmp_path_factory.mktemp("problems")
+    conformance.export_problems(folder)
+    return list(read_fixtures(folder / "fixtures.json"))
+
+
 def command(*arguments):
     return run_cli("conformance", *arguments)
 
 
-def test_a_right_program_passes(program):
+def test_a_right_program_passes(program, problems):
     report = conformance.run_command(program("is right"), dtype="float64", time_limit=60)
     assert report.passed, report.summary()
-    assert [one.check for one in report.results] == [one.name for one in problems()]
-    assert report.counts == {"passed": len(problems())}
+    assert [one.check for one in report.results] == [one.name for one in problems]
+    assert report.counts == {"passed": len(problems)}
 
 
 @pytest.mark.parametrize(
@@ -203,10 +220,12 @@ def test_answers_in_a_file_are_judged_in_any_order(exported):
     assert report.results[0].message == "answers.ndjson has no answer with this id"
 
 
-def test_the_lines_of_the_file_are_those_a_child_gets_and_fixtures_lie_beside(exported):
+def test_the_lines_of_the_file_are_those_a_child_gets_and_fixtures_lie_beside(exported, tmp_path):
     lines = (exported / "problems.ndjson").read_text().splitlines()
-    assert lines == [problem_line(fixture) for fixture in problems()]
-    names = [one.name for one in ctcx.fixtures.read_fixtures(exported / "fixtures.json")]
+    heard = tmp_path / "heard"
+    conformance.run_command([sys.executable, "-c", LISTENER, str(heard)], time_limit=60)
+    assert lines == heard.read_text().splitlines()
+    names = [one.name for one in read_fixtures(exported / "fixtures.json")]
     assert names == [json.loads(line)["id"] for line in lines]
 
 
@@ -259,24 +278,26 @@ PORTERS = [
 
 
 @pytest.mark.parametrize(("function", "fault", "name"), PORTERS)
-def test_one_mistake_is_named_over_all_problems_or_said_to_be_unknown(function, fault, name):
+def test_one_mistake_is_named_over_all_problems_or_said_to_be_unknown(
+    function, fault, name, problems
+):
     # Differences take a minute on what is long.
-    short = [one.name for one in problems() if one.arrays["logits"].size <= 400]
+    short = [one.name for one in problems if one.arrays["logits"].size <= 400]
     only = short if function is porters.batched else None
     report = porter(function, fault, only=only)
     assert report.mistakes == (() if name is None else (name,)), report.verdict
     if name is None:
         assert report.verdict.startswith("unknown mistake: no known one gives these numbers in ")
     else:
-        total = len(short) if only else len(problems())
+        total = len(short) if only else len(problems)
         matched, of, *_ = map(int, re.findall(r"\d+", report.verdict))
         assert 0.7 * total <= matched <= total == of
         assert report.explanation
 
 
 @pytest.mark.parametrize("function", porters.RIGHT, ids=lambda function: function.__name__)
-def test_a_right_porter_passes(function):
-    short = [one.name for one in problems() if one.arrays["logits"].size <= 400]
+def test_a_right_porter_passes(function, problems):
+    short = [one.name for one in problems if one.arrays["logits"].size <= 400]
     report = porter(function, "", only=short)
     assert report.passed, report.summary()
     assert (report.verdict, report.mistakes, report.example) == ("", (), "")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ctcx._core.context import Context
     from ctcx._core.occupancy import LogLikelihood
+    from ctcx._core.recursion import Route
     from ctcx._typing import Array
 
     _Rows = Callable[[Array, Array, Array, Array], Array]
@@ -25,19 +26,31 @@ __all__ = ["loop_for", "loss", "loss_and_grad", "occupancies", "run"]
 
 
 def loss(
-    logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, *, blank: int
+    logits: Array,
+    labels: Array,
+    logit_lengths: Array,
+    label_lengths: Array,
+    *,
+    blank: int,
+    route: Route = "shortest",
 ) -> Array:
     """Negative log likelihood of each sequence, (N,)."""
     arrays = (logits, labels, logit_lengths, label_lengths)
-    return cast("Array", run(_loss, arrays, blank))
+    return cast("Array", run(_loss, arrays, (blank, route)))
 
 
 def loss_and_grad(
-    logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, *, blank: int
+    logits: Array,
+    labels: Array,
+    logit_lengths: Array,
+    label_lengths: Array,
+    *,
+    blank: int,
+    route: Route = "shortest",
 ) -> tuple[Array, Array]:
     """Negative log likelihood (N,) and its gradient (N, T, C) with respect to the logits."""
     arrays = (logits, labels, logit_lengths, label_lengths)
-    return cast("tuple[Array, Array]", run(_loss_and_grad, arrays, blank))
+    return cast("tuple[Array, Array]", run(_loss_and_grad, arrays, (blank, route)))
 
 
 def occupancies(
@@ -55,10 +68,15 @@ def occupancies(
 
 
 def _loss(
-    logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, blank: int
+    logits: Array,
+    labels: Array,
+    logit_lengths: Array,
+    label_lengths: Array,
+    constants: tuple[int, Route],
 ) -> Array:
+    blank, route = constants
     loop = loop_for(library_name(logits))
-    call = Recursion(loop, logits, labels, logit_lengths, label_lengths, blank)
+    call = Recursion(loop, logits, labels, logit_lengths, label_lengths, blank, route=route)
     context = call.context
     if (result := call.small()) is not None:
         return result.loss
@@ -84,10 +102,15 @@ def _loss(
 
 
 def _loss_and_grad(
-    logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array, blank: int
+    logits: Array,
+    labels: Array,
+    logit_lengths: Array,
+    label_lengths: Array,
+    constants: tuple[int, Route],
 ) -> tuple[Array, Array]:
+    blank, route = constants
     loop = loop_for(library_name(logits))
-    call = Recursion(loop, logits, labels, logit_lengths, label_lengths, blank)
+    call = Recursion(loop, logits, labels, logit_lengths, label_lengths, blank, route=route)
     xp = call.context.xp
     if (result := call.small()) is not None:
         return result.loss, xp.astype(result.softmax - result.classes, logits.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ctcx._arrays.facts import is_undecided
 from ctcx._core import scaled_probabilities, transition_matrix
@@ -35,7 +35,13 @@ if TYPE_CHECKING:
     from ctcx._core.loops.base import Loop
     from ctcx._typing import Array
 
-__all__ = ["BlockPlan", "Recursion", "TooManyLogitsError"]
+__all__ = ["BlockPlan", "Recursion", "Route", "TooManyLogitsError"]
+
+Route = Literal["shortest", "scaled probabilities", "extended exponents"]
+"""The first way to the occupancies that may be tried; all libraries know the last one.
+
+Where values can be read, small problems have a shorter one before both.
+"""
 
 
 _NARROW = 64
@@ -92,8 +98,9 @@ class Recursion:
         blank: int,
         *,
         extra_classes: int = 0,
+        route: Route = "shortest",
     ) -> None:
-        self.loop = loop
+        self.loop, self._route = loop, route
         self._num_classes = logits.shape[2] + extra_classes
         self._width = labels.shape[1]
         if self.loop.reads_values and labels.shape[1] > _NARROW:
@@ -231,6 +238,7 @@ class Recursion:
         rows, frames, classes = self.logits.shape
         if (
             not self.loop.reads_values
+            or self._route != "shortest"
             or self.wrong is not None
             or not transition_matrix.is_small(rows, frames, classes, self.classes.shape[1])
         ):
@@ -259,7 +267,12 @@ class Recursion:
     def linear(self, *, each_blank: bool) -> tuple[Array, LogLikelihood] | None:
         """Occupancies and log likelihoods by plain probabilities, where proved."""
         rows, frames, _ = self.logits.shape
-        if not self.loop.reads_values or rows == 0 or frames > scaled_probabilities.LONGEST:
+        if (
+            not self.loop.reads_values
+            or self._route == "extended exponents"
+            or rows == 0
+            or frames > scaled_probabilities.LONGEST
+        ):
             return None
         enough, xp = self.has_enough_frames(), self.context.xp
         return scaled_probabilities.run(

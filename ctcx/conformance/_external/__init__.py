@@ -12,15 +12,32 @@
 
 from __future__ import annotations
 
+from ctcx.conformance._external.asked import Asked
+from ctcx.conformance._external.decoding import SaidBeam, beam_fault
 from ctcx.conformance._external.files import check_answers, export_problems
-from ctcx.conformance._external.problems import PROTOCOL, problem_line, problems
+from ctcx.conformance._external.judging import judges
+from ctcx.conformance._external.operations import OPERATIONS
+from ctcx.conformance._external.problems import (
+    PROTOCOL,
+    problem_id,
+    problem_line,
+    problems,
+    problems_of,
+)
 from ctcx.conformance._external.run import run_command
 
 __all__ = [
+    "OPERATIONS",
     "PROTOCOL",
+    "Asked",
+    "SaidBeam",
+    "beam_fault",
     "check_answers",
     "export_problems",
+    "judges",
+    "problem_id",
     "problem_line",
     "problems",
+    "problems_of",
     "run_command",
 ]
