@@ -16,19 +16,19 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx.bench._implementations.registered import Implementation
-from ctcx.bench._measure.accuracy import WorkloadReference, errors, known_truth, wrong
-from ctcx.bench._measure.duration_estimate import DurationEstimate, WorkloadSize
-from ctcx.bench._measure.memory import copy_rate, peak_growth
-from ctcx.bench._measure.session import Session, SessionOptions
-from ctcx.bench._measure.worker_process import WorkerError, WorkerProcess
-from ctcx.bench._report.format import seconds, three
-from ctcx.bench._report.html_report import html_report
-from ctcx.bench._report.markdown_report import markdown_report
-from ctcx.bench._report.results import ReportError, load_run
-from ctcx.bench._report.run_comparison import DifferentMachinesError, compare_runs
-from ctcx.bench._report.slopes import fit
-from ctcx.bench._report.tables import ratios, times
+from ctcx.bench import (
+    DifferentMachinesError,
+    Implementation,
+    ReportError,
+    _report,
+    compare_runs,
+    html_report,
+    load_run,
+    markdown_report,
+    ratios,
+    times,
+)
+from ctcx.bench._measure import accuracy, duration_estimate, memory, session, worker_process
 from ctcx.bench.suite import RecordedClock
 from ctcx.bench.workloads import WorkloadBatch, random_inputs, workloads
 from ctcx.conformance.oracle import reference
@@ -42,12 +42,11 @@ ROOT = Path(ctcx.__file__).parents[1]
 # A third party's package: backends that do all that can go wrong, a lower bound and a workload.
 PLANTED = """
 import os, sys, time
-from ctcx._core import kernels
-from ctcx.plugin import Backend, Case, Decline, Feature, LowerBound, hookimpl
+from ctcx.plugin import Backend, Case, Decline, Feature, LowerBound, hookimpl, load_kernel
 
 def right(*arrays, blank):
     print("a library that talks")
-    return kernels.loss_and_grad(*arrays, blank=blank)
+    return load_kernel("array-api", "loss_and_grad")(*arrays, blank=blank)
 
 def wrong(*arrays, blank):
     loss, grad = right(*arrays, blank=blank)
@@ -80,7 +79,7 @@ def declining(*arrays, blank):
     raise Decline("not on a weekday")
 
 def loss_only(*arrays, blank):
-    return kernels.loss(*arrays, blank=blank)
+    return load_kernel("array-api", "loss")(*arrays, blank=blank)
 
 def low(logits, labels, logit_lengths, label_lengths, *, blank):
     return logits + blank
@@ -317,7 +316,7 @@ def test_each_point_of_a_plot_says_its_numbers(finished, run):
     assert len(points) == len(drawn) == 4 * 3
     one = run.measured["alone", "scale-N-16", "right on numpy"]
     (tip,) = [p for p in points if p.startswith("right on numpy") and "N = 16," in p]
-    assert seconds(one.median) in tip
+    assert _report.format.seconds(one.median) in tip
     assert "slope" in tip
 
 
@@ -698,7 +697,7 @@ def test_runs_of_different_machines_are_not_compared_unless_told(finished, repor
 
 
 def test_a_child_imports_its_own_library_only():
-    child = WorkerProcess([Implementation(name="torch", kind="peer")])
+    child = worker_process.WorkerProcess([Implementation(name="torch", kind="peer")])
     try:
         before = set(child.ask("facts", timeout=60)["modules"])
     finally:
@@ -709,15 +708,15 @@ def test_a_child_imports_its_own_library_only():
 
 @posix_only
 def test_a_child_that_ends_says_how():
-    child = WorkerProcess(())
+    child = worker_process.WorkerProcess(())
     child.ask("release", timeout=60)
     child.end()
-    with pytest.raises(WorkerError, match="SIGKILL"):
+    with pytest.raises(worker_process.WorkerError, match="SIGKILL"):
         child.ask("release", timeout=60)
 
 
 def test_an_order_that_fails_is_no_end():
-    child = WorkerProcess(())
+    child = worker_process.WorkerProcess(())
     try:
         answer = child.ask(
             "turn", timeout=60, implementation="x", rounds=1, iterations=1, rest=False
@@ -741,34 +740,34 @@ def ragged():
 
 def test_the_truth_is_kept_and_the_errors_are_against_it(tmp_path):
     inputs = ragged()
-    known_truth(inputs, tmp_path / "new" / "directory")
+    accuracy.known_truth(inputs, tmp_path / "new" / "directory")
     (path,) = (tmp_path / "new" / "directory").iterdir()
     stamp = path.stat().st_mtime_ns
-    known_truth(inputs, path.parent).save(tmp_path)
+    accuracy.known_truth(inputs, path.parent).save(tmp_path)
     assert path.stat().st_mtime_ns == stamp
-    truth = WorkloadReference.load(tmp_path)
+    truth = accuracy.WorkloadReference.load(tmp_path)
     right = reference(
         inputs.logits, inputs.labels, inputs.logit_lengths, inputs.label_lengths, inputs.blank
     )
     assert np.isinf(truth.loss[2])  # repeats need more frames than there are
-    found = errors(inputs, truth, right.loss, right.grad)
+    found = accuracy.errors(inputs, truth, right.loss, right.grad)
     assert found.loss_abs == 0
     assert found.grad < 1e-15
-    assert wrong("backend", found) is None
+    assert accuracy.wrong("backend", found) is None
     for n, t, c in ((0, 3, 0), (1, 2, 5), (1, 9, 1)):  # a blank, no label of its own, padding
         grad = right.grad.copy()
         grad[n, t, c] += 0.25
-        assert errors(inputs, truth, right.loss, grad).grad == pytest.approx(0.25)
+        assert accuracy.errors(inputs, truth, right.loss, grad).grad == pytest.approx(0.25)
     loss = right.loss * [1, 1.01, 1]
-    assert errors(inputs, truth, loss, right.grad).loss_rel == pytest.approx(0.01)
+    assert accuracy.errors(inputs, truth, loss, right.grad).loss_rel == pytest.approx(0.01)
     for bad in (np.nan, np.inf):
-        found = errors(inputs, truth, right.loss, np.full_like(right.grad, bad))
-        assert "gradient" in wrong("backend", found)
-        assert "gradient" in wrong("peer", found)
+        found = accuracy.errors(inputs, truth, right.loss, np.full_like(right.grad, bad))
+        assert "gradient" in accuracy.wrong("backend", found)
+        assert "gradient" in accuracy.wrong("peer", found)
     finite = np.where(np.isinf(right.loss), 1e5, right.loss)
-    assert "loss" in wrong("peer", errors(inputs, truth, finite, right.grad))
+    assert "loss" in accuracy.wrong("peer", accuracy.errors(inputs, truth, finite, right.grad))
     with pytest.raises(ValueError, match="the gradient has shape"):
-        errors(inputs, truth, right.loss, right.grad[:, :-1])
+        accuracy.errors(inputs, truth, right.loss, right.grad[:, :-1])
 
 
 def test_inputs_are_written_and_read(tmp_path):
@@ -801,11 +800,11 @@ def test_workloads_of_published_benchmarks_and_all_sweeps_are_there():
 
 def test_a_slope_is_the_exponent_of_a_power():
     sizes = [10, 40, 160, 640]
-    exact = fit(sizes, [3.0 * size**1.5 for size in sizes])
+    exact = _report.slopes.fit(sizes, [3.0 * size**1.5 for size in sizes])
     assert exact.exponent == pytest.approx(1.5)
     assert exact.factor == pytest.approx(3.0)
     assert exact.error == pytest.approx(0.0, abs=1e-9)
-    noisy = fit(
+    noisy = _report.slopes.fit(
         sizes, [3.0 * size**1.5 * f for size, f in zip(sizes, (1, 1.2, 0.9, 1), strict=True)]
     )
     x = np.log(sizes)
@@ -817,17 +816,18 @@ def test_a_slope_is_the_exponent_of_a_power():
     )
     assert noisy.exponent == pytest.approx(expected[0][0])
     assert noisy.error == pytest.approx(expected[1][0, 0] ** 0.5)
-    assert fit([1, 2], [1, 2]) is None
+    assert _report.slopes.fit([1, 2], [1, 2]) is None
 
 
 def test_a_pace_foresees_from_what_is_alike():
-    pace = DurationEstimate()
-    assert pace.foresee(WorkloadSize(name="x", cells=10, traffic=10)) is None
-    pace.saw(WorkloadSize(name="tiny", cells=10, traffic=10), 1.0)
-    pace.saw(WorkloadSize(name="middle", cells=1000, traffic=1000), 2.0)
-    assert pace.foresee(WorkloadSize(name="x", cells=4000, traffic=1000)) == (8.0, "middle")
-    assert pace.foresee(WorkloadSize(name="x", cells=20, traffic=10)) == (0.04, "middle")
-    assert pace.foresee(WorkloadSize(name="x", cells=10**6, traffic=10)) is None
+    size_of = duration_estimate.WorkloadSize
+    pace = duration_estimate.DurationEstimate()
+    assert pace.foresee(size_of(name="x", cells=10, traffic=10)) is None
+    pace.saw(size_of(name="tiny", cells=10, traffic=10), 1.0)
+    pace.saw(size_of(name="middle", cells=1000, traffic=1000), 2.0)
+    assert pace.foresee(size_of(name="x", cells=4000, traffic=1000)) == (8.0, "middle")
+    assert pace.foresee(size_of(name="x", cells=20, traffic=10)) == (0.04, "middle")
+    assert pace.foresee(size_of(name="x", cells=10**6, traffic=10)) is None
 
 
 def test_the_clock_plays_back_what_was_measured():
@@ -849,23 +849,23 @@ def test_peak_memory_is_what_a_call_takes():
     def call():
         return np.ones(2**23).sum() + np.ones(2**23).sum()
 
-    assert 60e6 < peak_growth(call) < 90e6  # one array at a time
-    assert peak_growth(lambda: None) < 5e6
+    assert 60e6 < memory.peak_growth(call) < 90e6  # one array at a time
+    assert memory.peak_growth(lambda: None) < 5e6
 
 
 def test_the_speed_of_a_copy_is_measured():
-    assert copy_rate(2**20) > 1e6
+    assert memory.copy_rate(2**20) > 1e6
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(1.5, "1.50"), (0.01234, "0.0123"), (12345.6, "12,346"), (0, "0")]
 )
 def test_numbers_have_three_digits(value, text):
-    assert three(value) == text
+    assert _report.format.three(value) == text
 
 
 def test_times_have_a_unit():
-    assert [seconds(t) for t in (2.0, 0.0305, 4.2e-5, 3e-9)] == [
+    assert [_report.format.seconds(t) for t in (2.0, 0.0305, 4.2e-5, 3e-9)] == [
         "2.00 s",
         "30.5 ms",
         "42.0 µs",
@@ -885,9 +885,9 @@ def test_a_report_without_sweeps_has_no_plots(finished, report, tmp_path):
 
 
 def excluded(**options):
-    session = Session(SessionOptions(**options))
-    listed = session.as_dict()["excluded"]
-    session.close()
+    one = session.Session(session.SessionOptions(**options))
+    listed = one.as_dict()["excluded"]
+    one.close()
     assert all(one["reason"] for one in listed)
     return {(one["implementation"], one["where"]) for one in listed}
 

@@ -6,18 +6,18 @@ A peer that is not installed is skipped, unless ``CTCX_TEST_PEERS`` names it.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from ctcx._peers import PEERS
-from ctcx.bench._implementations.registered import Implementation
-from ctcx.bench._measure.accuracy import errors, known_truth
-from ctcx.bench._measure.worker_process import WorkerProcess
+from ctcx.bench import Implementation
+from ctcx.bench._measure import accuracy, worker_process
 from ctcx.bench.workloads import WorkloadBatch, workloads
 from ctcx.conformance.oracle import reference
 from ctcx.data.bundled import ocr_lines
+from tests.helpers import run_cli
 
 REQUIRED = [name for name in os.environ.get("CTCX_TEST_PEERS", "").split(",") if name]
 LIBRARIES = {"torch", "jax", "optax", "tensorflow", "keras", "numba", "cupy"}
@@ -57,10 +57,10 @@ BATCHES = {
 }
 
 
-@pytest.fixture(scope="module", params=PEERS)
+@pytest.fixture(scope="module", params=OWN)
 def peer(request):
     """A peer's name, and its process."""
-    child = WorkerProcess([Implementation(name=request.param, kind="peer")])
+    child = worker_process.WorkerProcess([Implementation(name=request.param, kind="peer")])
     yield request.param, child
     child.end()
 
@@ -70,7 +70,7 @@ def test_a_peer_computes_the_same_loss_and_gradient(peer, batch, tmp_path):
     name, child = peer
     inputs = BATCHES[batch]()
     inputs.save(tmp_path / "inputs.npz")
-    known_truth(inputs, tmp_path / "kept").save(tmp_path)
+    accuracy.known_truth(inputs, tmp_path / "kept").save(tmp_path)
     answer = child.ask(
         "prepare",
         timeout=120,
@@ -112,7 +112,8 @@ def test_a_wrong_call_of_a_peer_would_be_seen(mistake, tmp_path):
     result = reference(
         wrong.logits, wrong.labels, wrong.logit_lengths, wrong.label_lengths, wrong.blank
     )
-    found = errors(inputs, known_truth(inputs, tmp_path), result.loss, result.grad)
+    truth = accuracy.known_truth(inputs, tmp_path)
+    found = accuracy.errors(inputs, truth, result.loss, result.grad)
     assert found.loss_rel > 20 * WRONG
     assert found.grad > 20 * WRONG
 
@@ -123,4 +124,6 @@ def test_the_real_lines_have_their_blank_where_the_recogniser_has_it():
 
 
 def test_required_peers_are_peers():
-    assert set(REQUIRED) <= set(PEERS)
+    refused = run_cli("bench", "--peer", "nonsense", env={"COLUMNS": "4000"})
+    (named,) = re.findall(r"there are ([\w, -]+)", " ".join(refused.output.split()))
+    assert set(named.split(", ")) == set(OWN) >= set(REQUIRED)

@@ -12,7 +12,7 @@ import time
 
 from ctcx_cuda import STATUS
 from ctcx_cuda._probe import probe
-from ctcx_cuda._variants import DTYPES, VARIANTS
+from ctcx_cuda.variants import DTYPES, VARIANTS
 
 __all__ = ["main"]
 
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _warm_up(dtypes: list[str]) -> None:
-    from ctcx_cuda._launch import module
+    from ctcx_cuda.launch import module
 
     for variant in VARIANTS:
         for dtype in dtypes:

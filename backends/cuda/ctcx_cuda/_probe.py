@@ -28,6 +28,6 @@ def runtime_info() -> dict[str, str]:
     """Where the scratch limit stands, if CuPy is in use already; nothing is imported for it."""
     if "cupy" not in sys.modules:
         return {}
-    from ctcx_cuda._plan import scratch_limit
+    from ctcx_cuda.plan import scratch_limit
 
     return {"ctcx-cuda scratch limit": f"{scratch_limit() >> 20} MiB"}

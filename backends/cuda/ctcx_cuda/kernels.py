@@ -21,12 +21,12 @@ from ctcx_cuda._device_arrays import (
     require_memory,
     view,
 )
-from ctcx_cuda._launch import capturing, describe, launch, point
-from ctcx_cuda._plan import grid, make_plan, scratch_limit
-from ctcx_cuda._variants import ANY_LENGTH
+from ctcx_cuda.launch import capturing, describe, launch, point
+from ctcx_cuda.plan import grid, make_plan, scratch_limit
+from ctcx_cuda.variants import ANY_LENGTH
 
 if TYPE_CHECKING:
-    from ctcx_cuda._plan import Plan
+    from ctcx_cuda.plan import Plan
 
 __all__ = ["THREADS", "loss", "loss_and_grad"]
 

@@ -18,9 +18,9 @@ from ctcx_cuda._device_arrays import (
     require_memory,
     view,
 )
-from ctcx_cuda._launch import capturing, describe, launch, point
-from ctcx_cuda._plan import grid, make_path_plan, scratch_limit
-from ctcx_cuda._variants import BEST_CLASSES, BEST_PATH
+from ctcx_cuda.launch import capturing, describe, launch, point
+from ctcx_cuda.plan import grid, make_path_plan, scratch_limit
+from ctcx_cuda.variants import BEST_CLASSES, BEST_PATH
 
 __all__ = ["MOST_THREADS", "align", "greedy"]
 

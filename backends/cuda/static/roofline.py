@@ -6,7 +6,7 @@ data sheet and on a static schedule; nothing here was measured on a GPU.
 
 from __future__ import annotations
 
-from ctcx_cuda._plan import make_plan
+from ctcx_cuda.plan import make_plan
 
 # The named shapes of `ctcx bench`, all in float32: sequences, frames, classes, labels.
 WORKLOADS = {

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ctcx_cuda._variants import IN_REGISTERS, Variant
+from ctcx_cuda.variants import IN_REGISTERS, Variant
 from static_analysis import compile_cubin, tool
 
 __all__ = ["LIMITS", "cycles_a_frame"]

@@ -22,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ctcx_cuda._variants import DTYPES, VARIANTS, Variant, options, source
+from ctcx_cuda.variants import DTYPES, VARIANTS, Variant, options, source
 
 __all__ = [
     "ADDED_BY_CUPY",

@@ -1,7 +1,7 @@
 """The recursion stays within its budget of cycles in a static schedule."""
 
 import pytest
-from ctcx_cuda._variants import IN_REGISTERS
+from ctcx_cuda.variants import IN_REGISTERS
 
 from backends.cuda.static.schedule import LIMITS, cycles_a_frame
 

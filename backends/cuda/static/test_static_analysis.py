@@ -4,7 +4,7 @@ import copy
 import json
 
 import pytest
-from ctcx_cuda._variants import DTYPES, IN_REGISTERS, VARIANTS
+from ctcx_cuda.variants import DTYPES, IN_REGISTERS, VARIANTS
 
 from backends.cuda.static.static_analysis import (
     ARCHITECTURES,

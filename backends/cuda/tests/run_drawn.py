@@ -10,7 +10,7 @@ import sys
 import cupy
 import numpy as np
 from ctcx_cuda import kernels
-from ctcx_cuda._plan import make_plan
+from ctcx_cuda.plan import make_plan
 
 import ctcx
 

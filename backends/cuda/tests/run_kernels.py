@@ -3,7 +3,7 @@
 import sys
 
 import cupy
-from ctcx_cuda import _launch, _variants, kernels
+from ctcx_cuda import kernels, launch, variants
 from problems import problem
 
 # What stands in the source, and what a careless hand would make of it.
@@ -26,7 +26,7 @@ def main(variant, defect=""):
     cupy.cuda.set_allocator(None)
     if defect:
         old, new = DEFECTS[defect]
-        source = _variants.source
+        source = variants.source
 
         def defective(which):
             text = source(which)
@@ -35,7 +35,7 @@ def main(variant, defect=""):
                 raise RuntimeError(message)
             return text.replace(old, new)
 
-        _launch.source = defective
+        launch.source = defective
     # ThreadSanitizer tells about 250 threads apart.
     kernels.THREADS.update(ctc_checkpoints=96, ctc_segments=96)
     logits, labels, frames, counts = problem(variant, sequences=1 + (variant == "labels-31"))
@@ -50,9 +50,9 @@ def main(variant, defect=""):
 
 def small_plan(*shape, limit, **rest):
     """Checkpoints for short labels too: a thousand threads' worth of work isn't needed."""
-    from ctcx_cuda._plan import _any_length
+    from ctcx_cuda.plan import any_length_plan
 
-    return _any_length(*shape, shift=5, limit=limit, **rest)
+    return any_length_plan(*shape, shift=5, limit=limit, **rest)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 
 import cupy
 import numpy as np
-from ctcx_cuda import _launch, _plan, _variants, paths
+from ctcx_cuda import launch, paths, plan, variants
 from run_drawn import apart
 
 from ctcx.conformance.oracle import best_classes, best_paths
@@ -40,14 +40,14 @@ def main(threads, count, flaw=""):
     paths.describe = apart(paths.describe, flaw)
     if flaw in DEFECTS:
         old, new = DEFECTS[flaw]
-        source = _variants.source
-        if not any(old in source(variant) for variant in _variants.VARIANTS):
+        source = variants.source
+        if not any(old in source(variant) for variant in variants.VARIANTS):
             message = f"{old!r} is not in the source"
             raise RuntimeError(message)
-        _launch.source = lambda variant: source(variant).replace(old, new)
+        launch.source = lambda variant: source(variant).replace(old, new)
     for index in range(count):
         # All choices at once, and with sums kept.
-        _plan._TABLE = 65536 if index % 4 == 3 else 0
+        plan._TABLE = 65536 if index % 4 == 3 else 0
         check(np.random.default_rng(index), WIDTHS[index % len(WIDTHS)])
     sys.stdout.write(f"ran {count}\n")
 

@@ -4,7 +4,7 @@ import cuda_on_cpu
 import cupy
 import numpy as np
 import pytest
-from ctcx_cuda import _launch, _variants, kernels
+from ctcx_cuda import kernels, launch, variants
 
 import ctcx
 from backends.cuda.tests.problems import WIDTHS, problem, short_problem
@@ -55,16 +55,16 @@ def test_the_options_that_cupy_adds_are_those_of_the_static_analysis(monkeypatch
         raise InterruptedError
 
     # A source that no cache has.
-    monkeypatch.setattr(_launch, "source", lambda variant: f"// {tmp_path}\n")
+    monkeypatch.setattr(launch, "source", lambda variant: f"// {tmp_path}\n")
     monkeypatch.setattr("cupy.cuda.compiler._NVRTCProgram.compile", compile_nothing)
-    _launch.module.cache_clear()
+    launch.module.cache_clear()
     with pytest.raises(InterruptedError):
-        _launch.module(_variants.IN_REGISTERS[0], "float16").get_function("ctc_rows")
-    _launch.module.cache_clear()
+        launch.module(variants.IN_REGISTERS[0], "float16").get_function("ctc_rows")
+    launch.module.cache_clear()
     # Which headers there are, and that functions are the device's, changes no binary.
     ignored = ("-I", "-arch=", "--device-as-default-execution-space")
     added = [option for option in asked if not option.startswith(ignored)]
-    assert added == [*_variants.options(_variants.IN_REGISTERS[0], "float16"), "-ftz=true"]
+    assert added == [*variants.options(variants.IN_REGISTERS[0], "float16"), "-ftz=true"]
 
 
 @VARIANTS
@@ -427,7 +427,7 @@ def test_a_graph_of_the_public_call_keeps_what_it_took_on_the_way(pool):
 
 
 def test_a_kernel_is_not_loaded_into_a_graph(monkeypatch):
-    monkeypatch.setattr(_launch, "_functions", {})
+    monkeypatch.setattr(launch, "_functions", {})
     arrays = on_device(problem("labels-31"))
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream, pytest.raises(RuntimeError, match=r"call it once before capturing \(warm up\)"):

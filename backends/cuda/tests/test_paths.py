@@ -4,7 +4,7 @@ import cuda_on_cpu
 import cupy
 import numpy as np
 import pytest
-from ctcx_cuda import _plan, paths
+from ctcx_cuda import paths, plan
 
 import ctcx
 from ctcx.conformance.oracle import best_classes, best_paths
@@ -17,7 +17,7 @@ WAYS = pytest.mark.parametrize("way", ["table", "spans", "strips"])
 def chosen(request, monkeypatch):
     way = request.node.callspec.params.get("way") if hasattr(request.node, "callspec") else None
     if way in {"spans", "strips"}:
-        monkeypatch.setattr(_plan, "_TABLE", 0)
+        monkeypatch.setattr(plan, "_TABLE", 0)
     if way == "strips":
         monkeypatch.setattr(paths, "MOST_THREADS", 96)
 
@@ -119,7 +119,7 @@ def test_a_wide_array_of_labels_takes_no_more_than_the_frames_allow():
     logits, labels, *lengths = problem(width=30)
     wide = np.pad(labels, ((0, 0), (0, 5000)), constant_values=-5)
     assert bits(*align((logits, wide, *lengths))) == bits(*align((logits, labels, *lengths)))
-    assert _plan.make_path_plan(3, 150, 5030, real=4, limit=1 << 28, threads=512).spans == 1
+    assert plan.make_path_plan(3, 150, 5030, real=4, limit=1 << 28, threads=512).spans == 1
 
 
 def test_a_graph_writes_to_nobody_elses_memory():

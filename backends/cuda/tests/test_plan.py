@@ -1,8 +1,8 @@
 """What is launched: variants, scratch memory, grids."""
 
 import pytest
-from ctcx_cuda._plan import grid, make_path_plan, make_plan, offsets, scratch_limit
-from ctcx_cuda._variants import ANY_LENGTH, IN_REGISTERS
+from ctcx_cuda.plan import grid, make_path_plan, make_plan, offsets, scratch_limit
+from ctcx_cuda.variants import ANY_LENGTH, IN_REGISTERS
 
 MIB = 1 << 20
 

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from ctcx.plugin import Decline, usable_cores
-from ctcx_numba._compiled import compiled_for, scratch_for
+from ctcx_numba.compiled import compiled_for, scratch_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,7 +3,7 @@
 import sys
 
 import numpy as np
-from ctcx_numba import _compiled, kernels
+from ctcx_numba import compiled, kernels
 
 from ctcx.conformance.oracle import reference, within_limit
 
@@ -83,7 +83,7 @@ def check(batch, blank, rng):
 def check_many(count, seed):
     rng = np.random.default_rng(seed)
     for problem in range(count):
-        _compiled.MOST_STATES = (2**17, 0)[problem % 2]  # in one block, or in several
+        compiled.MOST_STATES = (2**17, 0)[problem % 2]  # in one block, or in several
         kernels._WORTH_A_THREAD = (200_000, 1000)[problem // 2 % 2]
         check(*draw(rng), rng)
 
@@ -92,7 +92,7 @@ if __name__ == "__main__":
     check_many(300, seed=1)
     # An overrun is found: memory for fewer labels than there are.
     integers = np.ones((1, 40), np.int64), np.array([50]), np.array([40])
-    small, kernel = _compiled.scratch_for(50, 3, 5), _compiled.compiled_for("float32")
+    small, kernel = compiled.scratch_for(50, 3, 5), compiled.compiled_for("float32")
     rows, order = np.zeros((50, 5), np.float32), np.zeros(1, np.int64)
     try:
         kernel(rows, 50, 50, 1, *integers, 0, order, small, np.empty(1), rows.copy())

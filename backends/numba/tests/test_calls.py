@@ -9,7 +9,7 @@ import threading
 import numba
 import numpy as np
 import pytest
-from ctcx_numba import _compiled, kernels
+from ctcx_numba import compiled, kernels
 from ctcx_numba.kernels import loss_and_grad
 
 import ctcx
@@ -71,7 +71,7 @@ def test_a_system_that_starts_no_threads(batch, monkeypatch):
 def test_an_error_in_a_thread_is_the_caller_s(batch, monkeypatch):
     monkeypatch.setattr(kernels, "_WORTH_A_THREAD", 1)
     monkeypatch.setattr(kernels, "usable_cores", lambda: 4)
-    here, scratch_for = threading.get_ident(), _compiled.scratch_for
+    here, scratch_for = threading.get_ident(), compiled.scratch_for
 
     def fail_elsewhere(*sizes):
         if threading.get_ident() != here:
@@ -133,17 +133,17 @@ def test_what_it_does_not_take_is_turned_down_with_a_reason():
 @pytest.mark.parametrize("damage", ["no index", "another dtype's code"])
 def test_damaged_files_of_compiled_code_are_done_without(damage, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(_compiled, "_compiled", {})
-    compiled = _compiled.compiled_for("float32")
-    assert _compiled.compiled_for("float32") is compiled
+    monkeypatch.setattr(compiled, "_compiled", {})
+    kernel = compiled.compiled_for("float32")
+    assert compiled.compiled_for("float32") is kernel
     (index,), (code,) = tmp_path.rglob("*.nbi"), tmp_path.rglob("*.nbc")
     if damage == "no index":
         index.write_bytes(b"none")
     else:
-        _compiled.compiled_for("float64")
+        compiled.compiled_for("float64")
         (other,) = set(tmp_path.rglob("*.nbc")) - {code}
         code.write_bytes(other.read_bytes())
-    monkeypatch.setattr(_compiled, "_compiled", {})
+    monkeypatch.setattr(compiled, "_compiled", {})
     with caplog.at_level(logging.WARNING, "ctcx_numba"):
         losses, _ = loss_and_grad(
             np.zeros((1, 1, 3), np.float32), np.ones((1, 1), int), *np.ones((2, 1), int), blank=0

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from ctcx_numba import _compiled
+from ctcx_numba import compiled
 from ctcx_numba.kernels import loss_and_grad
 
 from backends.numba.tests import drawn
@@ -25,11 +25,11 @@ def test_long_sequences_whole_and_in_blocks(batch, kind, sizes, monkeypatch):
         x[:, ::3, -1] = -np.inf
         labels[labels == sizes[2] - 1] = 1
     right = reference(x, labels, *lengths, 0)
-    monkeypatch.setattr(_compiled, "MOST_STATES", 2**30)
+    monkeypatch.setattr(compiled, "MOST_STATES", 2**30)
     losses, grad = loss_and_grad(x, labels, *lengths, blank=0)
     np.testing.assert_allclose(losses, right.loss, rtol=1e-7)
     np.testing.assert_allclose(grad, right.grad, atol=2e-7)
-    monkeypatch.setattr(_compiled, "MOST_STATES", 0)
+    monkeypatch.setattr(compiled, "MOST_STATES", 0)
     again = loss_and_grad(x, labels, *lengths, blank=0)
     np.testing.assert_array_equal(again[0], losses)
     np.testing.assert_array_equal(again[1], grad)
@@ -40,13 +40,13 @@ def arrays_of(scratch):
 
 
 def test_memory_grows_with_the_root_of_the_length():
-    assert sum(a.nbytes for a in arrays_of(_compiled.scratch_for(20_000, 2_000, 32))) < 30e6
+    assert sum(a.nbytes for a in arrays_of(compiled.scratch_for(20_000, 2_000, 32))) < 30e6
 
 
 @pytest.mark.parametrize("sizes", [(0, 0, 1), (1, 1, 2), (9, 8, 23), (300, 40, 28)])
 def test_no_array_of_scratch_begins_shortly_behind_another(sizes):
     """LLVM would take another loop, and give other bits: a vector has 64 bytes at most."""
-    arrays = sorted(arrays_of(_compiled.scratch_for(*sizes)), key=lambda a: a.ctypes.data)
+    arrays = sorted(arrays_of(compiled.scratch_for(*sizes)), key=lambda a: a.ctypes.data)
     for one, next_one in pairwise(arrays):
         assert next_one.ctypes.data - one.ctypes.data - one.nbytes >= 16 * 64
 

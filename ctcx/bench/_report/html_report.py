@@ -27,6 +27,16 @@ __all__ = ["html_report"]
 def html_report(run: BenchmarkRun) -> str:
     """Return the whole report.
 
+    Parameters
+    ----------
+    run : BenchmarkRun
+        From :func:`load_run`.
+
+    Returns
+    -------
+    str
+        A page of HTML that loads nothing.
+
     Raises
     ------
     ImportError

@@ -28,7 +28,18 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 
 
 def markdown_report(run: BenchmarkRun) -> str:
-    """Return the whole report."""
+    """Return the whole report.
+
+    Parameters
+    ----------
+    run : BenchmarkRun
+        From :func:`load_run`.
+
+    Returns
+    -------
+    str
+        In Markdown.
+    """
     parts = ["# Benchmark report"]
     parts += [escape(text) for text in (headline(run), warning(run)) if text]
     parts.append(markdown_table(header(run)))

@@ -136,7 +136,20 @@ def warning(run: BenchmarkRun) -> str:
 
 
 def times(run: BenchmarkRun, layout: str) -> Table:
-    """Return how long each takes, and how many times as fast as the baseline that is."""
+    """Return how long each takes, and how many times as fast as the baseline that is.
+
+    Parameters
+    ----------
+    run : BenchmarkRun
+        From :func:`load_run`.
+    layout : str
+        One of ``run.layouts()``.
+
+    Returns
+    -------
+    Table
+        One row for each implementation.
+    """
 
     def cell(one: Measured) -> str:
         return f"{_marked(run, one)}{three(one.median * 1e3)} ({_plain_ratio(run, one)}{TIMES})"
@@ -151,7 +164,20 @@ def times(run: BenchmarkRun, layout: str) -> Table:
 
 
 def ratios(run: BenchmarkRun, layout: str) -> Table:
-    """Return how many times as fast as the baseline each is, on each workload."""
+    """Return how many times as fast as the baseline each is, on each workload.
+
+    Parameters
+    ----------
+    run : BenchmarkRun
+        From :func:`load_run`.
+    layout : str
+        One of ``run.layouts()``.
+
+    Returns
+    -------
+    Table
+        One row for each implementation.
+    """
     return _by_workload(
         run,
         layout,

@@ -7,7 +7,7 @@ struct __align__(2 * sizeof(real)) Spread { real top, log_sum; };
 // Best sums of logits of the paths to a label, and to the blank before it.
 struct __align__(16) Sums { double blank, label; };
 
-// One struct by value. Strides count elements. The host's copy is in _launch.py, field by field.
+// One struct by value. Strides count elements. The host's copy is in launch.py, field by field.
 struct Problem {
     const void* logits; i64 logits_n, logits_t, logits_c;
     void* grad;         i64 grad_n, grad_t, grad_c;

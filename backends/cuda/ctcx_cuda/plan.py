@@ -10,12 +10,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ctcx_cuda._variants import ANY_LENGTH, IN_REGISTERS
+from ctcx_cuda.variants import ANY_LENGTH, IN_REGISTERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ctcx_cuda._variants import Variant
+    from ctcx_cuda.variants import Variant
 
 __all__ = ["PathPlan", "Plan", "grid", "make_path_plan", "make_plan", "offsets", "scratch_limit"]
 
@@ -175,7 +175,9 @@ def make_plan(N: int, T: int, C: int, S: int, *, real: int, grad: bool, limit: i
     sequences = N
     while True:
         for shift in _SHIFTS:
-            plan = _any_length(sequences, T, C, S, real=real, grad=grad, shift=shift, limit=limit)
+            plan = any_length_plan(
+                sequences, T, C, S, real=real, grad=grad, shift=shift, limit=limit
+            )
             if plan.scratch <= limit and plan.workers >= min(sequences * plan.segments, 32):
                 return plan
         if plan.scratch <= limit or sequences == 1:
@@ -254,7 +256,7 @@ def _in_registers(
     return Plan(variant, N, sizes, 0, 1, shared_states=False, workers=0)
 
 
-def _any_length(
+def any_length_plan(
     N: int, T: int, C: int, S: int, *, real: int, grad: bool, shift: int, limit: int
 ) -> Plan:
     row = (S + 1) * 4 * real

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctcx_cuda._device_arrays import view
-from ctcx_cuda._plan import offsets
-from ctcx_cuda._variants import VARIANTS, options, source
+from ctcx_cuda.plan import offsets
+from ctcx_cuda.variants import VARIANTS, options, source
 
 if TYPE_CHECKING:
-    from ctcx_cuda._plan import PathPlan, Plan
-    from ctcx_cuda._variants import Variant
+    from ctcx_cuda.plan import PathPlan, Plan
+    from ctcx_cuda.variants import Variant
 
 __all__ = [
     "PROBLEM",
