@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from ctcx._api.greedy import Decoded, ctc_greedy
     from ctcx._api.guided_search import BeamState
     from ctcx._api.hvp import ctc_hvp
+    from ctcx._api.linear import LinearLossAndGrad, linear_ctc_loss_and_grad
     from ctcx._api.loss import LossAndGrad, ctc_loss, ctc_loss_and_grad
     from ctcx._api.ngram import NGram
     from ctcx._api.posterior import Occupancies, ctc_entropy, ctc_occupancies, ctc_sample_paths
+    from ctcx._api.torch_linear import LinearCTCLoss as LinearCTCLoss
     from ctcx._dispatch.dispatcher import trace, use_backend
     from ctcx._dispatch.report import backends, show_versions
     from ctcx._errors import (
@@ -51,6 +53,7 @@ __all__ = [
     "Decoded",
     "InfeasibleError",
     "KernelError",
+    "LinearLossAndGrad",
     "LossAndGrad",
     "NGram",
     "Occupancies",
@@ -74,6 +77,7 @@ __all__ = [
     "explain",
     "labels_from_one_hot",
     "labels_to_one_hot",
+    "linear_ctc_loss_and_grad",
     "min_frames",
     "plugin",
     "show_versions",
@@ -102,6 +106,8 @@ _HOMES = {
         "UnknownBackendError",
     ),
     "_api.hvp": ("ctc_hvp",),
+    "_api.linear": ("LinearLossAndGrad", "linear_ctc_loss_and_grad"),
+    "_api.torch_linear": ("LinearCTCLoss",),  # needs PyTorch, so it isn't in __all__
     "_api.loss": ("LossAndGrad", "ctc_loss", "ctc_loss_and_grad"),
     "_api.ngram": ("NGram",),
     "_api.posterior": ("Occupancies", "ctc_entropy", "ctc_occupancies", "ctc_sample_paths"),

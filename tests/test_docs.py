@@ -42,6 +42,7 @@ SHOWN = (
     "ctcx._api.explain",
     "ctcx._api.greedy",
     "ctcx._api.guided_search",
+    "ctcx._api.linear",
     "ctcx._api.loss",
     "ctcx._api.ngram",
     "ctcx._api.posterior",
@@ -221,14 +222,15 @@ def test_every_folder_is_on_the_page_about_the_architecture():
     assert [name for name in packages if not re.search(rf"\b{name}\b", drawing)] == []
 
 
-def test_examples_on_the_page_about_differentiation_are_so(capsys):
-    text = (DOCS / "differentiation.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["differentiation.md", "large-heads.md"])
+def test_examples_on_pages_about_libraries_are_so(page, capsys):
+    text = (DOCS / page).read_text(encoding="utf-8")
     need_what_is_imported(text)
     namespace = {}
     for code, printed in re.findall(
         r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", text, re.DOTALL
     ):
-        exec(compile(code, "differentiation.md", "exec"), namespace)
+        exec(compile(code, page, "exec"), namespace)
         assert capsys.readouterr().out == printed
 
 

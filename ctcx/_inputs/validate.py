@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["check_values", "locate"]
+__all__ = ["check_integers", "check_values", "locate"]
 
 
 def check_values(
@@ -35,12 +35,8 @@ def check_values(
         A length outside its range, a label out of range or equal to the blank, a NaN or +inf logit
         inside a sequence; with sequence, position and value.
     """
-    labels, logit_lengths, label_lengths = _best_copies(call)
+    labels, ok_small = _integers_ok(call, call.logits.shape[2], wildcards)
     logits = call.logits
-    xp_small = array_api_compat.array_namespace(labels)
-    ok_small = _small_ok(
-        labels, logit_lengths, label_lengths, logits.shape, call.blank, xp_small, wildcards
-    )
     if is_numpy(labels) and not is_numpy(logits):
         if not ok_small:
             _raise(call, time_major=time_major, wildcards=wildcards)
@@ -49,6 +45,30 @@ def check_values(
         ok = ok_small & _logits_ok(call)
     if not bool(ok):
         _raise(call, time_major=time_major, wildcards=wildcards)
+
+
+def check_integers(call: KernelInputs, num_classes: int) -> None:
+    """Raise what is wrong with labels and lengths where ``call.logits`` isn't of these classes.
+
+    Raises
+    ------
+    CTCInputError
+        As :func:`check_values`.
+    """
+    _, ok = _integers_ok(call, num_classes, ())
+    if not bool(ok):
+        _locate_integers(call, num_classes)
+
+
+def _integers_ok(
+    call: KernelInputs, num_classes: int, wildcards: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Labels where they can best be read, and whether they and the lengths are right."""
+    labels, logit_lengths, label_lengths = _best_copies(call)
+    xp = array_api_compat.array_namespace(labels)
+    shape = (*call.logits.shape[:2], num_classes)
+    ok = _small_ok(labels, logit_lengths, label_lengths, shape, call.blank, xp, wildcards)
+    return labels, ok
 
 
 def _best_copies(call: KernelInputs) -> tuple[Any, Any, Any]:
@@ -128,6 +148,14 @@ def locate(call: KernelInputs, *, time_major: bool, wildcards: tuple[int, ...] =
     CTCInputError
         As :func:`check_values`.
     """
+    logit_lengths = _locate_integers(call, call.logits.shape[2], wildcards)
+    _report_logits(call, logit_lengths, time_major=time_major)
+
+
+def _locate_integers(
+    call: KernelInputs, classes: int, wildcards: tuple[int, ...] = ()
+) -> list[int]:
+    """Do the same for labels and lengths; returns the logit lengths."""
     labels, logit_lengths, label_lengths = (
         to_lists(array if host is None else host)  # as the caller wrote them, before any narrowing
         for array, host in (
@@ -136,8 +164,7 @@ def locate(call: KernelInputs, *, time_major: bool, wildcards: tuple[int, ...] =
             (call.label_lengths, call.host_label_lengths),
         )
     )
-    _, frames, classes = call.logits.shape
-    width = call.labels.shape[1]
+    frames, width = call.logits.shape[1], call.labels.shape[1]
     for argument, lengths, limit, axis in (
         ("logit_lengths", logit_lengths, frames, "frames"),
         ("label_lengths", label_lengths, width, "label positions"),
@@ -153,7 +180,8 @@ def locate(call: KernelInputs, *, time_major: bool, wildcards: tuple[int, ...] =
         for position, label in enumerate(labels[sequence][:length]):
             if label not in wildcards:
                 _check_label(label, sequence, position, classes, call.blank, wildcards)
-    _report_logits(call, logit_lengths, time_major=time_major)
+    found: list[int] = logit_lengths
+    return found
 
 
 def _check_label(

@@ -43,6 +43,7 @@ ROOT = Path(__file__).parents[2]
 # Where each public name stands on the page of the API. A name that is missing here fails the build.
 API = {
     "Loss and gradient": ("ctc_loss", "ctc_loss_and_grad", "LossAndGrad", "ctc_hvp"),
+    "Last linear layer and loss": ("linear_ctc_loss_and_grad", "LinearLossAndGrad"),
     "Alignment": ("ctc_align", "Alignment", "spans", "Span"),
     "Decoding": ("ctc_greedy", "Decoded", "ctc_beam_search", "Beams", "BeamState", "NGram"),
     "All paths of the labels": (

@@ -112,6 +112,21 @@ class Loop(Protocol):
         """
         ...
 
+    def over_blocks(
+        self,
+        step: Callable[[Any, tuple[Array, ...]], tuple[Any, tuple[Array, ...]]],
+        carry: Any,
+        arrays: tuple[Array, ...],
+        size: int,
+        context: Context,
+    ) -> tuple[Any, tuple[Array, ...]]:
+        """Run ``carry, made = step(carry, block)`` for each block of the arrays' rows.
+
+        ``block`` has up to ``size`` rows of each of the arrays, and ``made`` as many rows of each
+        result. Returns the last carry and the results, of all rows.
+        """
+        ...
+
 
 class PythonLoop:
     """The loop in Python, for libraries that compute at once."""
@@ -208,6 +223,30 @@ class PythonLoop:
         )
         self.each(make, parts, sum(math.prod((*shape, *trailing)) for trailing, _ in templates))
         return wholes
+
+    def over_blocks(
+        self,
+        step: Callable[[Any, tuple[Array, ...]], tuple[Any, tuple[Array, ...]]],
+        carry: Any,
+        arrays: tuple[Array, ...],
+        size: int,
+        context: Context,
+    ) -> tuple[Any, tuple[Array, ...]]:
+        """Write block after block into arrays of its own, as :meth:`assemble` does."""
+        wholes: tuple[Array, ...] | None = None
+        length = arrays[0].shape[0]
+        for part in _slices(length, size):
+            carry, made = step(carry, tuple(array[part, ...] for array in arrays))
+            if wholes is None:
+                wholes = tuple(
+                    context.xp.empty(
+                        (length, *piece.shape[1:]), dtype=piece.dtype, device=context.device
+                    )
+                    for piece in made
+                )
+            for whole, piece in zip(wholes, made, strict=True):
+                whole[part, ...] = piece
+        return carry, wholes or ()
 
     def each(
         self,

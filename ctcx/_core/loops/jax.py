@@ -155,5 +155,41 @@ class JaxLoop:
         """Make all in one block: XLA fuses what happens in it."""
         return block(slice(0, shape[0]), slice(0, shape[1]))
 
+    def over_blocks(
+        self,
+        step: Callable[[Any, tuple[Array, ...]], tuple[Any, tuple[Array, ...]]],
+        carry: Any,
+        arrays: tuple[Array, ...],
+        size: int,
+        context: Context,  # noqa: ARG002 - the protocol's
+    ) -> tuple[Any, tuple[Array, ...]]:
+        """Loop over full blocks, and do what is left by itself: no array is copied or padded."""
+        length = arrays[0].shape[0]
+
+        def part(start: Any, rows: int) -> tuple[Array, ...]:
+            return tuple(
+                jax.lax.dynamic_slice_in_dim(array, start, rows, axis=0) for array in arrays
+            )
+
+        def write(state: Any, start: Any, rows: int) -> Any:
+            carry, wholes = state
+            carry, made = step(carry, part(start, rows))
+            put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+            return same_axes((carry, tuple(map(put, wholes, made))))
+
+        _, made = jax.eval_shape(lambda carry: step(carry, part(0, 1)), carry)
+        wholes = tuple(
+            jax.numpy.zeros((length, *piece.shape[1:]), dtype=piece.dtype) for piece in made
+        )
+        state = same_axes((carry, wholes))
+        blocks = length // size
+        state = jax.lax.fori_loop(
+            0, blocks, lambda block, state: write(state, block * size, size), state
+        )
+        if left := length - blocks * size:
+            state = write(state, blocks * size, left)
+        carry, wholes = state
+        return carry, wholes
+
 
 JAX_LOOP = JaxLoop()
