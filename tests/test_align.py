@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._inputs.host_data import to_lists
 from ctcx.conformance.oracle import best_paths, enumerate_best_paths
-from tests.helpers import optional, random_problem
+from tests.helpers import optional, random_problem, to_lists
 
 torch, jax, jnp = optional("torch"), optional("jax"), optional("jax.numpy")
 ROOT = Path(__file__).parents[1]

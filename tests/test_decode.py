@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ctcx
-from ctcx._plugins.targets import load_target
 from ctcx.conformance.oracle import best_classes, enumerate_labels, merged, prefix_beams
 from tests.helpers import optional, to_lists
 
@@ -228,17 +227,32 @@ def test_greedy_in_torch_operators():
     assert not ctcx.ctc_greedy(logits).score.requires_grad
 
 
-def test_a_kernel_that_returns_what_can_not_be_is_named(monkeypatch):
-    from ctcx._core import greedy
+WRONG = """
+import numpy as np
+from ctcx.plugin import Backend, hookimpl, load_kernel
 
-    right = greedy.greedy
-    for change in (lambda c, p: (c + 9, p), lambda c, p: (c, p * np.nan), lambda c, p: (c, p + 9)):
-        monkeypatch.setattr(greedy, "greedy", lambda *a, _c=change, **k: _c(*right(*a, **k)))
-        load_target.cache_clear()
-        with pytest.raises(ctcx.KernelError, match="classes or log_probs for sequence 0"):
-            ctcx.ctc_greedy(LOGITS, backend="array-api")
-    monkeypatch.undo()
-    load_target.cache_clear()
+
+@hookimpl
+def ctcx_backends():
+    yield Backend(
+        name="wrong", kernels={{"{operation}": "ctcx_wrong:kernel"}}, namespaces={{"numpy"}}
+    )
+
+
+def kernel(*args, **options):
+    found, log_probs = load_kernel("array-api", "{operation}")(*args, **options)
+    return {result}
+"""
+
+
+@pytest.mark.parametrize(
+    "result", ["(found + 9, log_probs)", "(found, log_probs * np.nan)", "(found, log_probs + 9)"]
+)
+def test_a_kernel_that_returns_what_can_not_be_is_named(plugins, result):
+    plugins.write("wrong", WRONG.format(operation="greedy", result=result))
+    plugins.load()
+    with pytest.raises(ctcx.KernelError, match="classes or log_probs for sequence 0"):
+        ctcx.ctc_greedy(LOGITS, backend="wrong")
 
 
 def test_the_most_probable_labels_need_not_be_those_of_the_best_path():
@@ -476,19 +490,14 @@ def test_long_beams_keep_their_digits():
         assert float(found.log_probs[0, 0]) == pytest.approx(truth.log_probs[0, 0], rel=1e-5)
 
 
-def test_a_beam_kernel_that_returns_what_can_not_be_is_named(monkeypatch):
-    from ctcx._core import beam_search
-
-    right = beam_search.beam_search
-    for change in (lambda c, p: (c * 0, p), lambda c, p: (c, p * np.nan), lambda c, p: (c, p + 9)):
-        monkeypatch.setattr(
-            beam_search, "beam_search", lambda *a, _c=change, **k: _c(*right(*a, **k))
-        )
-        load_target.cache_clear()
-        with pytest.raises(ctcx.KernelError, match="labels or log_probs for sequence 0"):
-            ctcx.ctc_beam_search(LOGITS, backend="array-api")
-    monkeypatch.undo()
-    load_target.cache_clear()
+@pytest.mark.parametrize(
+    "result", ["(found * 0, log_probs)", "(found, log_probs * np.nan)", "(found, log_probs + 9)"]
+)
+def test_a_beam_kernel_that_returns_what_can_not_be_is_named(plugins, result):
+    plugins.write("wrong", WRONG.format(operation="beam_search", result=result))
+    plugins.load()
+    with pytest.raises(ctcx.KernelError, match="labels or log_probs for sequence 0"):
+        ctcx.ctc_beam_search(LOGITS, backend="wrong")
 
 
 def test_the_example_reads_six_of_eight_lines_and_doubts_the_others(capsys):

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ctcx
-from ctcx._inputs.host_data import to_lists
 from ctcx.conformance.oracle import enumerate_labels, log_softmax, prefix_beams
-from tests.helpers import optional
+from tests.helpers import optional, to_lists
 
 torch, jax, jnp = optional("torch"), optional("jax"), optional("jax.numpy")
 LIBRARIES = {

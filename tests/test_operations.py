@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx._dispatch import results
-from ctcx._operations import OPERATIONS, Operation, Result
+from ctcx import _dispatch, _operations
 from ctcx.plugin import Backend
 
 
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=str)
+@pytest.mark.parametrize("operation", _operations.OPERATIONS.values(), ids=str)
 def test_the_reference_has_every_result_and_the_checks_are_there(operation):
     logits = np.zeros((1, 3, 4))
     one = np.array([1])
@@ -30,7 +29,7 @@ def test_the_reference_has_every_result_and_the_checks_are_there(operation):
 
 
 def test_the_contract_of_kernels_states_each_signature():
-    for operation in OPERATIONS.values():
+    for operation in _operations.OPERATIONS.values():
         assert operation.signature in " ".join(Backend.__doc__.split())
 
 
@@ -38,21 +37,21 @@ def test_the_contract_of_kernels_states_each_signature():
 def entropy(monkeypatch):
     """An operation of the future, of which the rest of ctcx has never heard."""
     descriptor = dataclasses.replace(
-        OPERATIONS["loss_and_grad"],
+        _operations.OPERATIONS["loss_and_grad"],
         name="entropy",
         results=(
-            Result(name="loss", axes="N", dtype="loss"),
-            Result(name="entropy", axes="NT", dtype="logits"),
-            Result(name="starts", axes="NS", dtype="int32"),
+            _operations.Result(name="loss", axes="N", dtype="loss"),
+            _operations.Result(name="entropy", axes="NT", dtype="logits"),
+            _operations.Result(name="starts", axes="NS", dtype="int32"),
         ),
         options=("temperature",),
         feature=None,
     )
-    monkeypatch.setitem(OPERATIONS, "entropy", descriptor)
+    monkeypatch.setitem(_operations.OPERATIONS, "entropy", descriptor)
     return descriptor
 
 
-def test_a_new_operation_needs_a_descriptor_only(entropy: Operation):
+def test_a_new_operation_needs_a_descriptor_only(entropy: _operations.Operation):
     kernels = {"entropy": "mine:entropy"}
     with pytest.raises(ValueError, match="unknown operations"):
         Backend(name="mine", kernels={"perplexity": "mine:x"}, namespaces={"numpy"})
@@ -66,7 +65,7 @@ def test_a_new_operation_needs_a_descriptor_only(entropy: Operation):
     assert entropy.signature.endswith("blank, temperature) -> (loss, entropy, starts)")
 
 
-def test_results_are_looked_at_as_the_descriptor_says(entropy: Operation):
+def test_results_are_looked_at_as_the_descriptor_says(entropy: _operations.Operation):
     logits = np.zeros((2, 3, 4), dtype=np.float16)
     arrays = (logits, np.ones((2, 5), dtype=np.int64))
     known = ctcx.explain(*arrays)
@@ -75,16 +74,16 @@ def test_results_are_looked_at_as_the_descriptor_says(entropy: Operation):
     )
     loss, right = np.zeros(2, dtype=np.float32), np.zeros((2, 3), dtype=np.float16)
     starts = np.zeros((2, 5), dtype=np.int32)
-    results.check_form((loss, right, starts), arrays, decision, {})
+    _dispatch.results.check_form((loss, right, starts), arrays, decision, {})
     with pytest.raises(ctcx.KernelError, match=r"expected a tuple \(loss, entropy, starts\)"):
-        results.check_form(loss, arrays, decision, {})
+        _dispatch.results.check_form(loss, arrays, decision, {})
     with pytest.raises(ctcx.KernelError, match=r"shape \(2,\) as entropy, expected \(2, 3\)"):
-        results.check_form((loss, right[:, 0], starts), arrays, decision, {})
+        _dispatch.results.check_form((loss, right[:, 0], starts), arrays, decision, {})
     with pytest.raises(ctcx.KernelError, match="array of float32 as entropy, expected float16"):
-        results.check_form((loss, right.astype(np.float32), starts), arrays, decision, {})
+        _dispatch.results.check_form((loss, right.astype(np.float32), starts), arrays, decision, {})
     with pytest.raises(ctcx.KernelError, match="array of float16 as loss, expected float32"):
-        results.check_form((loss.astype(np.float16), right, starts), arrays, decision, {})
+        _dispatch.results.check_form((loss.astype(np.float16), right, starts), arrays, decision, {})
     with pytest.raises(ctcx.KernelError, match=r"shape \(2, 3\) as starts, expected \(2, 5\)"):
-        results.check_form((loss, right, starts[:, :3]), arrays, decision, {})
+        _dispatch.results.check_form((loss, right, starts[:, :3]), arrays, decision, {})
     with pytest.raises(ctcx.KernelError, match="array of int64 as starts, expected int32"):
-        results.check_form((loss, right, starts.astype(np.int64)), arrays, decision, {})
+        _dispatch.results.check_form((loss, right, starts.astype(np.int64)), arrays, decision, {})
