@@ -5,14 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from ctcx._api.call import (
-    Infeasible,
-    Options,
-    ReductionName,
-    check_options,
-    reduce_losses,
-    reduction_of,
-)
+from ctcx._api.call import reduce_losses, reduction_of
 from ctcx._api.loss import ctc_loss_and_grad
 from ctcx._arrays.facts import any_traced
 from ctcx._arrays.tensor_forms import UNREADABLE, form_of, is_torch_compiling
@@ -20,6 +13,7 @@ from ctcx._autodiff.head_operation import HeadOperation
 from ctcx._core.linear_head import Constants
 from ctcx._errors import CTCInputError
 from ctcx._inputs.linear import HeadInputs, check_chunk, prepare_head
+from ctcx._inputs.options import Infeasible, Options, ReductionName, check_options
 from ctcx._typing import ArrayT
 
 if TYPE_CHECKING:

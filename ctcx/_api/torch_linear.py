@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ctcx._api.call import Infeasible, Options, ReductionName, check_options
 from ctcx._api.linear import LinearLossAndGrad, linear_ctc_loss_and_grad, linear_loss
 from ctcx._inputs.labels import resolve_blank
 from ctcx._inputs.linear import check_chunk
+from ctcx._inputs.options import Infeasible, Options, ReductionName, check_options
 
 if TYPE_CHECKING:
     from ctcx._typing import Array
