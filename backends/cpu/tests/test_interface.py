@@ -13,6 +13,7 @@ from pathlib import Path
 import ctcx_cpu
 import numpy as np
 import pytest
+from ctcx_cpu import _native
 
 import ctcx
 
@@ -119,10 +120,10 @@ def test_minor_versions_take_each_others_batches(tmp_path):
 def test_every_instruction_set_of_this_processor(instructions):
     code = """
 import numpy as np
+import ctcx_cpu
 import ctcx
-from ctcx_cpu import _native
 from ctcx.conformance.oracle import reference
-print(_native.instructions())
+print(ctcx_cpu.ctcx_runtime_info()["ctcx-cpu instructions"])
 rng = np.random.default_rng(0)
 for n, t, c, s, scale in (3, 40, 5, 12, 2), (2, 200, 70, 60, 30), (1, 300, 700, 20, 100):
     for offset in 0, 1e4:
@@ -208,8 +209,6 @@ ctcx.show_versions()
 
 
 def test_what_arrays_do_not_fit_is_an_error():
-    from ctcx_cpu import _native
-
     x, y, lengths = np.zeros((2, 5, 4), np.float32), np.ones((2, 2), np.int64), np.full(2, 3)
     losses, grad = np.empty(2, np.float32), np.empty_like(x)
     right = [x, y, lengths, lengths, losses, grad, 2, 0, 1]
@@ -241,8 +240,6 @@ def test_what_arrays_do_not_fit_is_an_error():
 
 
 def test_what_arrays_do_not_fit_occupancies_is_an_error():
-    from ctcx_cpu import _native
-
     x, y, lengths = np.zeros((2, 5, 4), np.float32), np.ones((2, 2), np.int64), np.full(2, 3)
     losses, classes, states = (np.empty(s, np.float32) for s in ((2,), (2, 5, 4), (2, 5, 5)))
     right = [x, y, lengths, lengths, losses, classes, states, 2, 0, 1]
@@ -272,8 +269,6 @@ def test_what_arrays_do_not_fit_occupancies_is_an_error():
 
 
 def test_what_arrays_do_not_fit_sampled_paths_is_an_error():
-    from ctcx_cpu import _native
-
     x, y, lengths = np.zeros((2, 5, 4), np.float32), np.ones((2, 2), np.int64), np.full(2, 3)
     uniforms, states = np.zeros((2, 6, 5), np.float32), np.empty((2, 6, 5), np.int32)
     right = [x, y, lengths, lengths, uniforms, states, 2, 0, 1]
@@ -299,8 +294,6 @@ def test_what_arrays_do_not_fit_sampled_paths_is_an_error():
 
 
 def test_what_arrays_do_not_fit_an_alignment_is_an_error():
-    from ctcx_cpu import _native
-
     x, y, lengths = np.zeros((2, 5, 4), np.float32), np.ones((2, 2), np.int64), np.full(2, 3)
     extra, states = np.zeros((2, 5, 1), np.float32), np.empty((2, 5), np.int32)
     log_probs = np.empty((2, 5), np.float32)
@@ -332,8 +325,6 @@ def test_what_arrays_do_not_fit_an_alignment_is_an_error():
 
 
 def test_what_arrays_do_not_fit_decoding_is_an_error():
-    from ctcx_cpu import _native
-
     x, lengths, classes = np.zeros((2, 5, 4), np.float32), np.full(2, 3), np.empty((2, 5), np.int32)
     log_probs, labels = np.empty((2, 5), np.float32), np.empty((2, 3, 5), np.int32)
     greedy = [x, lengths, classes, log_probs, 2, 0, 1]
