@@ -88,9 +88,11 @@ struct Cut {
 void compute_cut(const Kernel &kernel, const Batch &batch, const Team &team) {
   std::vector<Cut> cuts(batch.sequences);
   std::vector<std::pair<Size, int>> halves;
+  team.share(batch.sequences, [&](Size n) {
+    cuts[n].sequence = kernel.begin(batch, n, cuts[n].scratch);
+  });
   for (Size n : costliest_first(batch))
-    if ((cuts[n].sequence = kernel.begin(batch, n, cuts[n].scratch)))
-      halves.push_back({n, 0}), halves.push_back({n, 1});
+    if (cuts[n].sequence) halves.push_back({n, 0}), halves.push_back({n, 1});
 
   const bool softmax_first =
       batch.gradient && batch.classes >= wide && team.threads > Size(halves.size());

@@ -24,6 +24,15 @@ double loss_of(Likelihood likelihood, double factors, double excess) {
   return loss <= ctcx::largest_loss ? loss : std::numeric_limits<double>::infinity();
 }
 
+// Whether a frame has a NaN or +inf.
+template <class X> bool is_wrong(const X *logits, Size row, Size frames, Size classes) {
+  for (Size t = 0; t < frames; t++) {
+    if (has_nan_or_inf(logits + t * row, classes)) return true;
+    if (t % ctcx::frames_a_pause == ctcx::frames_a_pause - 1) ctcx::pause();
+  }
+  return false;
+}
+
 template <class X, class T = typename ComputedIn<X>::Type>
 class TypedSequence final : public ctcx::Sequence {
  public:
@@ -57,18 +66,18 @@ class TypedSequence final : public ctcx::Sequence {
 
   std::size_t scratch_bytes() const { return arena_.used(); }
 
-  // Writes what the state of the sequence says; returns whether there is more to compute.
+  // Writes what the state of the sequence says; returns whether there is more to compute. Uses no
+  // scratch memory.
   bool begin() {
     fill(length(), batch_.frames, 0);
     switch (batch_.states[n_]) {
       case State::possible:
         return true;
       case State::impossible:
-        for (Size t = 0; t < length(); t++)
-          if (has_nan_or_inf(logits() + t * batch_.logits_row, batch_.classes)) {
-            fail();
-            return false;
-          }
+        if (is_wrong(logits(), batch_.logits_row, length(), batch_.classes)) {
+          fail();
+          return false;
+        }
         write_loss(std::numeric_limits<T>::infinity());
         fill(0, length(), 0);
         return false;
@@ -138,20 +147,16 @@ class TypedSequence final : public ctcx::Sequence {
   Half<X> halves_[2];
 };
 
-template <class X> auto open(const Batch &batch, Size n, ctcx::Scratch &scratch) {
-  ctcx::Arena arena(scratch.get(TypedSequence<X>(batch, n, ctcx::Arena()).scratch_bytes()));
-  return std::make_unique<TypedSequence<X>>(batch, n, std::move(arena));
-}
-
 template <class X>
 std::unique_ptr<ctcx::Sequence> begin(const Batch &batch, Size n, ctcx::Scratch &scratch) {
-  auto sequence = open<X>(batch, n, scratch);
-  if (!sequence->begin()) return nullptr;
-  return sequence;
+  TypedSequence<X> counting(batch, n, ctcx::Arena());
+  if (!counting.begin()) return nullptr;
+  return std::make_unique<TypedSequence<X>>(batch, n, ctcx::Arena(scratch.get(counting.scratch_bytes())));
 }
 
 template <class X> void softmax_only(const Batch &batch, Size n, ctcx::Scratch &scratch) {
-  open<X>(batch, n, scratch)->finish_softmax();
+  const TypedSequence<X> counting(batch, n, ctcx::Arena());
+  TypedSequence<X>(batch, n, ctcx::Arena(scratch.get(counting.scratch_bytes()))).finish_softmax();
 }
 
 template <class X> typename BestPath<X>::Input path_input(const Batch &batch, Size n) {
@@ -184,8 +189,7 @@ template <class X> void align(const Batch &batch, Size n, ctcx::Scratch &scratch
   } else if (batch.states[n] == State::wrong) {
     outcome = Outcome::wrong;
   } else {
-    for (Size t = 0; t < input.frames; t++)
-      if (has_nan_or_inf(input.logits + t * input.logits_row, input.classes)) outcome = Outcome::wrong;
+    if (is_wrong(input.logits, input.logits_row, input.frames, input.classes)) outcome = Outcome::wrong;
   }
   const Size written = outcome == Outcome::found ? input.frames : 0;
   std::fill_n(states + written, batch.frames - written, -1);

@@ -208,7 +208,10 @@ else:
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer signals")
 @pytest.mark.parametrize(
     ("operation", "sequences"),
-    [("loss", 1), ("align", 1), ("greedy", 1), ("beam_search", 1), ("beam_search", 2)],
+    [
+        *[("loss", 1), ("align", 1), ("greedy", 1), ("beam_search", 1), ("beam_search", 2)],
+        *[("loss without a path", 1), ("align without a path", 1)],
+    ],
 )
 def test_a_signal_ends_a_call_within_a_sequence(operation, sequences):
     # All frames are the same row of memory, so that there may be many.
@@ -217,15 +220,20 @@ import signal, time
 import numpy as np
 from ctcx_cpu import kernels
 
-frames, classes = {"(8_000_000, 400)" if operation == "greedy" else "(800_000, 32)"}
+frames, classes = {(800_000, 32) if " " not in operation != "greedy" else (8_000_000, 400)}
 rng = np.random.default_rng(0)
 x = rng.normal(size=classes).astype(np.float32)
 x = np.broadcast_to(x, ({sequences}, frames, classes))
 labels, lengths, counts = rng.integers(1, classes, (1, 8000)), np.array([frames]), np.array([8000])
+many, number = np.ones((1, frames + 1), np.int32), np.array([frames + 1])
 beam = dict(width=3000, top=1, max_classes=None, num_threads=2)
 calls = {{
     "loss": lambda: kernels.loss(x, labels, lengths, counts, blank=0, num_threads=2),
     "align": lambda: kernels.align(x, labels, lengths, counts, blank=0, extra=None, ends=(0, 0)),
+    "loss without a path": lambda: kernels.loss(x, many, lengths, number, blank=0),
+    "align without a path": lambda: kernels.align(
+        x, many, lengths, number, blank=0, extra=None, ends=(0, 0)
+    ),
     "greedy": lambda: kernels.greedy(x, lengths, blank=0),
     "beam_search": lambda: kernels.beam_search(x, lengths.repeat(len(x)), blank=0, **beam),
 }}
