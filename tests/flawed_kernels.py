@@ -645,6 +645,96 @@ def private_beam_search(*args, **options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuidedSearcher:
+    """A guided search whose bonuses are counted anew for each prefix, in parts to be exchanged."""
+
+    takes_back: bool = True
+    takes_back_at_end: bool = True
+    largest: bool = True
+    boosts: bool = True
+    loses_a_frame: bool = False
+    ends_early: bool = False
+    ends: bool = True
+    pays_blanks: bool = False
+    reads_padding: bool = False
+    checks_values: bool = True
+    mixes_sequences: bool = False
+    most_classes: int | None = None
+
+    def __call__(self, logits, logit_lengths, *, blank, width, max_classes, entries, **wishes):
+        """Return labels (N, W, L + T), and logarithms and bonuses (N, W)."""
+        rows, frames, classes = logits.shape
+        limit = min(max_classes or classes, self.most_classes or classes)
+        labels = np.full((rows, width, entries[0].shape[2] + frames), -1, np.int32)
+        numbers = [np.full((rows, width), nothing) for nothing in (-np.inf, -np.inf, 0.0, 0.0)]
+        for n in range(rows):
+            length = int(logit_lengths[n])
+            seen = logits[n] if self.reads_padding else logits[n, : max(0, length)]
+            if not 0 <= length <= frames or not (seen < np.inf).all():
+                for array in numbers:
+                    array[n] = np.nan if self.checks_values else 0.0
+                continue
+            begun = zip(*(each[0 if self.mixes_sequences else n] for each in entries), strict=True)
+            beam = {
+                tuple(one[one >= 0].tolist()): (by_blank, by_label)
+                for one, by_blank, by_label, _ in begun
+                if max(by_blank, by_label) > -np.inf
+            }
+            skipped = self.loses_a_frame and () not in beam
+            with np.errstate(all="ignore"):
+                for frame in logits[n, int(skipped) : length].astype(float):
+                    row = BeamSearcher().log_probs(frame)
+                    beam = BeamSearcher().following(
+                        {(y, 0): parts for y, parts in beam.items()}, row, blank, 10**9, limit
+                    )
+                    beam = {y: parts for (y, _), parts in beam.items()}
+                    scores = {
+                        y: np.logaddexp(*parts) + self.bonus(y, ended=False, **wishes)
+                        for y, parts in beam.items()
+                    }
+                    best = sorted(beam, key=lambda y: -scores[y])[:width]
+                    beam = {y: beam[y] for y in best if scores[y] > -np.inf}
+            for k, (y, parts) in enumerate(beam.items()):
+                labels[n, k, : len(y)] = y
+                bonus = self.bonus(y, ended=False, **wishes)
+                final = self.bonus(y, ended=True, **wishes)
+                if self.pays_blanks:
+                    final += wishes["label_bonus"] * (length - len(y))
+                for array, number in zip(numbers, (*parts, bonus, final), strict=True):
+                    array[n, k] = number
+        return labels, *numbers
+
+    def bonus(self, labels, *, ended, phrases, model, model_weight, label_bonus):
+        """Say what labels get."""
+        found = label_bonus * len(labels)
+        if model is not None:
+            state = model.start()
+            for label in labels:
+                log_prob, state = model.score(state, label)
+                found += model_weight * log_prob
+            if (ended and self.ends) or self.ends_early:
+                found += model_weight * model.finish(state)
+        weights = [[] for _ in labels]
+        for phrase, weight in phrases if self.boosts else ():
+            for first in range(len(labels)):
+                size = 0
+                for label, other in zip(labels[first:], phrase, strict=False):
+                    if label != other:
+                        break
+                    size += 1
+                at_end = first + size == len(labels) and not (ended and self.takes_back_at_end)
+                if size == len(phrase) or at_end or not self.takes_back:
+                    for place in range(first, first + size):
+                        weights[place].append(weight)
+        return found + sum((max if self.largest else sum)(each) for each in weights if each)
+
+
+def private_guided_search(*args, **options):
+    """Search with the core's kernel, past ctcx."""
+    return load_kernel("array-api", "guided_search")(*args, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chain:
     """Forward variables and the way back along them, whose parts can be exchanged."""
 
@@ -841,6 +931,7 @@ class Flaw:
     align: object = None
     greedy: object = None
     beam_search: object = None
+    guided_search: object = None
     occupancies: object = None
     paths: object = None
     namespaces: frozenset[str] = frozenset({"numpy"})
@@ -856,6 +947,8 @@ class Flaw:
             return {**RIGHT.kernels(), "greedy": self.greedy}
         if self.beam_search is not None:
             return {**RIGHT.kernels(), "beam_search": self.beam_search}
+        if self.guided_search is not None:
+            return {**RIGHT.kernels(), "guided_search": self.guided_search}
         if self.occupancies is not None:
             return {**RIGHT.kernels(), "occupancies": self.occupancies}
         if self.paths is not None:
@@ -1013,6 +1106,7 @@ FLAWS = {
 }
 
 BY_LABELS = "check_beam_search_by_enumeration"
+GUIDED = "check_guided_search"
 BY_PATHS = "check_align_by_enumeration"
 FLAWS |= {
     "aligns-moving-first": Flaw(align=Aligner(moves_first=True), caught_by=("check_align_ties",)),
@@ -1110,6 +1204,52 @@ FLAWS |= {
     "beam-by-turns": Flaw(
         beam_search=BeamSearcher(by_turns=True), caught_by=("check_beam_search_same_bits",)
     ),
+    "phrases-kept-when-broken-off": Flaw(
+        guided_search=GuidedSearcher(takes_back=False),
+        caught_by=(f"{GUIDED}_by_enumeration", f"{GUIDED}_takes_back_phrases"),
+    ),
+    "phrases-kept-at-the-end": Flaw(
+        guided_search=GuidedSearcher(takes_back_at_end=False),
+        caught_by=(f"{GUIDED}_by_enumeration", f"{GUIDED}_takes_back_phrases"),
+    ),
+    "overlaps-counted-twice": Flaw(
+        guided_search=GuidedSearcher(largest=False),
+        caught_by=(f"{GUIDED}_by_enumeration", f"{GUIDED}_counts_labels_once"),
+    ),
+    "phrases-ignored": Flaw(
+        guided_search=GuidedSearcher(boosts=False),
+        caught_by=(GUIDED, f"{GUIDED}_many_classes"),
+    ),
+    "state-without-its-first-frame": Flaw(
+        guided_search=GuidedSearcher(loses_a_frame=True), caught_by=(f"{GUIDED}_chunks",)
+    ),
+    "end-counted-in-the-search": Flaw(
+        guided_search=GuidedSearcher(ends_early=True),
+        caught_by=(GUIDED, f"{GUIDED}_end_of_model"),
+    ),
+    "end-not-counted": Flaw(
+        guided_search=GuidedSearcher(ends=False),
+        caught_by=(f"{GUIDED}_by_enumeration", f"{GUIDED}_end_of_model"),
+    ),
+    "bonus-for-blanks": Flaw(
+        guided_search=GuidedSearcher(pays_blanks=True), caught_by=(f"{GUIDED}_label_bonus",)
+    ),
+    "guided-by-three-classes": Flaw(
+        guided_search=GuidedSearcher(most_classes=3), caught_by=(f"{GUIDED}_many_classes",)
+    ),
+    "guided-by-padding": Flaw(
+        guided_search=GuidedSearcher(reads_padding=True), caught_by=(f"{GUIDED}_ignores_padding",)
+    ),
+    "guided-for-wrong-values": Flaw(
+        guided_search=GuidedSearcher(checks_values=False),
+        caught_by=(f"{GUIDED}_marks_wrong_values",),
+    ),
+    "states-of-the-first-sequence": Flaw(
+        guided_search=GuidedSearcher(mixes_sequences=True), caught_by=(f"{GUIDED}_chunks",)
+    ),
+    "guided-through-the-core": Flaw(
+        guided_search=private_guided_search, caught_by=(f"{GUIDED}_computes_by_itself",)
+    ),
     "beam-through-the-core": Flaw(
         beam_search=private_beam_search, caught_by=("check_beam_search_computes_by_itself",)
     ),
@@ -1190,6 +1330,7 @@ RIGHT = Flaw(caught_by=())
 align = Aligner()
 greedy = Greedy()
 beam_search = BeamSearcher()
+guided_search = GuidedSearcher()
 occupancies, sample_paths = Chain().occupancies, Chain().sample_paths
 delegating_loss = partial(private, grad=False)
 delegating_loss_and_grad = partial(private, grad=True)
@@ -1232,6 +1373,7 @@ def ctcx_backends():
             "sample_paths": "flawed_kernels:sample_paths",
             "greedy": "flawed_kernels:greedy",
             "beam_search": "flawed_kernels:beam_search",
+            "guided_search": "flawed_kernels:guided_search",
         },
         namespaces=here,
         features=COMPLETE,

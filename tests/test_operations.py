@@ -20,6 +20,8 @@ def test_the_reference_has_every_result_and_the_checks_are_there(operation):
     arrays = (labels, np.array([3]), one) if operation.labels else (np.array([3]),)
     options = {"width": 3, "top": 2, "max_classes": None}
     options["uniforms"] = np.zeros((1, 2, 3))
+    options |= {"phrases": (((1,), 1.0),), "model": None, "model_weight": 1.0, "label_bonus": 0.0}
+    options["entries"] = (np.full((1, 3, 0), -1), *np.array([[[0.0, -np.inf, -np.inf]]] * 3))
     given = {name: options[name] for name in operation.options if name in options}
     answer = resolve_name(operation.reference)(logits, *arrays, 0, **given)
     for result in operation.results:
@@ -59,8 +61,8 @@ def test_a_new_operation_needs_a_descriptor_only(entropy: _operations.Operation)
     logits = np.zeros((1, 3, 4), dtype=np.float32)
     decision = ctcx.explain(logits, [[1]], operation="entropy")
     assert (
-        "has no kernel for entropy, only for align, beam_search, greedy, loss, loss_and_grad, "
-        "occupancies, sample_paths" in str(decision)
+        "has no kernel for entropy, only for align, beam_search, greedy, guided_search, loss, "
+        "loss_and_grad, occupancies, sample_paths" in str(decision)
     )
     assert entropy.signature.endswith("blank, temperature) -> (loss, entropy, starts)")
 

@@ -124,9 +124,10 @@ def ctc_beam_search(
         \text{score}(y) = \log P(y) + \text{boost}(y) + \text{lm\_weight}\cdot\log P_{LM}(y)
             + \text{label\_bonus}\cdot |y|
 
-    Calls with these, or with ``state``, are not for backends: ctcx itself searches, on the host in
-    float64, so logits on another device are copied. They need values and can't be compiled;
-    ``torch.compile`` interrupts its graph for them.
+    Calls with these, or with ``state``, run on the host in float64, so logits on another device are
+    copied: on a backend that offers ``guided_search``, else on the core, which alone asks language
+    models written in Python. They need values and can't be compiled; ``torch.compile`` interrupts
+    its graph for them.
 
     Not differentiable: probabilities are constants to PyTorch and JAX.
 
@@ -265,9 +266,8 @@ def _guided(
             "traces or captures: call ctc_beam_search outside of the compiled function"
         )
         raise CTCInputError(msg, argument="logits")
-    found = search(
-        prepared, sizes, wishes, time_major=time_major, backend=backend, validate=validate
-    )
+    options = Options(time_major, "none", "inf", backend, validate)
+    found = search(prepared, sizes, wishes, options)
     real = np.float64 if prepared.facts.dtype == "float64" else np.float32
     labels, lengths = uploaded(found.labels, prepared), uploaded(found.lengths, prepared)
     log_probs, bonus = (

@@ -49,7 +49,7 @@ def explain(
     blank, time_major, reduction, infeasible, backend, validate
         As for :func:`ctcx.ctc_loss`.
     operation : {"loss_and_grad", "loss", "align", "occupancies", "sample_paths", "greedy", \
-"beam_search"}
+"beam_search", "guided_search"}
         Which function the call would be to.
 
     Returns

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from itertools import chain
 from numbers import Real
 from reprlib import repr as short_repr
@@ -15,11 +15,12 @@ import numpy as np
 
 from ctcx._api.ngram import NGram
 from ctcx._arrays.facts import describe, device_of
-from ctcx._core.guided_beam import TOLERATED, Entries, Guide, GuidedBeam, log_softmax
-from ctcx._core.phrases import Phrases
+from ctcx._core.guided_search import BeamArrays, first_beams, search_with_states
+from ctcx._dispatch.compute import compute
 from ctcx._dispatch.requested import asked_for, check_type
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import as_integer, type_name
+from ctcx._inputs.prepare import prepare_logits
 from ctcx._inputs.validate import check_values
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
@@ -27,14 +28,14 @@ from ctcx._plugins.targets import load_target
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ctcx._arrays.facts import ArrayFacts
     from ctcx._core.guided_beam import LanguageModel
+    from ctcx._inputs.options import Options
     from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array
 
 __all__ = ["BeamState", "BestLabels", "Wishes", "on_host", "search", "uploaded", "wishes_of"]
 
-_BLOCK = 2**20
-"""About how many numbers of a block of frames are in memory at once."""
 
 _CORE = "array-api"
 
@@ -59,7 +60,8 @@ class BeamState:
     bonus
         (N, W) float64: what phrases, language model and ``label_bonus`` add so far.
     guides
-        Of each sequence and prefix, where it stands in the phrases and in the language model.
+        Of each sequence and prefix, where it stands in a language model written in Python; else
+        none, as the labels say it.
     failed
         (N,) bool: sequences in which unchecked values were wrong.
     settings
@@ -150,10 +152,7 @@ def search(
     prepared: KernelInputs,
     sizes: dict[str, int | None],
     wishes: Wishes,
-    *,
-    time_major: bool,
-    backend: str | None,
-    validate: bool,
+    options: Options,
 ) -> BestLabels:
     """Search the most probable labels on the host.
 
@@ -162,98 +161,134 @@ def search(
     CTCInputError
         Wrong values; phrases that can't be; a state of another search; a language model that
         returns what is no logarithm of a probability.
+    BackendError
+        As for any operation.
     """
-    check_type(backend)
-    names, source = asked_for(backend)
-    if names and _CORE not in names:
-        msg = (
-            f"{source} asks for {', '.join(names)}, but boost, lm, label_bonus and state are for "
-            f"the search of ctcx itself: name {_CORE!r}, or no backend"
-        )
-        raise CTCInputError(msg, argument="backend", value=backend)
-    rows, frames, classes = prepared.logits.shape
+    # As NumPy has them: kernels for this need no other library.
+    logits = on_host(prepared.logits)
+    if logits.dtype not in (np.float32, np.float64):
+        logits = logits.astype(np.float32)
+    lengths = on_host(prepared.logit_lengths)
+    hosted = prepare_logits(logits, lengths, prepared.blank, time_major=False)
+    rows, _, classes = logits.shape
     weights = _phrases(wishes.boost or {}, classes, prepared.blank)
-    if validate:
-        check_values(prepared, time_major=time_major)
-    state, width, top = wishes.state, int(sizes["width"] or 1), int(sizes["top"] or 1)
+    lm, width = wishes.lm, int(sizes["width"] or 1)
+    if isinstance(lm, NGram) and len(lm.tokens) != classes:
+        msg = (
+            f"lm has the tokens of {len(lm.tokens)} classes, but the logits have {classes}: read "
+            f"it with one for each"
+        )
+        raise CTCInputError(msg, argument="lm")
     settings = (
         ("classes", classes),
         ("blank", prepared.blank),
         ("width", width),
         ("max_classes", sizes["max_classes"]),
         ("boost", weights),
-        ("lm", wishes.lm is not None),
-        ("lm_weight", wishes.lm_weight if wishes.lm is not None else None),
+        ("lm", lm is not None),
+        ("lm_weight", wishes.lm_weight if lm is not None else None),
         ("label_bonus", wishes.label_bonus),
     )
-    phrases = _automaton(weights, classes) if weights else None
-    every = None
-    if isinstance(wishes.lm, NGram):
-        every = wishes.lm.log_probs
-        if len(wishes.lm.tokens) != classes:
-            msg = (
-                f"lm has the tokens of {len(wishes.lm.tokens)} classes, but the logits have "
-                f"{classes}: read it with one for each"
-            )
-            raise CTCInputError(msg, argument="lm")
-    guide = Guide(phrases, wishes.lm, wishes.lm_weight, wishes.label_bonus, every, _checked)
-    entries = None
+    before, states = first_beams(rows, width), None
     failed = np.zeros(rows, dtype=bool)
-    if state is not None and state.settings:
-        entries = _entries(state, settings, rows, phrases)
-        failed |= state.failed
-    beam = GuidedBeam(
-        entries,
-        rows,
-        classes,
-        blank=prepared.blank,
-        width=width,
-        max_classes=sizes["max_classes"],
-        guide=guide,
+    if wishes.state is not None and wishes.state.settings:
+        is_python = not (lm is None or isinstance(lm, NGram))
+        before = _entries(wishes.state, settings, rows, has_guides=is_python)
+        states = [list(row) for row in wishes.state.guides]
+        failed |= wishes.state.failed
+    arguments = {
+        "blank": prepared.blank,
+        "width": width,
+        "max_classes": sizes["max_classes"],
+        "entries": before,
+        "phrases": weights,
+        "model": lm,
+        "model_weight": wishes.lm_weight,
+        "label_bonus": wishes.label_bonus,
+    }
+    guides: list[list[Any]] = []
+    if lm is None or isinstance(lm, NGram):
+        wrong = partial(_wrong_beams, classes=classes, blank=prepared.blank)
+        found = compute("guided_search", hosted, options, arguments, wrong)
+    else:
+        _refuse_other_backends(options.backend)
+        if options.validate:
+            check_values(hosted, time_major=options.time_major)
+        found, guides = search_with_states(logits, lengths, states, **arguments)
+    beams, final_bonus = BeamArrays(*found[:4]), found[4]
+    failed |= np.isnan(beams.ends_blank[:, 0])
+    results = _results(beams, final_bonus, failed, int(sizes["top"] or 1))
+    if wishes.state is None:
+        return BestLabels(*results, None)
+    beams.labels[failed] = -1
+    beams.labels[failed, :, : before.labels.shape[2]] = before.labels[failed]
+    for now, old in zip(beams[1:], before[1:], strict=True):
+        now[failed] = old[failed]
+    counts = (beams.labels >= 0).sum(axis=2)
+    after = BeamState(
+        labels=beams.labels[:, :, : counts.max(initial=0)].copy(),
+        lengths=np.where(_is_there(beams), counts, -1).astype(np.int32),
+        blank=beams.ends_blank,
+        label=beams.ends_label,
+        bonus=beams.bonus,
+        guides=tuple(map(tuple, guides)),
+        failed=failed,
+        settings=settings,
     )
-    lengths = on_host(prepared.logit_lengths)
-    failed |= (lengths < 0) | (lengths > frames)
-    step = max(1, _BLOCK // max(1, rows * classes))
-    for first in range(0, frames, step):
-        block = on_host(prepared.logits[:, first : min(frames, first + step), :])
-        inside = np.arange(first, first + block.shape[1]) < lengths[:, None]
-        block = np.where(inside[:, :, None], block, 0.0)  # in padding anything may stand
-        failed |= ~(block.max(axis=2) < np.inf).all(axis=1)
-        log_probs = log_softmax(np.where(failed[:, None, None], 0.0, block))
-        for t in range(block.shape[1]):
-            active = np.flatnonzero(inside[:, t] & ~failed)
-            if len(active):
-                beam.advance(log_probs[active, t], active)
-    results = beam.results(top)
-    labels, counts = _padded(results.labels, top)
-    labels[failed], counts[failed] = -1, -1
-    results.log_probs[failed] = np.nan
-    after = None
-    if state is not None:
-        kept = beam.entries()
-        after = BeamState(
-            **dict(zip(("labels", "lengths"), _padded(kept.labels, width), strict=True)),
-            blank=kept.blank,
-            label=kept.label,
-            bonus=kept.bonus,
-            guides=tuple(map(tuple, kept.guides)),
-            failed=failed,
-            settings=settings,
+    return BestLabels(*results, after)
+
+
+def _is_there(beams: BeamArrays) -> NDArray[np.bool_]:
+    return np.maximum(beams.ends_blank, beams.ends_label) > -np.inf
+
+
+def _results(
+    beams: BeamArrays, final_bonus: NDArray[np.float64], failed: NDArray[np.bool_], top: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
+    """Return labels, lengths, log_probs and bonus of the best of the beams, if no frame follows."""
+    with np.errstate(invalid="ignore"):
+        log_probs = np.logaddexp(beams.ends_blank, beams.ends_label)
+        scores = np.where(_is_there(beams), log_probs + final_bonus, -np.inf)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    is_result = np.take_along_axis(scores, best, axis=1) > -np.inf
+    labels = np.where(
+        is_result[:, :, None], np.take_along_axis(beams.labels, best[:, :, None], axis=1), -1
+    )
+    counts = np.where(is_result, (labels >= 0).sum(axis=2), -1).astype(np.int32)
+    log_probs = np.where(is_result, np.take_along_axis(log_probs, best, axis=1), -np.inf)
+    bonus = np.where(is_result, np.take_along_axis(final_bonus, best, axis=1), 0.0)
+    labels[failed], counts[failed], log_probs[failed] = -1, -1, np.nan
+    labels = labels[:, :, : counts.max(initial=0)].astype(np.int32)
+    return labels, counts, np.minimum(log_probs, 0.0), bonus
+
+
+def _wrong_beams(
+    result: tuple[NDArray[Any], ...], _facts: ArrayFacts, *, classes: int, blank: int
+) -> str | None:
+    """Say for which sequence a kernel's beams can't be."""
+    labels, ends_blank, ends_label, bonus, final_bonus = result
+    wrong = ~((ends_blank < 1e-6) & (ends_label < 1e-6)).all(axis=1)
+    wrong |= ~np.isfinite(bonus).all(axis=1) | ~(final_bonus < np.inf).all(axis=1)
+    fine = (labels >= -1) & (labels < classes) & (labels != blank)
+    wrong |= ~fine.all(axis=(1, 2))
+    if not wrong.any():
+        return None
+    return (
+        f"returned beams for sequence {int(wrong.argmax())}, whose values passed all checks, that "
+        f"can't be; expected labels of 0 to {classes - 1} without the blank ({blank}), padded with "
+        f"-1, logarithms of probabilities, and finite numbers as bonus"
+    )
+
+
+def _refuse_other_backends(backend: str | None) -> None:
+    check_type(backend)
+    names, source = asked_for(backend)
+    if names and _CORE not in names:
+        msg = (
+            f"{source} asks for {', '.join(names)}, but a language model written in Python is for "
+            f"the search of ctcx itself: name {_CORE!r}, or no backend"
         )
-    return BestLabels(labels, counts, results.log_probs, results.bonus, after)
-
-
-def _padded(
-    labels: list[list[list[int]]], width: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Labels (N, width, K) padded with -1, and their lengths, -1 for what isn't there."""
-    most = max((len(one) for row in labels for one in row), default=0)
-    padded = np.full((len(labels), width, most), -1, dtype=np.int32)
-    lengths = np.full((len(labels), width), -1, dtype=np.int32)
-    for n, row in enumerate(labels):
-        for k, one in enumerate(row):
-            padded[n, k, : len(one)], lengths[n, k] = one, len(one)
-    return padded, lengths
+        raise CTCInputError(msg, argument="backend", value=backend)
 
 
 def _phrases(
@@ -311,36 +346,9 @@ def _are_plain(boost: Mapping[Any, Any], classes: int, blank: int) -> bool:
     )
 
 
-@lru_cache(maxsize=8)
-def _automaton(weights: tuple[tuple[tuple[int, ...], float], ...], classes: int) -> Phrases:
-    return Phrases(dict(weights), classes)
-
-
-def _checked(returned: Any, label: int | None) -> float:
-    """Return the number in what a language model's ``score`` or ``finish`` has returned."""
-    call = "lm.finish(state)" if label is None else f"lm.score(state, {label})"
-    number = returned
-    if label is not None:
-        if not (isinstance(returned, tuple) and len(returned) == 2):
-            msg = f"{call} returned {short_repr(returned)}: expected (log_prob, state)"
-            raise CTCInputError(msg, argument="lm", value=returned)
-        number = returned[0]
-    try:
-        found = float(number)
-    except (TypeError, ValueError):
-        found = math.nan
-    if not found <= TOLERATED:
-        msg = (
-            f"{call} returned a log_prob of {short_repr(number)}: expected the logarithm of a "
-            f"probability, at most 0"
-        )
-        raise CTCInputError(msg, argument="lm", value=number)
-    return found
-
-
 def _entries(
-    state: BeamState, settings: tuple[tuple[str, Any], ...], rows: int, phrases: Phrases | None
-) -> Entries:
+    state: BeamState, settings: tuple[tuple[str, Any], ...], rows: int, *, has_guides: bool
+) -> BeamArrays:
     """Return the beams that a state holds.
 
     Raises
@@ -359,25 +367,21 @@ def _entries(
             raise CTCInputError(msg, argument="state")
     shape = (rows, dict(settings)["width"])
     if getattr(state.lengths, "shape", shape)[:1] != shape[:1]:
-        msg = f"state is of {len(state.guides)} sequences, but the logits are of {rows}"
+        there = state.lengths.shape[0]  # type: ignore[union-attr]
+        msg = f"state is of {there} sequences, but the logits are of {rows}"
         raise CTCInputError(msg, argument="state")
-    if not _is_whole(state, shape, dict(settings), phrases):
+    if not _is_whole(state, shape, dict(settings), has_guides=has_guides):
         msg = (
             "state doesn't hold what a search leaves behind: pass the state of the results so far "
             "as it is, or begin with ctcx.BeamState()"
         )
         raise CTCInputError(msg, argument="state")
-    labels = [
-        [one[:size].tolist() for one, size in zip(*pair, strict=True) if size >= 0]
-        for pair in zip(state.labels, state.lengths, strict=True)  # type: ignore[arg-type]
-    ]
-    numbers: Any = (state.blank, state.label, state.bonus)
-    blank, label, bonus = numbers
-    return Entries(labels, blank, label, bonus, [list(row) for row in state.guides])
+    arrays: Any = (state.labels, state.blank, state.label, state.bonus)
+    return BeamArrays(*arrays)
 
 
 def _is_whole(
-    state: Any, shape: tuple[int, int], settings: dict[str, Any], phrases: Phrases | None
+    state: Any, shape: tuple[int, int], settings: dict[str, Any], *, has_guides: bool
 ) -> bool:
     """Whether the parts of a state fit together."""
     labels, lengths, numbers = state.labels, state.lengths, (state.blank, state.label, state.bonus)
@@ -392,7 +396,7 @@ def _is_whole(
         and isinstance(state.failed, np.ndarray)
         and (state.failed.dtype, state.failed.shape) == (np.bool_, shape[:1])
         and isinstance(state.guides, tuple)
-        and len(state.guides) == shape[0]
+        and len(state.guides) == (shape[0] if has_guides else 0)
     ):
         return False
     there = np.arange(labels.shape[2]) < lengths[:, :, None]
@@ -409,13 +413,8 @@ def _is_whole(
         or not np.isfinite(state.bonus).all()
     ):
         return False
-    return all(
-        isinstance(row, tuple)
-        and len(row) == count
-        and all(isinstance(each, tuple) and len(each) == 2 for each in row)
-        and (phrases is None or all(phrases.has(each[0]) for each in row))
-        for row, count in zip(state.guides, is_there.sum(axis=1).tolist(), strict=True)
-    )
+    sizes = is_there.sum(axis=1).tolist()
+    return not has_guides or [len(row) for row in state.guides] == sizes
 
 
 def on_host(array: Array) -> NDArray[Any]:

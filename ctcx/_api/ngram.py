@@ -16,11 +16,11 @@ from ctcx._inputs.host_data import type_name
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["NGram"]
+__all__ = ["Gram", "NGram"]
 
 _Context: TypeAlias = "tuple[str, ...]"
 
@@ -37,7 +37,7 @@ _MOST_KEPT = 2**22
 """How many logarithms of labels are kept to be used again, 32 MiB."""
 
 
-class _Entry(NamedTuple):
+class Gram(NamedTuple):
     """Natural logarithms: of the probability, and of what to multiply shorter contexts by."""
 
     log_prob: float
@@ -66,18 +66,21 @@ class NGram:
         Of the classes.
     separator : str or None
         The token between words; None if each token is a word.
+    grams : dict of tuple of str to tuple of float
+        Natural logarithms of each n-gram's probability, and of its back-off: 0 if it has none.
     """
 
     def __init__(
         self,
-        entries: dict[_Context, _Entry],
+        entries: dict[_Context, Gram],
         order: int,
         tokens: tuple[str, ...],
         separator: str | None,
     ) -> None:
         self._entries = entries
-        # An n-gram without one above it may still be what others begin with.
-        self._contexts = {gram[:-1] for gram in entries} | {g for g in entries if len(g) < order}
+        # What an n-gram begins with may be no n-gram itself.
+        self._contexts = {gram[:size] for gram in entries for size in range(len(gram))}
+        self._contexts |= {gram for gram in entries if len(gram) < order}
         self.order = order
         self.tokens = tokens
         self.separator = separator
@@ -87,7 +90,7 @@ class NGram:
         if separator is None:
             self._index(entries)
 
-    def _index(self, entries: dict[_Context, _Entry]) -> None:
+    def _index(self, entries: dict[_Context, Gram]) -> None:
         classes: dict[str, list[int]] = {}
         for label, token in enumerate(self.tokens):
             known = token if (token,) in entries else _UNKNOWN
@@ -97,6 +100,11 @@ class NGram:
                 labels, log_probs = self._followers.setdefault(gram[:-1], ([], []))
                 labels += classes[gram[-1]]
                 log_probs += [entry.log_prob] * len(classes[gram[-1]])
+
+    @property
+    def grams(self) -> Mapping[tuple[str, ...], tuple[float, float]]:
+        """Probability and back-off of the file's n-grams, as logarithms."""
+        return self._entries
 
     @classmethod
     def from_arpa(
@@ -192,8 +200,25 @@ class NGram:
             return self._row(context)
         found = np.zeros(len(self.tokens))
         if spelled:
-            found[self.tokens.index(self.separator)] = self._word(context, spelled)[0]
+            ends = [token == self.separator for token in self.tokens]
+            found[ends] = self._word(context, spelled)[0]
         return found
+
+    def after_labels(self, labels: Sequence[int]) -> tuple[_Context, str]:
+        """Return the state after labels, of which only the last words matter."""
+        first, words = len(labels), 0
+        while first > 0 and words < self.order:
+            first -= 1
+            words += self.separator is None or self._is_end_of_word(labels, first)
+        state = self.start() if first == 0 else ((), "")
+        for label in labels[first:]:
+            state = self.score(state, label)[1]
+        return state
+
+    def _is_end_of_word(self, labels: Sequence[int], place: int) -> bool:
+        """Whether a word ends in the separator at a place."""
+        before = self.tokens[labels[place - 1]] if place > 0 else ""
+        return self.tokens[labels[place]] == self.separator and before not in ("", self.separator)
 
     def _row(self, context: _Context) -> NDArray[np.float64]:
         found = self._rows.get(context)
@@ -251,9 +276,9 @@ class _Reader:
         self._number = 0
         self._title = ""
         self._last = 0
-        self._entries: dict[_Context, _Entry] = {}
+        self._entries: dict[_Context, Gram] = {}
 
-    def read(self) -> tuple[dict[_Context, _Entry], int]:
+    def read(self) -> tuple[dict[_Context, Gram], int]:
         """Return n-grams and the longest's length."""
         try:
             with Path(self._path).open("rb") as file:
@@ -337,7 +362,7 @@ class _Reader:
             if unknown is not None:
                 self._refuse(f"the word {unknown!r} is not among the 1-grams")
         scale = math.log(10)
-        self._entries[words] = _Entry(scale * log_prob, scale * back_off)
+        self._entries[words] = Gram(scale * log_prob, scale * back_off)
 
     def _number_in(self, text: str) -> float:
         try:
@@ -352,4 +377,4 @@ class _Reader:
         for word in (_BEGIN, _END):
             if (word,) not in self._entries:
                 self._refuse(f"the file has no 1-gram {word}")
-        self._entries.setdefault((_UNKNOWN,), _Entry(math.log(10) * _MISSING, 0.0))
+        self._entries.setdefault((_UNKNOWN,), Gram(math.log(10) * _MISSING, 0.0))

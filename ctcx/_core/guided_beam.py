@@ -21,10 +21,14 @@ model is not asked about them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
+from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+
+from ctcx._errors import CTCInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +43,6 @@ __all__ = [
     "Guide",
     "GuidedBeam",
     "LanguageModel",
-    "Results",
     "log_softmax",
 ]
 
@@ -81,8 +84,6 @@ class Guide:
         What each label adds.
     every_label
         What the language model's ``score`` says of all labels after a state, (C,), if it can.
-    checked
-        Passes on the number that the language model has returned for a label, None for the end.
     """
 
     phrases: Phrases | None = None
@@ -90,21 +91,40 @@ class Guide:
     weight: float = 1.0
     per_label: float = 0.0
     every_label: Callable[[Any], NDArray[np.float64]] | None = None
-    checked: Callable[[Any, int | None], float] = field(default=lambda number, _: float(number))
 
     def model_gain(self, words: Any, label: int) -> float:
         """Say what the language model adds for a label."""
         if self.model is None:
             return 0.0
-        return self.weight * self.checked(self.model.score(words, label), label)
+        return self.weight * _checked(self.model.score(words, label), label)
 
     def model_end(self, words: Any) -> float:
         """Say what the language model adds for the end."""
-        return (
-            0.0
-            if self.model is None
-            else self.weight * self.checked(self.model.finish(words), None)
+        if self.model is None:
+            return 0.0
+        return self.weight * _checked(self.model.finish(words), None)
+
+
+def _checked(returned: Any, label: int | None) -> float:
+    """Return the number in what a language model's ``score`` or ``finish`` has returned."""
+    call = "lm.finish(state)" if label is None else f"lm.score(state, {label})"
+    number = returned
+    if label is not None:
+        if not (isinstance(returned, tuple) and len(returned) == 2):
+            msg = f"{call} returned {short_repr(returned)}: expected (log_prob, state)"
+            raise CTCInputError(msg, argument="lm", value=returned)
+        number = returned[0]
+    try:
+        found = float(number)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not found <= TOLERATED:
+        msg = (
+            f"{call} returned a log_prob of {short_repr(number)}: expected the logarithm of a "
+            f"probability, at most 0"
         )
+        raise CTCInputError(msg, argument="lm", value=number)
+    return found
 
 
 class Entries(NamedTuple):
@@ -152,17 +172,6 @@ _NONE = (-_INFINITY, -_INFINITY, 0.0, -1, _NOBODY, _NO_PARENT, 0, -1)
 """What stands in each part where there is no entry."""
 
 
-class Results(NamedTuple):
-    """The results of all sequences, of the best scores first.
-
-    ``labels`` of each result; ``log_probs`` and ``bonus`` (N, top), -inf and 0 where there is none.
-    """
-
-    labels: list[list[list[int]]]
-    log_probs: NDArray[np.float64]
-    bonus: NDArray[np.float64]
-
-
 def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Logarithms of probabilities of frames (..., C); a frame of only -inf stays so."""
     x = np.ascontiguousarray(logits, dtype=np.float64)
@@ -180,7 +189,7 @@ class GuidedBeam:
     Parameters
     ----------
     entries
-        Where to begin; None for the empty prefix, with probability 1.
+        Where to begin.
     rows, classes
         N and C.
     blank, width, max_classes
@@ -191,7 +200,7 @@ class GuidedBeam:
 
     def __init__(
         self,
-        entries: Entries | None,
+        entries: Entries,
         rows: int,
         classes: int,
         *,
@@ -216,18 +225,9 @@ class GuidedBeam:
         self._beam.cell[...] = np.arange(width)
         self._begin(entries)
 
-    def _begin(self, entries: Entries | None) -> None:
+    def _begin(self, entries: Entries) -> None:
         # Node n is the root of sequence n.
         self._above = [_NO_PARENT] * self._rows
-        if entries is None:
-            self._bases = [[] for _ in range(self._rows)]
-            self._symbol = [-1] * self._rows
-            self._beam.blank[:, 0] = 0.0
-            phrases, model = self._guide.phrases, self._guide.model
-            for n in range(self._rows):
-                state = phrases and phrases.state_of(phrases.start)
-                self._enter(n, 0, n, (state, model and model.start()))
-            return
         self._bases = [_common(prefixes) for prefixes in entries.labels]
         self._symbol = [base[-1] if base else -1 for base in self._bases]
         self._beam.blank[...], self._beam.label[...] = entries.blank, entries.label
@@ -434,7 +434,7 @@ class GuidedBeam:
             return
         cell[...] = self._guide.every_label(self._words[node])
         largest = int(cell.argmax())
-        self._guide.checked((float(cell[largest]), None), largest)
+        _checked((float(cell[largest]), None), largest)
         cell *= self._guide.weight
 
     def entries(self) -> Entries:
@@ -461,27 +461,16 @@ class GuidedBeam:
             guides,
         )
 
-    def results(self, top: int) -> Results:
-        """Return the best of the beam, if no frame follows."""
-        total = np.logaddexp(self._beam.blank, self._beam.label)
-        labels: list[list[list[int]]] = []
-        log_probs, bonus = np.full((self._rows, top), -_INFINITY), np.zeros((self._rows, top))
-        for n in range(self._rows):
-            found = []
-            for j, node in enumerate(self._beam.node[n].tolist()):
-                if node != _NOBODY:
-                    whole = float(self._beam.bonus[n, j]) + self._guide.model_end(
-                        self._words.get(node)
-                    )
-                    if self._guide.phrases is not None:
-                        whole += self._guide.phrases.refund(int(self._beam.phrase[n, j]))
-                    found.append((float(total[n, j]), whole, node))
-            found = [one for one in found if one[0] + one[1] > -_INFINITY]
-            found.sort(key=lambda one: -(one[0] + one[1]))  # stable
-            for k, (log_prob, whole, _) in enumerate(found[:top]):
-                log_probs[n, k], bonus[n, k] = min(log_prob, 0.0), whole
-            labels.append([self._labels(n, node) for _, _, node in found[:top]])
-        return Results(labels, log_probs, bonus)
+    def final_bonus(self) -> NDArray[np.float64]:
+        """Return what entries have if no frame follows, (N, W): phrases and model have ended."""
+        found = self._beam.bonus.copy()
+        for n, j in zip(*np.nonzero(self._beam.node != _NOBODY), strict=True):
+            words = self._words.get(int(self._beam.node[n, j]))
+            whole = float(found[n, j]) + self._guide.model_end(words)
+            if self._guide.phrases is not None:
+                whole += self._guide.phrases.refund(int(self._beam.phrase[n, j]))
+            found[n, j] = whole
+        return found
 
     def _labels(self, n: int, node: int) -> list[int]:
         found = []

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -50,6 +50,7 @@ class Phrases:
         self._labels = [-1, *labels]
         self.column = np.zeros(classes, dtype=np.int64)
         self.column[labels] = np.arange(1, len(labels) + 1)
+        self._longest = max(map(len, weights), default=0)
         self._children: list[dict[int, int]] = [{}]
         self._fail = [0]
         # Weights for the last labels of each node's, as in a phrase that isn't finished.
@@ -178,17 +179,15 @@ class Phrases:
         """Say what is to be added, at most 0 for weights above 0, if no label follows."""
         return self._refund(self._states[number])
 
-    def has(self, state: object) -> bool:
-        """Whether it can be a state of these phrases."""
-        if not (isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], tuple)):
-            return False
-        node, weights = state
-        return (
-            type(node) is int
-            and 0 <= node < len(self._children)
-            and len(weights) == len(self._unfinished[node])
-            and all(type(weight) is float for weight in weights)
-        )
+    def after_labels(self, labels: Sequence[int]) -> PhraseState:
+        """Return the state of a prefix.
+
+        A state is about as many labels as the longest phrase has, and these about as many more.
+        """
+        state = self._states[self.start]
+        for label in labels[max(0, len(labels) - 2 * self._longest) :]:
+            state, _ = self._step(state, label)
+        return state
 
 
 def _sum(weights: Iterable[float]) -> float:

@@ -85,12 +85,13 @@ def _check_result(
     decision: Decision,
 ) -> None:
     problem, logits = decision.problem, given[0]
-    axes, own = expected.axes, None
+    axes = expected.axes
+    own: str | None = None
     # At once what the loss returns, as each call pays.
     shape = logits.shape[:1] if axes == "N" else expected.shape(*given)
     if expected.dtype != "logits":
-        if expected.dtype == "int32":
-            own = "int32"
+        if expected.dtype in ("int32", "float64"):
+            own = expected.dtype
         elif problem.dtype in HALF_DTYPES:
             own = "float32"
     if own or not _is_like(array, logits, shape, logits.dtype, problem):

@@ -13,6 +13,7 @@ from ctcx._operations.align import ALIGN
 from ctcx._operations.beam_search import BEAM_SEARCH
 from ctcx._operations.descriptor import Operation, Result
 from ctcx._operations.greedy import GREEDY
+from ctcx._operations.guided_search import GUIDED_SEARCH
 from ctcx._operations.loss import LOSS
 from ctcx._operations.loss_and_grad import LOSS_AND_GRAD
 from ctcx._operations.occupancies import OCCUPANCIES
@@ -28,6 +29,7 @@ OPERATIONS: dict[str, Operation] = {
         ALIGN,
         GREEDY,
         BEAM_SEARCH,
+        GUIDED_SEARCH,
         OCCUPANCIES,
         SAMPLE_PATHS,
     )

@@ -26,16 +26,18 @@ class Result:
         As error messages say it, and the name of the attribute in the reference's answer.
     axes
         One letter an axis, for sizes of logits (N, T, C) and labels (N, S), P for 2S + 1 states,
-        and K for the option ``top`` or that of ``uniforms`` (N, K, T): ``"N"``, ``"NT"``, ...
+        K for the option ``top`` or that of ``uniforms`` (N, K, T), W for the option ``width``, and
+        L for T more labels than ``entries`` have: ``"N"``, ``"NT"``, ...
     dtype
-        ``"logits"``: theirs. ``"loss"``: float64 for float64 logits, else float32. ``"int32"``.
+        ``"logits"``: theirs. ``"loss"``: float64 for float64 logits, else float32. ``"int32"``,
+        ``"float64"``: that one.
     asked_by
         The option that asks for it by True; None for one that is always returned.
     """
 
     name: str
     axes: str
-    dtype: Literal["logits", "loss", "int32"]
+    dtype: Literal["logits", "loss", "int32", "float64"]
     asked_by: str | None = None
 
     def shape(
@@ -52,6 +54,10 @@ class Result:
             sizes["K"] = options["top"]
         if options and "uniforms" in options:
             sizes["K"] = options["uniforms"].shape[1]
+        if options and "width" in options:
+            sizes["W"] = options["width"]
+        if options and "entries" in options:
+            sizes["L"] = options["entries"][0].shape[2] + sizes["T"]
         return tuple(sizes[axis] for axis in self.axes)
 
 

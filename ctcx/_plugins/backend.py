@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["API_VERSION", "Backend", "Decline", "Feature", "Problem"]
 
-API_VERSION: tuple[int, int] = (2, 2)
+API_VERSION: tuple[int, int] = (2, 3)
 """Version of the plugin API, ``(major, minor)``; see :class:`Backend` for what is compatible."""
 
 
@@ -75,7 +75,7 @@ class Problem:
     ----------
     operation
         ``"loss"``, ``"loss_and_grad"``, ``"align"``, ``"occupancies"``, ``"sample_paths"``,
-        ``"greedy"`` or ``"beam_search"``.
+        ``"greedy"``, ``"beam_search"`` or ``"guided_search"``.
     namespace
         Name of the array library: ``"numpy"``, ``"cupy"``, ``"torch"``, ``"jax.numpy"``, ...
     device
@@ -124,8 +124,8 @@ class Backend:
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> loss
         kernel(logits, labels, logit_lengths, label_lengths, *, blank) -> (loss, grad)
 
-    or, for the operations ``align``, ``occupancies``, ``sample_paths``, ``greedy`` and
-    ``beam_search``, which are optional, ::
+    or, for the operations ``align``, ``occupancies``, ``sample_paths``, ``greedy``,
+    ``beam_search`` and ``guided_search``, which are optional, ::
 
         kernel(logits, labels, logit_lengths, label_lengths, *, blank, extra, ends) -> (states,
         log_probs)
@@ -134,6 +134,8 @@ class Backend:
         kernel(logits, labels, logit_lengths, label_lengths, *, blank, uniforms) -> states
         kernel(logits, logit_lengths, *, blank) -> (classes, log_probs)
         kernel(logits, logit_lengths, *, blank, width, top, max_classes) -> (labels, log_probs)
+        kernel(logits, logit_lengths, *, blank, width, max_classes, entries, phrases, model,
+        model_weight, label_bonus) -> (labels, ends_blank, ends_label, bonus, final_bonus)
 
     It gets arrays of one library, on one device:
 
@@ -152,7 +154,10 @@ class Backend:
     * ``uniforms`` (N, K, T), numbers from 0 up to, but not including, 1 in float32 or float64, in
       any strides;
     * ``width`` and ``top``, ``int`` of at least 1, ``top`` at most ``width``; ``max_classes``, an
-      ``int`` of at least 1 or None.
+      ``int`` of at least 1 or None;
+    * ``entries``, the first four results of the frames so far, with L labels; ``phrases``, a tuple
+      of (labels, weight); ``model``, a :class:`ctcx.NGram` or None; ``model_weight``, a ``float``
+      of at least 0, and ``label_bonus``, one of any sign.
 
     Entries past a length may be anything: NaN in logits, any integer in labels. All other values
     have been checked, except with :attr:`Feature.CHECKS_VALUES`, and where the caller passes
@@ -161,7 +166,8 @@ class Backend:
     gradient of NaN in its frames, whether or not it is feasible, and other sequences are right. An
     alignment marks it, and one with a length or label out of range, by states of -1 and
     ``log_probs`` of NaN in all T frames, and so does ``greedy`` by classes of -1;
-    ``beam_search`` by labels of -1 and ``log_probs`` of NaN. Occupancies mark it by a loss of NaN,
+    ``beam_search`` by labels of -1 and ``log_probs`` of NaN, and ``guided_search`` by labels of -1
+    and NaN in all else. Occupancies mark it by a loss of NaN,
     sampled paths by states of -1.
 
     It returns, in the same library and on the same device,
@@ -200,7 +206,19 @@ class Backend:
     ``max_classes`` only that many most probable labels of the frame, the lower of equal ones, make
     new ones. The ``width`` most probable are kept, none of probability 0, in the order that
     :func:`ctcx.ctc_beam_search` states. No entry vanishes for being far less probable than others.
-    Searches with phrases, with a language model or in chunks are not for kernels: ctcx does them.
+
+    ``guided_search`` gets arrays of NumPy in float32 or float64, whatever the caller's library,
+    so that it is for backends that take those. It adds frames to beams, as ``beam_search`` does to
+    those of the empty prefix, and orders and keeps entries by a score: the logarithm of their
+    probability plus their bonus. It returns ``labels`` (N, W, L + T) int32 of the W = ``width``
+    entries, the best score first, padded with -1; and in float64 (N, W) ``ends_blank`` and
+    ``ends_label``, the logarithms of b and l, both -inf where there is no entry; the ``bonus``, 0
+    there; and ``final_bonus``, which it would have if no frame followed. The bonus of labels is the
+    sum of ``label_bonus`` for each, ``model_weight`` times the logarithm of each one's probability
+    by ``model``, to which ``final_bonus`` adds that of the end; and for each label the largest
+    weight of the ``phrases`` that it stands in, whole ones, and for ``bonus`` also those that the
+    last labels begin. Without a kernel for it, or with a language model written in Python, the core
+    searches.
 
     All are new: nothing else refers to them, and ctcx may write into them.
 

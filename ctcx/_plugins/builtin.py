@@ -39,6 +39,7 @@ def ctcx_backends() -> list[Backend]:
                 "align": "ctcx._core.align:align",
                 "greedy": "ctcx._core.greedy:greedy",
                 "beam_search": "ctcx._core.beam_search:beam_search",
+                "guided_search": "ctcx._core.guided_search:guided_search",
                 "occupancies": "ctcx._core.kernels:occupancies",
                 "sample_paths": "ctcx._core.sampling:sample_paths",
             },

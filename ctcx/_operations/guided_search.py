@@ -1,0 +1,25 @@
+"""The beam of a search that prefers phrases, asks a language model, or goes on where it stopped."""
+
+from __future__ import annotations
+
+from ctcx._operations.descriptor import Operation, Result
+
+__all__ = ["GUIDED_SEARCH"]
+
+GUIDED_SEARCH = Operation(
+    name="guided_search",
+    results=(
+        Result(name="labels", axes="NWL", dtype="int32"),
+        Result(name="ends_blank", axes="NW", dtype="float64"),
+        Result(name="ends_label", axes="NW", dtype="float64"),
+        Result(name="bonus", axes="NW", dtype="float64"),
+        Result(name="final_bonus", axes="NW", dtype="float64"),
+    ),
+    labels=False,
+    options=("width", "max_classes", "entries", "phrases", "model", "model_weight", "label_bonus"),
+    reduced=False,
+    differentiable=False,
+    feature=None,
+    reference="ctcx._reference.guided_search:guided_search",
+    checks=("ctcx.conformance._checks.guided_search",),
+)
