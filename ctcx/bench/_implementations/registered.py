@@ -40,7 +40,7 @@ class Implementation:
     name
         Unique in a run, for people.
     kind
-        See :data:`Kind`.
+        ``backend``, ``peer`` (another library) or ``lower_bound``.
     about
         What it is, in one line.
     backend, library

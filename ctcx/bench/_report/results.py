@@ -109,9 +109,9 @@ class BenchmarkRun:
     implementations, workloads
         By name, in order.
     measured, missing
-        Measurements, by :data:`Key`.
+        Measurements, by layout, workload and implementation.
     excluded
-        Who was not even tried: implementation, where, reason.
+        Implementations that were not tried: name, where, reason.
     """
 
     command: str
