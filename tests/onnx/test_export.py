@@ -1,0 +1,58 @@
+"""What ndonnx exports, onnxruntime computes with the numbers of ctcx on NumPy."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ctcx
+from tests.helpers import needed, random_problem
+
+ndx, onnxruntime = needed("ndonnx"), needed("onnxruntime")
+
+PAGE = Path(__file__).parents[2] / "docs" / "onnx.md"
+SHAPE = (2, 7, 5, 3)
+
+
+def exported(function, values):
+    """Results of ``function`` in a file of ONNX, for inputs of the shapes and dtypes of values."""
+    kinds = {"float32": ndx.float32, "int64": ndx.int64}
+    arguments = [ndx.argument(shape=v.shape, dtype=kinds[v.dtype.name]) for v in values]
+    outputs = {str(place): array for place, array in enumerate(function(*arguments))}
+    inputs = {f"input {place}": array for place, array in enumerate(arguments)}
+    session = onnxruntime.InferenceSession(ndx.build(inputs, outputs).SerializeToString())
+    return session.run(None, dict(zip(inputs, values, strict=True)))
+
+
+FUNCTIONS = {
+    "loss and gradient": lambda x, *rest: ctcx.ctc_loss_and_grad(x, *rest, validate=False),
+    "alignment": lambda x, *rest: ctcx.ctc_align(x, *rest, infeasible="empty", validate=False),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_exported_file_has_the_same_numbers(name):
+    logits, *integers = random_problem(3, *SHAPE)
+    values = (logits, *(np.asarray(array, np.int64) for array in integers))
+    values[2][0], values[3][0] = 1, 3  # which no path emits
+    expected = FUNCTIONS[name](*values)
+    found = exported(FUNCTIONS[name], values)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_eager_arrays_of_ndonnx():
+    logits, *rest = random_problem(4, *SHAPE)
+    result = ctcx.ctc_loss_and_grad(ndx.asarray(logits), *rest)
+    expected = ctcx.ctc_loss_and_grad(logits, *rest)
+    np.testing.assert_allclose(result.loss.unwrap_numpy(), expected.loss, rtol=1e-5)
+    np.testing.assert_allclose(result.grad.unwrap_numpy(), expected.grad, atol=1e-6)
+
+
+def test_the_example_of_the_page_is_so(capsys):
+    text = PAGE.read_text(encoding="utf-8")
+    ((code, printed),) = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL)
+    exec(compile(code, "onnx.md", "exec"), {})
+    assert capsys.readouterr().out == printed
