@@ -117,7 +117,7 @@ _HOMES = {
     "_dispatch.tracing": ("trace",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_SUBMODULES = ("compat", "conformance", "plugin")
+_SUBMODULES = ("bench", "compat", "conformance", "fixtures", "plot", "plugin")
 
 
 def __getattr__(name: str) -> Any:

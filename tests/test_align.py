@@ -173,6 +173,29 @@ def test_free_ends_and_a_free_wildcard_have_no_class():
     assert ctcx.spans(found, tokens="_ab")[1].token is None
 
 
+@pytest.mark.parametrize("ends", [(None, -0.3), (-0.3, None), (-0.3, -1.5)])
+def test_each_end_is_free_at_its_own_price_or_is_not(ends):
+    log_probs = np.log(np.random.default_rng(3).dirichlet([0.4] * 3, size=6))
+    found = ctcx.ctc_align(log_probs, [1, 2], free_ends=ends)
+    scores = []
+    for path in itertools.product(range(3), repeat=6):
+        if [label for label, _ in itertools.groupby(path) if label] != [1, 2]:
+            continue
+        first, last = path.index(1), 5 - path[::-1].index(2)
+        price = log_probs[range(6), path].copy()
+        for frames, end in ((slice(first), ends[0]), (slice(last + 1, 6), ends[1])):
+            if end is not None:
+                price[frames] = end
+        scores.append(price.sum())
+    assert float(found.score) == pytest.approx(max(scores), abs=1e-12)
+    states, classes = found.states, found.classes
+    assert (classes[states == 0] == (0 if ends[0] is None else -2)).all()
+    assert (classes[states == 4] == (0 if ends[1] is None else -2)).all()
+    assert ctcx.ctc_align(log_probs, [1, 2], free_ends=(None, None)).score == pytest.approx(
+        float(ctcx.ctc_align(log_probs, [1, 2]).score), abs=1e-12
+    )
+
+
 def test_a_set_of_classes_far_below_the_others_keeps_its_digits():
     logits = np.array([[300.0, 0.0, -1.0]] * 3, dtype=np.float32)
     found = ctcx.ctc_align(logits, [-2], wildcards={-2: ({1, 2}, 0.0)})
@@ -288,7 +311,7 @@ def test_exported_by_jax_with_sizes_undecided():
 
 def test_in_torch_operators():
     logits, labels, frames, counts = map(torch.tensor, random_problem(5, 3, 40, 6, 5))
-    options = {"wildcards": {-2: ({1, 2}, -1.0), -3: ("any", 0.0)}, "free_ends": (-1.0, -2.0)}
+    options = {"wildcards": {-2: ({1, 2}, -1.0), -3: ("any", 0.0)}, "free_ends": (-1.0, None)}
     labels[0, 0], labels[1, 1] = -2, -3
     expected = ctcx.ctc_align(logits, labels, frames, counts, infeasible="empty", **options)
 

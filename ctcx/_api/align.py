@@ -100,7 +100,7 @@ def ctc_align(
     blank: int = 0,
     time_major: bool = False,
     wildcards: Mapping[int, tuple[str | Collection[int], float]] | None = None,
-    free_ends: float | tuple[float, float] | None = None,
+    free_ends: float | tuple[float | None, float | None] | None = None,
     infeasible: Literal["raise", "empty"] = "raise",
     backend: str | None = None,
     validate: bool = True,
@@ -131,10 +131,10 @@ def ctc_align(
         nats, is added to the logarithm in each of its frames: negative ones make it less welcome.
         Two different labels may touch, equal ones need a blank between them, as all labels do. No
         path goes through a frame whose classes are all at -inf, not even in a ``"free"`` one.
-    free_ends : float or (float, float), optional
+    free_ends : float or (float or None, float or None), optional
         Replaces the logarithm of the blank's probability in the frames before the first label and
-        after the last one: what a frame costs there, in nats, whatever it says. Without labels the
-        first number is that of all frames.
+        after the last one: what a frame costs there, in nats, whatever it says, silence included.
+        None in a pair leaves that end as it is. Without labels the first one is that of all frames.
     infeasible : {"raise", "empty"}
         What to do where no path emits the labels: :class:`ctcx.InfeasibleError`, or -1 for all
         integers, 0 for ``log_probs``, a score of -inf and ``feasible`` False. Where values can't be

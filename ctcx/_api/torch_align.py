@@ -5,6 +5,7 @@ It is the whole call but for layouts, and has no derivative.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,7 +78,7 @@ def _packed(meaning: Wildcards) -> tuple[list[Any], ...]:
         [len(one.classes) for one in meaning.all],
         [number for one in meaning.all for number in one.classes],
         [one.price for one in meaning.all],
-        [] if meaning.ends is None else list(meaning.ends),
+        [math.nan if price is None else price for price in meaning.ends or ()],
     )
 
 
@@ -96,7 +97,7 @@ def _unpacked(
             number: (some if kind == "set" else kind, price)
             for number, kind, some, price in zip(numbers, kinds, sets, prices, strict=True)
         },
-        "free_ends": tuple(ends) if ends else None,
+        "free_ends": tuple(None if math.isnan(price) else price for price in ends) or None,
     }
 
 

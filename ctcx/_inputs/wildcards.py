@@ -61,7 +61,7 @@ class Wildcards(NamedTuple):
     """The arguments ``wildcards`` and ``free_ends``, checked; hashable."""
 
     all: tuple[Wildcard, ...]
-    ends: tuple[float, float] | None
+    ends: tuple[float | None, float | None] | None
 
     @classmethod
     def of(cls, wildcards: Any, free_ends: Any, classes: int) -> Wildcards:
@@ -133,10 +133,12 @@ class Wildcards(NamedTuple):
         ends = (blank, blank)
         if self.ends is not None:
             total = _log_sum(logits, xp)
-            first = classes + len(columns)
-            prices = dict.fromkeys(self.ends)  # one column for both if they are equal
-            columns += [total + price for price in prices]
-            ends = (first, first + len(prices) - 1)
+            places: dict[float | None, int] = {None: blank}
+            for price in self.ends:
+                if price not in places:  # one column for both ends if they are equal
+                    places[price] = classes + len(columns)
+                    columns.append(total + price)
+            ends = (places[self.ends[0]], places[self.ends[1]])
         return ExtraColumns(xp.stack(columns, axis=2), ends, tuple(best))
 
     def classes_of(
@@ -220,14 +222,21 @@ def _checked_price(argument: str, what: str, price: Any) -> float:
     raise CTCInputError(msg, argument=argument, value=price)
 
 
-def _checked_ends(given: Any) -> tuple[float, float] | None:
+def _checked_ends(given: Any) -> tuple[float | None, float | None] | None:
     if given is None:
         return None
     pair = tuple(given) if is_list(given) else (given, given)
     if len(pair) != 2:
-        msg = f"free_ends must be a number or a pair of numbers; got {short_repr(given)}"
+        msg = (
+            f"free_ends must be a number or a pair of numbers, where None leaves an end as it is; "
+            f"got {short_repr(given)}"
+        )
         raise CTCInputError(msg, argument="free_ends", value=given)
-    first, last = (_checked_price("free_ends", "free_ends", price) for price in pair)
+    if pair == (None, None):
+        return None
+    first, last = (
+        None if price is None else _checked_price("free_ends", "free_ends", price) for price in pair
+    )
     return first, last
 
 
