@@ -134,10 +134,10 @@ class Wildcards(NamedTuple):
         if self.ends is not None:
             total = _log_sum(logits, xp)
             places: dict[float | None, int] = {None: blank}
-            for price in self.ends:
-                if price not in places:  # one column for both ends if they are equal
-                    places[price] = classes + len(columns)
-                    columns.append(total + price)
+            for end in self.ends:
+                if end not in places:  # one column for both ends if they are equal
+                    places[end] = classes + len(columns)
+                    columns.append(total + end)
             ends = (places[self.ends[0]], places[self.ends[1]])
         return ExtraColumns(xp.stack(columns, axis=2), ends, tuple(best))
 
