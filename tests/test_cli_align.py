@@ -238,6 +238,10 @@ def files():
             "bad.npz",
             lambda p: np.savez(p, logits=ones, logit_lengths=[3, 3]),
         ),
+        "an array 'lengths': the lengths must be named 'logit_lengths'": (
+            "bad.npz",
+            lambda p: np.savez(p, logits=ones, lengths=[3]),
+        ),
         "logit_lengths[0] is 4": ("bad.npz", lambda p: np.savez(p, logits=ones, logit_lengths=[4])),
         "logits[0, 0, 0] is nan": ("bad.npy", lambda p: np.save(p, ones * np.nan)),
     }

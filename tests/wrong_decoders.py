@@ -113,7 +113,9 @@ def align_one(logits, labels, blank, fault):  # noqa: C901, PLR0912 - a collecti
         score /= len(path)
     if fault == "score times 1.01":
         score *= 1.01
-    return [(s, symbols[s]) for s in path], score
+    if fault == "score negated":
+        score = -score
+    return [(s + (fault == "states from 1"), symbols[s]) for s in path], score
 
 
 def likelihood(log_probs, symbols):
@@ -304,6 +306,8 @@ NAMES = {
     (align, "no softmax in the score"): "score-without-softmax",
     (align, "score of all paths"): "score-of-all-paths",
     (align, "mean score"): "score-negated-or-averaged",
+    (align, "score negated"): "score-negated-or-averaged",
+    (align, "states from 1"): "states-numbered-from-one",
     (align, "ignores frame lengths"): "padding-not-masked",
     (align, "ignores label lengths"): "padding-not-masked",
     (align, "off by one frame"): None,

@@ -300,7 +300,8 @@ def spans(
     Returns
     -------
     list of Span
-        One a label, in order; empty for an infeasible sequence.
+        One a label, in the order of the labels, wildcards included; empty for an infeasible
+        sequence.
 
     Raises
     ------

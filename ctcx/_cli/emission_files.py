@@ -131,6 +131,10 @@ def _arrays(path: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
         _refuse(path, f"can't be read: {error.strerror or error}")
     except (ValueError, EOFError, zipfile.BadZipFile):
         _refuse(path, "is no .npz or .npy file of numbers")
+    if "logit_lengths" not in arrays:
+        for name in loaded:
+            if "length" in name and "label" not in name:
+                _refuse(path, f"has an array {name!r}: the lengths must be named 'logit_lengths'")
     if "logits" not in arrays:
         _refuse(path, f"has no array 'logits'; it has: {there}")
     return arrays["logits"], arrays.get("logit_lengths")

@@ -252,9 +252,18 @@ def _of_all(asked: Asked) -> Path:
     return _right(asked)[1]._replace(score=0.0 - float(asked.truth("loss")))
 
 
-def _negated(asked: Asked) -> Path:
+def _negated(asked: Asked, *, infinite: bool) -> Path:
+    """Return the right path; ``infinite`` says whether scores of no path are negated as well."""
     path = _right(asked)[1]
-    return path._replace(score=0.0 - (path.score or 0.0))
+    score = path.score or 0.0
+    return path._replace(score=0.0 - score if infinite or math.isfinite(score) else score)
+
+
+def _from_one(asked: Asked) -> Path:
+    """Return the right path with states numbered from 1."""
+    path = _right(asked)[1]
+    states = [state + 1 for state in path.states or ()]
+    return path._replace(states=states, symbols=(asked.blank, *path.symbols))
 
 
 def _mean(asked: Asked) -> Path:
@@ -308,7 +317,14 @@ def _mistaken_paths() -> Iterator[Ways[Path]]:
             "The score is the sum of log-probabilities along the path: here it has the other sign, "
             "or is divided by the number of frames.",
         ),
-        (_negated, _mean),
+        (partial(_negated, infinite=True), partial(_negated, infinite=False), _mean),
+    )
+    yield (
+        new(
+            "states-numbered-from-one",
+            "States are numbered from 1: the blank before the first label is state 0.",
+        ),
+        (_from_one,),
     )
 
 
