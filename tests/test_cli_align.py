@@ -376,7 +376,7 @@ def test_words_join_tokens_with_their_frames(cli):
         ((*ONE, "--format", "srt"), "srt has times: --frame-seconds must say"),
         (
             ("silent.npy", "--labels", "", "--output", "x.TextGrid", *TIMES),
-            "Praat shows no textgrid of 0 seconds: utterance silent has no frames",
+            "a textgrid of 0 seconds has no place for labels: utterance silent has no frames",
         ),
         (("one.npy", "--labels", "1", "--unit", "words"), "no token says where a word ends"),
         (

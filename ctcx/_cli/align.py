@@ -105,7 +105,8 @@ def align_command(
         msg = f"{chosen} is for one utterance of the {picked.in_file}: pick it with --sequence"
         raise typer.BadParameter(msg, param_hint="--format")
     if chosen is _Format.TEXTGRID and picked.lengths[0] == 0:
-        msg = f"Praat shows no {chosen} of 0 seconds: utterance {picked.names[0]} has no frames"
+        name = picked.names[0]
+        msg = f"a {chosen} of 0 seconds has no place for labels: utterance {name} has no frames"
         raise typer.BadParameter(msg, param_hint="--format")
     table = None if tokens is None else read_tokens(tokens, classes, blank % classes)
     space = None if table is None else table.space
