@@ -83,6 +83,8 @@ class Operation:
         Name of the :class:`ctcx.plugin.Feature` that goes together with a kernel for it, if any.
     reference
         ``"package.module:function"`` of the right answer, with an attribute for each result.
+    on_host
+        Whether kernels get arrays of NumPy in float32 or float64, whatever the caller's library.
     marks_wrong_values
         Whether results for wrong values can be told from those for right ones, so that a kernel may
         be trusted with the checks.
@@ -99,6 +101,7 @@ class Operation:
     feature: str | None
     reference: str
     checks: tuple[str, ...]
+    on_host: bool = False
     marks_wrong_values: bool = True
 
     def expected(self, options: Mapping[str, Any] | None) -> tuple[Result, ...]:

@@ -22,4 +22,5 @@ GUIDED_SEARCH = Operation(
     feature=None,
     reference="ctcx._reference.guided_search:guided_search",
     checks=("ctcx.conformance._checks.guided_search",),
+    on_host=True,
 )

@@ -6,6 +6,8 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from ctcx._operations import OPERATIONS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
@@ -69,6 +71,9 @@ class Check:
             return f"{backend.name} doesn't declare {names}"
         if dtype not in self.dtypes:
             return f"not for {dtype}"
+        on_host = all(OPERATIONS[operation].on_host for operation in self.operations)
+        if on_host and (namespace.name != "numpy" or dtype in _HALF):
+            return "its kernels get float32 or float64 of NumPy, with which it is run"
         if self.jit and namespace.jit is None:
             return f"{namespace.name} has no jit"
         if self.slow and not slow:
