@@ -56,7 +56,9 @@ class NGram:
     It begins after ``<s>`` and ends with ``</s>``. A word that the file doesn't have is ``<unk>``,
     which has a probability of 1e-100 if the file has none. This is how KenLM reads these files.
 
-    Made by ``ctcx.NGram.from_arpa``. It holds plain dicts, and can be pickled.
+    Made by ``ctcx.NGram.from_arpa``. It holds plain dicts, and can be pickled. The property
+    ``grams`` is a dict of each n-gram, a tuple of words, to natural logarithms of its probability
+    and of its back-off (0 if it has none).
 
     Attributes
     ----------
@@ -66,8 +68,6 @@ class NGram:
         Of the classes.
     separator : str or None
         The token between words; None if each token is a word.
-    grams : dict of tuple of str to tuple of float
-        Natural logarithms of each n-gram's probability, and of its back-off: 0 if it has none.
     """
 
     def __init__(
