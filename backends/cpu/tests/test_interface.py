@@ -123,7 +123,8 @@ import numpy as np
 import ctcx_cpu
 import ctcx
 from ctcx.conformance.oracle import reference
-print(ctcx_cpu.ctcx_runtime_info()["ctcx-cpu instructions"])
+info = ctcx_cpu.ctcx_runtime_info()
+print(info.get("ctcx-cpu instructions") or exit(info["ctcx-cpu can't be used"]))
 rng = np.random.default_rng(0)
 for n, t, c, s, scale in (3, 40, 5, 12, 2), (2, 200, 70, 60, 30), (1, 300, 700, 20, 100):
     for offset in 0, 1e4:
