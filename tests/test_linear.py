@@ -321,6 +321,7 @@ def test_torch_gradients_are_those_that_are_returned_and_once_differentiable():
 
 
 def test_torch_module_is_a_linear_layer_with_its_loss():
+    needed("torch")
     hidden, weight, bias, *rest = random_layer(13)
     module = ctcx.LinearCTCLoss(5, 11, blank=2, reduction="sum", chunk=4, dtype=torch.float64)
     layer = torch.nn.Linear(5, 11, dtype=torch.float64)
