@@ -227,7 +227,7 @@ def test_greedy_in_torch_operators():
     assert not ctcx.ctc_greedy(logits).score.requires_grad
 
 
-WRONG = """
+WRONG_PLUGIN = """
 import numpy as np
 from ctcx.plugin import Backend, hookimpl, load_kernel
 
@@ -249,7 +249,7 @@ def kernel(*args, **options):
     "result", ["(found + 9, log_probs)", "(found, log_probs * np.nan)", "(found, log_probs + 9)"]
 )
 def test_a_kernel_that_returns_what_can_not_be_is_named(plugins, result):
-    plugins.write("wrong", WRONG.format(operation="greedy", result=result))
+    plugins.write("wrong", WRONG_PLUGIN.format(operation="greedy", result=result))
     plugins.load()
     with pytest.raises(ctcx.KernelError, match="classes or log_probs for sequence 0"):
         ctcx.ctc_greedy(LOGITS, backend="wrong")
@@ -494,7 +494,7 @@ def test_long_beams_keep_their_digits():
     "result", ["(found * 0, log_probs)", "(found, log_probs * np.nan)", "(found, log_probs + 9)"]
 )
 def test_a_beam_kernel_that_returns_what_can_not_be_is_named(plugins, result):
-    plugins.write("wrong", WRONG.format(operation="beam_search", result=result))
+    plugins.write("wrong", WRONG_PLUGIN.format(operation="beam_search", result=result))
     plugins.load()
     with pytest.raises(ctcx.KernelError, match="labels or log_probs for sequence 0"):
         ctcx.ctc_beam_search(LOGITS, backend="wrong")
