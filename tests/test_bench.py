@@ -32,7 +32,7 @@ from ctcx.bench._measure import accuracy, duration_estimate, memory, session, wo
 from ctcx.bench.suite import RecordedClock
 from ctcx.bench.workloads import WorkloadBatch, random_inputs, workloads
 from ctcx.conformance.oracle import reference
-from tests.helpers import posix_only, run_cli
+from tests.helpers import needed, posix_only, run_cli
 
 # One worker, so that the long run of the fixture `finished` is made once.
 pytestmark = pytest.mark.xdist_group("bench")
@@ -905,7 +905,7 @@ def test_who_takes_no_part_is_listed():
 
 @pytest.mark.parametrize("library", ["torch", "jax.numpy"])
 def test_a_training_step_is_timed_and_checked_beside_the_plain_call(library, tmp_path):
-    pytest.importorskip(library.partition(".")[0])
+    needed(library)
     plain = {"torch": "array-api on torch", "jax.numpy": "array-api on jax.numpy, jit"}[library]
     step = f"array-api on {library}, training step"
     who = ("--backend", "array-api", "--library", library, "--peer", "none", "--baseline", step)
