@@ -36,16 +36,31 @@ def pytest_sessionstart() -> None:
         raise pytest.UsageError(msg)
 
 
+# The core computes half precision in float32, and on each device by the same code.
+REPEATED = re.compile(
+    r"-(jax\.numpy|torch)-\S+-b?float16\]|-array_api_strict-(device\d|no_\w+)-|-array_api_strict-.+-b?float16\]"
+)
+SAMPLE = {
+    *("check_loss", "check_gradient", "check_half_precision", "check_largest_losses"),
+    *("check_masked_logits", "check_never_nan", "check_traced", "check_degenerate_shapes"),
+    *("check_align", "check_greedy", "check_beam_search", "check_occupancies_by_enumeration"),
+    "check_sample_paths",
+}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what repeats the kit on a further device that array-api-strict pretends to have.
+    """Mark what the kit repeats on the core: a sample is slow, and the rest for a release.
 
-    The first one is as slow, but has the same code and dtypes as a test. What JAX compiles for one
-    check of the kit serves others of the same dtype: they stay in one process.
+    What JAX compiles for one check of the kit serves others of the same dtype: they stay in one
+    process.
     """
     for item in items:
-        if re.search(r"-array_api_strict-(device\d|no_\w+)-", item.nodeid):
+        if "test_core_conformance" in item.nodeid and REPEATED.search(item.nodeid):
+            check = item.nodeid.split("[")[-1].split("-")[0]
             item.add_marker(pytest.mark.slow)
+            if check not in SAMPLE:
+                item.add_marker(pytest.mark.thorough)
         if found := re.search(r"\[check_\w+-(jax\.numpy-.+)\]", item.nodeid):
             item.add_marker(pytest.mark.xdist_group(found[1]))
 

@@ -71,12 +71,16 @@ class Kernel:
             if self.normalised:
                 weights /= weights.sum(axis=1, keepdims=True)
         slope = self.softmax_in_grad * np.exp(log_probs)
-        for s, k in enumerate(states):
-            left_out = (k == blank and not self.blank_in_grad) or (
-                s != list(states).index(k) and not self.every_state
-            )
-            if not left_out:
-                slope[:, k] -= weights[:, s]
+        kept = np.ones(len(states), dtype=bool)
+        if not self.blank_in_grad:
+            kept &= states != blank
+        if not self.every_state:
+            kept[:] = False
+            kept[np.unique(states, return_index=True)[1]] = True
+        places = np.flatnonzero(kept)[np.argsort(states[kept], kind="stable")]
+        classes, first = np.unique(states[places], return_index=True)
+        if len(places):
+            slope[:, classes] -= np.add.reduceat(weights[:, places], first, axis=1)
         return clamped, slope
 
     def recurse(self, emitted, states):

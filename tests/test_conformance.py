@@ -668,10 +668,12 @@ def run_suite(pytester: pytest.Pytester, text: str, *options: str) -> pytest.Run
 
 @pytest.mark.slow
 def test_three_lines_are_enough(flawed: object, pytester: pytest.Pytester) -> None:
-    result = run_suite(pytester, THREE_LINES.format(backend="right"))
+    # What each check finds of this kernel is the matter of another test.
+    quick = "float64 and not drawn and not real and not guided"
+    result = run_suite(pytester, THREE_LINES.format(backend="right"), "-k", quick)
     outcomes = result.parseoutcomes()
     assert outcomes.pop("passed") > 50
-    assert set(outcomes) <= {"skipped"}
+    assert set(outcomes) <= {"skipped", "deselected"}
 
 
 def test_suite_reports_the_check(flawed: object, pytester: pytest.Pytester) -> None:

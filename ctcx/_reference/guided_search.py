@@ -65,11 +65,15 @@ def model_bonus(labels: _Labels, model: Any, *, ended: bool) -> float:
 
 def bonus_of(phrases: _Phrases, model: Any, model_weight: float, label_bonus: float) -> _Bonus:
     """Return the function that says what labels get besides their probability."""
+    by_first: dict[int, list[tuple[_Labels, float]]] = {}
+    for phrase, weight in phrases:
+        by_first.setdefault(phrase[0], []).append((phrase, weight))
 
     @cache
     def bonus(labels: _Labels, *, ended: bool) -> float:
+        possible = [one for label in set(labels) for one in by_first.get(label, ())]
         of_model = 0.0 if model is None else model_weight * model_bonus(labels, model, ended=ended)
-        return phrase_bonus(labels, phrases, ended=ended) + of_model + label_bonus * len(labels)
+        return phrase_bonus(labels, possible, ended=ended) + of_model + label_bonus * len(labels)
 
     return bonus
 
