@@ -28,7 +28,7 @@ __all__ = ["check_deterministic", "check_repeats", "check_results_are_new", "che
 
 _THREADS = 4
 
-_PATIENCE = 20.0
+_PATIENCE = 10.0
 """Seconds for the repeats of a problem, which take 1 or 2 on most devices."""
 
 
@@ -80,7 +80,7 @@ def check_repeats(subject: Subject) -> None:
 
     A small problem, and one that is large enough for a kernel to share out among threads of its
     own. Code that is written once for all libraries makes fewer calls where these take long, and
-    none makes more than fit into 20 seconds: a simulated device may be a thousand times slower.
+    none makes more than fit into 10 seconds: a simulated device may be a thousand times slower.
     """
     slow = "*" in subject.descriptor.namespaces and subject.namespace not in {"numpy", "cupy"}
     for batch, count in ((case("ragged"), 1000), (_wide_batch(), 200)):
