@@ -40,6 +40,7 @@ def pytest_sessionstart() -> None:
 REPEATED = re.compile(
     r"-(jax\.numpy|torch)-\S+-b?float16\]|-array_api_strict-(device\d|no_\w+)-|-array_api_strict-.+-b?float16\]"
 )
+SLOW = re.compile(r"-(numpy-cpu-float16|array_api_strict-CPU_DEVICE-float64)\]")
 SAMPLE = {
     *("check_loss", "check_gradient", "check_half_precision", "check_largest_losses"),
     *("check_masked_logits", "check_never_nan", "check_traced", "check_degenerate_shapes"),
@@ -50,16 +51,17 @@ SAMPLE = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what the kit repeats on the core: a sample is slow, and the rest for a release.
+    """Mark what the kit repeats on the core: some is slow, and most only for a release.
 
     What JAX compiles for one check of the kit serves others of the same dtype: they stay in one
     process.
     """
     for item in items:
-        if "test_core_conformance" in item.nodeid and REPEATED.search(item.nodeid):
-            check = item.nodeid.split("[")[-1].split("-")[0]
-            item.add_marker(pytest.mark.slow)
-            if check not in SAMPLE:
+        if "test_core_conformance" in item.nodeid:
+            repeated = REPEATED.search(item.nodeid)
+            if repeated or SLOW.search(item.nodeid):
+                item.add_marker(pytest.mark.slow)
+            if repeated and item.nodeid.split("[")[-1].split("-")[0] not in SAMPLE:
                 item.add_marker(pytest.mark.thorough)
         if found := re.search(r"\[check_\w+-(jax\.numpy-.+)\]", item.nodeid):
             item.add_marker(pytest.mark.xdist_group(found[1]))

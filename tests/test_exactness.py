@@ -137,6 +137,7 @@ def twenty_thousand_frames():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough  # the kit has a sequence of so many frames for each dtype
 @pytest.mark.xdist_group("twenty thousand frames")  # whose truth takes long
 def test_twenty_thousand_frames(dtype):
     """Where float32 implementations with unnormalised log-probabilities are off by 1 and more."""
