@@ -35,7 +35,19 @@ __all__ = [
 
 
 class CTCError(Exception):
-    """Base of all exceptions that ctcx defines."""
+    """Base of all exceptions that ctcx defines. They can be pickled, to cross processes."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _recreated, (type(self), self.args, self.__dict__)
+
+
+def _recreated(
+    kind: type[CTCError], args: tuple[object, ...], attributes: dict[str, object]
+) -> CTCError:
+    """Make an error again without its ``__init__``, which takes more than the message."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class CTCInputError(CTCError, ValueError):

@@ -11,6 +11,7 @@ import pluggy
 
 from ctcx._arrays.facts import has_host_memory
 from ctcx._cores import usable_cores
+from ctcx._nesting import nested_call
 from ctcx._operations import OPERATIONS as _DESCRIPTORS
 from ctcx._plugins import hookspecs
 from ctcx._plugins.backend import API_VERSION, Backend, Decline, Feature, Problem
@@ -33,6 +34,7 @@ __all__ = [
     "hookimpl",
     "hookspecs",
     "load_kernel",
+    "nested_call",
     "usable_cores",
 ]
 

@@ -18,6 +18,7 @@ from ctcx._inputs.host_data import as_integer, to_lists, type_name
 from ctcx._inputs.options import Options, check_choice, check_flags
 from ctcx._inputs.prepare import prepare
 from ctcx._inputs.wildcards import Wildcards, near_zero
+from ctcx._nesting import numbered
 from ctcx._typing import ArrayT
 
 if TYPE_CHECKING:
@@ -275,7 +276,8 @@ def _wrong_path(
         return None
     n = first_true(~fits, xp)
     return (
-        f"returned states or log_probs for sequence {n}, whose values passed all checks, that are "
+        f"returned states or log_probs for sequence {numbered(n)}, whose values "
+        "passed all checks, that are "
         f"no path of its labels; expected states that go up from 0 or 1 to 2L or 2L - 1 by 0, 1 or "
         f"2 (2 between different labels only), -1 past the length, or -1 for all of them"
     )

@@ -22,6 +22,7 @@ from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import as_integer
 from ctcx._inputs.options import Options, check_flags
 from ctcx._inputs.prepare import prepare_logits
+from ctcx._nesting import numbered
 from ctcx._plugins.registry import registry
 from ctcx._typing import ArrayT
 
@@ -435,7 +436,8 @@ def _wrong_beams(
     if n is None:
         return None
     return (
-        f"returned labels or log_probs for sequence {n}, whose values passed all checks, that "
+        f"returned labels or log_probs for sequence {numbered(n)}, whose values "
+        "passed all checks, that "
         f"can't be; expected labels of 0 to {num_classes - 1} without the blank ({blank}), padded "
         f"with -1, and log_probs of at most 0"
     )

@@ -14,6 +14,7 @@ from ctcx._dispatch.compute import compute
 from ctcx._dispatch.results import first_where
 from ctcx._inputs.options import Options, check_flags
 from ctcx._inputs.prepare import prepare_logits
+from ctcx._nesting import numbered
 from ctcx._typing import ArrayT
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ def _wrong_classes(
     if n is None:
         return None
     return (
-        f"returned classes or log_probs for sequence {n}, whose values passed all checks, that "
+        f"returned classes or log_probs for sequence {numbered(n)}, whose values "
+        "passed all checks, that "
         f"can't be; expected classes of -1 to {num_classes - 1}, and log_probs of at most 0"
     )

@@ -22,6 +22,7 @@ from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import as_integer, type_name
 from ctcx._inputs.prepare import prepare_logits
 from ctcx._inputs.validate import check_values
+from ctcx._nesting import numbered
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
 
@@ -274,7 +275,8 @@ def _wrong_beams(
     if not wrong.any():
         return None
     return (
-        f"returned beams for sequence {int(wrong.argmax())}, whose values passed all checks, that "
+        f"returned beams for sequence {numbered(int(wrong.argmax()))}, whose values "
+        "passed all checks, that "
         f"can't be; expected labels of 0 to {classes - 1} without the blank ({blank}), padded with "
         f"-1, logarithms of probabilities, and finite numbers as bonus"
     )

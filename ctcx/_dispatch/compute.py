@@ -13,6 +13,7 @@ from ctcx._dispatch.results import fault, wrong_losses
 from ctcx._errors import CTCInputError, InfeasibleError
 from ctcx._inputs.host_data import to_lists
 from ctcx._inputs.validate import check_values, locate
+from ctcx._nesting import numbered
 from ctcx._operations import OPERATIONS
 from ctcx._plugins.backend import Feature, Problem
 
@@ -150,15 +151,15 @@ def raise_if_infeasible(
     if bool(prepared.facts.xp.all(feasible)):
         return
     bad = tuple(i for i in range(feasible.shape[0]) if not bool(feasible[i]))
+    first, bad = bad[0], tuple(map(numbered, bad))
     shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-    first = bad[0]
     frames, count = int(prepared.logit_lengths[first]), int(prepared.label_lengths[first])
     labels = to_lists(prepared.labels[first, :count])
     need = count + sum(one == other for one, other in pairwise(labels))
     why = f"-inf {masks} forbid them" if need <= frames else f"they need at least {need} frames"
     msg = (
         f"no path emits the labels of {len(bad)} of {feasible.shape[0]} sequences: {shown}. "
-        f"Sequence {first} has {frames} frames and {count} labels: {why} (see ctcx.min_frames). "
+        f"Sequence {bad[0]} has {frames} frames and {count} labels: {why} (see ctcx.min_frames). "
         f"{goes_on} goes on."
     )
     raise InfeasibleError(msg, sequences=bad)

@@ -17,7 +17,6 @@ from ctcx._dispatch.requested import (
     asked_for,
     check_known,
     check_type,
-    preferred,
     use_backend,
 )
 from ctcx._dispatch.results import check_form, fault
@@ -33,6 +32,7 @@ from ctcx._errors import (
     shown,
 )
 from ctcx._isolation import attempt_at_once, forget_interrupt, is_the_users
+from ctcx._nesting import preferred
 from ctcx._plugins.backend import Decline
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target

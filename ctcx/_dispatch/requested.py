@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from contextvars import ContextVar
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from ctcx._dispatch.decision import Candidate, table
 from ctcx._dispatch.selection import choose, in_order, without_backend
 from ctcx._environment import split_names
 from ctcx._errors import CTCInputError, UnknownBackendError
+from ctcx._nesting import preferred
 from ctcx._plugins.registry import registry
 
 if TYPE_CHECKING:
@@ -25,11 +25,9 @@ if TYPE_CHECKING:
     from ctcx._plugins.backend import Problem
     from ctcx._plugins.registry import Registry
 
-__all__ = ["VARIABLE", "asked_for", "check_known", "check_type", "preferred", "use_backend"]
+__all__ = ["VARIABLE", "asked_for", "check_known", "check_type", "use_backend"]
 
 VARIABLE = "CTCX_BACKEND"
-
-preferred: ContextVar[tuple[str, ...]] = ContextVar("ctcx_use_backend", default=())
 
 _SPEAKERS = {
     "argument": "the argument backend=",
@@ -80,8 +78,8 @@ def asked_for(backend: str | None) -> tuple[tuple[str, ...], Source]:
     """Return the requested names and their source; no names for automatic selection."""
     if backend is not None:
         return (backend,), "argument"
-    if names := preferred.get():
-        return names, "use_backend"
+    if (preference := preferred.get()) is not None:
+        return preference, "use_backend" if preference else "auto"
     if names := split_names(os.environ.get(VARIABLE, "")):
         return names, "CTCX_BACKEND"
     return (), "auto"

@@ -20,6 +20,7 @@ from ctcx._arrays.facts import (
 )
 from ctcx._arrays.tensor_forms import UNREADABLE
 from ctcx._errors import KernelError, printable
+from ctcx._nesting import numbered
 from ctcx._operations import OPERATIONS
 from ctcx._typing import HALF_DTYPES
 
@@ -125,7 +126,8 @@ def wrong_losses(result: Any, facts: ArrayFacts) -> str | None:
         return None
     n = first_true(~(loss >= 0), facts.xp)
     return (
-        f"returned a loss of {float(loss[n])} for sequence {n}, whose values passed all checks; "
+        f"returned a loss of {float(loss[n])} for sequence {numbered(n)}, whose values "
+        "passed all checks; "
         f"expected a number of at least 0, or +inf where no path emits the labels"
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 from ctcx._arrays.facts import device_of, first_true, is_numpy
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import to_lists
+from ctcx._nesting import numbered
 
 if TYPE_CHECKING:
     from ctcx._inputs.prepare import KernelInputs
@@ -171,11 +172,11 @@ def _locate_integers(
     ):
         for sequence, length in enumerate(lengths):
             if not 0 <= length <= limit:
+                number = numbered(sequence)
                 msg = (
-                    f"{argument}[{sequence}] is {length}: expected 0 to {limit}, the number of "
-                    f"{axis}"
+                    f"{argument}[{number}] is {length}: expected 0 to {limit}, the number of {axis}"
                 )
-                raise CTCInputError(msg, argument=argument, sequence=sequence, value=length)
+                raise CTCInputError(msg, argument=argument, sequence=number, value=length)
     for sequence, length in enumerate(label_lengths):
         for position, label in enumerate(labels[sequence][:length]):
             if label not in wildcards:
@@ -205,6 +206,7 @@ def _check_label(
         )
     else:
         return
+    sequence = numbered(sequence)
     msg = f"labels[{sequence}, {position}] is {label} (sequence {sequence}, position {position}): "
     raise CTCInputError(
         msg + problem, argument="labels", sequence=sequence, position=position, value=label
@@ -220,17 +222,18 @@ def _report_logits(call: KernelInputs, logit_lengths: list[int], *, time_major: 
             first = first_true(inside, xp)
             frame, label_class = divmod(first, call.logits.shape[2])
             value = float(call.logits[sequence, frame, label_class])
-            index = (frame, sequence) if time_major else (sequence, frame)
+            number = numbered(sequence)
+            index = (frame, number) if time_major else (number, frame)
             place = ", ".join(str(i) for i in ((frame,) if call.single else index))
             msg = (
-                f"logits[{place}, {label_class}] is {value} (sequence {sequence}, frame {frame}, "
+                f"logits[{place}, {label_class}] is {value} (sequence {number}, frame {frame}, "
                 f"class {label_class}): expected finite numbers, or -inf for a masked class, in "
                 f"the {length} frames of the sequence"
             )
             raise CTCInputError(
                 msg,
                 argument="logits",
-                sequence=sequence,
+                sequence=number,
                 position=(frame, label_class),
                 value=value,
             )
