@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 
 from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured
+from ctcx._api.lazy import call_whole, is_lazy
 from ctcx._arrays.facts import device_of, first_true, has_float64
 from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
@@ -189,6 +190,11 @@ def ctc_align(
         del free["reduction"]
         captured: Alignment[ArrayT] = in_graph(ctc_align, arrays, **arguments, **free)
         return captured
+    if is_lazy(logits):
+        free = options._asdict()
+        del free["reduction"]
+        if (whole := call_whole("align", arrays, **arguments, **free)) is not None:
+            return Alignment(*whole)
     return align_eagerly(*arrays.values(), **arguments, options=options)
 
 

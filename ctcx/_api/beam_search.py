@@ -12,6 +12,7 @@ from ctcx._api.align import ctc_align
 from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
 from ctcx._api.guided_search import BeamState, Wishes, search, uploaded, wishes_of
+from ctcx._api.lazy import call_whole, is_lazy
 from ctcx._api.loss import ctc_loss
 from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
@@ -198,6 +199,20 @@ def ctc_beam_search(
     >>> found.labels.tolist(), round(float(np.exp(found.log_probs[0])), 2)
     ([[1]], 0.64)
     """
+    settings = (blank, time_major, width, top, exact_scores, max_classes, backend, validate)
+    names = ("blank", "time_major", "width", "top", "exact_scores", "max_classes", "backend")
+    options: dict[str, Any] = dict(zip(names, settings, strict=False))
+    arrays = {"logits": logits, "logit_lengths": logit_lengths}
+    if not is_torch_recording() and is_lazy(logits):
+        guide: dict[str, Any] = {
+            "boost": boost,
+            "lm": lm,
+            "lm_weight": lm_weight,
+            "label_bonus": label_bonus,
+        }
+        guide |= {"state": state, "validate": validate}
+        if (whole := call_whole("beam_search", arrays, **options, **guide)) is not None:
+            return Beams(*whole)
     wishes = None
     if not (boost is None and lm is None and state is None and label_bonus == 0):
         wishes = wishes_of(boost, lm, lm_weight, label_bonus, state)
@@ -218,15 +233,11 @@ def ctc_beam_search(
             backend=backend,
             validate=validate,
         )
-    settings = (blank, time_major, width, top, exact_scores, max_classes, backend, validate)
     if is_torch_recording():
         from ctcx._api import torch_decode
 
         return _plain(*torch_decode.beam_search_traced(logits, logit_lengths, *settings))
     if is_captured(logits):
-        arrays = {"logits": logits, "logit_lengths": logit_lengths}
-        names = ("blank", "time_major", "width", "top", "exact_scores", "max_classes", "backend")
-        options = dict(zip(names, settings, strict=False))
         captured: Beams[ArrayT] = in_graph(ctc_beam_search, arrays, **options)
         return captured
     return _plain(*beam_search_eagerly(logits, logit_lengths, *settings))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ctcx._api.lazy import is_lazy, whole_problem
 from ctcx._dispatch.compute import problem_of
 from ctcx._dispatch.dispatcher import Decision, explain_problem
 from ctcx._inputs.options import (
@@ -64,6 +65,13 @@ def explain(
     """
     check_options(Options(time_major, reduction, infeasible, backend, validate))
     check_choice("operation", operation, tuple(OPERATIONS))
+    if is_lazy(logits):
+        given = {"logits": logits, "labels": labels}
+        given |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
+        names = given if OPERATIONS[operation].labels else ("logits", "logit_lengths")
+        chosen = {name: given[name] for name in names}
+        problem = whole_problem(operation, chosen, blank=blank, time_major=time_major)
+        return explain_problem(problem, backend)
     if OPERATIONS[operation].labels:
         arrays = (logits, labels, logit_lengths, label_lengths)
         prepared = prepare(*arrays, blank, time_major=time_major)

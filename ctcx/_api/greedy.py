@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
+from ctcx._api.lazy import call_whole, is_lazy
 from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.readout import Readout, label_counts, readout
@@ -114,12 +115,16 @@ def ctc_greedy(
         from ctcx._api import torch_decode
 
         return Decoded(*torch_decode.greedy_traced(logits, logit_lengths, *settings))
+    arrays = {"logits": logits, "logit_lengths": logit_lengths}
+    names = ("blank", "time_major", "merge_repeated", "backend")
+    options: dict[str, Any] = dict(zip(names, settings, strict=False))
     if is_captured(logits):
-        arrays = {"logits": logits, "logit_lengths": logit_lengths}
-        names = ("blank", "time_major", "merge_repeated", "backend")
-        options = dict(zip(names, settings, strict=False))
         captured: Decoded[ArrayT] = in_graph(ctc_greedy, arrays, **options)
         return captured
+    if is_lazy(logits):
+        whole = call_whole("greedy", arrays, **options, validate=validate)
+        if whole is not None:
+            return Decoded(*whole)
     return greedy_eagerly(logits, logit_lengths, *settings)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple
 
 from ctcx._api.call import reduce_losses, reduction_of, run, scaled
 from ctcx._api.cuda_graphs import in_graph, is_captured
+from ctcx._api.lazy import call_whole, is_lazy
 from ctcx._arrays.tensor_forms import is_torch_recording
 from ctcx._inputs.options import Infeasible, Options, ReductionName
 from ctcx._typing import ArrayT
@@ -118,6 +119,8 @@ def ctc_loss(
     array([2.5...], dtype=float32)
     """
     options = Options(time_major, reduction, infeasible, backend, validate)
+    arrays = {"logits": logits, "labels": labels}
+    arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
     if is_torch_recording():
         from ctcx._api import torch_operators
 
@@ -125,9 +128,12 @@ def ctc_loss(
             logits, labels, logit_lengths, label_lengths, blank, options
         )
     elif is_captured(logits):
-        arrays = {"logits": logits, "labels": labels}
-        arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
         loss = in_graph(ctc_loss, arrays, blank=blank, **options._asdict())
+    elif (
+        is_lazy(logits)
+        and (whole := call_whole("loss", arrays, blank=blank, **options._asdict())) is not None
+    ):
+        loss = whole
     else:
         _, loss = run("loss", logits, labels, logit_lengths, label_lengths, blank, options)
     return loss
@@ -187,6 +193,8 @@ def ctc_loss_and_grad(
     array([ True])
     """
     options = Options(time_major, reduction, infeasible, backend, validate)
+    arrays = {"logits": logits, "labels": labels}
+    arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
     if is_torch_recording():
         from ctcx._api import torch_operators
 
@@ -196,9 +204,11 @@ def ctc_loss_and_grad(
             )
         )
     if is_captured(logits):
-        arrays = {"logits": logits, "labels": labels}
-        arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
         return LossAndGrad(*in_graph(ctc_loss_and_grad, arrays, blank=blank, **options._asdict()))
+    if is_lazy(logits):
+        whole = call_whole("loss_and_grad", arrays, blank=blank, **options._asdict())
+        if whole is not None:
+            return LossAndGrad(*whole)
     prepared, (loss, grad) = run(
         "loss_and_grad", logits, labels, logit_lengths, label_lengths, blank, options
     )

@@ -129,6 +129,7 @@ def problem_of(operation: str, prepared: KernelInputs) -> Problem:
         prepared.blank,
         facts.traced,
         facts.contiguous,
+        False,
     )
 
 

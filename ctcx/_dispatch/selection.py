@@ -145,6 +145,8 @@ def declared(backend: Backend, problem: Problem) -> str | None:
     # A half dtype among them implies Feature.HALF, which the descriptor itself has checked.
     if problem.dtype not in backend.dtypes:
         return f"takes {_names(backend.dtypes)}, got {problem.dtype}"
+    if Feature.LAZY in backend.features and not problem.lazy:
+        return "takes whole calls on arrays without values only (has Feature.LAZY)"
     if problem.traced and Feature.TRACEABLE not in backend.features:
         return f"can't be called while {problem.namespace} traces (lacks Feature.TRACEABLE)"
     if None in (problem.N, problem.T, problem.C, problem.S) and backend.name != "array-api":

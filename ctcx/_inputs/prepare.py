@@ -44,7 +44,7 @@ from ctcx._typing import DTYPES
 if TYPE_CHECKING:
     from ctcx._typing import Array
 
-__all__ = ["KernelInputs", "prepare", "prepare_logits", "rebind"]
+__all__ = ["KernelInputs", "check_library", "prepare", "prepare_logits", "rebind"]
 
 
 class KernelInputs(NamedTuple):
@@ -445,18 +445,23 @@ def _check_home(argument: str, array: Any, facts: ArrayFacts) -> None:
     """Host data goes along with any library; anything else must live where the logits live."""
     if is_numpy(array):
         return
-    library = library_name(array)
-    if library != facts.namespace:
-        msg = (
-            f"{argument} is an array of {library}, but the logits are of {facts.namespace}: pass "
-            f"the same library, a NumPy array or a list (ctcx converts nothing else by itself)"
-        )
-        raise CTCInputError(msg, argument=argument)
+    check_library(argument, array, facts)
     device = device_name(array)
     if is_elsewhere(device, facts.device):
         msg = (
             f"{argument} is on device {device}, but the logits are on {facts.device}: move it "
             f"there, or pass a NumPy array or a list"
+        )
+        raise CTCInputError(msg, argument=argument)
+
+
+def check_library(argument: str, array: Any, facts: ArrayFacts) -> None:
+    """Refuse arrays of other libraries than that of the logits."""
+    library = library_name(array)
+    if library != facts.namespace:
+        msg = (
+            f"{argument} is an array of {library}, but the logits are of {facts.namespace}: pass "
+            f"the same library, a NumPy array or a list (ctcx converts nothing else by itself)"
         )
         raise CTCInputError(msg, argument=argument)
 

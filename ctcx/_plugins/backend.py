@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["API_VERSION", "Backend", "Decline", "Feature", "Problem"]
 
-API_VERSION: tuple[int, int] = (2, 3)
+API_VERSION: tuple[int, int] = (2, 4)
 """Version of the plugin API, ``(major, minor)``; see :class:`Backend` for what is compatible."""
 
 
@@ -53,6 +53,7 @@ class Feature(enum.Enum):
         "out of range, a label equal to the blank, or a logit of NaN or +inf in its frames"
     )
     DELEGATES = "lets another backend's kernels compute, so that its numbers prove nothing new"
+    LAZY = "takes whole calls on arrays that hold no values yet, and returns what will be computed"
 
     # Each call looks into sets of these; that of enum.Enum is a function in Python.
     __hash__ = object.__hash__
@@ -96,6 +97,9 @@ class Problem:
     contiguous
         Whether the logits, seen as (N, T, C), are contiguous in row-major order; True where a
         library has no such notion.
+    lazy
+        Whether the arrays hold no values yet and a backend may take the call whole
+        (:attr:`Feature.LAZY`).
     """
 
     operation: str
@@ -109,6 +113,7 @@ class Problem:
     blank: int
     traced: bool = False
     contiguous: bool = True
+    lazy: bool = False
 
 
 def _accept_all(problem: Problem) -> str | None:  # noqa: ARG001 - the signature is the protocol
@@ -220,6 +225,14 @@ class Backend:
     last labels begin. Without a kernel for it, or with a language model written in Python, the core
     searches.
 
+    With :attr:`Feature.LAZY`, for libraries such as dask.array, a kernel gets the arguments of the
+    public function by name, all of them but ``backend``, and returns what that returns. Types,
+    dtypes, shapes and libraries have been checked, values and other options haven't. The number of
+    sequences may be unknown (NaN), lists have become arrays of NumPy, lengths that weren't given
+    are None, and ``blank`` is in ``range(C)``. ``backends`` are the names that the caller asked for
+    beside this one, None if there was no asking: pass them to :func:`ctcx.plugin.nested_call`
+    around the calls that the kernel makes.
+
     All are new: nothing else refers to them, and ctcx may write into them.
 
     All are looked at: a wrong library, device, shape or dtype, and where values are checked a loss
@@ -317,6 +330,9 @@ def _check_features(where: str, backend: Backend) -> None:
         raise TypeError(msg)
     if bool(backend.dtypes & HALF_DTYPES) != (Feature.HALF in features):
         msg = f"{where}: Feature.HALF and the dtypes {sorted(HALF_DTYPES)} go together"
+        raise ValueError(msg)
+    if Feature.LAZY in features and "*" in backend.namespaces:
+        msg = f"{where}: Feature.LAZY needs the names of its namespaces, got '*'"
         raise ValueError(msg)
     for name, operation in OPERATIONS.items():
         if operation.feature is None:

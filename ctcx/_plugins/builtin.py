@@ -46,7 +46,7 @@ def ctcx_backends() -> list[Backend]:
             namespaces=frozenset({"*"}),
             devices=frozenset({"*"}),
             dtypes=frozenset(DTYPES),
-            features=frozenset(Feature) - {Feature.CHECKS_VALUES, Feature.DELEGATES},
+            features=frozenset(Feature) - {Feature.CHECKS_VALUES, Feature.DELEGATES, Feature.LAZY},
             priority=-1000,
             opt_in=False,
             summary="the core, for any library that implements the array API standard",

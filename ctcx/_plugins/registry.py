@@ -23,6 +23,7 @@ from ctcx._errors import (
     shown,
 )
 from ctcx._isolation import attempt, attempt_at_once
+from ctcx._plugins.backend import Feature
 from ctcx._plugins.case import Case
 from ctcx._plugins.discovery import DISABLE, Found, load_plugins
 from ctcx._plugins.loader import PluginEntry, PluginState, ask, at_most
@@ -161,6 +162,12 @@ class Registry:
         """Report trouble with one thing that a plugin registered, once for what it is about."""
         message = f"{entry.title} of {entry.provenance}: {reason}.{_silence(entry.plugin)}"
         self._report((entry.title, about), message, error)
+
+    @cached_property
+    def lazy_namespaces(self) -> frozenset[str]:
+        """Array libraries on which a backend takes whole calls."""
+        lazy = (e.backend for e in self.backends.values() if Feature.LAZY in e.backend.features)
+        return frozenset(name for backend in lazy for name in backend.namespaces)
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:

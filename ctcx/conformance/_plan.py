@@ -213,10 +213,12 @@ def _libraries(
     known = registry().namespaces
     _check_known("array library", only, known)
     required = _required()
+    lazy = registry().lazy_namespaces
     for name in sorted(backend.namespaces - {"*"} - set(known)):
         plan.not_run[name] = "no plugin registers this array library, so nothing can make arrays"
     for name, entry in known.items():
-        if not {name, "*"} & backend.namespaces:
+        every = () if name in lazy else ("*",)  # calls on those aren't computed step by step
+        if backend.namespaces.isdisjoint((name, *every)):
             if only is not None and name in only:
                 msg = f"backend {backend.name!r} doesn't declare the array library {name!r}"
                 raise ValueError(msg)

@@ -83,6 +83,7 @@ def check_repeats(subject: Subject) -> None:
     none makes more than fit into 10 seconds: a simulated device may be a thousand times slower.
     """
     slow = "*" in subject.descriptor.namespaces and subject.namespace not in {"numpy", "cupy"}
+    slow = slow or subject.has(Feature.LAZY)
     for batch, count in ((case("ragged"), 1000), (_wide_batch(), 200)):
         for grad in (False, True) if subject.can_grad else (False,):
             _repeat(subject, batch, count // 20 if slow else count, grad=grad)

@@ -60,7 +60,8 @@ def _others_code(subject: Subject) -> set[str]:
     for grad in (False, True) if subject.can_grad else (False,):
 
         def call(batch: Batch, *, grad: bool = grad) -> None:
-            subject.call(subject.inputs(batch), grad=grad, blank=batch.blank)
+            for array in subject.call(subject.inputs(batch), grad=grad, blank=batch.blank):
+                subject.numpy(array)  # which is when lazy ones are computed
 
         found |= _others_code_in(subject, call, frames=10 + grad)
     return found

@@ -1,0 +1,5 @@
+from ctcx.conformance import BackendConformance
+
+
+class TestDask(BackendConformance):
+    backend = "dask"
