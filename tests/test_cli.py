@@ -181,11 +181,19 @@ def test_help_names_all_commands_and_cuts_none_off(cli):
         "bench",
         "align",
         "decode",
+        "score",
     ):
         assert f"\n  {command} " in ended.out
         assert cli(command, "-h").code == 0
     assert ended.out.count("...") == 1  # of "[ARGS]..."
     assert "completion" not in ended.out
+
+
+def test_score_says_which_package_it_needs(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
+    ended = cli("score", "corpus.zarr", "--out", str(tmp_path / "scores.parquet"))
+    assert ended.code == 2
+    assert "needs ctcx-dask, which is not installed (pip install 'ctcx-dask[score]')" in ended.err
 
 
 @pytest.mark.parametrize("missing", ["rich", "typer"])

@@ -20,6 +20,7 @@ from ctcx._cli import (
     doctor,
     explain,
     fixtures,
+    score,
 )
 from ctcx._errors import CTCError, PluginWarning
 from ctcx._version import __version__
@@ -83,6 +84,7 @@ app.command("fixtures")(fixtures.fixtures_command)
 app.command("bench")(bench.bench_command)
 app.command("align")(align.align_command)
 app.command("decode")(decode.decode_command)
+app.command("score")(score.score_command)
 app.command("diagnose")(diagnose.diagnose_command)
 
 
