@@ -39,6 +39,11 @@ def nested_call(*, first: int = 0, backends: tuple[str, ...] | None = None) -> I
         Only these compute, in order of preference; () for the automatic choice. None leaves it to
         ``CTCX_BACKEND``. :func:`ctcx.use_backend` blocks around have no say.
 
+    Raises
+    ------
+    ValueError
+        ``first`` is below 0.
+
     Examples
     --------
     >>> import ctcx
@@ -50,6 +55,9 @@ def nested_call(*, first: int = 0, backends: tuple[str, ...] | None = None) -> I
     ...
     ctcx._errors.CTCInputError: labels[1001, 0] is 9 (sequence 1001, position 0): expected 0 to 3...
     """
+    if first < 0:
+        msg = f"first must be the number of a sequence, got {first}"
+        raise ValueError(msg)
     tokens = _first.set(first), preferred.set(backends)
     try:
         yield

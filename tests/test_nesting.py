@@ -57,6 +57,11 @@ def test_errors_of_nested_calls_number_sequences_as_in_the_whole_batch(arguments
     assert error.sequence == 1001
 
 
+def test_a_first_sequence_has_a_number():
+    with pytest.raises(ValueError, match="got -1"), nested_call(first=-1):
+        pass
+
+
 def test_backends_of_nested_calls_replace_those_asked_for_around_them(monkeypatch):
     monkeypatch.setenv("CTCX_BACKEND", "no-such")
     with nested_call(backends=()):
