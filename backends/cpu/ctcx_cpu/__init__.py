@@ -1,6 +1,7 @@
 """Tells ctcx about the kernels in this package, and C programs where to find the library.
 
 - ``kernels``: the kernels, on arrays of NumPy, PyTorch and JAX
+- ``guided``: the kernel for searches with phrases, with an n-gram model, and in chunks
 - ``_host``: the host memory of their arrays
 - ``_results``: memory for results
 - ``_jax``: the kernels in programs of JAX
@@ -88,12 +89,13 @@ def ctcx_backends() -> list[Backend]:
     """Offer one backend, for arrays in the host's memory."""
     return [
         Backend(
-            api=(2, 2),
+            api=(2, 3),
             name="cpu",
             kernels={
                 "align": "ctcx_cpu.kernels:align",
                 "beam_search": "ctcx_cpu.kernels:beam_search",
                 "greedy": "ctcx_cpu.kernels:greedy",
+                "guided_search": "ctcx_cpu.guided:guided_search",
                 "loss": "ctcx_cpu.kernels:loss",
                 "loss_and_grad": "ctcx_cpu.kernels:loss_and_grad",
                 "occupancies": "ctcx_cpu.kernels:occupancies",

@@ -75,6 +75,37 @@ def beam_search(
     threads: int,
     /,
 ) -> None: ...
+def guided_search(
+    logits: Any,
+    logit_lengths: Any,
+    entry_labels: Any,
+    entry_numbers: Any,
+    labels: Any,
+    numbers: Any,
+    type: int,  # noqa: A002 - as in C
+    blank: int,
+    max_classes: int,
+    phrases: object,
+    ngrams: object,
+    ngrams_weight: float,
+    label_bonus: float,
+    threads: int,
+    /,
+) -> None: ...
+def phrases(labels: Any, lengths: Any, weights: Any, /) -> object: ...
+def ngrams(
+    words: Any,
+    word_ends: Any,
+    tokens: Any,
+    token_ends: Any,
+    sizes: Any,
+    grams: Any,
+    log_probs: Any,
+    back_offs: Any,
+    separator: int,
+    order: int,
+    /,
+) -> object: ...
 def instructions() -> str: ...
 def version() -> str: ...
 def xla_handler() -> object: ...

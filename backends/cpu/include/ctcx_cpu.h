@@ -43,7 +43,7 @@ extern "C" {
  * each minor version may append fields to the batch, where 0 stands for what was done before. Fields
  * that the caller's header doesn't have count as 0; one that the library doesn't have must be 0. */
 #define CTCX_CPU_MAJOR 1
-#define CTCX_CPU_MINOR 3
+#define CTCX_CPU_MINOR 4
 
 enum ctcx_cpu_type {
   CTCX_CPU_FLOAT16 = 0,
@@ -68,6 +68,18 @@ struct ctcx_cpu_integers {
   int64_t sequence_stride;
   int64_t position_stride;  /* of the labels; unused for lengths */
 };
+
+/* Texts one after another, in UTF-8: where each of them ends, in bytes from the first. */
+struct ctcx_cpu_strings {
+  const char *text;
+  const int64_t *ends;
+  int64_t count;
+};
+
+/* Since 1.4: what a guided search prefers, made once for any number of calls, of several threads too. It
+ * is freed after the last of them; the arrays that it is made of may go at once. */
+struct ctcx_cpu_phrases;
+struct ctcx_cpu_ngrams;
 
 /* A batch. Set it all to 0, then size, major, and what the call needs. */
 struct ctcx_cpu_batch {
@@ -133,6 +145,16 @@ struct ctcx_cpu_batch {
   int32_t uniform_bytes;    /* of an element: 4 (float) or 8 (double) */
   int32_t reserved_too;     /* 0 */
   int64_t paths;            /* K */
+
+  /* Since 1.4, for ctcx_cpu_guided_search, whose `decoded` is (N, width, L + T). All contiguous. */
+  const int32_t *entry_labels;  /* (N, width, L), padded with -1 */
+  int64_t entry_positions;      /* L; 0 to begin */
+  const double *entry_numbers;  /* (3, N, width), the first three of `result_numbers`; NULL to begin */
+  double *result_numbers;       /* (4, N, width) */
+  const struct ctcx_cpu_phrases *phrases; /* NULL for none */
+  const struct ctcx_cpu_ngrams *ngrams;   /* NULL for none */
+  double ngrams_weight;         /* what the logarithms of the model are multiplied by, from 0 on */
+  double label_bonus;           /* what each label adds */
 };
 
 /* Computes a batch; returns an enum ctcx_cpu_status. May be called from several threads at once. */
@@ -205,7 +227,55 @@ CTCX_CPU_API const char *ctcx_cpu_check_greedy(const struct ctcx_cpu_batch *batc
 CTCX_CPU_API int ctcx_cpu_beam_search(const struct ctcx_cpu_batch *batch);
 CTCX_CPU_API const char *ctcx_cpu_check_beam_search(const struct ctcx_cpu_batch *batch);
 
-/* The version of the library, as "1.3", and the instruction set that it runs: "baseline", "avx2",
+/* Since 1.4: the beam of a prefix search that prefers phrases, asks a language model, or goes on where
+ * it stopped. It keeps, after each frame, the `width` prefixes with the largest sum of the logarithm of
+ * their probability and their bonus, in this order; of equal ones, as ctcx_cpu_beam_search does.
+ *
+ * It begins with the empty prefix, or with entries that an earlier call has written: the frames may
+ * come in chunks of any size, with exactly the results of all frames in one. The labels of all entries
+ * are written to `decoded`, packed to the left and padded with -1, and to `result_numbers`
+ *
+ * - the logarithms of the probabilities of their paths that end in the blank, and
+ * - in the last label: both -inf where there is no entry;
+ * - the bonus so far, and
+ * - what the bonus is if no frame follows; with it, the largest sum is the best result.
+ *
+ * The bonus of a prefix is the sum of `label_bonus` for each label; of `ngrams_weight` times the
+ * logarithm of its probability by the model, to which the last number adds that of the end; and of the
+ * weight of each label that stands in phrases, the largest where they overlap. The last labels, as far
+ * as they begin phrases, have those weights at once; they lose them when the phrases break off, and in
+ * the last number.
+ *
+ * A sequence with a length out of range, a NaN or +inf logit in its frames, or entries that can't be, has
+ * -1 and NaN. `top` and `decoded_log_probs` are ignored, and so are labels, losses and gradient. Numbers
+ * are in double for all types of logits. */
+CTCX_CPU_API int ctcx_cpu_guided_search(const struct ctcx_cpu_batch *batch);
+CTCX_CPU_API const char *ctcx_cpu_check_guided_search(const struct ctcx_cpu_batch *batch);
+
+/* Since 1.4: phrases of `lengths` labels, which stand one after another in `labels`, and the weight of
+ * each, in nats a label. Of equal phrases, the largest weight counts. NULL if a length is below 1, a
+ * label below 0 or 2^31 - 1, a weight not finite, or if there is no memory. They remember some of what
+ * searches find out about them, up to about 100 MB. ctcx_cpu_phrases_free takes NULL, too. */
+CTCX_CPU_API struct ctcx_cpu_phrases *ctcx_cpu_phrases_new(const int32_t *labels, const int64_t *lengths,
+                                                           const double *weights, int64_t count);
+CTCX_CPU_API void ctcx_cpu_phrases_free(struct ctcx_cpu_phrases *phrases);
+
+/* Since 1.4: an n-gram model with back-off. `count` n-grams of `sizes` words each, from 1 to `order`; the
+ * words, which stand one after another in `grams`, are places in `words`, among which are "<s>", "</s>"
+ * and "<unk>", and each has an n-gram of its own. Natural logarithms of their probability and, below
+ * the order, of their back-off (0 for none).
+ *
+ * `tokens` are those of the classes. With a `separator` of -1 each is a word; else it is the class whose
+ * token ends a word that other tokens spell. What is no word is "<unk>". NULL if anything of this is
+ * not so, or if there is no memory. */
+CTCX_CPU_API struct ctcx_cpu_ngrams *ctcx_cpu_ngrams_new(const struct ctcx_cpu_strings *words,
+                                                         const struct ctcx_cpu_strings *tokens, int64_t separator,
+                                                         int32_t order, const int32_t *sizes, const int32_t *grams,
+                                                         const double *log_probs, const double *back_offs,
+                                                         int64_t count);
+CTCX_CPU_API void ctcx_cpu_ngrams_free(struct ctcx_cpu_ngrams *ngrams);
+
+/* The version of the library, as "1.4", and the instruction set that it runs: "baseline", "avx2",
  * "avx512" or "neon". The environment variable CTCX_CPU_INSTRUCTIONS, read at the first call, names
  * another one that the processor has. Any other name is ignored. */
 CTCX_CPU_API const char *ctcx_cpu_version(void);

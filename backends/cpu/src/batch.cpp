@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include "guided.h"
+
 namespace ctcx {
 
 Sequence::~Sequence() = default;
@@ -157,6 +159,10 @@ Batch read(const ctcx_cpu_batch &call, bool for_align) {
   batch.decoded = call.decoded, batch.decoded_log_probs = call.decoded_log_probs;
   batch.width = call.width, batch.top = call.top;
   batch.most_labels = call.max_classes > 0 ? std::min(call.max_classes, call.classes) : call.classes;
+  batch.entry_labels = call.entry_labels, batch.entry_positions = call.entry_positions;
+  batch.entry_numbers = call.entry_numbers, batch.result_numbers = call.result_numbers;
+  batch.phrases = call.phrases, batch.ngrams = call.ngrams;
+  batch.ngrams_weight = call.ngrams_weight, batch.label_bonus = call.label_bonus;
   for (Size n = 0; n < call.sequences; n++) {
     const Size length = element(call.logit_lengths, n), count = element(call.label_lengths, n);
     State state = State::possible;
@@ -230,6 +236,15 @@ void beam_search(const Batch &batch, const Team &team) {
   share_sequences(batch, work > worth_a_thread ? team : alone(team), [&](Size n) {
     TaskScratch scratch;
     kernel.beam_search(batch, n, scratch);
+  });
+}
+
+void guided_search(const Batch &batch, const Team &team) {
+  const Kernel &kernel = kernel_of(batch);
+  const double work = work_of(batch) * (1 + double(batch.width));
+  share_sequences(batch, work > worth_a_thread ? team : alone(team), [&](Size n) {
+    TaskScratch scratch;
+    guided_search_of(batch, n, kernel, scratch);
   });
 }
 

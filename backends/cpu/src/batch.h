@@ -26,5 +26,6 @@ void align(const Batch &batch, const Team &team);
 void sample_paths(const Batch &batch, const Team &team);
 void greedy(const Batch &batch, const Team &team);
 void beam_search(const Batch &batch, const Team &team);
+void guided_search(const Batch &batch, const Team &team);
 
 }  // namespace ctcx

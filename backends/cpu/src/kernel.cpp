@@ -255,7 +255,23 @@ void beam_search(const Batch &batch, Size n, ctcx::Scratch &scratch) {
 }
 
 template <class X>
-constexpr ctcx::Kernel kernel_for{begin<X>, softmax_only<X>, align<X>, sample_paths<X>, greedy<X>, beam_search<X>};
+bool log_probabilities(const Batch &batch, Size n, Size t, ctcx::Scratch &scratch, double *to) {
+  using T = typename ComputedIn<X>::Type;
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  T *widened = nullptr;
+  if (!std::is_same_v<X, T>) widened = reinterpret_cast<T *>(scratch.get(batch.classes * sizeof(T)));
+  const T *x = computed_row(logits_of<X>(batch, n) + t * batch.logits_row, batch.classes, widened);
+  const double largest = largest_of_row(x, batch.classes), offset = largest == -infinity ? 0 : largest;
+  double sum = sum_of_powers(x, batch.classes, offset);
+  if (!(sum < infinity)) return false;
+  sum = sum == 0 ? 0 : std::log(sum);
+  for (Size c = 0; c < batch.classes; c++) to[c] = double(x[c]) - offset - sum;
+  return true;
+}
+
+template <class X>
+constexpr ctcx::Kernel kernel_for{begin<X>,  softmax_only<X>, align<X>,           sample_paths<X>,
+                                  greedy<X>, beam_search<X>,  log_probabilities<X>};
 
 }  // namespace
 

@@ -6,6 +6,9 @@
 
 #include "scratch.h"
 
+struct ctcx_cpu_phrases;
+struct ctcx_cpu_ngrams;
+
 namespace ctcx {
 
 using Size = std::int64_t;
@@ -52,6 +55,16 @@ struct Batch {
   void *decoded_log_probs;
   Size width, top, most_labels;
 
+  // Of guided search: entries to begin with, null for the empty prefix; what it prefers; and what is
+  // written besides.
+  const std::int32_t *entry_labels;  // (N, W, L)
+  Size entry_positions;
+  const double *entry_numbers;  // (3, N, W)
+  double *result_numbers;       // (4, N, W)
+  const ctcx_cpu_phrases *phrases;
+  const ctcx_cpu_ngrams *ngrams;
+  double ngrams_weight, label_bonus;
+
   std::vector<State> states;
   std::vector<Size> lengths;         // frames of each sequence, within `frames`
   std::vector<Size> counts;          // labels of each sequence
@@ -89,6 +102,9 @@ struct Kernel {
   // The best class of each frame of sequence n, and the best prefixes of its beam.
   void (*greedy)(const Batch &, Size n, Scratch &);
   void (*beam_search)(const Batch &, Size n, Scratch &);
+  // The logarithms of the probabilities of frame t of sequence n; returns false if a logit is NaN or
+  // +inf.
+  bool (*log_probabilities)(const Batch &, Size n, Size t, Scratch &, double *);
 };
 
 struct InstructionSet {

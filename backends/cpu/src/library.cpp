@@ -1,13 +1,18 @@
 // The C interface.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
+#include <stdexcept>
 #include <string_view>
 
 #include "batch.h"
+#include "ngrams.h"
+#include "phrases.h"
 
 namespace ctcx {
 
@@ -131,6 +136,8 @@ int run(const ctcx::Operation &operation, const ctcx_cpu_batch *call) {
     return CTCX_CPU_INTERRUPTED;
   } catch (const std::bad_alloc &) {
     return CTCX_CPU_NO_MEMORY;
+  } catch (const std::length_error &) {  // more than a vector holds
+    return CTCX_CPU_NO_MEMORY;
   }
   return CTCX_CPU_OK;
 }
@@ -162,6 +169,11 @@ const Operation operations[]{
     {"beam_search", false, ctcx_cpu_check_beam_search,
      [](const ctcx_cpu_batch &given, const Team &team) { beam_search(read(without_labels(given)), team); }},
 };
+
+// None of XLA's: its arrays have no room for what this one returns.
+static const Operation guided{
+    "guided_search", false, ctcx_cpu_check_guided_search,
+    [](const ctcx_cpu_batch &given, const Team &team) { guided_search(read(without_labels(given)), team); }};
 
 const Operation *operation_of(std::string_view name) {
   for (const Operation &operation : operations)
@@ -252,6 +264,56 @@ const char *ctcx_cpu_check_beam_search(const ctcx_cpu_batch *given) {
   return nullptr;
 }
 
+const char *ctcx_cpu_check_guided_search(const ctcx_cpu_batch *given) {
+  if (const char *wrong = wrong_version(given)) return wrong;
+  const ctcx_cpu_batch known = without_labels(*given), *batch = &known;
+  if (const char *wrong = wrong_inputs(batch)) return wrong;
+  if (!is_in(batch->width, 1, INT32_MAX)) return "width must be from 1 to 2^31 - 1";
+  if (batch->max_classes < 0) return "max_classes must not be negative";
+  if (!is_in(batch->entry_positions, 0, largest)) return "entry_positions is out of range";
+  if (!(batch->ngrams_weight >= 0) || !std::isfinite(batch->ngrams_weight))
+    return "ngrams_weight must be a finite number from 0 on";
+  if (!std::isfinite(batch->label_bonus)) return "label_bonus must be finite";
+  if (batch->phrases && batch->phrases->largest_label() >= batch->classes)
+    return "phrases have a label that is no class";
+  if (batch->ngrams && batch->ngrams->classes() != batch->classes) return "ngrams has not a token for each class";
+  if (double(batch->sequences) * double(batch->width) * double(batch->entry_positions + batch->frames + 4) > double(largest))
+    return "results are too large";
+  if (batch->sequences == 0) return nullptr;
+  if (!batch->result_numbers) return "result_numbers are NULL";
+  if (batch->frames + batch->entry_positions > 0 && !batch->decoded) return "decoded is NULL";
+  if (batch->entry_positions > 0 && !batch->entry_labels) return "entry_labels are NULL";
+  if (batch->entry_positions > 0 && !batch->entry_numbers) return "entry_numbers are NULL";
+  return nullptr;
+}
+
+int ctcx_cpu_guided_search(const ctcx_cpu_batch *batch) { return run(ctcx::guided, batch); }
+
+ctcx_cpu_phrases *ctcx_cpu_phrases_new(const std::int32_t *labels, const std::int64_t *lengths, const double *weights,
+                                       std::int64_t count) {
+  try {
+    auto made = std::make_unique<ctcx_cpu_phrases>();
+    return made->build(labels, lengths, weights, count) ? made.release() : nullptr;
+  } catch (const std::exception &) {  // no memory, or more than a vector holds
+    return nullptr;
+  }
+}
+void ctcx_cpu_phrases_free(ctcx_cpu_phrases *phrases) { delete phrases; }
+
+ctcx_cpu_ngrams *ctcx_cpu_ngrams_new(const ctcx_cpu_strings *words, const ctcx_cpu_strings *tokens,
+                                     std::int64_t separator, std::int32_t order, const std::int32_t *sizes,
+                                     const std::int32_t *grams, const double *log_probs, const double *back_offs,
+                                     std::int64_t count) {
+  try {
+    auto made = std::make_unique<ctcx_cpu_ngrams>();
+    const bool fits = made->build(*words, *tokens, separator, order, sizes, grams, log_probs, back_offs, count);
+    return fits ? made.release() : nullptr;
+  } catch (const std::exception &) {
+    return nullptr;
+  }
+}
+void ctcx_cpu_ngrams_free(ctcx_cpu_ngrams *ngrams) { delete ngrams; }
+
 #define DEFINE(function, operation) \
   int function(const ctcx_cpu_batch *batch) { return run(*ctcx::operation_of(operation), batch); }
 DEFINE(ctcx_cpu_compute, "loss")
@@ -262,7 +324,7 @@ DEFINE(ctcx_cpu_greedy, "greedy")
 DEFINE(ctcx_cpu_beam_search, "beam_search")
 #undef DEFINE
 
-const char *ctcx_cpu_version(void) { return "1.3"; }
+const char *ctcx_cpu_version(void) { return "1.4"; }
 
 const char *ctcx_cpu_instructions(void) {
 #if defined(__aarch64__)

@@ -15,6 +15,7 @@ enum { CLASSES = LOSSES + 1, OF_STATES, OF_OCCUPANCIES }; /* OF_STATES may be No
 enum { EXTRA = INPUTS, STATES, LOG_PROBS, OF_ALIGN };     /* EXTRA may be None */
 enum { UNIFORMS = INPUTS, PATHS, OF_SAMPLES };
 enum { LENGTHS = LOGITS + 1, DECODED, DECODED_LOG_PROBS, OF_DECODING };
+enum { ENTRY_LABELS = LENGTHS + 1, ENTRY_NUMBERS, RESULT_LABELS, RESULT_NUMBERS, OF_GUIDED };
 
 struct array {
   const char *name;
@@ -36,6 +37,10 @@ static const struct array of_samples[] = {
     {"label_lengths", 1, 0, 0}, {"uniforms", 3, 0, 0}, {"states", 3, 1, 0}};
 static const struct array of_decoding[] = {
     {"logits", 3, 0, 0}, {"logit_lengths", 1, 0, 0}, {"decoded", 0, 1, 0}, {"log_probs", 0, 1, 0}};
+
+static const struct array of_guided[] = {
+    {"logits", 3, 0, 0},        {"logit_lengths", 1, 0, 0}, {"entry_labels", 3, 0, 0},
+    {"entry_numbers", 3, 0, 0}, {"labels", 3, 1, 0},        {"numbers", 3, 1, 0}};
 
 static int take(PyObject *object, Py_buffer *view, const struct array *array) {
   int flags = PyBUF_STRIDES | (array->is_written ? PyBUF_WRITABLE : 0);
@@ -242,6 +247,24 @@ static int describe_decoding(struct ctcx_cpu_batch *batch, const Py_buffer *view
   return wrong;
 }
 
+static int describe_guided(struct ctcx_cpu_batch *batch, const Py_buffer *views) {
+  const Py_buffer *entries = &views[ENTRY_LABELS];
+  int wrong = describe_logits(batch, &views[LOGITS], &views[LENGTHS]);
+  batch->width = entries->shape[1];
+  batch->entry_positions = entries->shape[2];
+  const Py_ssize_t rows = batch->sequences, width = batch->width, positions = batch->entry_positions;
+  const Py_ssize_t before[] = {rows, width, positions}, after[] = {rows, width, positions + batch->frames};
+  const Py_ssize_t three[] = {3, rows, width}, four[] = {4, rows, width};
+  if (!is_of(entries, 4, 3, before) || !is_of(&views[ENTRY_NUMBERS], 8, 3, three) ||
+      !is_of(&views[RESULT_LABELS], 4, 3, after) || !is_of(&views[RESULT_NUMBERS], 8, 3, four))
+    wrong = 1;
+  batch->entry_labels = entries->buf;
+  batch->entry_numbers = views[ENTRY_NUMBERS].buf;
+  batch->decoded = views[RESULT_LABELS].buf;
+  batch->result_numbers = views[RESULT_NUMBERS].buf;
+  return wrong;
+}
+
 /* Sets an error if the arrays are wrong, or a check says what is. */
 static int refuse(int wrong, const char *fault) {
   if (wrong) fault = "the arrays don't fit together, or classes aren't side by side";
@@ -421,6 +444,139 @@ static PyObject *beam_search(PyObject *module, PyObject *const *args, Py_ssize_t
   return decode(args, &batch, 1);
 }
 
+static const char phrases_name[] = "ctcx_cpu_phrases", ngrams_name[] = "ctcx_cpu_ngrams";
+
+static void free_phrases(PyObject *capsule) { ctcx_cpu_phrases_free(PyCapsule_GetPointer(capsule, phrases_name)); }
+static void free_ngrams(PyObject *capsule) { ctcx_cpu_ngrams_free(PyCapsule_GetPointer(capsule, ngrams_name)); }
+
+/* What a capsule holds, NULL for None or with an error set. */
+static void *held(PyObject *object, const char *name) {
+  return object == Py_None ? NULL : PyCapsule_GetPointer(object, name);
+}
+
+/* Contiguous buffers of one axis and of such elements; returns how many were taken. */
+static int take_vectors(PyObject *const *objects, Py_buffer *views, const Py_ssize_t *itemsizes, int count) {
+  for (int taken = 0; taken < count; taken++) {
+    if (PyObject_GetBuffer(objects[taken], &views[taken], PyBUF_C_CONTIGUOUS) < 0) return taken;
+    if (views[taken].itemsize == itemsizes[taken]) continue;
+    PyErr_Format(PyExc_ValueError, "argument %d has elements of %zd bytes, expected %zd", taken,
+                 views[taken].itemsize, itemsizes[taken]);
+    return taken + 1;
+  }
+  return count;
+}
+
+static int64_t size_of(const Py_buffer *view) { return view->len / view->itemsize; }
+
+/* The sum of numbers, -1 if one is below 0 or it is above `most`. */
+static int64_t sum_of(const void *numbers, int is_wide, int64_t count, int64_t most) {
+  int64_t sum = 0;
+  for (int64_t i = 0; i < count; i++) {
+    const int64_t number = is_wide ? ((const int64_t *)numbers)[i] : ((const int32_t *)numbers)[i];
+    if (number < 0 || number > most - sum) return -1;
+    sum += number;
+  }
+  return sum;
+}
+
+static void release_vectors(Py_buffer *views, int taken) {
+  while (taken-- > 0) PyBuffer_Release(&views[taken]);
+}
+
+/* phrases(labels, lengths, weights) */
+static PyObject *phrases(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+  (void)module;
+  enum { PHRASE_LABELS, PHRASE_LENGTHS, WEIGHTS, OF_PHRASES };
+  static const Py_ssize_t itemsizes[] = {4, 8, 8};
+  if (count != OF_PHRASES) {
+    PyErr_SetString(PyExc_TypeError, "phrases() takes 3 arguments");
+    return NULL;
+  }
+  Py_buffer views[OF_PHRASES];
+  struct ctcx_cpu_phrases *made = NULL;
+  int taken = take_vectors(args, views, itemsizes, OF_PHRASES);
+  if (taken == OF_PHRASES && !PyErr_Occurred()) {
+    const int64_t size = size_of(&views[WEIGHTS]), labels = size_of(&views[PHRASE_LABELS]);
+    if (size_of(&views[PHRASE_LENGTHS]) == size && sum_of(views[PHRASE_LENGTHS].buf, 1, size, labels) == labels)
+      made = ctcx_cpu_phrases_new(views[PHRASE_LABELS].buf, views[PHRASE_LENGTHS].buf, views[WEIGHTS].buf, size);
+    if (!made) PyErr_SetString(PyExc_ValueError, "these are no phrases, or there is no memory");
+  }
+  release_vectors(views, taken);
+  PyObject *capsule = made ? PyCapsule_New(made, phrases_name, free_phrases) : NULL;
+  if (!capsule) ctcx_cpu_phrases_free(made);
+  return capsule;
+}
+
+/* Texts of bytes, and where they end; returns whether anything is wrong. */
+static int describe_strings(struct ctcx_cpu_strings *strings, const Py_buffer *text, const Py_buffer *ends) {
+  strings->text = text->buf, strings->ends = ends->buf, strings->count = size_of(ends);
+  int64_t last = 0;
+  for (int64_t i = 0; i < strings->count; last = strings->ends[i++])
+    if (strings->ends[i] < last || strings->ends[i] > text->len) return 1;
+  return 0;
+}
+
+/* ngrams(words, word_ends, tokens, token_ends, sizes, grams, log_probs, back_offs, separator, order) */
+static PyObject *ngrams(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+  (void)module;
+  enum { WORDS, WORD_ENDS, TOKENS, TOKEN_ENDS, SIZES, GRAMS, GRAM_LOG_PROBS, BACK_OFFS, OF_NGRAMS };
+  static const Py_ssize_t itemsizes[] = {1, 8, 1, 8, 4, 4, 8, 8};
+  if (count != OF_NGRAMS + 2) {
+    PyErr_SetString(PyExc_TypeError, "ngrams() takes 10 arguments");
+    return NULL;
+  }
+  const int64_t separator = PyLong_AsLongLong(args[OF_NGRAMS]);
+  const int32_t order = as_int32(args[OF_NGRAMS + 1]);
+  if (PyErr_Occurred()) return NULL;
+  Py_buffer views[OF_NGRAMS];
+  struct ctcx_cpu_ngrams *made = NULL;
+  int taken = take_vectors(args, views, itemsizes, OF_NGRAMS);
+  if (taken == OF_NGRAMS && !PyErr_Occurred()) {
+    struct ctcx_cpu_strings words, tokens;
+    const int64_t size = size_of(&views[SIZES]), all = size_of(&views[GRAMS]);
+    int wrong = describe_strings(&words, &views[WORDS], &views[WORD_ENDS]);
+    wrong |= describe_strings(&tokens, &views[TOKENS], &views[TOKEN_ENDS]);
+    wrong |= size_of(&views[GRAM_LOG_PROBS]) != size || size_of(&views[BACK_OFFS]) != size;
+    if (!wrong && sum_of(views[SIZES].buf, 0, size, all) == all)
+      made = ctcx_cpu_ngrams_new(&words, &tokens, separator, order, views[SIZES].buf, views[GRAMS].buf,
+                                 views[GRAM_LOG_PROBS].buf, views[BACK_OFFS].buf, size);
+    if (!made) PyErr_SetString(PyExc_ValueError, "this is no n-gram model, or there is no memory");
+  }
+  release_vectors(views, taken);
+  PyObject *capsule = made ? PyCapsule_New(made, ngrams_name, free_ngrams) : NULL;
+  if (!capsule) ctcx_cpu_ngrams_free(made);
+  return capsule;
+}
+
+/* guided_search(logits, logit_lengths, entry_labels, entry_numbers, labels, numbers, type, blank,
+ *               max_classes, phrases, ngrams, ngrams_weight, label_bonus, threads) */
+static PyObject *guided_search(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+  (void)module;
+  if (count != OF_GUIDED + 8) {
+    PyErr_SetString(PyExc_TypeError, "guided_search() takes 14 arguments");
+    return NULL;
+  }
+  struct interpreter interpreter = {NULL};
+  PyObject *const *others = args + OF_GUIDED;
+  struct ctcx_cpu_batch batch = batch_of(others[0], others[1], others[7], &interpreter);
+  batch.max_classes = PyLong_AsLongLong(others[2]);
+  batch.phrases = held(others[3], phrases_name);
+  batch.ngrams = held(others[4], ngrams_name);
+  batch.ngrams_weight = PyFloat_AsDouble(others[5]);
+  batch.label_bonus = PyFloat_AsDouble(others[6]);
+  if (PyErr_Occurred()) return NULL;
+  Py_buffer views[OF_GUIDED];
+  int has[OF_GUIDED], status = -1;
+  int taken = take_all(args, views, has, of_guided, OF_GUIDED);
+  if (taken == OF_GUIDED) {
+    int wrong = describe_guided(&batch, views);
+    if (!refuse(wrong, ctcx_cpu_check_guided_search(&batch))) status = call(ctcx_cpu_guided_search, &batch);
+  }
+  release(views, has, taken);
+  if (status < 0) return NULL;
+  Py_RETURN_NONE;
+}
+
 static PyObject *instructions(PyObject *module, PyObject *ignored) {
   (void)module, (void)ignored;
   return PyUnicode_FromString(ctcx_cpu_instructions());
@@ -450,6 +606,12 @@ static PyMethodDef methods[] = {
      "greedy(logits, logit_lengths, classes, log_probs, type, blank, threads)"},
     {"beam_search", (PyCFunction)(void (*)(void))beam_search, METH_FASTCALL,
      "beam_search(logits, logit_lengths, labels, log_probs, type, blank, width, top, max_classes, threads)"},
+    {"guided_search", (PyCFunction)(void (*)(void))guided_search, METH_FASTCALL,
+     "guided_search(logits, logit_lengths, entry_labels, entry_numbers, labels, numbers, type, blank, "
+     "max_classes, phrases, ngrams, ngrams_weight, label_bonus, threads)"},
+    {"phrases", (PyCFunction)(void (*)(void))phrases, METH_FASTCALL, "phrases(labels, lengths, weights) -> capsule"},
+    {"ngrams", (PyCFunction)(void (*)(void))ngrams, METH_FASTCALL,
+     "ngrams(words, word_ends, tokens, token_ends, sizes, grams, log_probs, back_offs, separator, order) -> capsule"},
     {"instructions", instructions, METH_NOARGS, "The instruction set that the kernels use."},
     {"version", version, METH_NOARGS, "The version of the C interface."},
     {"xla_handler", xla_handler, METH_NOARGS, "The handler for XLA, as a capsule."},

@@ -133,4 +133,29 @@ template <class T> __attribute__((noinline)) double wide_powers(const T *x, Size
   return sum_of(total);
 }
 
+// The sum of exp(x - offset) of a row's logits, none of which is above the offset: NaN or +inf if one is
+// NaN or +inf.
+template <class T> __attribute__((noinline)) double sum_of_powers(const T *x, Size classes, double offset) {
+  constexpr double rounder = 0x1.8p52, least = -1020;  // binary digits: less adds nothing
+  Vector<double> total{};
+  auto power = [&](Vector<double> logits) __attribute__((always_inline)) {
+    const Vector<double> d = greater(splat(least), (logits - splat(offset)) * splat(log2_e));  // NaN stays NaN
+    const Vector<double> whole = d + splat(rounder);
+    const Integers<double> k = (Integers<double>)whole - (Integers<double>)splat(rounder);
+    total += d > splat(least) ? exp2_of_fraction<double>(d - (whole - splat(rounder))) *
+                                    power_of_two<double>(k + splat(std::int64_t(Format<double>::bias)))
+                              : d - splat(least);
+  };
+  for (Size c = 0; c < classes; c += lanes_of<T>) {
+    const Vector<T> logits = c + lanes_of<T> <= classes ? load(x + c) : load_short(x + c, classes - c);
+    if constexpr (std::is_same_v<T, double>) {
+      power(logits);
+    } else {
+      const Doubles d = in_double(logits);
+      power(d.low), power(d.high);
+    }
+  }
+  return sum_of(total);
+}
+
 }  // namespace

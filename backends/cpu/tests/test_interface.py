@@ -50,7 +50,7 @@ def test_a_batch_of_another_version_is_refused():
     assert b"another version" in library.ctcx_cpu_check(empty)
     assert library.ctcx_cpu_compute(empty) == 1
     library.ctcx_cpu_version.restype = ctypes.c_char_p
-    assert library.ctcx_cpu_version() == b"1.3"
+    assert library.ctcx_cpu_version() == b"1.4"
 
 
 SOURCE = Path(__file__).parent.parent
@@ -97,15 +97,14 @@ def test_minor_versions_take_each_others_batches(tmp_path):
     assert "extra_columns" not in shortened
     (first / "ctcx_cpu.h").write_text(shortened)
     assert run_program(tmp_path, first, here) == "0 1.09861 "
-    changed = re.sub(r"(  int64_t paths;.*\n)", r"\1  int64_t more;\n", header)
+    changed = re.sub(r"(  double label_bonus;.*\n)", r"\1  int64_t more;\n", header)
     assert changed != header
     (later / "ctcx_cpu.h").write_text(changed)
     assert run_program(tmp_path, later, here) == "0 1.09861 "
     told = run_program(tmp_path, later, here, "batch.more = 1;")
     assert told == "1 0.00000 the batch has a field that this version doesn't know"
 
-    sources = [SOURCE / "src" / name for name in ("batch.cpp", "library.cpp", "threads.cpp")]
-    sources += [SOURCE / "src" / "kernel.cpp"]
+    sources = {*(SOURCE / "src").glob("*.cpp")} - {SOURCE / "src" / "xla.cpp"}
     options = ["-std=c++20", "-O0", "-w", "-fPIC", "-shared", "-pthread", "-I", later]
     options += ["-DCTCX_CPU_VARIANT=baseline"]
     subprocess.run(["c++", *options, *sources, "-o", later / "libctcx_cpu.so"], check=True)
@@ -366,6 +365,135 @@ def test_what_arrays_do_not_fit_decoding_is_an_error():
     assert classes.tolist() == [[0, 0, 0, -1, -1]] * 2
 
 
+def phrases(labels=(1, 2, 3), lengths=(2, 1), weights=(1.0, -2.0)):
+    return _native.phrases(np.array(labels, np.int32), np.array(lengths), np.array(weights))
+
+
+WORDS = b"<s></s><unk>ab", np.array([3, 7, 12, 13, 14])
+TOKENS = b"_abc", np.array([1, 2, 3, 4])
+SIZES = np.array([1, 1, 1, 1, 1, 2], np.int32)
+GRAMS = np.array([0, 1, 2, 3, 4, 0, 3], np.int32)
+
+
+def ngrams(
+    words=WORDS,
+    tokens=TOKENS,
+    sizes=SIZES,
+    grams=GRAMS,
+    log_probs=(-1.0,) * 6,
+    separator=-1,
+    order=2,
+):
+    numbers = np.array(log_probs), np.zeros(len(log_probs))
+    return _native.ngrams(*words, *tokens, sizes, grams, *numbers, separator, order)
+
+
+def test_what_is_no_phrase_and_no_model_is_an_error():
+    phrases(), phrases((), (), ()), ngrams(), ngrams(separator=0)
+    wrong_phrases = [
+        {"labels": (1, 2)},
+        {"labels": (1, 2, 3, 1)},
+        {"labels": (1, 2, -1)},
+        {"labels": (1, 2, 2**31 - 1)},
+        {"lengths": (3, 0)},
+        {"lengths": (4, -1)},
+        {"lengths": (2**62, 2**62)},
+        {"lengths": (3,)},
+        {"weights": (1.0, np.nan)},
+        {"weights": (1.0, np.inf)},
+        {"weights": (1, 2)[:1]},
+        {"weights": np.float32([1, 2])},
+    ]
+    wrong_ngrams = [
+        {"words": (WORDS[0], WORDS[1][:-1])},  # a gram has the last one
+        {"words": (WORDS[0], np.array([3, 7, 12, 14, 13]))},
+        {"words": (WORDS[0], np.array([3, 7, 12, 13, 99]))},
+        {"words": (WORDS[0], np.array([-3, 7, 12, 13, 14]))},
+        {"words": (WORDS[0].replace(b"<s>", b"<x>"), WORDS[1])},
+        {"words": (WORDS[0].replace(b"b", b"a"), WORDS[1])},  # twice
+        {"tokens": (b"", np.zeros(0, np.int64))},
+        {"tokens": (b"", np.array([1, 2, 3, 4]))},
+        {"sizes": SIZES[:-1]},
+        {"sizes": np.array([1, 1, 1, 1, 0, 3], np.int32)},
+        {"sizes": np.array([1, 1, 1, 1, 4, -1], np.int32)},
+        {"sizes": SIZES.astype(np.int64)},
+        {"grams": np.array([0, 1, 2, 3, 5, 0, 3], np.int32)},
+        {"grams": np.array([0, 1, 2, 3, -1, 0, 3], np.int32)},
+        {"grams": np.array([0, 1, 2, 3, 3, 0, 3], np.int32)},  # "b" has none of its own
+        {"log_probs": (-1.0,) * 5},
+        {"log_probs": (np.nan,) * 6},
+        {"order": 1},
+        {"order": 0},
+        {"separator": 4},
+        {"separator": -2},
+    ]
+    for function, wrong in (phrases, wrong_phrases), (ngrams, wrong_ngrams):
+        for arguments in wrong:
+            with pytest.raises(ValueError, match=r"\w"):
+                function(**arguments)
+
+
+def test_what_does_not_fit_a_guided_search_is_an_error():
+    x, lengths = np.zeros((2, 5, 4), np.float32), np.full(2, 3)
+    entries, numbers = np.full((2, 3, 1), -1, np.int32), np.full((3, 2, 3), -np.inf)
+    numbers[0, :, 0] = numbers[2] = 0
+    labels, found = np.empty((2, 3, 6), np.int32), np.empty((4, 2, 3))
+    right = [x, lengths, entries, numbers, labels, found, 2, 0, 0, phrases(), ngrams(), 0.5, 0.1, 1]
+    _native.guided_search(*right)
+    assert np.isfinite(found[1]).all()  # three frames, and three labels that can be said
+    for place, wrong in (
+        (0, x.transpose(0, 2, 1)),
+        (1, lengths[:1]),
+        (2, entries[:, :2]),
+        (2, entries[:, :0]),
+        (2, entries.astype(np.int64)),
+        (3, numbers[:2]),
+        (3, numbers.astype(np.float32)),
+        (4, labels[:, :, :5]),
+        (4, np.empty((6, 3, 2), np.int32).T),
+        (5, found[:3]),
+        (6, 4),
+        (7, 4),
+        (8, -1),
+        (9, phrases((1, 2, 4))),  # of four classes
+        (9, right[10]),
+        (10, ngrams(tokens=(b"_ab", np.array([1, 2, 3])))),
+        (10, right[9]),
+        (11, -0.5),
+        (11, np.nan),
+        (12, np.inf),
+        (13, -1),
+    ):
+        arguments = list(right)
+        arguments[place] = wrong
+        with pytest.raises(ValueError, match=r"\w"):
+            _native.guided_search(*arguments)
+    # Entries that can't be spoil their own sequence.
+    for place, index, wrong in (
+        (3, (0, 0, 0), np.nan),
+        (3, (1, 0, 0), 2.0),
+        (3, (2, 0, 0), np.inf),
+        (2, (0, 0, 0), 4),
+        (2, (0, 0, 0), -2),
+        (2, (0, 0, 0), 0),
+        (3, (1, 0, 1), -1.0),  # the same prefix twice
+        (3, (1, 0, 2), -1.0),  # after a place that is free
+    ):
+        arguments = list(right)
+        arguments[place] = right[place].copy()
+        arguments[place][index] = wrong
+        found[...] = 0
+        _native.guided_search(*arguments)
+        assert (labels[0] == -1).all(), (place, index, wrong)
+        assert np.isnan(found[:, 0]).all()
+        assert np.isfinite(found[1, 1]).all()
+    # Of an overflow there is no result, and no harm.
+    arguments = list(right)
+    arguments[9] = phrases(weights=(1e308, -1e308))
+    arguments[12] = 1e308
+    _native.guided_search(*arguments)
+
+
 DECODING = """
 #include <math.h>
 #include <stdio.h>
@@ -405,6 +533,61 @@ def test_decoding_from_c(tmp_path):
     assert lines[1:3] == ["0 0.50", "0 0.50"]
     assert lines[3] == "width must be from 1 to 2^31 - 1"
     assert lines[4:] == ["1 -1 0.56", "-1 -1 0.25"]
+
+
+GUIDED = """
+#include <math.h>
+#include <stdio.h>
+#include "ctcx_cpu.h"
+int main(void) {
+  /* "2" is half as probable as "1", but prefers itself. Each frame is a chunk of its own. */
+  const double logits[2][3] = {{log(.5), log(.3), log(.2)}, {log(.5), log(.3), log(.2)}};
+  const int32_t phrase[] = {2, 1}, sizes[] = {1, 1, 1, 1}, grams[] = {0, 1, 2, 3};
+  const int64_t phrase_lengths[] = {1, 1}, ends[] = {3, 7, 12, 13}, tokens_end[] = {1, 2, 3};
+  const double weights[] = {1, -1}, log_probs[] = {-99, -1, -2, -3}, back_offs[] = {0, 0, 0, 0};
+  const struct ctcx_cpu_strings words = {"<s></s><unk>a", ends, 4}, tokens = {"_ab", tokens_end, 3};
+  const int64_t frames = 1;
+  int32_t labels[2][3 * 2];
+  double numbers[2][4][3];
+  struct ctcx_cpu_batch batch = {.size = sizeof batch, .major = CTCX_CPU_MAJOR};
+  batch.type = CTCX_CPU_FLOAT64;
+  batch.sequences = 1, batch.frames = 1, batch.classes = 3;
+  batch.logits_frame_stride = 3;
+  batch.logit_lengths = (struct ctcx_cpu_integers){&frames, 8, 0, 1, 0};
+  batch.logits = logits;
+  printf("%s\\n", ctcx_cpu_check_guided_search(&batch));
+  batch.width = 3;
+  printf("%s\\n", ctcx_cpu_check_guided_search(&batch));
+  batch.phrases = ctcx_cpu_phrases_new(phrase, phrase_lengths, weights, 2);
+  batch.ngrams = ctcx_cpu_ngrams_new(&words, &tokens, -1, 1, sizes, grams, log_probs, back_offs, 4);
+  if (!batch.phrases || !batch.ngrams) return 1;
+  batch.ngrams_weight = 0.25;
+  for (int t = 0; t < 2; t++) {
+    batch.logits = logits[t];
+    batch.decoded = labels[t], batch.result_numbers = numbers[t][0];
+    if (ctcx_cpu_guided_search(&batch)) return 2;
+    batch.entry_labels = labels[t], batch.entry_positions = t + 1;
+    batch.entry_numbers = numbers[t][0];
+  }
+  for (int i = 0; i < 3; i++) {
+    const double log_prob = log(exp(numbers[1][0][i]) + exp(numbers[1][1][i]));
+    printf("%d %d %.2f %.2f %.2f\\n", labels[1][2 * i], labels[1][2 * i + 1], exp(log_prob),
+           numbers[1][2][i], numbers[1][3][i]);
+  }
+  ctcx_cpu_phrases_free((struct ctcx_cpu_phrases *)batch.phrases);
+  ctcx_cpu_ngrams_free((struct ctcx_cpu_ngrams *)batch.ngrams);
+  ctcx_cpu_phrases_free(NULL), ctcx_cpu_ngrams_free(NULL);
+  return 0;
+}
+"""
+
+
+@compiler
+def test_a_guided_search_in_chunks_from_c(tmp_path):
+    lines = compiled(tmp_path, GUIDED)
+    assert lines[:2] == ["width must be from 1 to 2^31 - 1", "result_numbers are NULL"]
+    # "2" adds 1 - 2 / 4, "1" -1 - 3 / 4, and the end -1 / 4.
+    assert lines[2:] == ["2 -1 0.24 0.50 0.25", "-1 -1 0.25 0.00 -0.25", "1 -1 0.39 -1.75 -2.00"]
 
 
 def compiled(tmp_path, program):

@@ -210,6 +210,7 @@ else:
     ("operation", "sequences"),
     [
         *[("loss", 1), ("align", 1), ("greedy", 1), ("beam_search", 1), ("beam_search", 2)],
+        ("guided_search", 1),
         *[("loss without a path", 1), ("align without a path", 1)],
     ],
 )
@@ -219,6 +220,7 @@ def test_a_signal_ends_a_call_within_a_sequence(operation, sequences):
 import signal, time
 import numpy as np
 from ctcx_cpu import kernels
+from ctcx_cpu.guided import guided_search
 
 frames, classes = {(800_000, 32) if " " not in operation != "greedy" else (8_000_000, 400)}
 rng = np.random.default_rng(0)
@@ -227,6 +229,11 @@ x = np.broadcast_to(x, ({sequences}, frames, classes))
 labels, lengths, counts = rng.integers(1, classes, (1, 8000)), np.array([frames]), np.array([8000])
 many, number = np.ones((1, frames + 1), np.int32), np.array([frames + 1])
 beam = dict(width=3000, top=1, max_classes=None, num_threads=2)
+zeros = np.zeros((1, 20))
+nothing, begin = zeros - np.inf, np.where(np.arange(20) == 0, 0, -np.inf)[None]
+entries = (np.zeros((1, 20, 0), np.int32), begin, nothing, zeros)
+guided = dict(width=20, max_classes=None, entries=entries, phrases=(((1, 2), 1.0),), model=None)
+guided |= dict(model_weight=1.0, label_bonus=0.5, num_threads=2)
 calls = {{
     "loss": lambda: kernels.loss(x, labels, lengths, counts, blank=0, num_threads=2),
     "align": lambda: kernels.align(x, labels, lengths, counts, blank=0, extra=None, ends=(0, 0)),
@@ -236,6 +243,7 @@ calls = {{
     ),
     "greedy": lambda: kernels.greedy(x, lengths, blank=0),
     "beam_search": lambda: kernels.beam_search(x, lengths.repeat(len(x)), blank=0, **beam),
+    "guided_search": lambda: guided_search(x, lengths, blank=0, **guided),
 }}
 
 class Stopped(Exception):

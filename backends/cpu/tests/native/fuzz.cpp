@@ -4,8 +4,8 @@
 //
 // All arrays are exactly as large as they have to be. Results must be the same to the last bit for
 // any number of threads, and right beside plain recursions in double: losses, occupancies and drawn
-// paths in logarithms, best paths to the state, prefixes of beams wherever no two are as good as
-// equal. With a fault, prints the problem and exits with 1.
+// paths in logarithms, best paths to the state, prefixes of beams and of guided searches wherever no
+// two are as good as equal. With a fault, prints the problem and exits with 1.
 #include <algorithm>
 #include <cmath>
 #include <chrono>
@@ -16,6 +16,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -25,10 +26,11 @@ namespace {
 
 using Size = std::int64_t;
 // Of a beam, about, for which a plain search has the time.
-constexpr Size most_candidates = 1 << 17;
+constexpr Size most_candidates = 1 << 17, most_guided_candidates = 1 << 13;
 // The same of states and frames.
 constexpr Size most_states = 1 << 16;
 constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double ngrams_weight = 0.5;
 
 struct Problem {
   int type;
@@ -42,6 +44,13 @@ struct Problem {
   std::vector<Size> aligned_labels;
   Size width, top, max_classes;  // of beams
   Size paths;                    // that are drawn
+  // Of guided searches: phrases, a model of the classes' tokens, and where the frames are cut.
+  std::vector<std::int32_t> phrase_labels;
+  std::vector<std::int64_t> phrase_lengths;
+  std::vector<double> phrase_weights;
+  bool has_model, has_words;
+  double label_bonus;
+  Size cut;
   std::vector<double> uniforms;  // (N, K, T)
 };
 
@@ -107,6 +116,15 @@ Problem draw() {
   p.width = size_up_to(std::clamp(most_candidates / all, Size(2), Size(300)));
   p.top = between(1, p.width);
   p.max_classes = uniform() < 0.3 ? size_up_to(p.classes + 1) : 0;
+  for (Size k = p.classes > 1 ? between(0, 6) : 0; k > 0; k--) {
+    p.phrase_lengths.push_back(between(1, 4)), p.phrase_weights.push_back(double(between(-2, 6)) / 4);
+    for (Size i = p.phrase_lengths.back(); i > 0; i--) {
+      const Size label = between(0, std::min(p.classes - 2, Size(3)));
+      p.phrase_labels.push_back(std::int32_t(label + (label >= p.blank)));
+    }
+  }
+  p.has_model = uniform() < 0.5, p.has_words = uniform() < 0.5;
+  p.label_bonus = double(between(-2, 2)) / 4, p.cut = between(0, p.frames);
   p.paths = between(0, 4);
   for (Size i = 0; i < p.sequences * p.paths * p.frames; i++)
     p.uniforms.push_back(uniform() < 0.1 ? 0 : uniform() < 0.1 ? 1 - 0x1p-24 : double(float(uniform() * 0.999999)));
@@ -115,7 +133,8 @@ Problem draw() {
 
 struct Result {
   std::vector<double> losses, gradient, states, log_probs, classes, class_log_probs, prefixes, prefix_log_probs;
-  std::vector<double> occupancy_losses, of_classes, of_states, drawn;
+  std::vector<double> occupancy_losses, of_classes, of_states, drawn, guided, guided_labels;
+  bool agrees_in_chunks = true;  // the guided search
   bool operator==(const Result &other) const {
     auto same = [](const std::vector<double> &a, const std::vector<double> &b) {
       return a.size() == b.size() && (a.empty() || !std::memcmp(a.data(), b.data(), a.size() * 8));
@@ -124,13 +143,21 @@ struct Result {
            same(states, other.states) && same(log_probs, other.log_probs) && same(classes, other.classes) &&
            same(class_log_probs, other.class_log_probs) && same(prefixes, other.prefixes) &&
            same(prefix_log_probs, other.prefix_log_probs) && same(occupancy_losses, other.occupancy_losses) &&
-           same(of_classes, other.of_classes) && same(of_states, other.of_states) && same(drawn, other.drawn);
+           same(of_classes, other.of_classes) && same(of_states, other.of_states) && same(drawn, other.drawn) &&
+           same(guided, other.guided) && same(guided_labels, other.guided_labels) &&
+           agrees_in_chunks == other.agrees_in_chunks;
   }
 };
 
 // Exactly that many elements, so that AddressSanitizer sees one more.
 template <class T> std::unique_ptr<T[]> exact(Size count) {
   return std::unique_ptr<T[]>(new T[std::max(count, Size(0))]);
+}
+
+template <class T> std::unique_ptr<T[]> exact_copy(const std::vector<T> &from) {
+  auto to = exact<T>(Size(from.size()));
+  std::copy(from.begin(), from.end(), to.get());
+  return to;
 }
 
 // The arrays that a call reads, and the batch that describes them.
@@ -166,6 +193,106 @@ template <class T, class I> struct Call {
 
 void expect_ok(int status) {
   if (status != CTCX_CPU_OK) std::printf("status %d\n", status), std::exit(1);
+}
+
+// An n-gram model that knows some pairs of words: "0" to "3", as far as there are so many classes. The
+// token of each class is its number.
+struct Model {
+  static constexpr std::int32_t begin = 0, end = 1, unknown = 2, first = 3;
+  Size classes;
+  std::int32_t words;
+  bool has_words;  // that tokens spell; the last class separates them
+
+  explicit Model(const Problem &p)
+      : classes(p.classes), words(first + std::int32_t(std::min(p.classes, Size(4)))), has_words(p.has_words) {}
+
+  static bool is_pair(std::int32_t before, std::int32_t word) {
+    return word >= first && (before == begin || before == unknown || before == word);
+  }
+  static double of_word(std::int32_t word) { return -1 - 0.25 * word; }
+  static double of_pair(std::int32_t before, std::int32_t word) { return -0.125 * (word + before); }
+  static double back_off(std::int32_t word) { return -0.5 * (word % 3); }
+
+  std::int32_t word_of(const std::string &text) const {
+    return text.size() == 1 && text[0] - '0' < words - first ? first + (text[0] - '0') : unknown;
+  }
+  double log_prob(std::int32_t before, std::int32_t word) const {
+    return is_pair(before, word) ? of_pair(before, word) : back_off(before) + of_word(word);
+  }
+  double log_prob(const std::vector<Size> &labels, bool has_ended) const {
+    double sum = 0;
+    std::int32_t before = begin;
+    std::string spelled;
+    const auto say = [&](std::int32_t word) { sum += log_prob(before, word), before = word; };
+    for (Size label : labels) {
+      if (!has_words || label != classes - 1) spelled += std::to_string(label);
+      if (spelled.empty() || (has_words && label != classes - 1)) continue;
+      say(word_of(spelled)), spelled.clear();
+    }
+    if (has_ended && !spelled.empty()) say(word_of(spelled));
+    return has_ended ? sum + log_prob(before, end) : sum;
+  }
+
+  ctcx_cpu_ngrams *made() const {
+    std::vector<char> text, tokens;
+    std::vector<std::int64_t> ends, token_ends;
+    const auto add = [](auto &to, auto &its, const std::string &one) {
+      to.insert(to.end(), one.begin(), one.end()), its.push_back(Size(to.size()));
+    };
+    for (const char *word : {"<s>", "</s>", "<unk>"}) add(text, ends, word);
+    for (std::int32_t w = first; w < words; w++) add(text, ends, std::to_string(w - first));
+    for (Size c = 0; c < classes; c++) add(tokens, token_ends, std::to_string(c));
+    std::vector<std::int32_t> sizes, grams;
+    std::vector<double> log_probs, back_offs;
+    for (std::int32_t w = 0; w < words; w++) {
+      sizes.push_back(1), grams.push_back(w);
+      log_probs.push_back(of_word(w)), back_offs.push_back(back_off(w));
+    }
+    for (std::int32_t a = 0; a < words; a++)
+      for (std::int32_t w = 0; w < words; w++) {
+        if (!is_pair(a, w)) continue;
+        sizes.push_back(2), grams.insert(grams.end(), {a, w});
+        log_probs.push_back(of_pair(a, w)), back_offs.push_back(0);
+      }
+    const auto text_ = exact_copy(text), tokens_ = exact_copy(tokens);
+    const auto ends_ = exact_copy(ends), token_ends_ = exact_copy(token_ends);
+    const auto sizes_ = exact_copy(sizes), grams_ = exact_copy(grams);
+    const auto log_probs_ = exact_copy(log_probs), back_offs_ = exact_copy(back_offs);
+    const ctcx_cpu_strings all_words{text_.get(), ends_.get(), words};
+    const ctcx_cpu_strings all_tokens{tokens_.get(), token_ends_.get(), classes};
+    return ctcx_cpu_ngrams_new(&all_words, &all_tokens, has_words ? classes - 1 : -1, 2, sizes_.get(), grams_.get(),
+                               log_probs_.get(), back_offs_.get(), Size(sizes.size()));
+  }
+};
+
+// A guided search in chunks that begin and end at such frames.
+template <class C>
+void guided_search(const Problem &p, const C &call, const ctcx_cpu_phrases *phrases, const ctcx_cpu_ngrams *ngrams,
+                   const std::vector<Size> &borders, Result &r) {
+  const Size all = p.sequences * p.width;
+  std::unique_ptr<std::int32_t[]> labels;
+  std::unique_ptr<double[]> numbers;
+  Size positions = 0;
+  for (std::size_t i = 0; i + 1 < borders.size(); i++) {
+    ctcx_cpu_batch b = call.batch;
+    const Size first = borders[i];
+    b.frames = borders[i + 1] - first;
+    std::vector<std::int64_t> lengths;
+    for (Size length : p.lengths) lengths.push_back(std::clamp(length - first, Size(0), b.frames));
+    b.logit_lengths = {lengths.data(), 8, 0, 1, 0};
+    b.logits = call.x.get() + first * call.frame;
+    b.width = p.width, b.max_classes = p.max_classes;
+    b.phrases = phrases, b.ngrams = ngrams, b.ngrams_weight = ngrams_weight, b.label_bonus = p.label_bonus;
+    b.entry_labels = labels.get(), b.entry_positions = positions, b.entry_numbers = numbers.get();
+    positions += b.frames;
+    auto next_labels = exact<std::int32_t>(all * positions);
+    auto next_numbers = exact<double>(4 * all);
+    b.decoded = next_labels.get(), b.result_numbers = next_numbers.get();
+    expect_ok(ctcx_cpu_guided_search(&b));
+    labels = std::move(next_labels), numbers = std::move(next_numbers);
+  }
+  r.guided.assign(numbers.get(), numbers.get() + 4 * all);
+  r.guided_labels.assign(labels.get(), labels.get() + all * positions);
 }
 
 template <class T, class I> Result run_as(const Problem &p, int threads) {
@@ -224,6 +351,20 @@ template <class T, class I> Result run_as(const Problem &p, int threads) {
   run_one(ctcx_cpu_greedy, all, all, r.classes, r.class_log_probs);
   d.width = p.width, d.top = p.top, d.max_classes = p.max_classes;
   run_one(ctcx_cpu_beam_search, all * p.top, p.sequences * p.top, r.prefixes, r.prefix_log_probs);
+  const auto phrase_labels = exact_copy(p.phrase_labels);
+  const auto phrase_lengths = exact_copy(p.phrase_lengths);
+  const auto phrase_weights = exact_copy(p.phrase_weights);
+  ctcx_cpu_phrases *phrases = ctcx_cpu_phrases_new(phrase_labels.get(), phrase_lengths.get(), phrase_weights.get(),
+                                                   Size(p.phrase_lengths.size()));
+  ctcx_cpu_ngrams *ngrams = p.has_model ? Model(p).made() : nullptr;
+  if (!phrases || (p.has_model && !ngrams)) std::printf("no phrases or no model\n"), std::exit(1);
+  guided_search(p, call, phrases, ngrams, {0, p.frames}, r);
+  if (p.cut % 2) {
+    Result parts;
+    guided_search(p, call, phrases, ngrams, {0, p.cut, p.cut, p.frames}, parts);
+    r.agrees_in_chunks = parts.guided == r.guided && parts.guided_labels == r.guided_labels;
+  }
+  ctcx_cpu_phrases_free(phrases), ctcx_cpu_ngrams_free(ngrams);
   return r;
 }
 
@@ -379,13 +520,34 @@ std::vector<double> log_softmax(const Problem &p, Size n, Size t) {
 
 struct Prefix {
   std::vector<Size> labels;
-  double blank, label;
+  double blank, label, bonus = 0;
   double log_prob() const { return log_sum(blank, label); }
+  double score() const { return log_prob() + bonus; }
 };
+
+double no_bonus(const std::vector<Size> &) { return 0; }
+
+// The bonus of labels in a guided search, which go on or have ended.
+double bonus_of(const Problem &p, const std::vector<Size> &labels, bool has_ended) {
+  const Size count = Size(labels.size());
+  std::vector<double> weights(count, -infinity);
+  const std::int32_t *phrase = p.phrase_labels.data();
+  for (std::size_t k = 0; k < p.phrase_lengths.size(); phrase += p.phrase_lengths[k++]) {
+    const Size length = p.phrase_lengths[k];
+    for (Size first = 0; first < count; first++) {
+      const Size part = std::min(length, count - first);
+      if ((part < length && has_ended) || !std::equal(phrase, phrase + part, labels.begin() + first)) continue;
+      for (Size i = first; i < first + part; i++) weights[i] = std::max(weights[i], p.phrase_weights[k]);
+    }
+  }
+  double sum = p.label_bonus * double(count);
+  for (double weight : weights) sum += weight > -infinity ? weight : 0;
+  return p.has_model ? sum + ngrams_weight * Model(p).log_prob(labels, has_ended) : sum;
+}
 
 // The beam of a sequence after its last frame, with all candidates of each frame, and the smallest
 // difference between the last prefix that was kept and the first that wasn't.
-std::vector<Prefix> beam_of(const Problem &p, Size n, double &closest) {
+template <class Bonus> std::vector<Prefix> beam_of(const Problem &p, Size n, const Bonus &bonus, double &closest) {
   std::vector<Prefix> beam{{{}, 0, -infinity}};
   closest = infinity;
   for (Size t = 0; t < p.lengths[n]; t++) {
@@ -416,11 +578,14 @@ std::vector<Prefix> beam_of(const Problem &p, Size n, double &closest) {
         if (c != p.blank) extend(c, is_new[c]);
     }
     beam.clear();
-    for (auto &[key, prefix] : candidates)
-      if (prefix.log_prob() > -infinity) beam.push_back(std::move(prefix));
-    std::stable_sort(beam.begin(), beam.end(), [](const Prefix &a, const Prefix &b) { return a.log_prob() > b.log_prob(); });
+    for (auto &[key, prefix] : candidates) {
+      if (prefix.log_prob() == -infinity) continue;
+      prefix.bonus = bonus(prefix.labels);
+      beam.push_back(std::move(prefix));
+    }
+    std::stable_sort(beam.begin(), beam.end(), [](const Prefix &a, const Prefix &b) { return a.score() > b.score(); });
     if (Size(beam.size()) > p.width) {
-      closest = std::min(closest, beam[p.width - 1].log_prob() - beam[p.width].log_prob());
+      closest = std::min(closest, beam[p.width - 1].score() - beam[p.width].score());
       beam.resize(p.width);
     }
   }
@@ -534,7 +699,7 @@ void expect_best_prefixes(const Problem &p, const Result &result, Size n) {
   const double digits = p.type == CTCX_CPU_FLOAT64 ? 1e-8 : 1e-6, as_good_as_equal = 1e-7;
   double closest = 0;
   std::vector<Prefix> beam;
-  if (p.lengths[n] * p.classes * p.width <= most_candidates) beam = beam_of(p, n, closest);
+  if (p.lengths[n] * p.classes * p.width <= most_candidates) beam = beam_of(p, n, no_bonus, closest);
   double all = 0;
   for (Size i = 0; i < p.top; i++) {
     const double got = result.prefix_log_probs[n * p.top + i];
@@ -556,6 +721,41 @@ void expect_best_prefixes(const Problem &p, const Result &result, Size n) {
     if (differs(i - 1) && differs(i + 1) && labels != beam[i].labels) fail(p, "not the best prefix", n);
   }
   if (!(all <= 1 + digits)) fail(p, "probabilities of more than 1 together", n);
+}
+
+void expect_guided(const Problem &p, const Result &result, Size n) {
+  constexpr double as_good_as_equal = 1e-7;
+  if (!result.agrees_in_chunks) fail(p, "a guided search that differs in chunks", n);
+  if (p.lengths[n] * p.classes * p.width > most_guided_candidates) return;
+  double closest = 0;
+  const auto beam = beam_of(p, n, [&](const std::vector<Size> &labels) { return bonus_of(p, labels, false); }, closest);
+  if (closest < as_good_as_equal) return;  // rounding may decide
+  const auto score = [&](Size i) { return i < 0 || i >= Size(beam.size()) ? -infinity : beam[i].score(); };
+  for (Size i = 0; i < p.width; i++) {
+    const double *row = result.guided_labels.data() + (n * p.width + i) * p.frames;
+    const double *numbers = result.guided.data() + n * p.width + i;
+    const auto number = [&](int kind) { return numbers[kind * p.sequences * p.width]; };
+    std::vector<Size> labels;
+    for (Size t = 0; t < p.frames && row[t] >= 0; t++) labels.push_back(Size(row[t]));
+    const auto is = [](double got, double right) {
+      return got == right || std::fabs(got - right) <= 1e-8 * (1 + std::fabs(right));
+    };
+    if (i >= Size(beam.size())) {
+      if (!labels.empty() || number(0) != -infinity || number(1) != -infinity) fail(p, "an entry too many", n);
+      continue;
+    }
+    const double got = log_sum(number(0), number(1)) + number(2);
+    if (!is(got, score(i))) {
+      std::printf("score %.12g of entry %ld, expected %.12g\n", got, long(i), score(i));
+      fail(p, "a wrong score of a guided search", n);
+    }
+    if (!is(number(2), bonus_of(p, labels, false)) || !is(number(3), bonus_of(p, labels, true)))
+      fail(p, "a wrong bonus", n);
+    const bool is_tie = i + 1 < Size(beam.size()) && score(i) - score(i + 1) <= as_good_as_equal;
+    if (is_tie || (i > 0 && score(i - 1) - score(i) <= as_good_as_equal)) continue;
+    if (labels != beam[i].labels) fail(p, "not the best entry of a guided search", n);
+    if (!is(number(0), beam[i].blank) || !is(number(1), beam[i].label)) fail(p, "wrong logarithms of an entry", n);
+  }
 }
 
 }  // namespace
@@ -586,6 +786,7 @@ int main(int count, char **arguments) {
       expect_best_path(p, alone, n);
       expect_best_classes(p, alone, n);
       expect_best_prefixes(p, alone, n);
+      expect_guided(p, alone, n);
       const double expected = loss_of(p, n), got = alone.losses[n];
       if (std::isinf(expected) && std::isinf(got)) continue;
       const bool is_double = p.type == CTCX_CPU_FLOAT64;

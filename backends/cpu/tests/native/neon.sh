@@ -9,5 +9,5 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 mkdir -p "$1"
 aarch64-linux-gnu-g++ -std=c++20 -O2 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi \
   -DCTCX_CPU_VARIANT=baseline -DCTCX_CPU_HAS_baseline -I "$root/include" \
-  "$root"/src/{kernel,batch,library,threads,xla}.cpp "$root/tests/native/fuzz.cpp" -pthread -static -o "$1/fuzz"
+  "$root"/src/*.cpp "$root/tests/native/fuzz.cpp" -pthread -static -o "$1/fuzz"
 qemu-aarch64-static "$1/fuzz" "$2" 7
