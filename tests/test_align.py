@@ -171,6 +171,7 @@ def test_free_ends_and_a_free_wildcard_have_no_class():
     np.testing.assert_allclose(found.log_probs, [0, math.log(0.8), -0.01, -0.01], atol=1e-7)
     assert [span.label for span in ctcx.spans(found, tokens="_ab")] == [1, -2]
     assert ctcx.spans(found, tokens="_ab")[1].token is None
+    assert ctcx.spans(found, tokens={1: "a", -2: "?"})[1].token == "?"
 
 
 @pytest.mark.parametrize("ends", [(None, -0.3), (-0.3, None), (-0.3, -1.5)])

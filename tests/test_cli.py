@@ -809,3 +809,11 @@ def test_conformance_lists_its_checks(cli):
 
     for name, check in checks().items():
         assert f"{name}\n    {check.summary}" in ended.out
+    of_one = cli("conformance", "--list", "--operation", "align")
+    assert "check_align_ties" in of_one.out
+    assert "check_loss\n" not in of_one.out
+    refused = cli("conformance", "--list", "--operation", "alignment")
+    assert refused.code == 2
+    assert "no operation alignment; there are loss, loss_and_grad, align" in refused.err.replace(
+        "\n", " "
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
@@ -23,7 +24,7 @@ from ctcx._nesting import numbered
 from ctcx._typing import ArrayT
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     from ctcx._arrays.facts import ArrayFacts
     from ctcx._inputs.prepare import KernelInputs
@@ -79,7 +80,7 @@ class Span(NamedTuple):
     label
         A class; for a wildcard that of the first frame, -2 for a "free" one.
     token
-        Its name; None without ``tokens``, and for -2.
+        Its name; None without ``tokens``, and for -2 unless they name it.
     start, end
         Frames, the end exclusive.
     log_prob
@@ -303,7 +304,7 @@ def spans(
     n : int
         Which sequence of a batch.
     tokens : sequence or mapping of int to str, optional
-        Names of the classes.
+        Names of the classes; a mapping may name -2, too.
 
     Returns
     -------
@@ -353,8 +354,8 @@ def spans(
 
 
 def _token(tokens: Any, label: int) -> str | None:
-    """Name of a class; what no class says (-2) has none."""
-    if tokens is None or label < 0:
+    """Name of a class; what no class says (-2) has none, unless a mapping names it."""
+    if tokens is None or (label < 0 and not (isinstance(tokens, Mapping) and label in tokens)):
         return None
     try:
         token: str = tokens[label]

@@ -98,16 +98,17 @@ def align_command(
     chosen = _format(output, form)
     picked = read_utterances(emissions, blank=blank, sequence=sequence, frame_seconds=frame_seconds)
     classes = picked.logits.shape[2]
+    asked = "--output" if form is None else "--format"
     if chosen not in {None, _Format.JSON} and frame_seconds is None:
         msg = f"{chosen} has times: --frame-seconds must say how long a frame is"
-        raise typer.BadParameter(msg, param_hint="--format")
+        raise typer.BadParameter(msg, param_hint=asked)
     if chosen in {_Format.SRT, _Format.TEXTGRID} and len(picked.names) != 1:
         msg = f"{chosen} is for one utterance of the {picked.in_file}: pick it with --sequence"
-        raise typer.BadParameter(msg, param_hint="--format")
+        raise typer.BadParameter(msg, param_hint=asked)
     if chosen is _Format.TEXTGRID and picked.lengths[0] == 0:
         name = picked.names[0]
         msg = f"a {chosen} of 0 seconds has no place for labels: utterance {name} has no frames"
-        raise typer.BadParameter(msg, param_hint="--format")
+        raise typer.BadParameter(msg, param_hint=asked)
     table = None if tokens is None else read_tokens(tokens, classes, blank % classes)
     space = None if table is None else table.space
     if unit == "words" and space is None:

@@ -109,7 +109,8 @@ def conformance_command(
         typer.Option("--all", help="Show every problem that a program got wrong, not one example."),
     ] = False,
     list_checks: Annotated[
-        bool, typer.Option("--list", help="Say what each check proves, and run none.")
+        bool,
+        typer.Option("--list", help="Say what each check, of --operation, proves; run none."),
     ] = False,
     json_file: Annotated[str | None, JSON_FILE] = None,
 ) -> None:
@@ -120,7 +121,7 @@ def conformance_command(
     that is tested. Exit code 1 if a check fails, or if none could be run.
     """
     if list_checks:
-        _print_checks()
+        _print_checks(operation or ())
         return
     if export is not None:
         from ctcx.conformance import export_problems
@@ -289,10 +290,16 @@ def _progress(total: int) -> Iterator[Callable[[Result], None]]:
         yield progress
 
 
-def _print_checks() -> None:
+def _print_checks(operations: Collection[str]) -> None:
     from ctcx.conformance import checks
+    from ctcx.plugin import OPERATIONS
 
+    if unknown := set(operations).difference(OPERATIONS):
+        msg = f"a backend has no operation {min(unknown)}; there are {', '.join(OPERATIONS)}"
+        raise typer.BadParameter(msg, param_hint="--operation")
     for one in checks().values():
+        if operations and one.operations.isdisjoint(operations):
+            continue
         needs = sorted(f"Feature.{feature.name}" for feature in one.requires)
         needs += ["a library with jit"] if one.jit else []
         needs += ["--slow"] if one.slow else []

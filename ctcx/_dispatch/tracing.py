@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Run:
     backend: str
     provenance: str
     problem: Problem
-    decision: Decision
+    decision: Decision = field(repr=False)
 
     @property
     def operation(self) -> str:
