@@ -23,6 +23,7 @@ LOSS = Operation(
         f"{_CHECKS}.batching",
         f"{_CHECKS}.array_forms",
         f"{_CHECKS}.calls",
+        f"{_CHECKS}.lazy_calls",
         f"{_CHECKS}.scale",
         f"{_CHECKS}.drawn_problems",
     ),

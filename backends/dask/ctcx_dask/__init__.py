@@ -26,7 +26,16 @@ def ctcx_backends() -> list[Backend]:
             namespaces=frozenset({"dask.array"}),
             devices=frozenset({"*"}),
             dtypes=_DTYPES,
-            features=frozenset(Feature) - {Feature.TRACEABLE, Feature.CHECKS_VALUES},
+            features=frozenset(
+                {
+                    Feature.GRAD,
+                    Feature.DETERMINISTIC,
+                    Feature.HALF,
+                    Feature.NONCONTIGUOUS,
+                    Feature.DELEGATES,
+                    Feature.LAZY,
+                }
+            ),
             opt_in=False,
             probe=_probe,
             api=(2, 4),

@@ -26,7 +26,15 @@ def ctcx_backends() -> list[Backend]:
             namespaces=frozenset({"numpy", "torch"}),
             devices=frozenset({"cpu"}),
             dtypes=frozenset({"float16", "bfloat16", "float32", "float64"}),
-            features=frozenset(Feature) - {Feature.TRACEABLE, Feature.DELEGATES},
+            features=frozenset(
+                {
+                    Feature.GRAD,
+                    Feature.DETERMINISTIC,
+                    Feature.HALF,
+                    Feature.NONCONTIGUOUS,
+                    Feature.CHECKS_VALUES,
+                }
+            ),
             priority=100,
             opt_in=False,
             probe=_probe,
