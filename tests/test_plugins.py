@@ -37,7 +37,14 @@ def test_the_core_is_a_plugin_like_any_other(plugins):
     assert (core.name, core.distribution, core.version) == ("ctcx", "ctcx", ctcx.__version__)
     assert core.status == "active"
     assert core.backends == ("array-api",)
-    assert core.namespaces == ("numpy", "torch", "jax.numpy", "array_api_strict", "cupy")
+    assert core.namespaces == (
+        "numpy",
+        "torch",
+        "jax.numpy",
+        "array_api_strict",
+        "cupy",
+        "mlx.core",
+    )
     assert not warned
 
 

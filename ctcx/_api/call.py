@@ -109,7 +109,7 @@ def as_constants(prepared: KernelInputs) -> KernelInputs:
         from ctcx._arrays.jax import as_constant
 
         return prepared._replace(logits=as_constant(prepared.logits))
-    return prepared
+    return prepared  # kernels for MLX compute from copies, which it knows nothing of
 
 
 def as_asked(found: tuple[Array, ...], prepared: KernelInputs, logits: Any) -> tuple[Array, ...]:

@@ -101,7 +101,10 @@ def namespace_of(array: Array) -> ArrayModule:
     """:func:`array_api_compat.array_namespace`, a tenth as long the second time for a type."""
     found = _namespaces.get(type(array))
     if found is None:
-        found = _namespaces[type(array)] = array_api_compat.array_namespace(array)
+        found = array_api_compat.array_namespace(array)
+        if found.__name__ == "mlx.core":  # which compat doesn't complete
+            found = _in_mlx().NAMESPACE
+        _namespaces[type(array)] = found
     return found
 
 
@@ -149,6 +152,8 @@ def device_of(array: Array, *, traced: bool = False) -> Any:
     library = library_name(array)
     if library == "torch":
         return array.device
+    if library == "mlx.core":
+        return _in_mlx().current_device()
     if library != "jax.numpy":
         return array_api_compat.device(array)
     if isinstance(array, sys.modules["jax"].core.Tracer):
@@ -176,6 +181,9 @@ def device_name(array: Array) -> str:
     if device is None:
         known = library_name(array) == "jax.numpy" and _has_only_cpus()
         return "cpu" if known else "unknown"
+    if library_name(array) == "mlx.core":
+        (name,) = _in_mlx().devices()
+        return str(name)
     if _is_cupy_device(device):
         return f"cuda:{device.id}"
     return device if isinstance(device, str) else _device_label(device)
@@ -243,9 +251,10 @@ def has_host_memory(array: Array) -> bool:
     -------
     bool
         True for NumPy's arrays; for tensors of PyTorch on the CPU that are dense, own their memory
-        and lie inside of it; and for concrete arrays of JAX on one CPU device. False for all else:
-        other devices, tracers, fake, functional and sparse tensors, subclasses that wrap tensors,
-        tensors with a lazy negative bit, tensors of zeros without memory, and other libraries.
+        and lie inside of it; for concrete arrays of JAX on one CPU device; and for those of MLX
+        where the CPU computes. False for all else: other devices, tracers, fake, functional and
+        sparse tensors, subclasses that wrap tensors, tensors with a lazy negative bit, tensors of
+        zeros without memory, and other libraries.
     """
     if is_numpy(array):
         return True
@@ -255,6 +264,9 @@ def has_host_memory(array: Array) -> bool:
     if jax is not None and isinstance(array, jax.Array) and not any_traced(array):
         device = _only_device(array.sharding)
         return device is not None and device.platform == "cpu" and not array.is_deleted()
+    mlx = sys.modules.get("mlx.core")
+    if mlx is not None and isinstance(array, mlx.array):
+        return device_name(array) == "cpu" and not any_traced(array)
     return False
 
 
@@ -263,7 +275,8 @@ def any_traced(*arrays: Array) -> bool:
 
     So it is for torch tensors on the meta device, for JAX tracers, and for any array of JAX's,
     also one with values, where JAX stages operations (:func:`ctcx._arrays.jax.is_staging`): in a
-    function under ``jax.jit``, ``jax.lax.scan``, ``jax.checkpoint``, ``jax.shard_map``, ...
+    function under ``jax.jit``, ``jax.lax.scan``, ``jax.checkpoint``, ``jax.shard_map``, ... And for
+    arrays of MLX's under ``mx.compile`` and ``mx.vmap``; others of MLX's are computed.
     """
     # Loops, not any(): this is asked several times a call.
     jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
@@ -280,6 +293,9 @@ def any_traced(*arrays: Array) -> bool:
         for array in arrays:
             if isinstance(array, tensor) and array.is_meta:
                 return True
+    mlx = sys.modules.get("mlx.core")
+    if mlx is not None and any(isinstance(array, mlx.array) for array in arrays):
+        return bool(_in_mlx().is_traced(*arrays))
     return False
 
 
@@ -296,6 +312,12 @@ def has_jax_types(*arrays: Array) -> bool:
 def _in_jax() -> Any:
     """Questions that JAX has to be imported for; an import statement takes a microsecond."""
     return import_module("ctcx._arrays.jax")
+
+
+@lru_cache(maxsize=1)
+def _in_mlx() -> Any:
+    """Do the same for MLX."""
+    return import_module("ctcx._arrays.mlx")
 
 
 def is_undecided(*sizes: Any) -> bool:

@@ -45,7 +45,15 @@ def adapter_for(namespace: str, form: Form, *arrays: Array, differentiate: bool)
         return _adapter("torch_function")
     if namespace == "jax.numpy" and (any_traced(*arrays) or has_jax_types(*arrays)):
         return _adapter("jax_rules")
+    if namespace == "mlx.core" and (differentiate or _is_recorded_by_mlx(arrays[0])):
+        return _adapter("mlx_rules")
     return None
+
+
+def _is_recorded_by_mlx(logits: Array) -> bool:
+    from ctcx._arrays.mlx import is_recorded
+
+    return is_recorded(logits)
 
 
 def _adapter(module: str) -> Adapter:

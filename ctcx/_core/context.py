@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import array_api_compat
-
-from ctcx._arrays.facts import device_of, has_float64
+from ctcx._arrays.facts import device_of, has_float64, namespace_of
 
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
@@ -29,7 +27,7 @@ class Context(NamedTuple):
     @classmethod
     def of(cls, logits: Array, *integers: Array) -> Context:
         """float64 for float64 logits, else float32; indices as wide as the widest integers."""
-        xp = array_api_compat.array_namespace(logits)
+        xp = namespace_of(logits)
         dtype = xp.float64 if logits.dtype == xp.float64 else xp.float32
         index_dtype = integers[0].dtype
         if any(array.dtype != index_dtype for array in integers):

@@ -140,7 +140,7 @@ def first_where(condition: Array, facts: ArrayFacts) -> int | None:
 
 def on_host(loss: Array, facts: ArrayFacts) -> Any:
     """Losses that lie in the host's memory as a NumPy array; None for others."""
-    known = facts.namespace in ("numpy", "torch", "jax.numpy")
+    known = facts.namespace in ("numpy", "torch", "jax.numpy", "mlx.core")
     if known and facts.device.startswith("cpu") and not facts.form & UNREADABLE:
         return np.asarray(loss)
     return None

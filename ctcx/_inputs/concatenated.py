@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat
 import numpy as np
 
-from ctcx._arrays.facts import is_numpy
+from ctcx._arrays.facts import device_of, is_numpy, namespace_of
 from ctcx._errors import CTCInputError
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ def padded(labels: Array, label_lengths: Any) -> Array:
     CTCInputError
         The lengths don't add up to the number of labels, or one is negative.
     """
-    xp = array_api_compat.array_namespace(labels)
-    device = array_api_compat.device(labels)
+    xp = namespace_of(labels)
+    device = device_of(labels)
     if is_numpy(label_lengths):
         host = label_lengths.astype(np.int64)
         lengths = host if is_numpy(labels) else xp.asarray(host, device=device)

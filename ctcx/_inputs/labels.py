@@ -6,12 +6,12 @@ import operator
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-import array_api_compat
 import numpy as np
 
 from ctcx._arrays.facts import (
     any_traced,
     device_name,
+    device_of,
     first_true,
     index_dtype,
     is_array,
@@ -152,7 +152,7 @@ def _padded(
     if labels.ndim != 2:
         msg = f"labels must have shape (N, S) or (S,), got {tuple(labels.shape)}"
         raise CTCInputError(msg, argument="labels")
-    xp, device = namespace_of(labels), array_api_compat.device(labels)
+    xp, device = namespace_of(labels), device_of(labels)
     dtype = index_dtype(xp, device)
     count, width = labels.shape
     if label_lengths is None:
@@ -283,7 +283,7 @@ def min_frames(
     """
     labels, label_lengths, single = _padded(labels, label_lengths)
     xp = namespace_of(labels)
-    device, dtype, width = array_api_compat.device(labels), labels.dtype, labels.shape[1]
+    device, dtype, width = device_of(labels), labels.dtype, labels.shape[1]
     repeats = labels[:, 1:] == labels[:, :-1]
     counted = (
         xp.arange(1, max(1, width), dtype=dtype, device=device)[None, :] < label_lengths[:, None]
@@ -338,7 +338,7 @@ def labels_from_one_hot(one_hot: Array, *, blank: int) -> tuple[Array, Array]:
         one_hot = one_hot[None, ...]
     if xp.isdtype(one_hot.dtype, "bool"):
         one_hot = xp.astype(one_hot, xp.int8)
-    device = array_api_compat.device(one_hot)
+    device = device_of(one_hot)
     dtype = index_dtype(xp, device)
     rows = one_hot.shape[1]
     if rows == 0:
@@ -430,7 +430,7 @@ def labels_to_one_hot(
     blank = resolve_blank(blank, num_classes)
     labels, label_lengths, single = _padded(labels, label_lengths, classes=num_classes, blank=blank)
     xp = namespace_of(labels)
-    device, dtype, (count, width) = array_api_compat.device(labels), labels.dtype, labels.shape
+    device, dtype, (count, width) = device_of(labels), labels.dtype, labels.shape
     for sequence, length in enumerate(to_lists(label_lengths) if _is_readable(labels) else ()):
         if length > num_frames:
             msg = (

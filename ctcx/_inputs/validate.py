@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat
 import numpy as np
 
-from ctcx._arrays.facts import device_of, first_true, is_numpy
+from ctcx._arrays.facts import device_of, first_true, is_numpy, namespace_of
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import to_lists
 from ctcx._nesting import numbered
@@ -66,7 +65,7 @@ def _integers_ok(
 ) -> tuple[Array, Array]:
     """Labels where they can best be read, and whether they and the lengths are right."""
     labels, logit_lengths, label_lengths = _best_copies(call)
-    xp = array_api_compat.array_namespace(labels)
+    xp = namespace_of(labels)
     shape = (*call.logits.shape[:2], num_classes)
     ok = _small_ok(labels, logit_lengths, label_lengths, shape, call.blank, xp, wildcards)
     return labels, ok

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import array_api_compat
 import numpy as np
 
-from ctcx._arrays.facts import device_of, index_dtype
+from ctcx._arrays.facts import device_of, index_dtype, namespace_of
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import as_integer, is_list
 
@@ -106,7 +105,7 @@ class Wildcards(NamedTuple):
         """Make the columns beside logits (N, T, C); past a sequence's length stands anything."""
         if not self.needs_columns:
             return ExtraColumns(None, (blank, blank), ())
-        xp = array_api_compat.array_namespace(logits)
+        xp = namespace_of(logits)
         if logits.dtype != xp.float64:
             logits = xp.astype(logits, xp.float32, copy=False)
         with np.errstate(all="ignore"):  # frames past a length may hold anything

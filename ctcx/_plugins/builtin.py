@@ -23,6 +23,7 @@ _WORTH_KNOWING = (
     "torch",
     "jax",
     "jaxlib",
+    "mlx",
     "numba",
 )
 
@@ -111,6 +112,17 @@ def ctcx_namespaces() -> list[Namespace]:
             synchronize=f"{here}.cupy:synchronize",
             loop="ctcx._core.loops.cupy:CUPY_LOOP",
             dtypes=half,
+        ),
+        Namespace(
+            name="mlx.core",
+            distribution="mlx",
+            from_numpy=f"{here}.mlx:from_numpy",
+            to_numpy=f"{here}.mlx:to_numpy",
+            devices=f"{here}.mlx:devices",
+            probe=partial(probe_import, "mlx.core", "mlx, or mlx[cpu] on Linux"),
+            synchronize=f"{here}.mlx:synchronize",
+            loop="ctcx._core.loops.mlx:MLX_LOOP",
+            dtypes=frozenset(DTYPES),
         ),
     ]
 

@@ -14,7 +14,7 @@ import array_api_compat
 import numpy as np
 
 from ctcx._api.loss import ctc_loss as _ctc_loss
-from ctcx._arrays.facts import describe, index_dtype, is_array, is_numpy
+from ctcx._arrays.facts import describe, device_of, index_dtype, is_array, is_numpy, namespace_of
 from ctcx.compat._shared.argument_names import in_terms, refuse, shape_of
 from ctcx.compat._shared.generic_lattice import log_softmax
 
@@ -150,7 +150,7 @@ def _padded(argument: str, paddings: Any, array: Array, name: str) -> Array:
     if array_api_compat.is_jax_array(paddings) and not describe(paddings).traced:
         # Inside of a function that is traced, JAX would trace what is done to this, too.
         paddings = np.asarray(paddings)
-    xp = array_api_compat.array_namespace(paddings)
+    xp = namespace_of(paddings)
     if xp.isdtype(paddings.dtype, "bool"):
         return paddings
     if not describe(paddings).traced and not bool(xp.all((paddings == 0) | (paddings == 1))):
@@ -159,8 +159,8 @@ def _padded(argument: str, paddings: Any, array: Array, name: str) -> Array:
 
 
 def _count_of_zeros(padded: Array) -> Array:
-    xp = array_api_compat.array_namespace(padded)
-    dtype = index_dtype(xp, array_api_compat.device(padded))
+    xp = namespace_of(padded)
+    dtype = index_dtype(xp, device_of(padded))
     return xp.sum(xp.astype(~padded, dtype), axis=1, dtype=dtype)
 
 
@@ -168,17 +168,17 @@ def _on_the_right(padded: Array) -> bool | None:
     """Whether no row has a zero after a one; None if that can't be read."""
     if describe(padded).traced:
         return None
-    xp = array_api_compat.array_namespace(padded)
+    xp = namespace_of(padded)
     return not bool(xp.any(padded[:, :-1] & ~padded[:, 1:]))
 
 
 def _without_gaps(logits: Array, padded: Array) -> Array:
     """Logits with the padded frames of each sequence moved behind the others."""
-    xp = array_api_compat.array_namespace(logits)
-    own = array_api_compat.array_namespace(padded)
+    xp = namespace_of(logits)
+    own = namespace_of(padded)
     order = own.argsort(own.astype(padded, own.int8), axis=1, stable=True)
     if is_numpy(order) and not is_numpy(logits):
-        order = xp.asarray(order, device=array_api_compat.device(logits))
+        order = xp.asarray(order, device=device_of(logits))
     return xp.take_along_axis(logits, order[:, :, None], axis=1)
 
 
@@ -186,8 +186,8 @@ def _forward(
     logits: Array, padded: Array, labels: Array, blank: int, epsilon: float
 ) -> tuple[Array, Array]:
     """Forward probabilities (T, B, N + 1) and (T, B, N), with ``epsilon`` for log 0."""
-    xp = array_api_compat.array_namespace(logits)
-    device = array_api_compat.device(logits)
+    xp = namespace_of(logits)
+    device = device_of(logits)
     if logits.dtype in {xp.float16, getattr(xp, "bfloat16", None)}:
         logits = xp.astype(logits, xp.float32)
     labels, padded = (

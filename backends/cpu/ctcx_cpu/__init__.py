@@ -1,6 +1,6 @@
 """Tells ctcx about the kernels in this package, and C programs where to find the library.
 
-- ``kernels``: the kernels, on arrays of NumPy, PyTorch and JAX
+- ``kernels``: the kernels, on arrays of NumPy, PyTorch, JAX and MLX
 - ``guided``: the kernel for searches with phrases, with an n-gram model, and in chunks
 - ``_host``: the host memory of their arrays
 - ``_results``: memory for results
@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from ctcx.plugin import Backend, Feature, LowerBound, hookimpl
+from ctcx.plugin import Backend, Feature, LowerBound, Problem, hookimpl
 
 __all__ = [
     "check_instructions",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _SETS = ("baseline", "avx2", "avx512", "neon")
-_LIBRARIES = frozenset({"numpy", "torch", "jax.numpy"})
+_LIBRARIES = frozenset({"numpy", "torch", "jax.numpy", "mlx.core"})
 
 
 def include_dir() -> Path:
@@ -84,6 +84,12 @@ def check_instructions() -> None:
     raise ValueError(message)
 
 
+def _not_traced_by_mlx(problem: Problem) -> str | None:
+    if problem.namespace == "mlx.core" and problem.traced:
+        return "MLX has no way to call it in functions under mx.compile or mx.vmap"
+    return None
+
+
 @hookimpl
 def ctcx_backends() -> list[Backend]:
     """Offer one backend, for arrays in the host's memory."""
@@ -117,6 +123,7 @@ def ctcx_backends() -> list[Backend]:
             priority=200,
             opt_in=False,
             probe=check_instructions,
+            accepts=_not_traced_by_mlx,
             summary="native code for the CPU, on all cores",
         )
     ]

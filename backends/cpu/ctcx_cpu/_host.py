@@ -1,4 +1,4 @@
-"""The host memory of arrays of NumPy, PyTorch and JAX, as NumPy arrays and back, without a copy."""
+"""The host memory of arrays, as NumPy arrays without a copy, and back."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ def on_host(array: Any) -> Any:
         except (RuntimeError, TypeError) as error:
             msg = f"the tensor can't be read as plain memory: {str(error).splitlines()[0]}"
             raise Decline(msg) from error
+    elif _is_of_mlx(array) and array.dtype == (mlx := sys.modules["mlx.core"]).bfloat16:
+        return np.asarray(array.view(mlx.uint16))
     else:
-        host = np.asarray(array)  # JAX lends its memory, to be read only
+        host = np.asarray(array)  # JAX and MLX lend their memory, to be read only
     dtype = host.dtype  # its kind first: NumPy takes microseconds to make its name
     return host.view(np.uint16) if dtype.kind == "V" and dtype.name == "bfloat16" else host
 
@@ -67,8 +69,17 @@ def like_given(result: Any, given: Any) -> Any:
     if torch is not None and isinstance(given, torch.Tensor):
         tensor = torch.from_numpy(result)
         return tensor.view(torch.bfloat16) if result.dtype == np.uint16 else tensor
+    if _is_of_mlx(given):
+        mlx = sys.modules["mlx.core"]
+        array = mlx.asarray(result, dtype=getattr(mlx, result.dtype.name))
+        return array.view(mlx.bfloat16) if result.dtype == np.uint16 else array
     import jax
 
     if result.dtype == np.uint16:
         result = result.view(given.dtype)
     return jax.device_put(result, given.device)
+
+
+def _is_of_mlx(array: Any) -> bool:
+    mlx = sys.modules.get("mlx.core")
+    return mlx is not None and isinstance(array, mlx.array)

@@ -46,7 +46,8 @@ def loss(
     Parameters
     ----------
     logits
-        (N, T, C), of NumPy, or of PyTorch or JAX on the CPU; float16, bfloat16, float32, float64.
+        (N, T, C), of NumPy, or on the CPU of PyTorch, JAX or MLX; float16, bfloat16, float32,
+        float64.
     labels, logit_lengths, label_lengths
         (N, S), (N,), (N,); int32 or int64, of the same library.
     blank
@@ -341,7 +342,9 @@ def _type_of(x: Any) -> int:
 
 
 def _loss_dtype(logits: Any) -> type[np.floating[Any]]:
-    return np.float64 if logits.dtype.itemsize == 8 else np.float32
+    dtype = logits.dtype
+    size = dtype.itemsize if hasattr(dtype, "itemsize") else dtype.size  # which MLX's have
+    return np.float64 if size == 8 else np.float32
 
 
 def _others(arrays: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ctcx._core.context import Context
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["Loop", "Power", "PythonLoop", "by_comparison", "exponential"]
+__all__ = ["Loop", "Power", "PythonLoop", "by_comparison", "exponential", "one_by_one", "slices"]
 
 
 Power = Callable[[Any, Any], Any]
@@ -218,8 +218,8 @@ class PythonLoop:
 
         parts = (
             (rows, frames)
-            for rows in _slices(shape[0], block_shape[0])
-            for frames in _slices(shape[1], block_shape[1])
+            for rows in slices(shape[0], block_shape[0])
+            for frames in slices(shape[1], block_shape[1])
         )
         self.each(make, parts, sum(math.prod((*shape, *trailing)) for trailing, _ in templates))
         return wholes
@@ -235,7 +235,7 @@ class PythonLoop:
         """Write block after block into arrays of its own, as :meth:`assemble` does."""
         wholes: tuple[Array, ...] | None = None
         length = arrays[0].shape[0]
-        for part in _slices(length, size):
+        for part in slices(length, size):
             carry, made = step(carry, tuple(array[part, ...] for array in arrays))
             if wholes is None:
                 wholes = tuple(
@@ -270,5 +270,19 @@ def by_comparison(values: Array, count: int, context: Context) -> Array:
     return xp.max(xp.where(is_here, place[None, None, :], 0), axis=2)
 
 
-def _slices(length: int, step: int) -> list[slice]:
+def one_by_one(values: Array, count: int, context: Context) -> Array:
+    """Do what :meth:`Loop.largest` does by looking for one after the other."""
+    xp, found = context.xp, []
+    place = context.arange(0, values.shape[1])[None, :]
+    # Below all that are left are those that have been found.
+    values = xp.maximum(values, float(xp.finfo(values.dtype).min))
+    for _ in range(count):
+        best = context.as_indices(xp.argmax(values, axis=1))
+        found.append(best)
+        values = xp.where(place == best[:, None], -float("inf"), values)
+    return xp.stack(found, axis=1)
+
+
+def slices(length: int, step: int) -> list[slice]:
+    """Cut into parts of ``step``, the last one shorter."""
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import cupy
 
-from ctcx._core.loops.base import PythonLoop, by_comparison, exponential
+from ctcx._core.loops.base import PythonLoop, by_comparison, exponential, one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,15 +36,7 @@ class CupyLoop(PythonLoop):
         rows, size = values.shape
         if rows * size * size <= _MOST_COMPARED:
             return by_comparison(values, count, context)
-        xp, found = context.xp, []
-        place = context.arange(0, size)[None, :]
-        # Below all that are left are those that have been found.
-        values = xp.maximum(values, float(xp.finfo(values.dtype).min))
-        for _ in range(count):
-            best = context.as_indices(xp.argmax(values, axis=1))
-            found.append(best)
-            values = xp.where(place == best[:, None], -float("inf"), values)
-        return xp.stack(found, axis=1)
+        return one_by_one(values, count, context)
 
 
 @lru_cache(maxsize=32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import array_api_compat
+from ctcx._arrays.facts import device_of, namespace_of
 
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
@@ -61,7 +61,7 @@ def occupancies(
         The latter two add up to 1 in every frame, or are 0 where no path exists. What they say of
         frames past a length means nothing.
     """
-    xp = array_api_compat.array_namespace(labels)
+    xp = namespace_of(labels)
     forward = _forward(xp, labels, blanks, rules)
     backward, loss = _backward(xp, labels, blanks, frames, rules)
     label_rows, blank_rows = [], []
@@ -143,7 +143,7 @@ def log_softmax(xp: ArrayModule, logits: Array) -> Array:
 
 def frame_mask(xp: ArrayModule, frames: Array, count: int) -> Array:
     """(N, T, 1): whether a frame is inside its sequence."""
-    device = array_api_compat.device(frames)
+    device = device_of(frames)
     return (xp.arange(count, dtype=frames.dtype, device=device)[None, :] < frames[:, None])[
         :, :, None
     ]
@@ -151,7 +151,7 @@ def frame_mask(xp: ArrayModule, frames: Array, count: int) -> Array:
 
 def one_hot(labels: Array, classes: int, dtype: Any) -> Array:
     """One-hot (N, S, C); zeros for what is no class."""
-    xp = array_api_compat.array_namespace(labels)
-    device = array_api_compat.device(labels)
+    xp = namespace_of(labels)
+    device = device_of(labels)
     every = xp.arange(classes, dtype=labels.dtype, device=device)
     return xp.astype(labels[:, :, None] == every, dtype)

@@ -6,11 +6,9 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat
-
 from ctcx._api.beam_search import check_sizes, ctc_beam_search
 from ctcx._api.loss import ctc_loss as _ctc_loss
-from ctcx._arrays.facts import device_of, is_array
+from ctcx._arrays.facts import device_of, is_array, namespace_of
 from ctcx._inputs.options import check_choice
 from ctcx.compat._shared.argument_names import in_terms, is_ragged, refuse, shape_of
 from ctcx.compat._shared.decoding import greedy_with_logits
@@ -195,7 +193,7 @@ def _decoded(
                 inputs, sequence_lengths, width=beam_width, top=top_paths, blank=blank
             )
             labels, scores = found.labels, found.log_probs
-    xp = array_api_compat.array_namespace(labels)
+    xp = namespace_of(labels)
     shape = (*labels.shape[:2], inputs.shape[1] - labels.shape[2])
     padding = xp.full(shape, -1, dtype=labels.dtype, device=device_of(labels))
     return xp.permute_dims(xp.concat([labels, padding], axis=2), (1, 0, 2)), scores

@@ -5,11 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import array_api_compat
-
 from ctcx._api.loss import ctc_loss as _ctc_loss
 from ctcx._api.loss import ctc_loss_and_grad as _ctc_loss_and_grad
-from ctcx._arrays.facts import is_array, is_numpy
+from ctcx._arrays.facts import device_of, is_array, is_numpy, namespace_of
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import check_integer_dtype, plain
 from ctcx.compat._shared.argument_names import (
@@ -413,5 +411,5 @@ def in_library_of(labels: Any, results: tuple[Any, ...]) -> tuple[Any, ...]:
     """NumPy arrays in the library and on the device of ``labels``."""
     if not is_array(labels) or is_numpy(labels):
         return results
-    xp, device = array_api_compat.array_namespace(labels), array_api_compat.device(labels)
+    xp, device = namespace_of(labels), device_of(labels)
     return tuple(xp.asarray(result, device=device) for result in results)

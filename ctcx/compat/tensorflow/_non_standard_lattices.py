@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat
-
+from ctcx._arrays.facts import device_of, namespace_of
 from ctcx._errors import CTCInputError
 from ctcx._inputs.prepare import KernelInputs, prepare
 from ctcx._inputs.validate import check_values
@@ -97,7 +96,7 @@ def leaky(
         states = xp.where(call.labels == -1, xp.full_like(states, call.blank), states)
         states = xp.where(call.labels == call.blank, xp.full_like(states, call.blank - 1), states)
     same = states[:, 1:] == states[:, :-1]
-    free = xp.zeros(states.shape, dtype=call.logits.dtype, device=array_api_compat.device(states))
+    free = xp.zeros(states.shape, dtype=call.logits.dtype, device=device_of(states))
     rules = Rules(
         stay=0.0,
         skip=xp.concat(
@@ -139,7 +138,7 @@ def _ends(call: KernelInputs, price: float) -> dict[str, Array]:
     """0 for the last label and the blank after it, ``price`` for all other states."""
     xp = call.facts.xp
     lengths = call.label_lengths[:, None]
-    device = array_api_compat.device(lengths)
+    device = device_of(lengths)
     position = xp.arange(call.labels.shape[1] + 1, dtype=lengths.dtype, device=device)[None, :]
 
     def weights(last: Array) -> Array:
@@ -169,7 +168,7 @@ def _solve(
         rules,
     )
     spread = xp.permute_dims(on_label, (1, 0, 2)) @ one_hot(credited, classes, on_label.dtype)
-    device = array_api_compat.device(call.labels)
+    device = device_of(call.labels)
     blank = xp.full((1, 1), call.blank, dtype=call.labels.dtype, device=device)
     spread = spread + (
         xp.permute_dims(on_blank, (1, 0))[:, :, None] * one_hot(blank, classes, on_blank.dtype)
@@ -183,7 +182,7 @@ def _solve(
 
 def _emissions(log_probs: Array, states: Array) -> Array:
     """(N, T, S): log probability of each state's class; 0 for what is no class."""
-    xp = array_api_compat.array_namespace(log_probs)
+    xp = namespace_of(log_probs)
     count, frames, classes = log_probs.shape
     width = states.shape[1]
     known = (states >= 0) & (states < classes)

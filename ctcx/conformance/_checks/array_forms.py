@@ -7,10 +7,10 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat
 import numpy as np
 
 import ctcx
+from ctcx._arrays.facts import namespace_of
 from ctcx._errors import BackendRejectedError
 from ctcx._plugins.backend import Feature
 from ctcx._plugins.targets import load_target
@@ -94,7 +94,7 @@ def _truth_parts(
 def _scattered(subject: Subject, batch: Batch) -> Iterator[tuple[str, CallArrays]]:
     """Yield the same batch in arrays that are views of others, with the name of the layout."""
     plain = subject.inputs(batch)
-    xp = array_api_compat.array_namespace(plain.logits)
+    xp = namespace_of(plain.logits)
     turned = subject.logits(batch.logits.transpose(1, 0, 2))
     yield "transposed logits", plain._replace(logits=xp.permute_dims(turned, (1, 0, 2)))
     doubled = subject.logits(np.repeat(batch.logits, 2, axis=2))

@@ -7,11 +7,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat
 import numpy as np
 
 import ctcx
-from ctcx._arrays.facts import describe
+from ctcx._arrays.facts import describe, namespace_of
 from ctcx._errors import BackendError, BackendRejectedError, CTCInputError
 from ctcx._plugins.backend import Decline, Feature
 from ctcx._plugins.registry import registry
@@ -142,7 +141,7 @@ def _undeclared(subject: Subject, batch: Batch) -> Iterator[tuple[str, Callable[
     if not subject.has(Feature.GRAD):
         yield "the gradient (GRAD)", partial(ctcx.ctc_loss_and_grad, *plain, **options)
     if not subject.has(Feature.NONCONTIGUOUS):
-        xp = array_api_compat.array_namespace(plain.logits)
+        xp = namespace_of(plain.logits)
         turned = subject.logits(batch.logits.transpose(0, 2, 1))
         logits = xp.permute_dims(turned, (0, 2, 1))
         if not describe(logits).contiguous:

@@ -6,11 +6,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import array_api_compat
 import numpy as np
 
 import ctcx
-from ctcx._arrays.facts import describe
+from ctcx._arrays.facts import describe, namespace_of
 from ctcx._errors import BackendRejectedError, KernelError
 from ctcx.conformance._checks.judging import raise_if, with_padding
 from ctcx.conformance._failures import CheckFailure, NotApplicable
@@ -122,7 +121,7 @@ def other_layouts(
     subject: Subject, batch: Batch, inputs: _Inputs
 ) -> Iterator[tuple[_Inputs, dict[str, Any]]]:
     """Yield the arrays of a call with logits in two other layouts, and the options for each."""
-    xp = array_api_compat.array_namespace(inputs.logits)
+    xp = namespace_of(inputs.logits)
     turned = subject.logits(batch.logits.transpose(1, 0, 2))
     yield inputs._replace(logits=turned), {"time_major": True}
     odd = subject.logits(batch.logits.transpose(0, 2, 1))

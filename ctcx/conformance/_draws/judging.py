@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import array_api_compat
 import numpy as np
 
+from ctcx._arrays.facts import namespace_of
 from ctcx._plugins.backend import Feature
 from ctcx.conformance._draws.problem import LAYOUTS, right_answer
 from ctcx.conformance._failures import CheckFailure, NotApplicable
@@ -121,7 +121,7 @@ def _laid_out(
         turned = subject.logits(logits.transpose(1, 0, 2))
         if layout == "time-major":
             return turned, {"time_major": True}
-        xp = array_api_compat.array_namespace(turned)
+        xp = namespace_of(turned)
         return xp.permute_dims(turned, (1, 0, 2)), {}
     if layout == "every-other-class":
         return subject.logits(np.repeat(logits, 2, axis=2))[:, :, ::2], {}
