@@ -92,7 +92,7 @@ def test_the_checks_of_a_change_require_all_libraries():
     assert f"libraries={required}\n" in ci
     assert 'CTCX_TEST_NAMESPACES=$libraries pytest_on_all_cores -m "not thorough"' in ci
     there = set(current_registry().namespaces)
-    assert there - set(required.split(",")) == {"cupy"}
+    assert there - set(required.split(",")) == {"cupy", "mlx.core"}  # in steps of their own
 
 
 def test_the_lines_for_windows_say_the_same():
@@ -122,6 +122,7 @@ def test_the_example_for_cupy_is_marked_as_not_run():
 def test_every_library_has_a_line_that_says_where_it_is_verified():
     section = README.partition("## What is verified, where")[2].partition("\n## ")[0]
     names = {"jax.numpy": "JAX", "array_api_strict": "array-api-strict", "torch": "PyTorch"}
+    names |= {"mlx.core": "MLX"}
     for library in current_registry().namespaces:
         assert f"| {names.get(library, library)}".lower() in section.lower()
 

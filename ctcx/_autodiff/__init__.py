@@ -1,4 +1,4 @@
-"""Loss and gradient as operations that PyTorch and JAX can differentiate.
+"""Loss and gradient as operations that PyTorch, JAX and MLX can differentiate.
 
 One idea a module:
 
@@ -10,6 +10,8 @@ One idea a module:
     A ``torch.autograd.Function`` for each derivative.
 ``jax_rules``
     The ``jax.custom_jvp``.
+``mlx_rules``
+    The ``mx.custom_function`` for each derivative, which maps, too.
 ``torch_custom_ops``
     How operators of PyTorch are defined, for compilers and for tensors that kernels can't read.
 ``torch_kernels``
