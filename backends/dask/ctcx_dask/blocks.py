@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
@@ -100,13 +99,15 @@ def call_in_blocks(function: str, parts: tuple[Part, ...], call: dict[str, Any])
             count = max(1, sum(chunks))
             task = partial(task, share=1 / count if options["reduction"] in _MEANS else 1)
     pads = tuple(None if part.fill is None else (sizes["k"], part.fill) for part in parts)
-    outer = "n" if batched else ""
+    # All axes, though a tuple has none: where no axis disappears, dask reads a block in the task
+    # that computes it, and needn't keep it in memory.
+    outer = "".join(dict.fromkeys("".join(axes[name] for name in given)))
     tuples = da.blockwise(
         partial(task, pads=pads),
         outer,
         *operands,
         dtype=object,
-        meta=np.empty((0,) * batched, dtype=object),
+        meta=np.empty((0,) * len(outer), dtype=object),
         align_arrays=False,
         token=f"ctcx-{function}",
     )
@@ -115,13 +116,13 @@ def call_in_blocks(function: str, parts: tuple[Part, ...], call: dict[str, Any])
         letters = part.axes if batched else part.axes.replace("n", "")
         results.append(
             da.blockwise(
-                operator.getitem,
+                _part_of,
                 letters,
                 tuples,
                 outer,
                 number,
                 None,
-                new_axes={letter: sizes[letter] for letter in letters if letter != "n"},
+                new_axes={letter: sizes[letter] for letter in letters if letter not in outer},
                 adjust_chunks={"n": 1} if batched and reduced and number == 0 else None,
                 dtype=meta.dtype,
                 meta=np.zeros_like(meta, shape=(0,) * len(letters)),
@@ -268,6 +269,11 @@ def _compute(
     return tuple(
         part if pad is None else _padded(part, *pad) for part, pad in zip(found, pads, strict=True)
     )
+
+
+def _part_of(results: Any, number: int) -> Block:
+    """Take a part out of what a task has computed."""
+    return _only(results)[number]
 
 
 def _only(block: Any) -> Block:

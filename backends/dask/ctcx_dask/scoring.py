@@ -89,8 +89,8 @@ def open_corpus(path: str, *, block_bytes: int = BLOCK_BYTES) -> Corpus:
     row_bytes = max(1, int(np.prod(logits.shape[1:])) * logits.dtype.itemsize)
     rows = max(1, rows) * max(1, block_bytes // (max(1, rows) * row_bytes))
     return Corpus(
-        da.from_zarr(logits, chunks=(rows, -1, -1)),
-        da.from_zarr(arrays["labels"], chunks=(rows, -1)),
+        da.from_zarr(logits, chunks=(rows, -1, -1), inline_array=True),
+        da.from_zarr(arrays["labels"], chunks=(rows, -1), inline_array=True),
         arrays["logit_lengths"][:],
         arrays["label_lengths"][:],
         blank,
