@@ -81,6 +81,36 @@ def test_second_derivatives_of_mlx_and_no_third_ones():
         mx.grad(lambda x: mx.sum(mx.grad(slope)(x)))(x)
 
 
+def test_mlx_differentiates_entropies_as_differences_do():
+    logits, *rest = random_problem(8, 2, 8, 5, 3, dtype=np.float64)
+    logits[0, 1, 2] = -np.inf
+    v = np.random.default_rng(3).standard_normal(logits.shape)
+    entropy = lambda x: ctcx.ctc_entropy(x, *rest)
+    x = mx.array(logits, dtype=mx.float64)
+    grad = np.asarray(mx.grad(lambda x: mx.sum(entropy(x)))(x))
+    up, down = (entropy(logits + step * v) for step in (1e-6, -1e-6))
+    np.testing.assert_allclose((grad * v).sum((1, 2)), (up - down) / 2e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_mlx_differentiates_linear_heads(has_bias):
+    _, _, rest = problem()
+    rng = np.random.default_rng(4)
+    hidden, weight, bias = (
+        mx.array(rng.standard_normal(shape).astype(np.float32)) for shape in ((3, 12, 7), (6, 7), 6)
+    )
+    arrays = [hidden, weight, bias] if has_bias else [hidden, weight]
+
+    def head(*arrays):
+        return ctcx.linear_ctc_loss_and_grad(*(*arrays, None)[:3], *rest)
+
+    numbers = tuple(range(len(arrays)))
+    grads = mx.grad(lambda *arrays: mx.sum(head(*arrays).loss), argnums=numbers)(*arrays)
+    plain = lambda h, w, b=0.0: mx.sum(ctcx.ctc_loss(h @ w.T + b, *rest))
+    for grad, expected in zip(grads, mx.grad(plain, argnums=numbers)(*arrays), strict=True):
+        assert_close(grad, np.asarray(expected), atol=1e-5)
+
+
 def test_vmap_makes_one_batch_of_batches():
     x, host, (labels, *lengths) = problem()
     rest = tuple(map(mx.array, (labels, *lengths)))

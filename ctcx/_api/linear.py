@@ -221,7 +221,7 @@ def _constants(
 
 
 def _forward(operation: HeadOperation, arrays: tuple[Any, ...]) -> tuple[Array, ...]:
-    """Call it so that PyTorch or JAX can differentiate what it returns first."""
+    """Call it so that PyTorch, JAX or MLX can differentiate what it returns first."""
     namespace = operation.facts_only.call.facts.namespace
     if namespace == "torch":
         from ctcx._autodiff import torch_head
@@ -231,6 +231,10 @@ def _forward(operation: HeadOperation, arrays: tuple[Any, ...]) -> tuple[Array, 
         from ctcx._autodiff import jax_head
 
         return jax_head.forward(operation, *arrays)
+    if namespace == "mlx.core":
+        from ctcx._autodiff import mlx_rules
+
+        return mlx_rules.linear_loss(operation, *arrays)
     return operation.forward(*arrays)
 
 

@@ -234,6 +234,10 @@ def ctc_entropy(
     prepared, (loss, grad) = run("loss_and_grad", x, *rest, blank, options, differentiable=True)
     given_arrays = (loss, grad, prepared.logits, prepared.logit_lengths)
     entropy: Any = run_core(path_entropy, given_arrays, ())
+    if prepared.facts.namespace == "mlx.core":
+        from ctcx._autodiff import mlx_rules
+
+        entropy = mlx_rules.entropy(entropy, prepared.blank, loss, grad, *prepared[:4])
     found: ArrayT = entropy[0, ...] if prepared.single else entropy
     return found
 

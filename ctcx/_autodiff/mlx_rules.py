@@ -16,11 +16,12 @@ from ctcx._autodiff.operation import hessian_times
 from ctcx._reduction import PLAIN
 
 if TYPE_CHECKING:
+    from ctcx._autodiff.head_operation import HeadOperation
     from ctcx._autodiff.operation import CallOperation
     from ctcx._reduction import Reduction
     from ctcx._typing import Array
 
-__all__ = ["loss", "loss_and_grad", "second"]
+__all__ = ["entropy", "linear_loss", "loss", "loss_and_grad", "second"]
 
 
 def loss(unit: CallOperation, reduction: Reduction, *arrays: Array) -> Array:
@@ -37,6 +38,56 @@ def loss_and_grad(unit: CallOperation, *arrays: Array) -> tuple[Array, Array]:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
     losses, grad = unit.as_called("loss_and_grad", *arrays)
     return _losses(unit, losses, grad, *arrays), _gradient(unit, grad, *arrays)
+
+
+def entropy(known: Array, blank: int, loss: Array, grad: Array, *arrays: Array) -> Array:
+    """Give the entropies (N,), which are known, as a function of the arrays.
+
+    Their derivative is that of the formula in :mod:`ctcx._core.entropy`.
+    """
+
+    @mx.custom_function  # type: ignore[untyped-decorator, unused-ignore]
+    def call(*_: Array) -> Array:
+        return known
+
+    @call.vjp  # type: ignore[untyped-decorator, unused-ignore]
+    def back(arrays: tuple[Array, ...], above: Array, _: Array) -> tuple[Array, ...]:
+        logits, _labels, lengths, _counts = arrays
+        frame = mx.arange(logits.shape[1])[None, :]
+        counts = ((frame < lengths[:, None]) & (loss < mx.inf)[:, None])[:, :, None]
+        log_probs = logits - mx.logsumexp(logits, axis=2, keepdims=True)
+        log_probs = mx.where(counts & (logits > -mx.inf), log_probs, 0.0)
+        probs = mx.where(counts & (logits > -mx.inf), mx.exp(log_probs), 0.0)
+        mean = mx.sum(probs * log_probs, axis=2, keepdims=True)
+        weights = mx.where(loss < mx.inf, above, 0.0)[:, None, None]
+        curved = second(blank, weights * log_probs, grad, *arrays)
+        product = curved - weights * probs * (log_probs - mean)
+        return product, *map(mx.zeros_like, arrays[1:])
+
+    return call(*arrays)
+
+
+def linear_loss(operation: HeadOperation, *arrays: Array | None) -> tuple[Array, ...]:
+    """Call :meth:`HeadOperation.forward`; MLX can differentiate the losses once, in reverse.
+
+    The third of the arrays, the bias, may be None.
+    """
+    known, *kept = operation.forward(*arrays)
+
+    @mx.custom_function  # type: ignore[untyped-decorator, unused-ignore]
+    def call(*_: Array) -> Array:
+        return known
+
+    @call.vjp  # type: ignore[untyped-decorator, unused-ignore]
+    def back(given: tuple[Array, ...], above: Array, losses: Array) -> tuple[Array, ...]:
+        rest = iter(given)
+        whole = tuple(None if array is None else next(rest) for array in arrays)
+        weights = mx.where(losses == mx.inf, 0.0, above)
+        found = operation.backward(weights, whole, tuple(kept))
+        parts = [part for part in found if part is not None]
+        return *parts, *map(mx.zeros_like, given[len(parts) :])
+
+    return call(*(array for array in arrays if array is not None)), *kept
 
 
 def _losses(unit: CallOperation, known: Array, known_grad: Array | None, *arrays: Array) -> Array:
