@@ -137,8 +137,16 @@ def twenty_thousand_frames():
 
 
 @pytest.mark.slow
-@pytest.mark.thorough  # the kit has a sequence of so many frames for each dtype
 @pytest.mark.xdist_group("twenty thousand frames")  # whose truth takes long
+@pytest.mark.parametrize(
+    "recursion",
+    [
+        "as it comes",
+        pytest.param("never small", marks=pytest.mark.thorough),
+        pytest.param("extended exponents", marks=pytest.mark.thorough),
+    ],
+    indirect=True,
+)
 def test_twenty_thousand_frames(dtype):
     """Where float32 implementations with unnormalised log-probabilities are off by 1 and more."""
     (logits, labels, *_), truth = twenty_thousand_frames()
