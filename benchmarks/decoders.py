@@ -1,6 +1,10 @@
 """Time the beam search of ctcx-cpu beside other decoders, in one process and one thread.
 
     python benchmarks/decoders.py [--width 10] [--classes 32] [--rounds 5] [--without NAME ...]
+    python benchmarks/decoders.py --phrases 1000 [--width 10] [--classes 32] [--rounds 5]
+
+The second one times the search that goes on from a state, with random phrases and without, on
+ctcx-cpu and on the core.
 
 Needs ctcx-cpu. TensorFlow, fast-ctc-decode, flashlight-text and ctc-beam-decoder take part if they
 are installed, each with all candidates of a frame if it can do so. Calls are interleaved, and the
@@ -53,6 +57,21 @@ def ctcx_cpu(x: Any, width: int) -> Callable[[], object]:
     import ctcx
 
     return lambda: ctcx.ctc_beam_search(x, width=width, exact_scores=False, backend="cpu")
+
+
+def guided(x: Any, width: int, backend: str, boost: dict[Any, float]) -> Callable[[], object]:
+    """Return the search that begins with a state, on a backend, with phrases or without."""
+    import ctcx
+
+    options = {"width": width, "exact_scores": False, "backend": backend, "boost": boost}
+    return lambda: ctcx.ctc_beam_search(x, state=ctcx.BeamState(), **options)
+
+
+def phrases(count: int, classes: int) -> dict[Any, float]:
+    """Return phrases of 2 to 8 random labels, with weights of 0.5 to 2."""
+    rng = np.random.default_rng(1)
+    drawn = [rng.integers(1, classes, rng.integers(2, 9)).tolist() for _ in range(count)]
+    return {tuple(one): float(rng.uniform(0.5, 2)) for one in drawn}
 
 
 def tensorflow(x: Any, width: int) -> Callable[[], object]:
@@ -117,18 +136,26 @@ PEERS = {
 
 
 def main() -> None:
-    """Print a line for each decoder: milliseconds, and how many times those of ctcx-cpu."""
+    """Print a line for each decoder: milliseconds, and how many times those of the first."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=10)
     parser.add_argument("--classes", type=int, default=32)
     parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--phrases", type=int, default=0)
     parser.add_argument("--without", nargs="*", default=[], choices=PEERS)
     asked = parser.parse_args()
     for kind in "peaky", "flat":
         x = emissions(kind, asked.sequences, asked.classes)
         searches = {"ctcx_cpu": ctcx_cpu(x, asked.width)}
-        for name, peer in PEERS.items():
+        if asked.phrases:
+            boost = phrases(asked.phrases, asked.classes)
+            searches = {
+                f"{backend}, {len(some)} phrases": guided(x, asked.width, backend, some)
+                for backend in ("cpu", "array-api")
+                for some in ({}, boost)
+            }
+        for name, peer in PEERS.items() if not asked.phrases else ():
             if name not in asked.without and find_spec(name.removesuffix("_unpruned")):
                 searches[name] = peer(x, asked.width)
         for search in searches.values():
@@ -140,8 +167,9 @@ def main() -> None:
                 search()
                 least[name] = min(least[name], time.process_time() - began)
         print(f"{kind}: {x.shape}, width {asked.width}")
+        first = next(iter(least.values()))
         for name, seconds in least.items():
-            ratio = seconds / least["ctcx_cpu"]
+            ratio = seconds / first
             print(f"  {name:<26} {1e3 * seconds:10.1f} ms {ratio:8.1f} times")
 
 

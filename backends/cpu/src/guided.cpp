@@ -72,7 +72,8 @@ class GuidedBeam {
   explicit GuidedBeam(const Batch &batch)
       : batch_(batch), model_(batch.ngrams_weight > 0 ? batch.ngrams : nullptr), width_(std::size_t(batch.width)),
         phrases_(batch.phrases ? batch.phrases->remembered() : nullptr), rows_(model_, batch.width),
-        from_start_(std::size_t(batch.classes), 0.0), marks_(std::size_t(batch.classes), -1) {
+        from_start_(std::size_t(batch.classes), 0.0), new_(std::size_t(batch.classes), none),
+        picked_(std::size_t(batch.classes)), marks_(std::size_t(batch.classes), -1) {
     for (Size c = 0; phrases_ && c < batch.classes; c++)
       from_start_[std::size_t(c)] = phrases_->from_start(std::int32_t(c));
   }
@@ -131,7 +132,7 @@ class GuidedBeam {
   void offer(const Candidate &candidate) {
     if (!(candidate.score >= least_) || candidate.score == none) return;
     candidates_.push_back(candidate);
-    if (candidates_.size() >= 2 * width_ + 64) keep_best();
+    if (candidates_.size() >= 2 * width_ + 16) keep_best();
   }
   void keep_best() {
     if (candidates_.size() <= width_) return;
@@ -167,7 +168,8 @@ class GuidedBeam {
   std::vector<std::int32_t> first_child_, next_child_;  // slots
   std::vector<std::int32_t> classes_, ranked_, nodes_;
   Rows rows_;
-  std::vector<double> from_start_;  // of each class
+  std::vector<double> from_start_, new_;  // of each class; none for those that make no new prefixes
+  std::vector<std::int32_t> picked_;
   std::vector<std::int32_t> marks_;  // of each class, the last entry of which the prefix with it is in the beam
   double least_ = none, needed_ = none, last_p_ = none;
   std::int32_t last_label_ = INT32_MAX;
@@ -298,7 +300,8 @@ void GuidedBeam::offer_classes(const double *p) {
   for (std::int32_t c = 0; c < std::int32_t(batch_.classes); c++) {
     if (c == batch_.blank) continue;
     largest = std::max(largest, p[c]);
-    if (reaches(c) && may_be_new(p, c)) classes_.push_back(c);
+    new_[std::size_t(c)] = may_be_new(p, c) ? p[c] : none;
+    if (reaches(c) && new_[std::size_t(c)] > none) classes_.push_back(c);
   }
   std::fill(marks_.begin(), marks_.end(), -1);
   for (std::size_t i = 0; i < entries_.size(); i++) {
@@ -313,14 +316,27 @@ void GuidedBeam::offer_classes(const double *p) {
     for (std::int32_t j = first_child_[i]; j >= 0; j = next_child_[j])
       marks_[std::size_t(entries_[j].last)] = std::int32_t(i);
     const auto is_in_beam = [&](std::int32_t c) { return marks_[std::size_t(c)] == std::int32_t(i); };
-    for (std::size_t k = 0; k < phrase.following.size(); k++) {
-      const auto [c, next, gain] = phrase.following[k];
-      if (!(largest + gain + most_here >= needed_)) break;  // nor can those that gain less
-      if (p[c] + gain + most_here >= needed_ && may_be_new(p, c) && !is_in_beam(c)) make(c, gain, std::int32_t(k));
+    // What may be enough is picked first, without a branch for each: none of them could be foreseen.
+    std::size_t count = 0;
+    if (!phrase.following.empty() && largest + phrase.following[0].gain + most_here >= needed_)
+      for (std::size_t k = 0; k < phrase.following.size(); k++) {
+        const PhraseStates::Following &each = phrase.following[k];
+        picked_[count] = std::int32_t(k);
+        count += new_[std::size_t(each.label)] + each.gain + most_here >= needed_;
+      }
+    for (std::size_t j = 0; j < count; j++) {
+      const PhraseStates::Following &each = phrase.following[std::size_t(picked_[j])];
+      const bool may_be = new_[std::size_t(each.label)] > none;  // if nothing is needed, all are picked
+      if (may_be && !is_in_beam(each.label)) make(each.label, each.gain, picked_[j]);
     }
+    count = 0;
     for (std::int32_t c : classes_) {
-      const double gain = from_start_[std::size_t(c)] + phrase.refund;
-      if (p[c] + gain + most_here >= needed_ && !is_in_beam(c) && !phrase.has(c)) make(c, gain, -1);
+      picked_[count] = c;
+      count += p[c] + (from_start_[std::size_t(c)] + phrase.refund) + most_here >= needed_;
+    }
+    for (std::size_t j = 0; j < count; j++) {
+      const std::int32_t c = picked_[j];
+      if (!is_in_beam(c) && !phrase.has(c)) make(c, from_start_[std::size_t(c)] + phrase.refund, -1);
     }
     if (i == 0 && classes_.size() > width_) {  // by now it is known better what is needed
       keep_best();
