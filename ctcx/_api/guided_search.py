@@ -416,6 +416,10 @@ def _is_whole(
     ):
         return False
     sizes = is_there.sum(axis=1).tolist()
+    if any(
+        len(set(map(bytes, row[:size]))) < size for row, size in zip(labels, sizes, strict=True)
+    ):
+        return False  # a prefix is there twice
     return not has_guides or [len(row) for row in state.guides] == sizes
 
 

@@ -1,5 +1,6 @@
 """The search that prefers phrases, asks an n-gram model, or goes on where it stopped."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -113,6 +114,18 @@ def test_threads_and_simultaneous_calls_change_no_bit(monkeypatch, model):
     assert {tuple(part.tobytes() for part in result) for result in found} == {
         tuple(part.tobytes() for part in found[0])
     }
+
+
+@pytest.mark.parametrize("backend", ["cpu", "array-api"])
+def test_a_state_that_has_a_prefix_twice_is_refused(backend):
+    x = np.random.default_rng(0).normal(size=(1, 4, 3))
+    wishes = {"width": 3, "boost": {(1, 2): 0.5}, "exact_scores": False, "backend": backend}
+    state = ctcx.ctc_beam_search(x, state=ctcx.BeamState(), **wishes).state
+    labels, lengths = state.labels.copy(), state.lengths.copy()
+    labels[0, 1], lengths[0, 1] = labels[0, 0], lengths[0, 0]
+    twice = dataclasses.replace(state, labels=labels, lengths=lengths)
+    with pytest.raises(ctcx.CTCInputError, match="what a search leaves behind"):
+        ctcx.ctc_beam_search(x, state=twice, **wishes)
 
 
 def test_a_context_of_100_000_words_does_not_overflow_the_stack():
