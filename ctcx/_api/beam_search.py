@@ -151,7 +151,8 @@ def ctc_beam_search(
     max_classes : int, optional
         Only so many labels of each frame, the most probable, make new prefixes. None for all.
     boost : dict of tuple of int to float, optional
-        Phrases to prefer, as labels, and what each of their labels adds, in nats. A label that is
+        Phrases to prefer, as labels, and what each of their labels adds, in nats: at most 1e9 in
+        size, as ``lm_weight`` and ``label_bonus``. A label that is
         in several gets the largest of their weights. The last labels of a prefix get it as soon as
         they begin a phrase, and lose it if the phrase breaks off or ends unfinished.
     lm : object, optional

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +38,11 @@ __all__ = ["BeamState", "BestLabels", "Wishes", "on_host", "search", "uploaded",
 
 
 _CORE = "array-api"
+
+_LARGEST = 1e9
+"""Nats. Beside larger weights float64 has no digits left for probabilities."""
+
+_NUMBER = "a number of at most 1e9 in size"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -111,7 +115,7 @@ def wishes_of(boost: Any, lm: Any, lm_weight: Any, label_bonus: Any, state: Any)
     Raises
     ------
     CTCInputError
-        A number isn't finite, or no number; ``lm`` lacks a method; ``state`` is no state.
+        A number is too large, or no number; ``lm`` lacks a method; ``state`` is no state.
     """
     if boost is not None and not isinstance(boost, Mapping):
         msg = (
@@ -142,11 +146,10 @@ def wishes_of(boost: Any, lm: Any, lm_weight: Any, label_bonus: Any, state: Any)
 
 def _number(argument: str, value: Any) -> float:
     real = isinstance(value, (Real, np.floating, np.integer)) and not isinstance(value, bool)
-    number = float(value) if real else math.nan
-    if not math.isfinite(number):
-        msg = f"{argument} must be a finite number; got {short_repr(value)}"
+    if not (real and abs(value) <= _LARGEST):
+        msg = f"{argument} must be {_NUMBER}; got {short_repr(value)}"
         raise CTCInputError(msg, argument=argument, value=value)
-    return number
+    return float(value)
 
 
 def search(
@@ -301,7 +304,7 @@ def _phrases(
     Raises
     ------
     CTCInputError
-        One that can't be emitted, or a weight that is no finite number.
+        One that can't be emitted, or a weight that is too large, or no number.
     """
 
     def refuse(phrase: Any, why: str) -> CTCInputError:
@@ -328,7 +331,7 @@ def _phrases(
                 "boost", weight
             )
         except CTCInputError:
-            why = f"its weight must be a finite number; got {short_repr(weight)}"
+            why = f"its weight must be {_NUMBER}; got {short_repr(weight)}"
             raise refuse(phrase, why) from None
     return tuple(sorted(found.items()))
 
@@ -344,7 +347,7 @@ def _are_plain(boost: Mapping[Any, Any], classes: int, blank: int) -> bool:
         and max(labels) < classes
         and blank not in labels
         and set(map(type, boost.values())) <= {int, float}
-        and all(map(math.isfinite, boost.values()))
+        and all(abs(weight) <= _LARGEST for weight in boost.values())
     )
 
 
@@ -358,7 +361,14 @@ def _entries(
     CTCInputError
         It isn't of a search like this, or of as many sequences.
     """
-    for (name, old), (_, new) in zip(state.settings, settings, strict=False):
+    foreign = CTCInputError(
+        "state doesn't hold what a search leaves behind: pass the state of the results so far "
+        "as it is, or begin with ctcx.BeamState()",
+        argument="state",
+    )
+    if not _has_names(state.settings, settings):
+        raise foreign
+    for (name, old), (_, new) in zip(state.settings, settings, strict=True):
         if old != new:
             was, now = ("with one", "none") if name == "lm" and old else (old, new)
             was, now = ("with none", "one") if name == "lm" and new else (was, now)
@@ -373,13 +383,19 @@ def _entries(
         msg = f"state is of {there} sequences, but the logits are of {rows}"
         raise CTCInputError(msg, argument="state")
     if not _is_whole(state, shape, dict(settings), has_guides=has_guides):
-        msg = (
-            "state doesn't hold what a search leaves behind: pass the state of the results so far "
-            "as it is, or begin with ctcx.BeamState()"
-        )
-        raise CTCInputError(msg, argument="state")
+        raise foreign
     arrays: Any = (state.labels, state.blank, state.label, state.bonus)
     return BeamArrays(*arrays)
+
+
+def _has_names(given: object, settings: tuple[tuple[str, Any], ...]) -> bool:
+    """Whether settings are pairs of the same names."""
+    names = [name for name, _ in settings]
+    return (
+        isinstance(given, tuple)
+        and all(isinstance(pair, tuple) and len(pair) == 2 for pair in given)
+        and [name for name, _ in given] == names
+    )
 
 
 def _is_whole(
