@@ -35,7 +35,7 @@ from ctcx.conformance.oracle import reference
 from tests.helpers import needed, posix_only, run_cli
 
 # One worker, so that the long run of the fixture `finished` is made once.
-pytestmark = pytest.mark.xdist_group("bench")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("bench")]
 
 ROOT = Path(ctcx.__file__).parents[1]
 
@@ -496,7 +496,6 @@ def test_ctrl_c_keeps_what_was_measured(planted, tmp_path):
     assert workers_in(tmp_path.resolve()) == []
 
 
-@pytest.mark.slow
 def test_a_time_limit_keeps_what_was_measured(planted, tmp_path):
     env = planted | {"PLANTED": "sleeping"}
     some = ("--workload", "notebook-fixture", "--workload", "planted-case")

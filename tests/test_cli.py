@@ -325,6 +325,7 @@ def test_compare_uses_the_pretended_devices_only_if_asked_to(cli):
     assert devices("--all-devices") > {"CPU_DEVICE", "device1", "no_float64", "no_x64"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "verdict", "reason"),
     [
@@ -362,6 +363,7 @@ def test_compare_fails_for_a_wrong_backend_beside_right_ones(planted, backend, v
     assert reason in printed.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "reason"),
     [
@@ -439,6 +441,7 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctcx._comparison.run.PREPARE", _peers.PREPARE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("peers")
 def test_compare_shows_the_digits_and_the_time_of_others_and_fails_for_none(cli):
     names = [argument for name in PEERS_HERE for argument in ("--peer", name)]
@@ -528,6 +531,7 @@ def test_json_has_no_bare_infinities(planted):
     assert row["loss_error"] == "inf"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 140])
 def test_nothing_is_cut_off_in_a_narrow_terminal(plugins, planted, columns):
     assert planted

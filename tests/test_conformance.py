@@ -263,10 +263,8 @@ def test_compiled_calls_that_a_kernel_does_not_take_are_skipped(flawed: object) 
         assert "takes no arrays of JAX" in result.message
 
 
-@pytest.mark.parametrize(
-    ("name", "check"),
-    [pytest.param(*flaw, marks=pytest.mark.slow if flaw[1] == DRAWN else ()) for flaw in flaws()],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "check"), flaws())
 def test_each_flaw_is_caught(
     flawed: object, name: str, check: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

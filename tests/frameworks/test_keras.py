@@ -31,7 +31,11 @@ def drawn(count):
 PROBLEMS = drawn(40)
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+# One process asks for all tests of a backend.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in BACKENDS],
+)
 def said(request):
     """What a process with that backend says."""
     asked = [

@@ -140,8 +140,7 @@ def test_the_conformance_kit(sanitizer, request, tmp_path):
     call = run_python(folder, tmp_path, sanitizer, "-c", CALL)
     assert call.stdout.startswith(str(tmp_path)), call.stderr
     # Not through pytest, which has the kit ask PyTorch and JAX too; their threads race.
-    kit = ["-m", "ctcx", "conformance", "cpu", "--library", "numpy"]
-    if sanitizer == "tsan":  # threads share in the same way in all dtypes
-        kit += ["--dtype", "float32"]
+    # The program has all dtypes.
+    kit = ["-m", "ctcx", "conformance", "cpu", "--library", "numpy", "--dtype", "float32"]
     result = run_python(folder, tmp_path, sanitizer, *kit)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
