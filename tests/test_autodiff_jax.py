@@ -153,6 +153,8 @@ def test_check_grads_of_second_order():
     check_grads(loss, (logits,), order=2, modes=["fwd", "rev"], rtol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_whole_matrix_under_jit():
     logits = finite_logits()[0, :4]
     matrix = jax.jit(jax.hessian(lambda x: ctcx.ctc_loss(x, [1, 2])))(logits)
@@ -188,6 +190,8 @@ def test_a_plugin_that_cannot_be_traced_gives_the_gradient(plugin):
         jax.jit(jax.grad(loss))(logits)
 
 
+@pytest.mark.slow
+@pytest.mark.thorough
 def test_hessians_of_many_entries():
     """More than 2**15 numbers at once, where XLA's fusions differ."""
     frames, classes = 13, 7

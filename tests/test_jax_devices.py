@@ -54,5 +54,6 @@ def test_each_device_and_both_together():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_types_that_say_how_arrays_are_spread():
     check_sharded("array-api")
