@@ -17,7 +17,7 @@ from ctcx import compat
 from ctcx.compat import keras, optax, tensorflow, tfjs, torch
 from ctcx.conformance.oracle import reference
 from ctcx.data.bundled import notebook_fixture
-from tests.helpers import random_problem
+from tests.helpers import needed, random_problem
 
 TFJS = json.loads((Path(__file__).parent / "tfjsctcloss.json").read_text(encoding="utf-8"))
 LOGITS = np.zeros((4, 2, 3))
@@ -458,7 +458,7 @@ def test_what_went_wrong_stays_where_it_was():
 
 
 def test_the_decoders_take_arrays_of_any_library():
-    array_api_strict = pytest.importorskip("array_api_strict")
+    array_api_strict = needed("array_api_strict")
     frames = np.asarray([[[0, 0, 9]], [[0, 0, 9]], [[9, 0, 0]], [[0, 0, 9]]])  # c c a c; T, N, C
     for xp in (np, array_api_strict):
         x, swapped = xp.asarray(frames * 1.0), xp.asarray(frames.swapaxes(0, 1) * 1.0)

@@ -254,7 +254,7 @@ def test_the_right_kernel_passes_everything(flawed: object) -> None:
 
 
 def test_compiled_calls_that_a_kernel_does_not_take_are_skipped(flawed: object) -> None:
-    pytest.importorskip("jax")
+    needed("jax")
     compiled = {name for name, check in checks().items() if check.jit}
     report = run_conformance("no-jax", checks=compiled)
     assert {result.check for result in report.results} == compiled

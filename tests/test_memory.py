@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ctcx
+from tests.helpers import needed
 
 BLOCK = 16
 
@@ -70,7 +71,7 @@ print(json.dumps(maps))
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the memory maps that Linux lists")
 def test_jax_programs_that_are_dropped_free_their_memory_maps():
     """XLA makes some 500 for each new shape of this search; a process may have 65,530."""
-    pytest.importorskip("jax")
+    needed("jax")
     child = subprocess.run(
         [sys.executable, "-c", MAPS_OF_NEW_SHAPES], capture_output=True, text=True, check=False
     )
