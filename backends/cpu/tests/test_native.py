@@ -9,7 +9,6 @@ from pathlib import Path
 
 import ctcx_cpu
 import pytest
-from ctcx_cpu import _native
 
 SOURCE = Path(__file__).parent.parent
 X86 = platform.machine() == "x86_64"
@@ -43,7 +42,7 @@ def with_asan(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("address")
     options = ["-DCTCX_CPU_SANITIZE=address,undefined"]
-    if X86 and _native.instructions() != "avx512":
+    if X86 and ctcx_cpu.ctcx_runtime_info()["ctcx-cpu instructions"] != "avx512":
         options.append("-DCTCX_CPU_LOWERED=ON")
     return build(folder, *options, targets=("fuzz", "_native"))
 
