@@ -451,7 +451,10 @@ WRONG = {
     "exact scores": ({"state": STATE}, "exact_scores must be False with a state"),
     "another width": ({"state": STATE, "width": 3, **ON}, r"another width \(16; now 3\)"),
     "another boost": ({"state": STATE, "boost": {(1,): 1.0}, **ON}, "another boost"),
-    "a model later": ({"state": STATE, "lm": Bigrams(3, 0), **ON}, "another lm .'with none'; now"),
+    "a model later": (
+        {"state": STATE, "lm": Bigrams(3, 0), **ON},
+        r"another lm .None; now 'Bigrams'",
+    ),
     "another blank": ({"state": STATE, "blank": 1, **ON}, r"another blank \(0; now 1\)"),
     "other labels": ({"state": replace(STATE, labels=STATE.labels + 1), **ON}, "doesn't hold what"),
     "another shape": ({"state": replace(STATE, blank=STATE.blank[:, 1:]), **ON}, "doesn't hold"),

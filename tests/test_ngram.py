@@ -180,6 +180,54 @@ def test_a_wrong_file_is_refused_with_the_line(tmp_path, kind):
     assert caught.value.position == line
 
 
+def test_probabilities_above_1_count_as_they_are(small):
+    small.write_text(SMALL.replace("-0.3", "0.9"), encoding="utf-8")
+    for tokens, separator in ((["", "ab", "b"], None), (["", "ab", "b", "|"], "|")):
+        lm = ctcx.NGram.from_arpa(small, tokens, separator)
+        logits = np.random.default_rng(2).normal(size=(6, len(tokens)))
+        for sizes in ({"width": 200, "top": 50}, {"width": 2, "top": 2}):
+            found = ctcx.ctc_beam_search(logits, lm=lm, **sizes)
+            for k in range(int(found.count)):
+                labels = found.labels[k, : found.lengths[k]].tolist()
+                expected = float(found.log_probs[k]) + sum(logarithms(lm, labels))
+                assert float(found.scores[k]) == pytest.approx(expected)
+        assert max(logarithms(lm, [1, *([3] * bool(separator)), 1])) > 0
+
+
+def test_contexts_of_any_length_have_their_probabilities(tmp_path):
+    size = 1100
+    lines = ["\\data\\", *(f"ngram {k}={3 if k == 1 else 1}" for k in range(1, size + 1))]
+    for k in range(1, size + 1):
+        lines += [f"\\{k}-grams:", *(["-9 <s>", "-1 </s>"] if k == 1 else [])]
+        lines += ["-0.25" + " a" * k + (" -0.001" if k < size else "")]
+    path = tmp_path / "long.arpa"
+    path.write_text("\n".join([*lines, "\\end\\", ""]), encoding="utf-8")
+    lm = ctcx.NGram.from_arpa(path, ["</s>", "a"])
+    state = lm.after_labels([1] * size)
+    expected = NATS * np.array([-1 - 0.001 * (size - 1), -0.25])
+    np.testing.assert_allclose(lm.log_probs(state), expected)
+
+
+def test_a_state_goes_on_with_its_own_model_only(tmp_path, small):
+    tokens, logits = ["", "ab", "b"], np.zeros((4, 3))
+    options = {"exact_scores": False, "width": 4}
+    state = ctcx.ctc_beam_search(
+        logits, lm=ctcx.NGram.from_arpa(small, tokens), state=ctcx.BeamState(), **options
+    ).state
+    other = tmp_path / "other.arpa"
+    other.write_text(SMALL.replace("-0.2\t", "-0.25\t"), encoding="utf-8")
+    for lm in (
+        ctcx.NGram.from_arpa(other, tokens),
+        ctcx.NGram.from_arpa(small, ["", "b", "ab"]),
+        ctcx.NGram.from_arpa(small, tokens, separator="b"),
+        OneByOne(ctcx.NGram.from_arpa(small, tokens)),
+    ):
+        with pytest.raises(ctcx.CTCInputError, match=r"another lm \('NGram \w{16}'; now '\w"):
+            ctcx.ctc_beam_search(logits, lm=lm, state=state, **options)
+    same = pickle.loads(pickle.dumps(ctcx.NGram.from_arpa(small, tokens)))
+    assert ctcx.ctc_beam_search(logits, lm=same, state=state, **options).state is not None
+
+
 def test_other_mistakes_are_refused(tmp_path, small):
     with pytest.raises(ctcx.CTCInputError, match=r"none.arpa can't be read: No such file"):
         ctcx.NGram.from_arpa(tmp_path / "none.arpa", ["a"])

@@ -70,7 +70,8 @@ class BeamState:
     failed
         (N,) bool: sequences in which unchecked values were wrong.
     settings
-        Names and values of the arguments that have to be the same in each call.
+        Names and values of the arguments that have to be the same in each call. Of an n-gram model
+        it is the ``fingerprint``, of one written in Python the name of its class.
     """
 
     labels: NDArray[np.int32] | None = None
@@ -183,16 +184,18 @@ def search(
             f"it with one for each"
         )
         raise CTCInputError(msg, argument="lm")
-    settings = (
-        ("classes", classes),
-        ("blank", prepared.blank),
-        ("width", width),
-        ("max_classes", sizes["max_classes"]),
-        ("boost", weights),
-        ("lm", lm is not None),
-        ("lm_weight", wishes.lm_weight if lm is not None else None),
-        ("label_bonus", wishes.label_bonus),
-    )
+    settings: tuple[tuple[str, Any], ...] = ()
+    if wishes.state is not None:
+        settings = (
+            ("classes", classes),
+            ("blank", prepared.blank),
+            ("width", width),
+            ("max_classes", sizes["max_classes"]),
+            ("boost", weights),
+            ("lm", _name_of(lm)),
+            ("lm_weight", wishes.lm_weight if lm is not None else None),
+            ("label_bonus", wishes.label_bonus),
+        )
     before, states = first_beams(rows, width), None
     failed = np.zeros(rows, dtype=bool)
     if wishes.state is not None and wishes.state.settings:
@@ -240,6 +243,13 @@ def search(
         settings=settings,
     )
     return BestLabels(*results, after)
+
+
+def _name_of(lm: LanguageModel | None) -> str | None:
+    """Say which language model it is: what can be said without asking it."""
+    if isinstance(lm, NGram):
+        return f"NGram {lm.fingerprint}"
+    return None if lm is None else type(lm).__qualname__
 
 
 def _is_there(beams: BeamArrays) -> NDArray[np.bool_]:
@@ -370,11 +380,9 @@ def _entries(
         raise foreign
     for (name, old), (_, new) in zip(state.settings, settings, strict=True):
         if old != new:
-            was, now = ("with one", "none") if name == "lm" and old else (old, new)
-            was, now = ("with none", "one") if name == "lm" and new else (was, now)
             msg = (
-                f"state comes from a search with another {name} ({short_repr(was)}; now "
-                f"{short_repr(now)}): pass the same, or begin with ctcx.BeamState()"
+                f"state comes from a search with another {name} ({short_repr(old)}; now "
+                f"{short_repr(new)}): pass the same, or begin with ctcx.BeamState()"
             )
             raise CTCInputError(msg, argument="state")
     shape = (rows, dict(settings)["width"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
 import re
 import zlib
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
@@ -55,6 +57,7 @@ class NGram:
 
     It begins after ``<s>`` and ends with ``</s>``. A word that the file doesn't have is ``<unk>``,
     which has a probability of 1e-100 if the file has none. This is how KenLM reads these files.
+    Where the back-offs of a file make a probability larger than 1, it counts as it is.
 
     Made by ``ctcx.NGram.from_arpa``. It holds plain dicts, and can be pickled. The property
     ``grams`` is a dict of each n-gram, a tuple of words, to natural logarithms of its probability
@@ -79,8 +82,12 @@ class NGram:
     ) -> None:
         self._entries = entries
         # What an n-gram begins with may be no n-gram itself.
-        self._contexts = {gram[:size] for gram in entries for size in range(len(gram))}
-        self._contexts |= {gram for gram in entries if len(gram) < order}
+        self._contexts = {(), *(gram for gram in entries if len(gram) < order)}
+        for gram in entries:
+            context = gram[:-1]
+            while context not in self._contexts:
+                self._contexts.add(context)
+                context = context[:-1]
         self.order = order
         self.tokens = tokens
         self.separator = separator
@@ -172,6 +179,15 @@ class NGram:
         entries, order = _Reader(path).read()
         return cls(entries, order, tuple(tokens), separator)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A text that other n-grams, other tokens or another separator change."""
+        digest = hashlib.blake2b(digest_size=8)
+        texts = [*map(" ".join, self._entries), *self.tokens, repr(self.separator)]
+        digest.update("\n".join(texts).encode("utf-8", "surrogatepass"))
+        digest.update(np.array(list(self._entries.values())).tobytes())
+        return digest.hexdigest()
+
     def start(self) -> tuple[_Context, str]:
         """Return the state before the first label."""
         return self._kept((_BEGIN,)), ""
@@ -221,19 +237,25 @@ class NGram:
         return self.tokens[labels[place]] == self.separator and before not in ("", self.separator)
 
     def _row(self, context: _Context) -> NDArray[np.float64]:
-        found = self._rows.get(context)
+        missing = []
+        while (found := self._rows.get(context)) is None and context:
+            missing.append(context)
+            context = context[1:]
         if found is None:
-            if context:
-                entry = self._entries.get(context)
-                found = self._row(context[1:]) + (entry.back_off if entry is not None else 0.0)
-            else:
-                found = np.empty(len(self.tokens))
-            labels, log_probs = self._followers.get(context, ([], []))
-            found[labels] = log_probs
-            if len(self._rows) * len(found) >= _MOST_KEPT:
-                self._rows.clear()
-            self._rows[context] = found
+            found = self._keep_row((), np.empty(len(self.tokens)))
+        for longer in reversed(missing):
+            entry = self._entries.get(longer)
+            found = self._keep_row(longer, found + (entry.back_off if entry is not None else 0.0))
         return found
+
+    def _keep_row(self, context: _Context, row: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Put in what the file says of a context, and keep the row to be used again."""
+        labels, log_probs = self._followers.get(context, ([], []))
+        row[labels] = log_probs
+        if len(self._rows) * len(row) >= _MOST_KEPT:
+            self._rows.clear()
+        self._rows[context] = row
+        return row
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what can be computed again."""

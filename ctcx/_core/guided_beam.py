@@ -83,7 +83,8 @@ class Guide:
     per_label
         What each label adds.
     every_label
-        What the language model's ``score`` says of all labels after a state, (C,), if it can.
+        What the language model's ``score`` says of all labels after a state, (C,), if it can. It
+        is relied on: probabilities may be above 1.
     """
 
     phrases: Phrases | None = None
@@ -102,7 +103,8 @@ class Guide:
         """Say what the language model adds for the end."""
         if self.model is None:
             return 0.0
-        return self.weight * _checked(self.model.finish(words), None)
+        found = self.model.finish(words)
+        return self.weight * (_checked(found, None) if self.every_label is None else found)
 
 
 def _checked(returned: Any, label: int | None) -> float:
@@ -222,6 +224,8 @@ class GuidedBeam:
         # What the language model has said of each class, NaN for what it hasn't been asked; where
         # an entry's numbers are.
         self._said = None if guide.model is None else np.full((*shape, classes), np.nan)
+        # The largest of them.
+        self._most_said = np.full(shape, TOLERATED * guide.weight)
         self._beam.cell[...] = np.arange(width)
         self._begin(entries)
 
@@ -254,7 +258,7 @@ class GuidedBeam:
             self._beam.phrase[n, j] = self._guide.phrases.number_of(guide[0])
         if self._said is not None:
             self._words[node] = guide[1]
-            self._open_cell(self._said[n, self._beam.cell[n, j]], node)
+            self._open_cell(self._said, n, self._beam.cell[n, j], node)
 
     def advance(self, log_probs: NDArray[np.float64], rows: NDArray[np.intp]) -> None:
         """Add a frame (M, C) of some of the sequences (M,)."""
@@ -275,7 +279,7 @@ class GuidedBeam:
         least = stay_score.min(axis=1)  # -inf if there is room
         least = np.where(least > -_INFINITY, least - _ROUNDING * (1 + np.abs(least)), -_INFINITY)
         # New ones.
-        classes, p = self._classes_to_try(log_probs, beam, total, least)
+        classes, p = self._classes_to_try(rows, log_probs, beam, total, least)
         repeats = classes[:, :, None] == beam.last[:, None, :]
         new = np.where(repeats, beam.blank[:, None, :], total[:, None, :]) + p[:, :, None]
         self._leave_out_children(new, classes, beam, has_parent, place)
@@ -308,6 +312,7 @@ class GuidedBeam:
 
     def _classes_to_try(
         self,
+        rows: NDArray[np.intp],
         log_probs: NDArray[np.float64],
         beam: _Places,
         total: NDArray[np.float64],
@@ -323,10 +328,10 @@ class GuidedBeam:
             order = np.argsort(-p, axis=1, kind="stable")[:, : self._max_classes]
             return order, np.take_along_axis(p, order, axis=1)
         most = total + beam.bonus + self._guide.per_label
+        if self._said is not None:
+            most = most + self._most_said[rows[:, None], beam.cell]
         if self._guide.phrases is not None:
             most = most + self._guide.phrases.most[beam.phrase]
-        if self._guide.model is not None:
-            most = most + TOLERATED * self._guide.weight
         reach = p + most.max(axis=1)[:, None]
         may_enter = (reach >= least[:, None]) & (p > -_INFINITY)
         (some,) = np.nonzero(may_enter.any(axis=0))
@@ -399,7 +404,8 @@ class GuidedBeam:
         if self._said is not None:
             where = (rows[:, None, None], beam.cell[:, None, :], classes[:, :, None])
             gains = self._said[where]
-            reach = new + bonus + TOLERATED * self._guide.weight
+            most = np.where(np.isnan(gains), TOLERATED * self._guide.weight, gains)
+            reach = new + bonus + most
             wanted = (reach >= least[:, None, None]) & (new > -_INFINITY)
             for m, k, i in zip(*np.nonzero(wanted & np.isnan(gains)), strict=True):
                 label = int(classes[m, k])
@@ -425,17 +431,15 @@ class GuidedBeam:
                 if node not in self._words and self._guide.model is not None:
                     words = self._words[self._above[node]]
                     self._words[node] = self._guide.model.score(words, self._symbol[node])[1]
-                self._open_cell(said[rows[row], beam.cell[row, place]], node)
+                self._open_cell(said, rows[row], beam.cell[row, place], node)
 
-    def _open_cell(self, cell: NDArray[np.float64], node: int) -> None:
-        """Put into (C,) what the model says of each class, if it can say it of all at once."""
+    def _open_cell(self, said: NDArray[np.float64], n: Any, cell: Any, node: int) -> None:
+        """Put into a cell what the model says of each class, if it can say it of all at once."""
         if self._guide.every_label is None:
-            cell[...] = np.nan
+            said[n, cell] = np.nan
             return
-        cell[...] = self._guide.every_label(self._words[node])
-        largest = int(cell.argmax())
-        _checked((float(cell[largest]), None), largest)
-        cell *= self._guide.weight
+        found = self._guide.weight * self._guide.every_label(self._words[node])
+        said[n, cell], self._most_said[n, cell] = found, found.max()
 
     def entries(self) -> Entries:
         """Return what the next frames need."""

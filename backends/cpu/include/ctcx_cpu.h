@@ -254,8 +254,8 @@ CTCX_CPU_API const char *ctcx_cpu_check_guided_search(const struct ctcx_cpu_batc
 
 /* Since 1.4: phrases of `lengths` labels, which stand one after another in `labels`, and the weight of
  * each, in nats a label. Of equal phrases, the largest weight counts. NULL if a length is below 1, a
- * label below 0 or 2^31 - 1, a weight not finite, or if there is no memory. They remember some of what
- * searches find out about them, up to about 100 MB. ctcx_cpu_phrases_free takes NULL, too. */
+ * label below 0 or 2^31 - 1, a weight not finite, an array NULL, or if there is no memory. They remember
+ * some of what searches find out about them, up to about 100 MB. ctcx_cpu_phrases_free takes NULL, too. */
 CTCX_CPU_API struct ctcx_cpu_phrases *ctcx_cpu_phrases_new(const int32_t *labels, const int64_t *lengths,
                                                            const double *weights, int64_t count);
 CTCX_CPU_API void ctcx_cpu_phrases_free(struct ctcx_cpu_phrases *phrases);
@@ -267,7 +267,8 @@ CTCX_CPU_API void ctcx_cpu_phrases_free(struct ctcx_cpu_phrases *phrases);
  *
  * `tokens` are those of the classes. With a `separator` of -1 each is a word; else it is the class whose
  * token ends a word that other tokens spell. What is no word is "<unk>". NULL if anything of this is
- * not so, or if there is no memory. */
+ * not so, if an array is NULL, or if there is no memory. Probabilities that back-offs make larger than 1 count
+ * as they are. */
 CTCX_CPU_API struct ctcx_cpu_ngrams *ctcx_cpu_ngrams_new(const struct ctcx_cpu_strings *words,
                                                          const struct ctcx_cpu_strings *tokens, int64_t separator,
                                                          int32_t order, const int32_t *sizes, const int32_t *grams,

@@ -291,6 +291,7 @@ int ctcx_cpu_guided_search(const ctcx_cpu_batch *batch) { return run(ctcx::guide
 
 ctcx_cpu_phrases *ctcx_cpu_phrases_new(const std::int32_t *labels, const std::int64_t *lengths, const double *weights,
                                        std::int64_t count) {
+  if (count > 0 && !(labels && lengths && weights)) return nullptr;
   try {
     auto made = std::make_unique<ctcx_cpu_phrases>();
     return made->build(labels, lengths, weights, count) ? made.release() : nullptr;
@@ -304,6 +305,7 @@ ctcx_cpu_ngrams *ctcx_cpu_ngrams_new(const ctcx_cpu_strings *words, const ctcx_c
                                      std::int64_t separator, std::int32_t order, const std::int32_t *sizes,
                                      const std::int32_t *grams, const double *log_probs, const double *back_offs,
                                      std::int64_t count) {
+  if (!words || !tokens || !sizes || !grams || !log_probs || !back_offs) return nullptr;
   try {
     auto made = std::make_unique<ctcx_cpu_ngrams>();
     const bool fits = made->build(*words, *tokens, separator, order, sizes, grams, log_probs, back_offs, count);

@@ -13,12 +13,13 @@ std::uint64_t pair(std::int32_t node, std::int32_t word) {
   return std::uint64_t(std::uint32_t(node)) << 32 | std::uint32_t(word);
 }
 
-// False if the ends aren't in order.
+// False if the ends aren't in order, or an array is missing.
 bool read_strings(const ctcx_cpu_strings &strings, std::vector<std::string> &to) {
+  if (strings.count > 0 && !strings.ends) return false;
   std::int64_t first = 0;
   for (std::int64_t i = 0; i < strings.count; i++) {
     const std::int64_t end = strings.ends[i];
-    if (end < first) return false;
+    if (end < first || (end > 0 && !strings.text)) return false;
     to.emplace_back(strings.text + first, std::size_t(end - first));
     first = end;
   }

@@ -561,6 +561,17 @@ int main(void) {
   batch.phrases = ctcx_cpu_phrases_new(phrase, phrase_lengths, weights, 2);
   batch.ngrams = ctcx_cpu_ngrams_new(&words, &tokens, -1, 1, sizes, grams, log_probs, back_offs, 4);
   if (!batch.phrases || !batch.ngrams) return 1;
+  const struct ctcx_cpu_strings no_text = {NULL, ends, 4}, no_ends = {"_ab", NULL, 3};
+#define LACK(place, array) (i == place ? NULL : (array)) /* each in turn is missing */
+  for (int i = 0; i < 3; i++)
+    if (ctcx_cpu_phrases_new(LACK(0, phrase), LACK(1, phrase_lengths), LACK(2, weights), 2)) return 3;
+  for (int i = 0; i < 6; i++)
+    if (ctcx_cpu_ngrams_new(LACK(0, &words), LACK(1, &tokens), -1, 1, LACK(2, sizes),
+                            LACK(3, grams), LACK(4, log_probs), LACK(5, back_offs), 4))
+      return 4;
+  if (ctcx_cpu_ngrams_new(&no_text, &tokens, -1, 1, sizes, grams, log_probs, back_offs, 4) ||
+      ctcx_cpu_ngrams_new(&words, &no_ends, -1, 1, sizes, grams, log_probs, back_offs, 4))
+    return 4;
   batch.ngrams_weight = 0.25;
   for (int t = 0; t < 2; t++) {
     batch.logits = logits[t];

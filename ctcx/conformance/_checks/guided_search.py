@@ -62,7 +62,10 @@ _DECODER = Decoder(
 
 @cache
 def _tokens_model() -> NGram:
-    """Return a model of pairs and triples of tokens; one token and many n-grams are missing."""
+    """Return a model of pairs and triples of tokens; one token and many n-grams are missing.
+
+    A back-off makes probabilities larger than 1, as those of some files do.
+    """
     return NGram(
         {
             ("<s>",): Gram(-99.0, -0.25),
@@ -70,7 +73,7 @@ def _tokens_model() -> NGram:
             ("<unk>",): Gram(-3.5, 0.0),
             ("a",): Gram(-1.0, -0.5),
             ("b",): Gram(-1.25, -0.125),
-            ("c",): Gram(-2.0, 0.0),
+            ("c",): Gram(-2.0, 2.5),
             ("<s>", "b"): Gram(-0.25, -0.5),
             ("a", "b"): Gram(-0.5, -0.25),
             ("b", "c"): Gram(-0.375, 0.0),
@@ -94,7 +97,7 @@ def _words_model() -> NGram:
             ("</s>",): Gram(-1.0, 0.0),
             ("<unk>",): Gram(-4.0, -0.25),
             ("ab",): Gram(-1.0, -0.5),
-            ("a",): Gram(-1.5, -0.25),
+            ("a",): Gram(-1.5, 2.0),
             ("aab",): Gram(-2.0, 0.0),
             ("<s>", "a"): Gram(-0.5, 0.0),
             ("a", "ab"): Gram(-0.25, 0.0),
