@@ -564,7 +564,8 @@ int main(void) {
   const struct ctcx_cpu_strings no_text = {NULL, ends, 4}, no_ends = {"_ab", NULL, 3};
 #define LACK(place, array) (i == place ? NULL : (array)) /* each in turn is missing */
   for (int i = 0; i < 3; i++)
-    if (ctcx_cpu_phrases_new(LACK(0, phrase), LACK(1, phrase_lengths), LACK(2, weights), 2)) return 3;
+    if (ctcx_cpu_phrases_new(LACK(0, phrase), LACK(1, phrase_lengths), LACK(2, weights), 2))
+      return 3;
   for (int i = 0; i < 6; i++)
     if (ctcx_cpu_ngrams_new(LACK(0, &words), LACK(1, &tokens), -1, 1, LACK(2, sizes),
                             LACK(3, grams), LACK(4, log_probs), LACK(5, back_offs), 4))
