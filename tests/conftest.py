@@ -39,31 +39,20 @@ def pytest_sessionstart() -> None:
 # The core computes half precision in float32, and on each device by the same code; array-api-strict
 # has no code of its own for float64.
 REPEATED = re.compile(
-    r"-(jax\.numpy|torch)-\S+-b?float16\]"
-    r"|-array_api_strict-(device\d|no_\w+)-|-array_api_strict-CPU_DEVICE-float64\]"
+    r"-cpu\S*-b?float16\]|-array_api_strict-(device\d|no_\w+)-|-array_api_strict-\w+-float64\]"
 )
-SAMPLE = {
-    *("check_loss", "check_gradient", "check_half_precision", "check_largest_losses"),
-    *("check_masked_logits", "check_never_nan", "check_traced", "check_degenerate_shapes"),
-    *("check_align", "check_greedy", "check_beam_search", "check_occupancies_by_enumeration"),
-    "check_sample_paths",
-}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what the kit repeats on the core: some is slow, and most only for a release.
+    """Mark what the kit repeats on the core as slow: the README's tests leave it out.
 
     What JAX compiles for one check of the kit serves others of the same dtype: they stay in one
     process.
     """
     for item in items:
-        if "test_core_conformance" in item.nodeid:
-            repeated = REPEATED.search(item.nodeid)
-            if repeated or "-numpy-cpu-float16]" in item.nodeid:
-                item.add_marker(pytest.mark.slow)
-            if repeated and item.nodeid.split("[")[-1].split("-")[0] not in SAMPLE:
-                item.add_marker(pytest.mark.thorough)
+        if "test_core_conformance" in item.nodeid and REPEATED.search(item.nodeid):
+            item.add_marker(pytest.mark.slow)
         if found := re.search(r"\[check_\w+-(jax\.numpy-.+)\]", item.nodeid):
             item.add_marker(pytest.mark.xdist_group(found[1]))
 
