@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -719,8 +719,9 @@ class GuidedSearcher:
             if (ended and self.ends) or self.ends_early:
                 found += model_weight * model.finish(state)
         weights = [[] for _ in labels]
-        for phrase, weight in phrases if self.boosts else ():
-            for first in range(len(labels)):
+        beginnings = by_first_label(tuple(phrases)) if self.boosts else {}
+        for first, begins in enumerate(labels):
+            for phrase, weight in beginnings.get(begins, ()):
                 size = 0
                 for label, other in zip(labels[first:], phrase, strict=False):
                     if label != other:
@@ -731,6 +732,15 @@ class GuidedSearcher:
                     for place in range(first, first + size):
                         weights[place].append(weight)
         return found + sum((max if self.largest else sum)(each) for each in weights if each)
+
+
+@cache
+def by_first_label(phrases):
+    """Return lists of phrases by their first label."""
+    groups = {}
+    for phrase, weight in phrases:
+        groups.setdefault(phrase[0], []).append((phrase, weight))
+    return groups
 
 
 def private_guided_search(*args, **options):

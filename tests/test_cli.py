@@ -532,7 +532,7 @@ def test_json_has_no_bare_infinities(planted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("columns", [80, 140])
+@pytest.mark.parametrize("columns", [80, pytest.param(140, marks=pytest.mark.thorough)])
 def test_nothing_is_cut_off_in_a_narrow_terminal(plugins, planted, columns):
     assert planted
     args = ["--backend", "raising", "--backend", "elsewhere", "--backend", "array-api"]

@@ -131,15 +131,26 @@ print(sys.modules["ctcx_cpu._native"].__file__)
 """
 
 
+# Where threads share what they compute, one check of each operation does.
+SHARED = ["threads", "repeats", "long_sequences", "align_drawn", "greedy", "beam_search"]
+SHARED += ["guided_search_chunks", "occupancies_drawn", "sample_paths_drawn"]
+
+
 @pytest.mark.parametrize(
-    "sanitizer", [pytest.param("asan", marks=ASAN), pytest.param("tsan", marks=TSAN)]
+    ("sanitizer", "checks"),
+    [
+        pytest.param("asan", [], marks=ASAN, id="asan"),
+        pytest.param("tsan", SHARED, marks=TSAN, id="tsan"),
+        pytest.param("tsan", [], marks=[TSAN, pytest.mark.thorough], id="tsan, all"),
+    ],
 )
-def test_the_conformance_kit(sanitizer, request, tmp_path):
+def test_the_conformance_kit(sanitizer, checks, request, tmp_path):
     folder = request.getfixturevalue(f"with_{sanitizer}")
     call = run_python(folder, tmp_path, sanitizer, "-c", CALL)
     assert call.stdout.startswith(str(tmp_path)), call.stderr
     # Not through pytest, which has the kit ask PyTorch and JAX too; their threads race.
     # The program has all dtypes.
     kit = ["-m", "ctcx", "conformance", "cpu", "--library", "numpy", "--dtype", "float32"]
+    kit += [option for name in checks for option in ("--check", f"check_{name}")]
     result = run_python(folder, tmp_path, sanitizer, *kit)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
