@@ -16,7 +16,6 @@ from backends.cuda.static.static_analysis import (
     survey,
 )
 
-
 # Looking at one kernel after the other takes all cores, and is done once.
 pytestmark = pytest.mark.xdist_group("survey")
 
