@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ctcx._plugins.targets import load_target
 from ctcx._reference.lattice import solve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from types import ModuleType
 
     from numpy.typing import NDArray
@@ -62,7 +63,7 @@ def alignment(
     blank : int
         Class of the blank, as it was passed to :func:`ctcx.ctc_align`.
     tokens : sequence or mapping of int to str, optional
-        Names of the classes.
+        Names of the classes; a mapping may name -2, a wildcard of kind "free", too.
     frame_seconds : float, optional
         Duration of a frame: the axis has seconds in place of frames.
     ax : matplotlib.axes.Axes, optional
@@ -72,7 +73,7 @@ def alignment(
     -------
     matplotlib.figure.Figure
         That of the axes. A row is a blank or a label, in order. A wildcard has the row of the class
-        that it is in its first frame, and an empty one if that is none.
+        that it is in its first frame; one of kind "free" an empty row of that name.
 
     Raises
     ------
@@ -165,8 +166,8 @@ def _on_host(array: Array) -> NDArray[Any]:
 def _state_name(k: int, row: int, tokens: Any) -> str:
     if row % 2 == 0:
         return "blank"
-    if k < 0:
-        return "any"
+    if k < 0 and not (isinstance(tokens, Mapping) and k in tokens):
+        return "free"
     if tokens is None:
         return f"class {k}"
     try:

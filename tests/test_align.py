@@ -236,12 +236,29 @@ def test_what_all_logits_of_a_frame_have_in_common_changes_nothing_beside_wildca
     assert found.score.dtype == found.log_probs.dtype == make(moved).dtype
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_spans_tell_wildcards_from_labels_if_they_get_the_labels(library):
+    labels = [[1, -2], [2]]
+    logits = LIBRARIES[library](np.stack([LOGITS, LOGITS]))
+    found = ctcx.ctc_align(logits, labels, wildcards={-2: ("best", 0.0)})
+    padded = LIBRARIES[library](np.asarray([[1, -2], [2, -7]]))
+    for given in (labels, padded):
+        spans = ctcx.spans(found, 0, labels=given)
+        assert [(span.label, span.wildcard) for span in spans] == [(1, None), (2, -2)]
+        assert [span.wildcard for span in ctcx.spans(found, -1, labels=given)] == [None]
+    assert {span.wildcard for span in ctcx.spans(found)} == {None}
+
+
 def test_spans_refuses_what_it_cannot_read():
     found = ctcx.ctc_align(LOGITS, [1, 2])
     for arguments, message in (
         (((1, 2),), "must be what ctcx.ctc_align returns"),
         ((found, 1), "one of 1 sequences"),
         ((found, 0, "_a"), "no name for class 2"),
+        ((found, 0, None, [1, 1]), r"are not those .* it has \[1, 2\] where they have \[1, 1\]"),
+        ((found, 0, None, [1]), "labels are not those of the alignment"),
+        ((found, 0, None, [[1, 2]]), "labels must be those that were aligned; got"),
+        ((found, 0, None, 1), "labels must be those that were aligned; got 1"),
     ):
         with pytest.raises(ctcx.CTCInputError, match=message):
             ctcx.spans(*arguments)
@@ -384,7 +401,9 @@ def test_a_figure_has_seconds_padding_left_out_and_empty_rows_for_what_no_class_
     rows = axes[0].images[0].get_array()
     assert rows.mask[1].all()
     assert not rows.mask[[0, 2]].any()
-    assert axes[0].get_yticklabels()[1].get_text() == "any"
+    assert axes[0].get_yticklabels()[1].get_text() == "free"
+    named = plot.alignment(logits, found, 0, blank=1, tokens={-2: "?"}).axes[0]
+    assert named.get_yticklabels()[1].get_text() == "?"
 
 
 def test_a_figure_refuses_what_does_not_belong_together(plot):

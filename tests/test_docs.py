@@ -222,8 +222,11 @@ def test_every_folder_is_on_the_page_about_the_architecture():
     assert [name for name in packages if not re.search(rf"\b{name}\b", drawing)] == []
 
 
-@pytest.mark.parametrize("page", ["differentiation.md", "large-heads.md"])
-def test_examples_on_pages_about_libraries_are_so(page, capsys):
+@pytest.mark.parametrize(
+    "page", ["align.md", "differentiation.md", "large-heads.md", "occupancies.md"]
+)
+def test_examples_on_pages_are_so(page, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     text = (DOCS / page).read_text(encoding="utf-8")
     need_what_is_imported(text)
     namespace = {}

@@ -231,8 +231,17 @@ def test_the_command_names_mistakes_of_each_operation(tmp_path):
     names = ("repeats", "blank-last", "blank-first", "blank-middle")
     some = [part for name in names for part in ("--check", name)]
     asked_for = ("--operation", "align", "--operation", "greedy")
-    done = command("--command", words, *asked_for, *some, "--time-limit", 60, "--json", file)
+    place = ("--time-limit", 60, "--json", file, "--failures", tmp_path / "wrong ones")
+    done = command("--command", words, *asked_for, *some, *place)
     assert done.exit_code == 1
+    assert done.output.count("align:blank-first") == 1
+    looks = re.findall(r"^look at it: (ctcx .*)$", done.stdout, re.MULTILINE)
+    for operation, look in zip(("align", "greedy"), looks, strict=True):
+        problem = Path(shlex.split(look)[2])
+        assert problem.name.startswith(f"{operation}-")
+        answer = json.loads(Path(str(problem).replace(".fixture.", ".answer.")).read_text())
+        assert answer["id"].startswith(f"{operation}:")
+        assert run_cli(*shlex.split(look)[1:]).exit_code == 0
     assert "align: 4 of 4 problems match blank-at-wrong-end" in done.stdout
     assert "greedy: 4 of 4 problems match blank-at-wrong-end" in done.stdout
     report = json.loads(file.read_text())

@@ -16,7 +16,7 @@ from ctcx._core.kernels import run
 from ctcx._core.spans import PathFacts, are_paths, path_facts
 from ctcx._dispatch.compute import compute, raise_if_infeasible
 from ctcx._errors import CTCInputError
-from ctcx._inputs.host_data import as_integer, to_lists, type_name
+from ctcx._inputs.host_data import as_integer, is_list, to_lists, type_name
 from ctcx._inputs.options import Options, check_choice, check_flags
 from ctcx._inputs.prepare import prepare
 from ctcx._inputs.wildcards import Wildcards, near_zero
@@ -85,6 +85,8 @@ class Span(NamedTuple):
         Frames, the end exclusive.
     log_prob
         Mean over the frames, in nats.
+    wildcard
+        The label below -1, if it is a wildcard; None for all others, and without ``labels``.
     """
 
     label: int
@@ -92,6 +94,7 @@ class Span(NamedTuple):
     start: int
     end: int
     log_prob: float
+    wildcard: int | None = None
 
 
 def ctc_align(
@@ -294,6 +297,7 @@ def spans(
     alignment: Alignment[Any],
     n: int = 0,
     tokens: Sequence[str] | Mapping[int, str] | None = None,
+    labels: Array | Sequence[Sequence[int]] | None = None,
 ) -> list[Span]:
     """List the labels of one sequence with their frames, for people.
 
@@ -305,6 +309,8 @@ def spans(
         Which sequence of a batch.
     tokens : sequence or mapping of int to str, optional
         Names of the classes; a mapping may name -2, too.
+    labels : array (N, S) or (S,), or lists, optional
+        Those that were aligned, to tell which of them are wildcards: arrays don't say.
 
     Returns
     -------
@@ -315,7 +321,7 @@ def spans(
     Raises
     ------
     CTCInputError
-        No alignment, no such sequence, or a class without a token.
+        No alignment, no such sequence, a class without a token, or the labels of something else.
 
     Examples
     --------
@@ -325,6 +331,13 @@ def spans(
     ...     print(span.token, span.start, span.end, round(span.log_prob, 2))
     a 1 2 -0.22
     b 2 3 -0.51
+
+    A label that nobody could read:
+
+    >>> labels = [1, -9]
+    >>> found = ctcx.ctc_align(logits, labels, wildcards={-9: ("any", 0.0)})
+    >>> [(span.token, span.wildcard) for span in ctcx.spans(found, tokens="_ab", labels=labels)]
+    [('a', None), ('b', -9)]
     """
     given: object = alignment
     if not isinstance(given, Alignment):
@@ -350,7 +363,35 @@ def spans(
         if start >= 0:
             label = classes[start]
             found.append(Span(label, _token(tokens, label), start, end, log_prob))
-    return found
+    if labels is None:
+        return found
+    aligned = _labels_of(labels, None if single else index)[: len(found)]
+    fits = [said == span.label or said < -1 for said, span in zip(aligned, found, strict=False)]
+    if len(fits) < len(found) or not all(fits):
+        msg = (
+            f"labels are not those of the alignment: it has {[span.label for span in found[:20]]} "
+            f"where they have {aligned[:20]}"
+        )
+        raise CTCInputError(msg, argument="labels", value=labels)
+    return [
+        span._replace(wildcard=said) if said < -1 else span
+        for span, said in zip(found, aligned, strict=True)
+    ]
+
+
+def _labels_of(labels: Any, index: int | None) -> list[int]:
+    """Return the labels of a sequence as a list of integers."""
+    try:
+        row = labels
+        if index is not None:
+            row = labels[index] if is_list(labels) else labels[index, ...]
+        found = [as_integer(label) for label in (row if is_list(row) else to_lists(row))]
+    except (LookupError, TypeError, AttributeError):
+        found = [None]
+    if None in found:
+        msg = f"labels must be those that were aligned; got {short_repr(labels)}"
+        raise CTCInputError(msg, argument="labels", value=labels)
+    return [label for label in found if label is not None]
 
 
 def _token(tokens: Any, label: int) -> str | None:

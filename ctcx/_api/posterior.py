@@ -271,8 +271,9 @@ def ctc_sample_paths(
     logits, labels, logit_lengths, label_lengths
         As for :func:`ctcx.ctc_loss`.
     uniforms : array (N, K, T), or (K, T) for one sequence
-        K numbers a frame from 0 up to, but not including, 1, in float32 or float64, of the library
-        and device of the logits. What stands past a sequence's length never matters.
+        Random numbers from 0 up to, but not including, 1: one for each sequence, each of the K
+        paths that are drawn of it, and each frame. In float32 or float64, of the library and device
+        of the logits. What stands past a sequence's length never matters.
     blank, time_major, backend, validate
         As for :func:`ctcx.ctc_loss`. ``time_major`` is about the logits only.
 
@@ -367,7 +368,10 @@ def check_uniforms(uniforms: Any, logits: Array, *, single: bool) -> None:
         axes, sizes = "(N, K, T)", f"N = {rows} and T = {frames}"
         if single:
             axes, sizes = "(K, T)", f"T = {frames}"
-        msg = f"uniforms must have shape {axes} with {sizes}, as the logits have; got {given}"
+        msg = (
+            f"uniforms must have shape {axes}, with {sizes}, as the logits have, and K the number "
+            f"of paths to draw; got {given}"
+        )
         raise CTCInputError(msg, argument="uniforms")
 
 

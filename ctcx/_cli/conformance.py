@@ -197,7 +197,8 @@ def _external(
             raise typer.BadParameter(msg, param_hint="--check")
         return check_answers(judge, dtype=dtype, failures=failures)
     assert command is not None  # noqa: S101 - one of the two was given
-    with _progress(len(chosen(check or None, operations))) as progress:
+    # The report names what failed; there is no need to, before it.
+    with _progress(len(chosen(check or None, operations)), tells=False) as progress:
         return run_command(
             command,
             operations=operations,
@@ -267,8 +268,11 @@ def _run(
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[Result], None]]:
-    """Show a bar on a terminal's standard error; tell of each failure there at once, bar or not."""
+def _progress(total: int, *, tells: bool = True) -> Iterator[Callable[[Result], None]]:
+    """Show a bar on a terminal's standard error; tell of each failure there at once, bar or not.
+
+    Where a run takes seconds, the report is soon enough: ``tells`` is False.
+    """
     err = console(stderr=True)
     bar = Progress(
         BarColumn(),
@@ -282,7 +286,7 @@ def _progress(total: int) -> Iterator[Callable[[Result], None]]:
     task = bar.add_task("", total=total)
 
     def progress(result: Result) -> None:
-        if result.bad:
+        if result.bad and tells:
             bar.console.print(Text.assemble(styled(result.status), f" {_where(result)}"))
         bar.update(task, advance=1, description=f"{result.namespace} {result.dtype} {result.check}")
 
@@ -341,7 +345,7 @@ def _print_failures(report: Report, *, everything: bool) -> None:
     if report.verdict and not everything:
         quiet = [group for group in bad if all(one.status == "failed" for one in group)]
         bad = [group for group in bad if group not in quiet]
-        names = [one.check for group in quiet for one in group]
+        names = [f"{one.device}:{one.check}".removeprefix("-:") for group in quiet for one in group]
         if names:
             show(Text(f"\n{len(names)} problems failed: {', '.join(names)}. --all shows each."))
     for group in bad:
@@ -358,8 +362,8 @@ def _print_verdict(report: Report) -> None:
     if report.explanation:
         show(Text(report.explanation))
     show(heading("One example"), Text(report.example))
-    if report.command:
-        show(Text(f"look at it: {report.command}"), soft_wrap=True)
+    for line in report.command.splitlines():
+        show(Text(f"look at it: {line}"), soft_wrap=True)
 
 
 def _subjects(results: Iterable[Result]) -> Table:

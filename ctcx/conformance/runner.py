@@ -55,7 +55,7 @@ class Report:
     example : str
         The first wrong number of the smallest problem that is wrong, in the order of computation.
     command : str
-        Shows that problem from inside; empty if no files were written for it.
+        Shows that problem from inside, a line for each operation; empty if no files were written.
     """
 
     backend: str

@@ -89,7 +89,7 @@ def all_findings(
             if len(found) > 1 and key in {"verdict", "explanation", "example"} and value:
                 value = f"{name}: {value}"  # noqa: PLW2901
             before = whole.get(key)
-            joined = isinstance(value, str) and before and key != "command"
+            joined = isinstance(value, str) and before
             whole[key] = f"{before}\n{value}" if joined and value else (before or value)
             if isinstance(value, tuple):
                 whole[key] = (*(before or ()), *value)
@@ -193,7 +193,7 @@ class OperationAnswers:
     dtype: str
     operation: ExternalOperation
     _given: list[Judged] = field(default_factory=list)
-    _wrong: list[tuple[Fixture, str]] = field(default_factory=list)
+    _wrong: list[tuple[Fixture, dict[str, Any], str]] = field(default_factory=list)
 
     def judge(self, fixture: Fixture, document: dict[str, Any]) -> tuple[Status, str]:
         """Return whether an answer is right, and else what is wrong; see :class:`LossAnswers`."""
@@ -218,21 +218,24 @@ class OperationAnswers:
         if not lines:
             no_score = self.operation.unique is not None and "score" not in document
             return "passed", "the answer has no score" if no_score else ""
-        self._wrong.append((fixture, f"{fixture.name}: {fixture.about}\n{lines[0]}"))
+        self._wrong.append((fixture, document, f"{fixture.name}: {fixture.about}\n{lines[0]}"))
         return "failed", _message(fixture, lines)
 
     def findings(self, failures: str | os.PathLike[str] | None) -> dict[str, Any]:
-        """Return what all answers together tell, as fields of a report."""
-        del failures  # `ctcx diagnose` looks at losses
+        """Return what all answers together tell; see :class:`LossAnswers`."""
         if not self._wrong:
             return {}
         found = likely_mistakes(self.operation, self._given, self.dtype)
-        _, example = min(self._wrong, key=lambda one: one[0].arrays["logits"].size)
+        wrong = min(self._wrong, key=lambda one: one[0].arrays["logits"].size)
+        fixture, document, example = wrong
         return {
             "verdict": found.verdict,
             "mistakes": tuple(mistake.name for mistake in found.mistakes),
             "explanation": found.explanation,
             "example": example,
+            "command": ""
+            if failures is None
+            else _written(Path(failures), fixture, document, f"{self.operation.name}-"),
         }
 
 
@@ -243,10 +246,10 @@ def _message(fixture: Fixture, wrong: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _written(folder: Path, fixture: Fixture, document: dict[str, Any]) -> str:
-    """Write a problem and the answer to it; return the command that shows both."""
-    problem = folder / f"{fixture.name}.fixture.json"
-    answer = folder / f"{fixture.name}.answer.json"
+def _written(folder: Path, fixture: Fixture, document: dict[str, Any], operation: str = "") -> str:
+    """Write a problem and the answer to it; return the command that looks at them."""
+    problem = folder / f"{operation}{fixture.name}.fixture.json"
+    answer = folder / f"{operation}{fixture.name}.answer.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save([fixture], problem)
@@ -255,4 +258,5 @@ def _written(folder: Path, fixture: Fixture, document: dict[str, Any]) -> str:
     except OSError as error:
         msg = f"{folder}: can't be written: {error.strerror}"
         raise CTCInputError(msg, argument="failures", value=str(folder)) from None
-    return shlex.join(["ctcx", "diagnose", str(problem), "--against", str(answer)])
+    against = [] if operation else ["--against", str(answer)]  # which knows losses and gradients
+    return shlex.join(["ctcx", "diagnose", str(problem), *against])
