@@ -323,7 +323,7 @@ BAD_UNIFORMS = {
     "another library": (lambda: torch.zeros(4, 2, 9), "must be an array of numpy"),
     "integers": (GOOD.astype(int), "one of the dtypes float32, float64; got int64"),
     "half": (GOOD.astype(np.float16), "one of the dtypes float32, float64; got float16"),
-    "no axis K": (GOOD[:, 0], r"\(N, K, T\) with N = 4 and T = 9.*got \(4, 9\)"),
+    "no axis K": (GOOD[:, 0], r"\(N, K, T\), with N = 4 and T = 9.*got \(4, 9\)"),
     "other frames": (GOOD[:, :, :8], r"got \(4, 2, 8\)"),
     "other sequences": (GOOD[:3], r"got \(3, 2, 9\)"),
 }
