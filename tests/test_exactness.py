@@ -227,7 +227,9 @@ def test_confident_logits_and_labels_that_hardly_fit(dtype, seed):
     check(logits, labels, np.array([64]), np.array([count]), dtype=dtype)
 
 
-@pytest.mark.parametrize("seed", range(40, 80))
+@pytest.mark.parametrize(
+    "seed", [40, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(41, 60))]
+)
 def test_sure_of_one_class_for_a_while_and_then_of_another(dtype, seed):
     """In any order, so that the path lies far below the best state for hundreds of frames."""
     rng = np.random.default_rng(seed)

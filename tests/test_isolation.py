@@ -155,8 +155,15 @@ def caught(action):
     return [str(warning.message) for warning in found]
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        # Each place and each error in turn, and all pairs among the slow tests.
+        pytest.param(place, error, marks=pytest.mark.slow if (i + j) % len(ERRORS) else ())
+        for i, place in enumerate(PLACES)
+        for j, error in enumerate(ERRORS)
+    ],
+)
 def test_whatever_a_plugin_raises_is_recorded_named_once_and_ctcx_goes_on(plugins, place, error):
     statement, told = ERRORS[error]
     code, action = PLACES[place]
