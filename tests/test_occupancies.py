@@ -368,7 +368,7 @@ def test_many_draws_for_one_output_are_mapped_over():
 def test_one_sequence_is_named_without_its_number():
     with pytest.raises(ctcx.CTCInputError, match=r"uniforms\[0, 3\] is 2.0"):
         ctcx.ctc_sample_paths(LOGITS[0], [1], np.array([[0, 0, 0, 2.0, 0, 0, 0, 0, 0]]))
-    with pytest.raises(ctcx.CTCInputError, match=r"shape \(K, T\) with T = 9"):
+    with pytest.raises(ctcx.CTCInputError, match=r"shape \(K, T\), with T = 9"):
         ctcx.ctc_sample_paths(LOGITS[0], [1], np.zeros((1, 2, 9)))
 
 
