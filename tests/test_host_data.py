@@ -239,6 +239,20 @@ NO_LABELS = {
     ),
     "a negative one": ([[1], [2, -1]], r"labels\[1, 1\] is -1 .*padding belongs past", (1, 1)),
 }
+
+
+def test_lengths_beyond_the_ends_of_lists_are_refused():
+    labels, lengths = [[1], [2, 3]], [2, 2]
+    logits, elsewhere = strict_array(LOGITS, "CPU_DEVICE"), strict_array(lengths, "CPU_DEVICE")
+    for call in (
+        lambda: ctcx.ctc_loss(logits, labels, None, elsewhere, blank=-1),
+        lambda: ctcx.min_frames(labels, lengths),
+        lambda: ctcx.labels_to_one_hot(labels, lengths, num_classes=4, num_frames=7, blank=0),
+    ):
+        with pytest.raises(ctcx.CTCInputError, match=r"labels\[0, 1\] is -1 .*that of lists"):
+            call()
+
+
 ONE_HOT = functools.partial(ctcx.labels_to_one_hot, num_classes=4, num_frames=7, blank=0)
 
 

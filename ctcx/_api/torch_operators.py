@@ -236,7 +236,7 @@ def _padded(rows: Any) -> tuple[Array, Array]:
     counts = torch.tensor(lengths, dtype=torch.int64, device="cpu")
     if width == 0:
         return torch.zeros((len(lengths), 0), dtype=torch.int64, device="cpu"), counts
-    padded_rows = [[*row, *[0] * (width - len(row))] for row in rows]
+    padded_rows = [[*row, *[-1] * (width - len(row))] for row in rows]
     return torch.tensor(padded_rows, device="cpu"), counts
 
 

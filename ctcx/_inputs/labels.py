@@ -75,7 +75,9 @@ def resolve_blank(blank: int, num_classes: int) -> int:
 
 
 def from_lists(rows: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pad ragged label lists: ``(labels (N, S), label_lengths (N,))``, S the longest, padding 0.
+    """Pad ragged label lists: ``(labels (N, S), label_lengths (N,))``, S the longest, padding -1.
+
+    -1 is no class, so that no other lengths can make labels of the padding.
 
     Raises
     ------
@@ -84,7 +86,7 @@ def from_lists(rows: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64
     """
     checked = [_row(sequence, row) for sequence, row in enumerate(rows)]
     lengths = np.asarray([len(row) for row in checked], dtype=np.int64)
-    labels = np.zeros((len(checked), max(lengths, default=0)), dtype=np.int64)
+    labels = np.full((len(checked), max(lengths, default=0)), -1)
     for sequence, row in enumerate(checked):
         labels[sequence, : len(row)] = row
     return labels, lengths
@@ -237,7 +239,7 @@ def _refuse_label(label: int, sequence: int, position: int, classes: int | None)
         if classes is not None:
             problem = f"expected 0 to {classes - 1} for num_classes={classes}"
         if label < 0:
-            problem += "; padding belongs past the sequence's label_lengths"
+            problem += "; padding belongs past the sequence's label_lengths (-1 is that of lists)"
     else:
         problem = (
             "that is the blank, which no label may be; padding belongs past the sequence's "

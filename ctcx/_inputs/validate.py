@@ -197,7 +197,7 @@ def _check_label(
         if wildcards:
             problem += f", or a wildcard ({', '.join(map(str, wildcards))})"
         if label < 0:
-            problem += "; padding belongs past the sequence's label_lengths"
+            problem += "; padding belongs past the sequence's label_lengths (-1 is that of lists)"
     elif label == blank:
         problem = (
             f"that is the blank (blank={blank}), which no label may be; padding belongs past the "
