@@ -88,7 +88,8 @@ class InfeasibleError(CTCInputError):
     Attributes
     ----------
     sequences : tuple of int
-        Their indices in the batch.
+        Their indices in the batch. A backend that computes a batch part by part, as the one for
+        dask.array does, stops at a part: the message says at which, and others may have more.
     """
 
     def __init__(self, message: str, *, sequences: tuple[int, ...]) -> None:

@@ -13,17 +13,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["nested_call", "numbered", "preferred"]
+__all__ = ["among", "nested_call", "numbered", "preferred"]
 
 preferred: ContextVar[tuple[str, ...] | None] = ContextVar("ctcx_use_backend", default=None)
 """Backends that are asked for: None if the environment decides, () for the automatic choice."""
 
-_first: ContextVar[int] = ContextVar("ctcx_first_sequence", default=0)
+_first: ContextVar[int | None] = ContextVar("ctcx_first_sequence", default=None)
 
 
 def numbered(sequence: int) -> int:
     """Give the number that errors call a sequence of this call by."""
-    return sequence + _first.get()
+    return sequence + (_first.get() or 0)
+
+
+def among(count: int) -> str:
+    """Say which sequences a call looks at: all there are, or those of a part of a batch."""
+    first = _first.get()
+    if first is None or count == 1:
+        return f"{count} sequences"
+    return f"the {count} sequences from {first} to {first + count - 1}"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ctcx._dispatch.results import fault, wrong_losses
 from ctcx._errors import CTCInputError, InfeasibleError
 from ctcx._inputs.host_data import to_lists
 from ctcx._inputs.validate import check_values, locate
-from ctcx._nesting import numbered
+from ctcx._nesting import among, numbered
 from ctcx._operations import OPERATIONS
 from ctcx._plugins.backend import Feature, Problem
 
@@ -159,7 +159,7 @@ def raise_if_infeasible(
     need = count + sum(one == other for one, other in pairwise(labels))
     why = f"-inf {masks} forbid them" if need <= frames else f"they need at least {need} frames"
     msg = (
-        f"no path emits the labels of {len(bad)} of {feasible.shape[0]} sequences: {shown}. "
+        f"no path emits the labels of {len(bad)} of {among(feasible.shape[0])}: {shown}. "
         f"Sequence {bad[0]} has {frames} frames and {count} labels: {why} (see ctcx.min_frames). "
         f"{goes_on} goes on."
     )
