@@ -11,7 +11,7 @@ from ctcx._arrays.probing import cupy_runtime_info, probe_cupy, probe_import
 from ctcx._cores import usable_cores
 from ctcx._typing import DTYPES
 from ctcx._version import __version__
-from ctcx.plugin import Backend, Feature, Namespace, hookimpl
+from ctcx.plugin import Backend, Feature, Namespace, Problem, hookimpl
 
 __all__ = ["ctcx_backends", "ctcx_namespaces", "ctcx_runtime_info"]
 
@@ -26,6 +26,19 @@ _WORTH_KNOWING = (
     "mlx",
     "numba",
 )
+
+
+def _lacks_of_library(problem: Problem) -> str | None:
+    """Refuse dask.array where the core needs more than it has."""
+    if problem.namespace == "dask.array" and problem.operation not in _WITHOUT_TAKING:
+        return (
+            "dask.array has no take_along_axis: ctcx-dask has align, greedy and beam_search; "
+            "for others compute the arrays first"
+        )
+    return None
+
+
+_WITHOUT_TAKING = frozenset({"loss", "loss_and_grad", "occupancies"})
 
 
 @hookimpl
@@ -48,6 +61,7 @@ def ctcx_backends() -> list[Backend]:
             devices=frozenset({"*"}),
             dtypes=frozenset(DTYPES),
             features=frozenset(Feature) - {Feature.CHECKS_VALUES, Feature.DELEGATES, Feature.LAZY},
+            accepts=_lacks_of_library,
             priority=-1000,
             opt_in=False,
             summary="the core, for any library that implements the array API standard",

@@ -25,7 +25,7 @@ def ctcx_backends() -> list[Backend]:
             kernels={name: f"ctcx_dask.kernels:{name}" for name in operations},
             namespaces=frozenset({"dask.array"}),
             devices=frozenset({"*"}),
-            dtypes=_DTYPES,
+            dtypes=_DTYPES | {"bfloat16"},
             features=frozenset(
                 {
                     Feature.GRAD,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import array_api_compat
 import dask.array as da
 import numpy as np
 
@@ -264,7 +263,9 @@ def _compute(
             share *= blocks["logits"].shape[1 if options["time_major"] else 0]
         loss, *others = found
         if share != 1:
-            loss, others[:1] = loss * share, [grad * share for grad in others[:1]]
+            loss = loss * share
+            # NumPy makes float32 of bfloat16 times a number.
+            others[:1] = [(grad * share).astype(grad.dtype) for grad in others[:1]]
         found = (loss.reshape(1), *others)
     return tuple(
         part if pad is None else _padded(part, *pad) for part, pad in zip(found, pads, strict=True)
@@ -286,9 +287,5 @@ def _only(block: Any) -> Block:
 def _padded(part: Block, width: int, fill: int) -> Block:
     """Pad the last axis on the right."""
     missing = width - part.shape[-1]
-    if missing == 0:
-        return part
-    xp = array_api_compat.array_namespace(part)
-    shape = (*part.shape[:-1], missing)
-    device = array_api_compat.device(part)
-    return xp.concat([part, xp.full(shape, fill, dtype=part.dtype, device=device)], axis=-1)
+    ends = [(0, 0)] * (part.ndim - 1) + [(0, missing)]
+    return np.pad(part, ends, constant_values=fill) if missing else part

@@ -86,6 +86,31 @@ def test_reductions(function, reduction, dtype):
     check_same(function(*lazy, **options), function(*whole, **options))
 
 
+def test_bfloat16_is_computed_in_blocks():
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    whole = problem(1, bfloat16)
+    lazy = in_chunks(whole, 9, 9, 9, 9)
+    for name, options in CALLS.items():
+        check_same(call(name, lazy, **options), call(name, whole, **options))
+    right = ctcx.ctc_loss_and_grad(*whole, reduction="mean", infeasible="zero").grad
+    found = ctcx.ctc_loss_and_grad(*lazy, reduction="mean", infeasible="zero").grad.compute()
+    assert found.dtype == right.dtype == bfloat16
+    np.testing.assert_allclose(found.astype(float), right.astype(float), rtol=0.02, atol=1e-5)
+
+
+def test_lazy_lengths_beyond_the_ends_of_lists_are_refused():
+    with pytest.raises(ctcx.CTCInputError, match=r"labels\[0, 1\] is -1 .*that of lists"):
+        ctcx.ctc_loss(
+            LAZY[:2], [[1], [2, 3]], None, da.from_array(np.array([2, 2])), blank=5
+        ).compute(scheduler="synchronous")
+
+
+def test_the_core_says_what_it_cannot_do_on_dask_arrays():
+    for name in ("ctc_align", "ctc_greedy", "ctc_beam_search"):
+        with pytest.raises(ctcx.BackendRejectedError, match="no take_along_axis: ctcx-dask has al"):
+            call(name, (LAZY, LABELS, None, None), backend="array-api")
+
+
 def test_lists_of_labels_and_options_of_each_function():
     lazy, labels = da.from_array(LOGITS, chunks=(5, -1, -1)), [[1, 2], [3], []] * 7 + [[1], [2]]
     for options in (
@@ -145,7 +170,7 @@ def test_errors_in_blocks_name_sequences_of_the_whole(scheduler):
     assert (found.value.argument, found.value.sequence, found.value.value) == ("labels", 17, 9)
     lengths = np.where(np.arange(N) == 20, 1, T)
     lazy = ctcx.ctc_align(*in_chunks((LOGITS, LABELS, lengths), 10, 10, 10))
-    with pytest.raises(ctcx.InfeasibleError, match=r"sequences: 20\. Sequence 20 has 1 frames"):
+    with pytest.raises(ctcx.InfeasibleError, match=r"1 of the 3 sequences from 20 to 22: 20\. Seq"):
         computed(lazy.states, scheduler)
 
 
