@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,7 +54,10 @@ def score_command(
 
     Writes a table with the columns sequence, loss, feasible, frames and labels. Needs ctcx-dask.
     """
-    with activity("scoring") as tell:
+    with warnings.catch_warnings(), activity("scoring") as tell:
+        warnings.showwarning = lambda message, *_, **__: typer.echo(
+            f"ctcx: warning: {message}", err=True
+        )
         summary = _scorer()(
             corpus,
             out,
@@ -62,12 +67,8 @@ def score_command(
         )
     infeasible = f", {summary.infeasible:,} of them infeasible" if summary.infeasible else ""
     typer.echo(f"written: {out}", err=True)
-    show(
-        Text(
-            f"{summary.sequences:,} sequences{infeasible}, in {summary.seconds:.1f} s; "
-            f"the mean loss is {summary.mean:.4g}"
-        )
-    )
+    mean = "" if math.isnan(summary.mean) else f"; the mean loss is {summary.mean:.4g}"
+    show(Text(f"{summary.sequences:,} sequences{infeasible}, in {summary.seconds:.1f} s{mean}"))
 
 
 def _scorer() -> Callable[..., Any]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,14 +52,40 @@ class Summary(NamedTuple):
     seconds: float
 
 
+class _Stored:
+    """An array of a corpus, which each process opens anew to read from it.
+
+    Where a path leads nowhere, Zarr would read zeros from an array that was opened elsewhere.
+    """
+
+    def __init__(self, corpus: str, name: str, array: Any) -> None:
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+        self._corpus, self._name = corpus, name
+
+    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
+        import zarr
+
+        try:
+            array = zarr.open_array(self._corpus, path=self._name, mode="r")
+            if (array.shape, array.dtype) == (self.shape, self.dtype):
+                return np.asarray(array[index])
+            why = f"here it has the shape {array.shape} and the dtype {array.dtype}"
+        except Exception as error:  # noqa: BLE001 - of codecs and stores, which raise what they like
+            why = f"{type(error).__name__}: {error}"
+        first, end, _ = index[0].indices(self.shape[0])
+        msg = f"{self._name}[{first}:{end}] can't be read from {self._corpus}: {why}"
+        raise ctcx.CTCInputError(msg, argument="corpus", sequence=first)
+
+
 def open_corpus(path: str, *, block_bytes: int = BLOCK_BYTES) -> Corpus:
     """Open a Zarr group as dask arrays.
 
     Parameters
     ----------
     path : str
-        Of the group, with the arrays ``logits`` (N, T, C), ``labels`` (N, S), ``logit_lengths`` and
-        ``label_lengths`` (N,), and the attribute ``blank``.
+        Of the group, the same for all workers of a cluster. It has the arrays ``logits``
+        (N, T, C), ``labels`` (N, S), ``logit_lengths`` and ``label_lengths`` (N,), and the
+        attribute ``blank``.
     block_bytes : int
         A block of logits is of whole sequences, of whole chunks of the file, and as large as this
         if the file's chunks are smaller.
@@ -63,9 +94,17 @@ def open_corpus(path: str, *, block_bytes: int = BLOCK_BYTES) -> Corpus:
     ------
     CTCInputError
         It isn't there, or is no corpus; says what is wrong.
+
+    Warns
+    -----
+    UserWarning
+        The file lacks chunks, which Zarr reads as zeros: writing it may have been interrupted.
     """
+    _require("zarr")
     import zarr
 
+    if "://" not in path:
+        path = str(Path(path).absolute())  # as workers have other working directories
     try:
         group = zarr.open_group(path, mode="r")
         arrays = {name: group[name] for name in _AXES if name in group}
@@ -80,21 +119,46 @@ def open_corpus(path: str, *, block_bytes: int = BLOCK_BYTES) -> Corpus:
         if len(getattr(array, "shape", ())) != _AXES[name]
     ]
     if isinstance(blank, bool) or not isinstance(blank, int):
-        faults.append(f"its attribute blank is {blank!r}, expected the class of the blank")
+        faults.append(
+            f"its attribute blank is {blank!r}, expected the class of the blank, an integer"
+        )
     if faults:
         msg = f"{path} is no corpus: {'; '.join(faults)}"
         raise ctcx.CTCInputError(msg, argument="corpus")
+    for name, array in arrays.items():
+        missing = array.nchunks - array.nchunks_initialized if array.store.supports_listing else 0
+        if missing and 0 not in array.shape:
+            msg = (
+                f"{path} lacks {missing} of the {array.nchunks} chunks of {name}, which count as "
+                f"zeros: was its writing interrupted?"
+            )
+            warnings.warn(msg, stacklevel=2)
     logits = arrays["logits"]
     rows = (logits.shards or logits.chunks)[0]
     row_bytes = max(1, int(np.prod(logits.shape[1:])) * logits.dtype.itemsize)
     rows = max(1, rows) * max(1, block_bytes // (max(1, rows) * row_bytes))
+    stored = {name: _Stored(path, name, array) for name, array in arrays.items()}
+
+    def lazy(name: str, *chunks: int) -> Any:
+        meta = np.empty((0,) * len(chunks), arrays[name].dtype)
+        options = {"chunks": chunks, "meta": meta, "inline_array": True, "name": False}
+        return da.from_array(stored[name], **options)
+
     return Corpus(
-        da.from_zarr(logits, chunks=(rows, -1, -1), inline_array=True),
-        da.from_zarr(arrays["labels"], chunks=(rows, -1), inline_array=True),
-        arrays["logit_lengths"][:],
-        arrays["label_lengths"][:],
+        lazy("logits", rows, -1, -1),
+        lazy("labels", rows, -1),
+        stored["logit_lengths"][:,],
+        stored["label_lengths"][:,],
         blank,
     )
+
+
+def _require(*modules: str) -> None:
+    """Refuse to go on without packages, before anything is computed."""
+    for module in modules:
+        if util.find_spec(module) is None:
+            msg = f"this needs {module}, which is not installed (pip install 'ctcx-dask[score]')"
+            raise ctcx.CTCError(msg)
 
 
 def score(
@@ -113,7 +177,8 @@ def score(
         A Zarr group, as in :func:`open_corpus`.
     out : str
         ``NAME.parquet`` or ``NAME.zarr``, with the columns, or arrays, ``sequence``, ``loss``,
-        ``feasible``, ``frames`` and ``labels``. It is there whole or not at all.
+        ``feasible``, ``frames`` and ``labels``. It is there whole or not at all. A file is
+        replaced, a folder is not.
     scheduler : str, optional
         Address of a scheduler of dask.distributed; default: threads of this process.
     backend : str, optional
@@ -130,7 +195,12 @@ def score(
     CTCInputError
         No corpus, a wrong value in it, another kind of file to write, or no scheduler.
     CTCError
-        Workers died.
+        Workers died, or a package is missing here or there.
+
+    Warns
+    -----
+    UserWarning
+        As :func:`open_corpus`; or the scheduler has no workers yet.
     """
     start = time.perf_counter()
     writers = {".parquet": _write_parquet, ".zarr": _write_zarr}
@@ -138,6 +208,8 @@ def score(
     if write is None:
         msg = f"out must end in {' or '.join(writers)}, got {out!r}"
         raise ctcx.CTCInputError(msg, argument="out", value=out)
+    _check_free(out)
+    _require(*["pyarrow"] * out.endswith(".parquet"), *["distributed"] * (scheduler is not None))
     found = open_corpus(corpus)
     names = ("dask",) if backend is None else ("dask", backend)
     with ctcx.use_backend(*names):
@@ -155,10 +227,27 @@ def score(
         "frames": found.logit_lengths,
         "labels": found.label_lengths,
     }
-    write(out, columns)
-    mean = float(loss[feasible].mean(dtype=np.float64)) if feasible.any() else 0.0
+    with tempfile.TemporaryDirectory(dir=Path(out).parent, prefix=f".{Path(out).name}.") as folder:
+        whole = Path(folder) / "table"
+        write(whole, columns)
+        _check_free(out)  # it may have come into being
+        whole.replace(out)
+    mean = float(loss[feasible].mean(dtype=np.float64)) if feasible.any() else float("nan")
     seconds = time.perf_counter() - start
     return Summary(len(loss), int((~feasible).sum()), mean, seconds)
+
+
+def _check_free(out: str) -> None:
+    """Refuse to write where a folder would be replaced, such as the corpus, or there is none."""
+    target = Path(out)
+    problem = None
+    if target.is_dir() or (target.exists() and target.suffix == ".zarr"):
+        problem = "exists: remove it, or choose another name"
+    elif not target.absolute().parent.is_dir():
+        problem = "can't be written, as its directory doesn't exist"
+    if problem is not None:
+        msg = f"out={out!r} {problem}"
+        raise ctcx.CTCInputError(msg, argument="out", value=out)
 
 
 def _computed(
@@ -178,6 +267,9 @@ def _computed(
             found: Sequence[NDArray[Any]] = client.gather(futures)
         except KilledWorker as error:
             msg = f"workers died again and again: has each enough memory? {error}"
+            raise ctcx.CTCError(msg) from error
+        except ImportError as error:
+            msg = f"the workers of the cluster need ctcx-dask and zarr: {error}"
             raise ctcx.CTCError(msg) from error
         finally:
             client.cancel(futures)
@@ -204,39 +296,42 @@ class _Progress(Callback):  # type: ignore[misc]
 def _connected(address: str) -> Iterator[Any]:
     """Connect to a scheduler."""
     from distributed import Client
+    from distributed.core import rpc
+    from distributed.security import Security
 
+    async def ask() -> object:
+        arguments = Security().get_connection_args("client")
+        async with rpc(address, timeout=10, connection_args=arguments) as server:
+            answer = await asyncio.wait_for(server.identity(), 10)
+            return answer.get("type", answer)
+
+    # A client that can't connect waits far longer, and in vain, to say goodbye. In a thread of its
+    # own, as a notebook has a loop already.
     try:
-        client = Client(address, timeout="10s", set_as_default=False)
-    except (OSError, ValueError) as error:
-        msg = f"there is no scheduler of dask.distributed at {address!r}: {error}"
-        raise ctcx.CTCInputError(msg, argument="scheduler", value=address) from error
-    with client:
+        with ThreadPoolExecutor(1) as thread:
+            kind = thread.submit(asyncio.run, ask()).result()
+        why = "" if kind == "Scheduler" else f"it is a {kind}"
+    except Exception as error:  # noqa: BLE001 - an address can be wrong in any way
+        why = str(error) or "no answer within 10 s"
+    if why:
+        msg = f"there is no scheduler of dask.distributed at {address!r}: {why}"
+        raise ctcx.CTCInputError(msg, argument="scheduler", value=address)
+    with Client(address, timeout="10s", set_as_default=False) as client:
+        if not client.scheduler_info()["workers"]:
+            warnings.warn(f"the scheduler at {address} has no workers yet", stacklevel=4)
         yield client
 
 
-def _write_parquet(out: str, columns: Mapping[str, NDArray[Any]]) -> None:
+def _write_parquet(out: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    partial_file = Path(f"{out}.part")
-    try:
-        parquet.write_table(pa.table(dict(columns)), partial_file)
-        partial_file.replace(out)
-    finally:
-        partial_file.unlink(missing_ok=True)
+    parquet.write_table(pa.table(dict(columns)), out)
 
 
-def _write_zarr(out: str, columns: Mapping[str, NDArray[Any]]) -> None:
-    import shutil
-
+def _write_zarr(out: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     import zarr
 
-    partial_folder = Path(f"{out}.part")
-    try:
-        group = zarr.open_group(partial_folder, mode="w")
-        for name, column in columns.items():
-            group.create_array(name, data=column)
-        shutil.rmtree(out, ignore_errors=True)
-        partial_folder.rename(out)
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
+    group = zarr.open_group(out, mode="w")
+    for name, column in columns.items():
+        group.create_array(name, data=column)

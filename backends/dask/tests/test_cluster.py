@@ -22,7 +22,7 @@ WHOLE = problem(3)
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("workers"))
-    options = {"dashboard_address": None, "local_directory": folder, "threads_per_worker": 1}
+    options = {"dashboard_address": ":0", "local_directory": folder, "threads_per_worker": 1}
     with LocalCluster(n_workers=2, **options) as cluster, Client(cluster) as client:
         yield client
 
@@ -102,11 +102,18 @@ def no_labels(path):
     return path
 
 
+def damaged(path):
+    write_corpus(path, logits=(4, 14, 6))
+    (path / "logits" / "c" / "3" / "0" / "0").write_bytes(b"nothing that can be decompressed")
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (wrong_label, "is 77 (sequence "),
         (no_labels, "is no corpus: it has no array labels; it has no array logit_lengths"),
+        (damaged, "logits[0:23] can't be read from "),
         (no_labels, "its attribute blank is None, expected the class of the blank"),
         (lambda path: write_corpus(path, WHOLE[:1] * 4), "labels has the shape (23, 14, 6), ex"),
         (lambda path: path, "can't be read as a group of Zarr"),
@@ -122,6 +129,51 @@ def test_score_says_what_is_wrong_and_writes_nothing(tmp_path, make, words):
     assert [path.name for path in tmp_path.iterdir() if path != corpus] == []
 
 
+def test_a_corpus_that_is_elsewhere_is_not_taken_for_zeros(tmp_path, monkeypatch):
+    from ctcx_dask.scoring import open_corpus
+
+    write_corpus(tmp_path / "corpus.zarr")
+    monkeypatch.chdir(tmp_path)
+    logits = open_corpus("corpus.zarr").logits
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(logits.compute(scheduler="synchronous"), WHOLE[0])
+    (tmp_path / "corpus.zarr").rename(tmp_path / "gone.zarr")
+    with pytest.raises(ctcx.CTCInputError, match=r"logits\[0:23\] can't be read from /"):
+        logits.compute(scheduler="synchronous")
+
+
+def test_chunks_that_were_never_written_are_told_of(tmp_path):
+    from ctcx_dask.scoring import score
+
+    corpus = write_corpus(tmp_path / "corpus.zarr", logits=(4, 14, 6))
+    (corpus / "logits" / "c" / "3" / "0" / "0").unlink()
+    with pytest.warns(UserWarning, match="lacks 1 of the 6 chunks of logits, which count as zeros"):
+        score(str(corpus), str(tmp_path / "scores.parquet"))
+
+
+@pytest.mark.parametrize("name", ["corpus.zarr", "a file.zarr", "none/scores.parquet"])
+def test_score_replaces_no_folder(tmp_path, name):
+    from ctcx_dask.scoring import score
+
+    corpus = write_corpus(tmp_path / "corpus.zarr")
+    (tmp_path / "a file.zarr").write_text("kept")
+    with pytest.raises(ctcx.CTCInputError, match=r"^out=.* exists: remove it, or|doesn't exist"):
+        score(str(corpus), str(tmp_path / name))
+    np.testing.assert_array_equal(zarr.open_group(corpus, mode="r")["logits"][:], WHOLE[0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a file.zarr", "corpus.zarr"]
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://x:1", "a worker"])
+def test_an_address_without_a_scheduler(client, tmp_path, address):
+    from ctcx_dask.scoring import score
+
+    if address == "a worker":
+        address = next(iter(client.scheduler_info()["workers"]))
+    corpus = str(write_corpus(tmp_path / "corpus.zarr"))
+    with pytest.raises(ctcx.CTCInputError, match=r"no scheduler of dask\.distributed at '.*': \w+"):
+        score(corpus, str(tmp_path / "scores.parquet"), scheduler=address)
+
+
 def test_score_tells_of_each_block_and_takes_a_backend(client, tmp_path):
     from ctcx_dask import scoring
 
@@ -131,7 +183,7 @@ def test_score_tells_of_each_block_and_takes_a_backend(client, tmp_path):
         with ctcx.trace() as runs:
             summary = scoring.score(
                 corpus,
-                str(tmp_path / "scores.zarr"),
+                str(tmp_path / f"scores{len(told)}{scheduler is None}.zarr"),
                 scheduler=scheduler,
                 backend="array-api",
                 progress=lambda *now, told=told: told.append(now),
