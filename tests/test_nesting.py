@@ -47,7 +47,10 @@ def test_a_kernel_error_can_be_pickled():
         ({"labels": [[1], [9], [2]]}, "labels[1001, 0] is 9 (sequence 1001, position 0)"),
         ({"logit_lengths": [4, 5, 4]}, "logit_lengths[1001] is 5"),
         ({"logits": LOGITS * [[[1]], [[np.nan]], [[1]]]}, "logits[1001, 0, 0] is nan (sequence"),
-        ({"labels": [[1], [2] * 4, [1]], "infeasible": "raise"}, "of 1 of 3 sequences: 1001. Se"),
+        (
+            {"labels": [[1], [2] * 4, [1]], "infeasible": "raise"},
+            "of 1 of the 3 sequences from 1000 to 1002: 1001. Se",
+        ),
     ],
 )
 def test_errors_of_nested_calls_number_sequences_as_in_the_whole_batch(arguments, words):
