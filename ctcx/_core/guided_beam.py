@@ -403,10 +403,9 @@ class GuidedBeam:
             bonus = bonus + phrases.gains.take(row[:, None, :] + column[:, :, None])
         if self._said is not None:
             where = (rows[:, None, None], beam.cell[:, None, :], classes[:, :, None])
-            gains = self._said[where]
-            most = np.where(np.isnan(gains), TOLERATED * self._guide.weight, gains)
-            reach = new + bonus + most
-            wanted = (reach >= least[:, None, None]) & (new > -_INFINITY)
+            gains, wanted = self._said[where], new > -_INFINITY
+            if self._guide.every_label is None:
+                wanted &= new + bonus + TOLERATED * self._guide.weight >= least[:, None, None]
             for m, k, i in zip(*np.nonzero(wanted & np.isnan(gains)), strict=True):
                 label = int(classes[m, k])
                 gain = self._guide.model_gain(self._words[int(beam.node[m, i])], label)
