@@ -276,7 +276,8 @@ def any_traced(*arrays: Array) -> bool:
     So it is for torch tensors on the meta device, for JAX tracers, and for any array of JAX's,
     also one with values, where JAX stages operations (:func:`ctcx._arrays.jax.is_staging`): in a
     function under ``jax.jit``, ``jax.lax.scan``, ``jax.checkpoint``, ``jax.shard_map``, ... And for
-    arrays of MLX's under ``mx.compile`` and ``mx.vmap``; others of MLX's are computed.
+    arrays of MLX's under ``mx.compile`` and ``mx.vmap``; others of MLX's are computed. An array of
+    ndonnx's that has no value is a place in a graph of ONNX.
     """
     # Loops, not any(): this is asked several times a call.
     jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
@@ -296,7 +297,19 @@ def any_traced(*arrays: Array) -> bool:
     mlx = sys.modules.get("mlx.core")
     if mlx is not None and any(isinstance(array, mlx.array) for array in arrays):
         return bool(_in_mlx().is_traced(*arrays))
-    return False
+    ndonnx = sys.modules.get("ndonnx")
+    return ndonnx is not None and any(
+        isinstance(array, ndonnx.Array) and not _has_value(array) for array in arrays
+    )
+
+
+def _has_value(array: Any) -> bool:
+    """Whether an array of ndonnx's is more than a place in a graph."""
+    try:
+        array.unwrap_numpy()
+    except ValueError:
+        return False
+    return True
 
 
 def _is_staging_jax(*arrays: Array) -> bool:

@@ -25,9 +25,18 @@ def exported(function, values):
     return session.run(None, dict(zip(inputs, values, strict=True)))
 
 
+def beam_search(x, _, logit_lengths, *rest):
+    return ctcx.ctc_beam_search(x[:, :4, :], logit_lengths % 5, width=3, exact_scores=False)
+
+
 FUNCTIONS = {
-    "loss and gradient": lambda x, *rest: ctcx.ctc_loss_and_grad(x, *rest, validate=False),
-    "alignment": lambda x, *rest: ctcx.ctc_align(x, *rest, infeasible="empty", validate=False),
+    "loss and gradient": ctcx.ctc_loss_and_grad,
+    "mean": lambda *arrays: (ctcx.ctc_loss(*arrays, infeasible="zero", reduction="mean"),),
+    "alignment": lambda *arrays: ctcx.ctc_align(*arrays, infeasible="empty"),
+    "greedy": lambda x, _, logit_lengths, *rest: ctcx.ctc_greedy(x, logit_lengths),
+    "beam search": beam_search,
+    "occupancies": lambda *arrays: ctcx.ctc_occupancies(*arrays, states=True),
+    "entropy": lambda *arrays: (ctcx.ctc_entropy(*arrays),),
 }
 
 
@@ -40,7 +49,8 @@ def test_an_exported_file_has_the_same_numbers(name):
     found = exported(FUNCTIONS[name], values)
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+        here = tuple(map(slice, other.shape))  # without values, decoded labels are as wide as T
+        np.testing.assert_allclose(one[here], other, atol=1e-5)
 
 
 def test_eager_arrays_of_ndonnx():
