@@ -14,6 +14,7 @@ import pytest
 
 import ctcx
 import ctcx.plugin
+from ctcx.conformance import run_conformance
 from ctcx.plugin import Backend, Feature, Namespace
 from tests.helpers import current_registry, optional, posix_only, reload_plugins
 
@@ -180,6 +181,41 @@ def test_whatever_a_plugin_raises_is_recorded_named_once_and_ctcx_goes_on(plugin
     text = everything()
     if place not in {"cases", "cases, late", "lower bounds", "runtime info", "runtime info, late"}:
         assert re.search(told, text)
+
+
+LIBRARY = """
+from ctcx.plugin import Namespace, hookimpl
+def trouble(*_): raise KeyboardInterrupt('no device')
+def nothing(): return []
+def things(): return [object()]
+def names(): return ['cpu']
+def mine(*_): raise ValueError('no array')
+@hookimpl
+def ctcx_namespaces():
+    return [Namespace(name='json', distribution='json', from_numpy='ctcx_it:mine',
+                      to_numpy='ctcx_it:mine', {more})]
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("devices='ctcx_it:trouble'", "json: KeyboardInterrupt: no device"),
+        ("devices='ctcx_it:nothing'", r"json: its devices() gave []"),
+        ("devices='ctcx_it:things'", "expected names of devices"),
+        ("devices='ctcx_it:absent'", "has no attribute 'absent'"),
+        ("devices='ctcx_it:names', probe=trouble", "its probe() raised KeyboardInterrupt"),
+        ("devices='ctcx_it:names'", "json-cpu-float32: no array"),
+    ],
+)
+def test_a_library_that_cannot_be_used_keeps_the_kit_from_no_other(plugins, more, told):
+    plugins.write("it", LIBRARY.replace("{more}", more))
+    plugins.load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = run_conformance("array-api", dtypes=["float32"], checks=["check_closed_forms"])
+    assert told in " ".join(f"{what}: {why}" for what, why in report.not_run.items())
+    assert {result.namespace for result in report.results} >= {"numpy"}
 
 
 @pytest.mark.parametrize(

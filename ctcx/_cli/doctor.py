@@ -26,12 +26,11 @@ from ctcx._cli.output import (
     unwarned,
 )
 from ctcx._dispatch.requested import VARIABLE
-from ctcx._errors import one_line, printable
+from ctcx._errors import printable
 from ctcx._isolation import attempt
-from ctcx._plugins.loader import at_most
+from ctcx._plugins.loader import devices_of
 from ctcx._plugins.registry import DISABLE, registry
 from ctcx._plugins.reporting import STRICT, strict
-from ctcx._plugins.targets import load_target
 from ctcx.conformance._drawing import DRAW, SEED, THOROUGH
 from ctcx.conformance._plan import REQUIRED, SLOW
 
@@ -159,14 +158,8 @@ def _examine(library: Namespace, reason: str | None) -> _Library:
     version = _version(library, importable=reason is None)
     if reason:
         return _Library(name=library.name, version=version, reason=reason)
-    devices, error = attempt(_devices, library)
-    if error is not None:
-        return _Library(name=library.name, version=version, reason=one_line(error))
-    return _Library(name=library.name, version=version, devices=devices)
-
-
-def _devices(library: Namespace) -> tuple[str, ...]:
-    return tuple(printable(str(device)) for device in at_most(load_target(library.devices)()))
+    devices, reason = devices_of(library)
+    return _Library(name=library.name, version=version, devices=devices, reason=reason or "")
 
 
 def _version(library: Namespace, *, importable: bool) -> str:

@@ -22,6 +22,7 @@ from ctcx._dispatch.report import backends as known_backends
 from ctcx._errors import BackendRejectedError, one_line
 from ctcx._peers import PEERS, PREPARE, MissingError
 from ctcx._plugins.backend import Feature
+from ctcx._plugins.loader import devices_of
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
 from ctcx.data.bundled import BundledBatch, greedy_readings, notebook_fixture, ocr_lines
@@ -227,9 +228,8 @@ def _unusable(
 
 def _devices(library: Namespace, *, all_devices: bool, rows: list[BackendResult]) -> Iterator[str]:
     """Yield the devices to compute on; that they can't be told is a row of its own."""
-    try:
-        devices = tuple(load_target(library.devices)())
-    except Exception as error:  # noqa: BLE001 - a library may raise anything
+    devices, reason = devices_of(library)
+    if reason is not None:
         rows.append(
             BackendResult(
                 input=None,
@@ -237,10 +237,9 @@ def _devices(library: Namespace, *, all_devices: bool, rows: list[BackendResult]
                 library=library.name,
                 device=None,
                 verdict="failed",
-                reason=one_line(error),
+                reason=reason,
             )
         )
-        return
     # Its further devices are the same processor under other names.
     pretended = library.name == "array_api_strict" and not all_devices
     yield from devices[:1] if pretended else devices

@@ -23,7 +23,7 @@ from ctcx._plugins.backend import API_VERSION, Backend
 from ctcx._plugins.fields import check_name
 from ctcx._plugins.namespace import Namespace
 from ctcx._plugins.records import SkippedDescriptor
-from ctcx._plugins.targets import check_target
+from ctcx._plugins.targets import check_target, load_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -133,6 +133,16 @@ def ask(draft: PluginState, hook: str) -> Any:
     assert draft.manager is not None  # noqa: S101 - it has been loaded
     results = getattr(draft.manager.hook, hook)()
     return results[0] if results else None
+
+
+def devices_of(library: Namespace) -> tuple[tuple[str, ...], str | None]:
+    """Names of the devices that an array library's plugin finds, or why they can't be told."""
+    found, error = attempt(lambda: at_most(load_target(library.devices)()))
+    if error is not None:
+        return (), one_line(error)
+    if not found or not all(issubclass(type(name), str) for name in found):
+        return (), f"its devices() gave {shown(found)}, expected names of devices"
+    return tuple(map(printable, found)), None
 
 
 def at_most(things: Iterable[Any]) -> list[Any]:

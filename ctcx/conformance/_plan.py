@@ -13,8 +13,8 @@ import numpy as np
 from ctcx._arrays.facts import describe
 from ctcx._environment import split_names
 from ctcx._errors import CTCError, UnknownBackendError
+from ctcx._plugins.loader import devices_of
 from ctcx._plugins.registry import registry
-from ctcx._plugins.targets import load_target
 from ctcx._typing import DTYPES
 from ctcx.conformance import _checks  # noqa: F401 - registers the checks
 from ctcx.conformance._checks.registry import Check, registered_checks
@@ -225,7 +225,7 @@ def _libraries(
             continue
         if only is not None and name not in only:
             continue
-        if reason := entry.namespace.probe():
+        if reason := registry().namespace_unusable(name):
             plan.not_run[name] = reason
             if name in required:
                 plan.problems.append(f"{REQUIRED} requires {name!r}, but {reason}")
@@ -256,7 +256,12 @@ def _devices(
     backend: Backend, library: Namespace, seen: set[str], plan: CheckPlan
 ) -> Iterator[str]:
     """Yield the library's devices of the kinds that the backend declares."""
-    for device in load_target(library.devices)():
+    devices, reason = devices_of(library)
+    if reason is not None:
+        plan.not_run[library.name] = reason
+        if library.name in _required():
+            plan.problems.append(f"{REQUIRED} requires {library.name!r}, but {reason}")
+    for device in devices:
         seen.add(device)
         if {device.partition(":")[0], "*"} & backend.devices:
             yield device
