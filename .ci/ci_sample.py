@@ -31,8 +31,11 @@ SAMPLE = {
     *("check_align", "check_greedy", "check_beam_search", "check_guided_search"),
     *("check_occupancies_by_enumeration", "check_sample_paths"),
 }
-# What JAX compiles for float16 takes minutes, and is what it compiles for bfloat16.
-NOT_SAMPLED = r"jax\.numpy-\S+-float16"
+# What JAX compiles for half precision takes minutes, and differs in the first and last operations.
+COMPILED = r"jax\.numpy-\S+-b?float16"
+SAMPLE_OF_COMPILED = r"jax\.numpy-\S+-bfloat16 check_(loss|half_precision|greedy)"
+# Whether other backends' code runs doesn't depend on the library.
+ON_NUMPY_ONLY = r"(torch|jax|array_api_strict)\S+ check_\w*computes_by_itself"
 EVERY_FOURTH = {
     "tests/test_outside.py::test_one_mistake_is_named_over_all_problems_or_said_to_be_unknown",
     "tests/test_jax_transformations.py::test_arrays_with_values",
@@ -52,6 +55,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             seen[name] += 1
         if planned := PLANNED.search(item.nodeid):
             suite, check, where = planned.groups()
-            whole = re.fullmatch(WHOLE.get(suite, ".*"), where)
-            if not whole and (check not in SAMPLE or re.fullmatch(NOT_SAMPLED, where)):
+            if not _is_run(suite, check, where):
                 item.add_marker(pytest.mark.thorough)
+
+
+def _is_run(suite: str, check: str, where: str) -> bool:
+    """Whether a run that isn't thorough has this check of the kit."""
+    if re.fullmatch(WHOLE.get(suite, ".*"), where):
+        return not re.fullmatch(ON_NUMPY_ONLY, f"{where} {check}")
+    if re.fullmatch(COMPILED, where):
+        return bool(re.fullmatch(SAMPLE_OF_COMPILED, f"{where} {check}"))
+    return check in SAMPLE
