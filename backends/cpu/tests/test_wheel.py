@@ -13,6 +13,7 @@ import pytest
 pytestmark = [
     pytest.mark.wheel,
     pytest.mark.slow,
+    pytest.mark.xdist_group("wheel"),  # which is built once
     pytest.mark.skipif(sys.platform != "linux", reason="auditwheel is about Linux"),
 ]
 
