@@ -62,9 +62,12 @@ def test_up_to_a_thousand_frames(kind, t, c, s, threads):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["2", "300", "one frame times 100", "masked classes"])
-def test_twenty_thousand_frames(kind):
-    loss_error, grad_error = errors(make_extreme(kind, 20_000, 32, 2_000), 2)
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [("2", 2_000), ("300", 500), ("one frame times 100", 500), ("masked classes", 500)],
+)
+def test_twenty_thousand_frames(kind, count):
+    loss_error, grad_error = errors(make_extreme(kind, 20_000, 32, count), 2)
     assert loss_error <= 1e-7
     assert grad_error <= 1e-5
 
