@@ -18,10 +18,10 @@ WHOLE = {
     # All dtypes but float64 are computed in float32. JAX and PyTorch have loops of their own.
     "TestArrayAPI": r"numpy-cpu-float(32|64)|(torch|jax\.numpy)-cpu(:0)?-float32"
     r"|array_api_strict-CPU_DEVICE-float32|cupy-cuda:0-float32",
-    # The others pass addresses on.
-    "TestCpu": r"numpy-cpu-float(32|64)",
-    "TestNumba": r"numpy-cpu-float(32|64)",
-    "TestCuda": r"cupy-cuda:0-float32",
+    # These have code for each dtype. NumPy, PyTorch and JAX pass addresses on, and JAX compiles.
+    "TestCpu": r"(numpy|torch)-cpu-\S+",
+    "TestNumba": r"(numpy|torch)-cpu-\S+",
+    "TestCuda": r"cupy-cuda:0-float(32|64)",  # float16 is computed in float32
 }
 SAMPLE = {
     *("check_takes_what_it_declares", "check_rejects_what_it_does_not_declare"),
