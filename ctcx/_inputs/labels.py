@@ -86,7 +86,7 @@ def from_lists(rows: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64
     """
     checked = [_row(sequence, row) for sequence, row in enumerate(rows)]
     lengths = np.asarray([len(row) for row in checked], dtype=np.int64)
-    labels = np.full((len(checked), max(lengths, default=0)), -1)
+    labels = np.full((len(checked), max(lengths, default=0)), -1, dtype=np.int64)
     for sequence, row in enumerate(checked):
         labels[sequence, : len(row)] = row
     return labels, lengths
