@@ -42,9 +42,9 @@ def entropy(monkeypatch):
         _operations.OPERATIONS["loss_and_grad"],
         name="entropy",
         results=(
-            _operations.Result(name="loss", axes="N", dtype="loss"),
-            _operations.Result(name="entropy", axes="NT", dtype="logits"),
-            _operations.Result(name="starts", axes="NS", dtype="int32"),
+            _operations.ResultArray(name="loss", axes="N", dtype="loss"),
+            _operations.ResultArray(name="entropy", axes="NT", dtype="logits"),
+            _operations.ResultArray(name="starts", axes="NS", dtype="int32"),
         ),
         options=("temperature",),
         feature=None,

@@ -39,7 +39,7 @@ _TRACED = "function transformations"
 """What MLX says, of all its errors only where a value doesn't exist: while it compiles or maps."""
 
 
-class _Namespace(ModuleType):
+class _StandardNamespace(ModuleType):
     """``mlx.core`` with those parameters of the standard that its functions don't have.
 
     A device is not one of them: what is made is made for the default device, as by MLX itself.
@@ -145,7 +145,7 @@ class _Namespace(ModuleType):
     def logaddexp(one: Array, other: Array) -> Array:
         """As in the standard; ``mx.logaddexp`` is as inexact as ``mx.exp``."""
         top, low = mx.maximum(one, other), mx.minimum(one, other)
-        return top + mx.log1p(_Namespace.exp(mx.where(top == low, 0.0, low - top)))
+        return top + mx.log1p(_StandardNamespace.exp(mx.where(top == low, 0.0, low - top)))
 
     @staticmethod
     def roll(array: Array, shift: Any, *, axis: Any = None) -> Array:
@@ -153,7 +153,7 @@ class _Namespace(ModuleType):
         return mx.roll(array, shift, axis)
 
 
-NAMESPACE = _Namespace("mlx.core")
+NAMESPACE = _StandardNamespace("mlx.core")
 
 
 def current_device() -> Any:

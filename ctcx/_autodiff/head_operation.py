@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from ctcx._core.kernels import run
 from ctcx._core.linear_head import Constants, gradients, reduced_problem
@@ -10,17 +10,11 @@ from ctcx._inputs.linear import HeadInputs, check_head_values, check_logits
 from ctcx._inputs.prepare import rebind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ctcx._typing import Array
 
 __all__ = ["HeadOperation"]
-
-
-class _LossAndGrad(Protocol):
-    def __call__(
-        self, logits: Array, labels: Array, logit_lengths: Array, label_lengths: Array
-    ) -> tuple[Array, Array]:
-        """Return losses (N,) and their gradient (N, T, K), from the backend that is selected."""
-        ...
 
 
 class HeadOperation(NamedTuple):
@@ -33,14 +27,15 @@ class HeadOperation(NamedTuple):
     constants
         Of the kernels.
     loss_and_grad
-        Computes the problem with few classes; its class 0 is the blank.
+        Computes losses (N,) and gradient (N, T, K) of the problem with few classes; its class 0 is
+        the blank.
     validate
         Whether to check values, where they can be read.
     """
 
     facts_only: HeadInputs
     constants: Constants
-    loss_and_grad: _LossAndGrad
+    loss_and_grad: Callable[[Array, Array, Array, Array], tuple[Array, Array]]
     validate: bool
 
     def forward(self, *arrays: Array) -> tuple[Array, ...]:

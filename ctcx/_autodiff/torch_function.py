@@ -33,7 +33,7 @@ def loss(unit: CallOperation, reduction: Reduction, logits: Array, *rest: Array)
         if _forward_levels() > 1:
             losses = _Loss.apply(unit, logits, *rest)
         else:
-            losses, _ = _LossAndGrad.apply(unit, logits, *rest)
+            losses, _ = _LossWithGrad.apply(unit, logits, *rest)
         divisor = reduction.divisor(unit.xp, rest[2], losses.dtype)
         return reduction.value(unit.xp, losses, divisor)
     return _Direct.apply(unit, reduction, logits, *rest)
@@ -41,7 +41,7 @@ def loss(unit: CallOperation, reduction: Reduction, logits: Array, *rest: Array)
 
 def loss_and_grad(unit: CallOperation, logits: Array, *rest: Array) -> tuple[Array, Array]:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
-    losses, grad = _LossAndGrad.apply(unit, logits, *rest)
+    losses, grad = _LossWithGrad.apply(unit, logits, *rest)
     return losses, grad
 
 
@@ -86,7 +86,7 @@ def from_above(
     return total
 
 
-class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
+class _LossWithGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
     """Losses (N,) and their gradient (N, T, C)."""
 
     @staticmethod
@@ -123,7 +123,7 @@ class _LossAndGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignore
         info: Any, in_dims: tuple[int | None, ...], unit: CallOperation, *arrays: Array
     ) -> tuple[tuple[Array, Array], tuple[int, int]]:
         """Compute the sequences of all members of a batch of batches as one batch."""
-        losses, grad = _LossAndGrad.apply(unit, *merge(arrays, in_dims[1:], info.batch_size))
+        losses, grad = _LossWithGrad.apply(unit, *merge(arrays, in_dims[1:], info.batch_size))
         sizes = (info.batch_size, -1)
         return (losses.unflatten(0, sizes), grad.unflatten(0, sizes)), (0, 0)
 
@@ -149,7 +149,7 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
     def backward(ctx: Any, from_value: Array | None) -> tuple[Array | None, ...]:
         """Multiply by the gradient, which is computed now."""
         losses, *arrays = ctx.saved_tensors
-        _, grad = _LossAndGrad.apply(ctx.unit, *arrays)
+        _, grad = _LossWithGrad.apply(ctx.unit, *arrays)
         weights = PLAIN.spread(ctx.unit.xp, from_value, losses.detach(), 1)
         total = from_above((grad, *arrays), ctx.unit.blank, weights, None)
         return None, total, None, None, None
@@ -158,14 +158,14 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
     def jvp(ctx: Any, _unit: None, tangent: Array, *_integers: None) -> Array:
         """Multiply by the gradient, which is computed now."""
         with _outer_levels(ctx.saved_tensors) as (losses, *arrays):
-            _, grad = _LossAndGrad.apply(ctx.unit, *arrays)
+            _, grad = _LossWithGrad.apply(ctx.unit, *arrays)
             return _slopes(losses, grad, tangent)
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], unit: CallOperation, *arrays: Array
     ) -> tuple[Array, int]:
-        """As for :class:`_LossAndGrad`."""
+        """As for :class:`_LossWithGrad`."""
         losses = _Loss.apply(unit, *merge(arrays, in_dims[1:], info.batch_size))
         return losses.unflatten(0, (info.batch_size, -1)), 0
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ctcx._arrays.facts import ArrayFacts
     from ctcx._dispatch.decision import Decision
-    from ctcx._operations import Result
+    from ctcx._operations import ResultArray
     from ctcx._plugins.backend import Problem
     from ctcx._typing import Array
 
@@ -80,7 +80,7 @@ def check_form(
 
 
 def _check_result(
-    expected: Result,
+    expected: ResultArray,
     array: Any,
     given: tuple[Array, Array | None, Mapping[str, Any] | None],
     decision: Decision,

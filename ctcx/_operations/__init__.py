@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from ctcx._operations.align import ALIGN
 from ctcx._operations.beam_search import BEAM_SEARCH
-from ctcx._operations.descriptor import Operation, Result
+from ctcx._operations.descriptor import Operation, ResultArray
 from ctcx._operations.greedy import GREEDY
 from ctcx._operations.guided_search import GUIDED_SEARCH
 from ctcx._operations.loss import LOSS
@@ -19,7 +19,7 @@ from ctcx._operations.loss_and_grad import LOSS_AND_GRAD
 from ctcx._operations.occupancies import OCCUPANCIES
 from ctcx._operations.sample_paths import SAMPLE_PATHS
 
-__all__ = ["OPERATIONS", "Operation", "Result"]
+__all__ = ["OPERATIONS", "Operation", "ResultArray"]
 
 OPERATIONS: dict[str, Operation] = {
     operation.name: operation

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ctcx._operations.descriptor import Operation, Result
+from ctcx._operations.descriptor import Operation, ResultArray
 
 __all__ = ["ALIGN"]
 
 ALIGN = Operation(
     name="align",
     results=(
-        Result(name="states", axes="NT", dtype="int32"),
-        Result(name="log_probs", axes="NT", dtype="loss"),
+        ResultArray(name="states", axes="NT", dtype="int32"),
+        ResultArray(name="log_probs", axes="NT", dtype="loss"),
     ),
     options=("extra", "ends"),
     reduced=False,

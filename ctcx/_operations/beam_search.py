@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ctcx._operations.descriptor import Operation, Result
+from ctcx._operations.descriptor import Operation, ResultArray
 
 __all__ = ["BEAM_SEARCH"]
 
 BEAM_SEARCH = Operation(
     name="beam_search",
     results=(
-        Result(name="labels", axes="NKT", dtype="int32"),
-        Result(name="log_probs", axes="NK", dtype="loss"),
+        ResultArray(name="labels", axes="NKT", dtype="int32"),
+        ResultArray(name="log_probs", axes="NK", dtype="loss"),
     ),
     labels=False,
     options=("width", "top", "max_classes"),

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from ctcx._typing import Array
 
-__all__ = ["Operation", "Result"]
+__all__ = ["Operation", "ResultArray"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class ResultArray:
     """One array that a kernel returns.
 
     Attributes
@@ -93,7 +93,7 @@ class Operation:
     """
 
     name: str
-    results: tuple[Result, ...]
+    results: tuple[ResultArray, ...]
     labels: bool = True
     options: tuple[str, ...] = ()
     reduced: bool
@@ -104,7 +104,7 @@ class Operation:
     on_host: bool = False
     marks_wrong_values: bool = True
 
-    def expected(self, options: Mapping[str, Any] | None) -> tuple[Result, ...]:
+    def expected(self, options: Mapping[str, Any] | None) -> tuple[ResultArray, ...]:
         """Give the results that a kernel returns with these options."""
         if not self.options or options is None:  # as for the loss, of which each call pays
             return self.results

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ctcx._operations.descriptor import Operation, Result
+from ctcx._operations.descriptor import Operation, ResultArray
 
 __all__ = ["GREEDY"]
 
 GREEDY = Operation(
     name="greedy",
     results=(
-        Result(name="classes", axes="NT", dtype="int32"),
-        Result(name="log_probs", axes="NT", dtype="loss"),
+        ResultArray(name="classes", axes="NT", dtype="int32"),
+        ResultArray(name="log_probs", axes="NT", dtype="loss"),
     ),
     labels=False,
     reduced=False,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from ctcx._operations.descriptor import Operation, Result
+from ctcx._operations.descriptor import Operation, ResultArray
 
 __all__ = ["GUIDED_SEARCH"]
 
 GUIDED_SEARCH = Operation(
     name="guided_search",
     results=(
-        Result(name="labels", axes="NWL", dtype="int32"),
-        Result(name="ends_blank", axes="NW", dtype="float64"),
-        Result(name="ends_label", axes="NW", dtype="float64"),
-        Result(name="bonus", axes="NW", dtype="float64"),
-        Result(name="final_bonus", axes="NW", dtype="float64"),
+        ResultArray(name="labels", axes="NWL", dtype="int32"),
+        ResultArray(name="ends_blank", axes="NW", dtype="float64"),
+        ResultArray(name="ends_label", axes="NW", dtype="float64"),
+        ResultArray(name="bonus", axes="NW", dtype="float64"),
+        ResultArray(name="final_bonus", axes="NW", dtype="float64"),
     ),
     labels=False,
     options=("width", "max_classes", "entries", "phrases", "model", "model_weight", "label_bonus"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctcx._operations.descriptor import Operation, Result
+from ctcx._operations.descriptor import Operation, ResultArray
 
 __all__ = ["LOSS"]
 
@@ -10,7 +10,7 @@ _CHECKS = "ctcx.conformance._checks"
 
 LOSS = Operation(
     name="loss",
-    results=(Result(name="loss", axes="N", dtype="loss"),),
+    results=(ResultArray(name="loss", axes="N", dtype="loss"),),
     reduced=True,
     differentiable=True,
     feature=None,

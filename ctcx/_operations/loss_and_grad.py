@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctcx._operations.descriptor import Operation, Result
+from ctcx._operations.descriptor import Operation, ResultArray
 from ctcx._operations.loss import LOSS
 
 __all__ = ["LOSS_AND_GRAD"]
@@ -10,8 +10,8 @@ __all__ = ["LOSS_AND_GRAD"]
 LOSS_AND_GRAD = Operation(
     name="loss_and_grad",
     results=(
-        Result(name="loss", axes="N", dtype="loss"),
-        Result(name="grad", axes="NTC", dtype="logits"),
+        ResultArray(name="loss", axes="N", dtype="loss"),
+        ResultArray(name="grad", axes="NTC", dtype="logits"),
     ),
     reduced=False,
     differentiable=False,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from ctcx._operations.descriptor import Operation, Result
+from ctcx._operations.descriptor import Operation, ResultArray
 
 __all__ = ["OCCUPANCIES"]
 
 OCCUPANCIES = Operation(
     name="occupancies",
     results=(
-        Result(name="loss", axes="N", dtype="loss"),
-        Result(name="classes", axes="NTC", dtype="loss"),
-        Result(name="states", axes="NTP", dtype="loss", asked_by="states"),
+        ResultArray(name="loss", axes="N", dtype="loss"),
+        ResultArray(name="classes", axes="NTC", dtype="loss"),
+        ResultArray(name="states", axes="NTP", dtype="loss", asked_by="states"),
     ),
     options=("states",),
     reduced=False,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ctcx._operations.descriptor import Operation, Result
+from ctcx._operations.descriptor import Operation, ResultArray
 
 __all__ = ["SAMPLE_PATHS"]
 
 SAMPLE_PATHS = Operation(
     name="sample_paths",
-    results=(Result(name="states", axes="NKT", dtype="int32"),),
+    results=(ResultArray(name="states", axes="NKT", dtype="int32"),),
     options=("uniforms",),
     reduced=False,
     differentiable=False,
