@@ -6,7 +6,6 @@ import re
 import sys
 from functools import lru_cache
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat
@@ -113,23 +112,10 @@ def is_known_of(array: object, xp: ArrayModule) -> bool:
     return _namespaces.get(type(array)) is xp
 
 
-class _NumPy(ModuleType):
-    """``array_api_compat.numpy``, imported when more of it is used than a call of a kernel needs.
-
-    It copies all that NumPy has, so NumPy imports its tests and f2py: half of the time that a
-    process with a kernel for NumPy spends before its first result.
-    """
-
-    int32, int64 = np.int32, np.int64
-    full, zeros_like = staticmethod(np.full), staticmethod(np.zeros_like)
-    sum, where = staticmethod(np.sum), staticmethod(np.where)
-
-    def __getattr__(self, name: str) -> Any:
-        vars(self).update(vars(import_module(self.__name__)))
-        return self.__getattribute__(name)
-
-
-_namespaces: dict[type, ArrayModule] = {np.ndarray: _NumPy("array_api_compat.numpy")}
+# NumPy 2.1 and later conform by themselves. Their counterpart in compat copies all that NumPy has,
+# which imports NumPy's tests and f2py: half of the time of a process before its first result.
+_CONFORMING = np.__array_api_version__ >= "2023.12"
+_namespaces: dict[type, ArrayModule] = {np.ndarray: np} if _CONFORMING else {}
 
 
 def library_name(array: Array) -> str:

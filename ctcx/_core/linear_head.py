@@ -236,7 +236,7 @@ class _OwnClasses:
         xp, context = self._xp, self._context
         size, width = self.classes.shape[0] * self.classes.shape[1], rows.shape[2]
         classes = xp.reshape(self.classes, (size,))
-        order = xp.argsort(classes)
+        order = xp.argsort(classes, stable=True)
         beyond = context.integers((1,), self._num_classes)
         classes = xp.concat([xp.take(classes, order), beyond])
         rows = xp.take(xp.reshape(rows, (size, width)), order, axis=0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ctcx._dispatch.decision import Candidate, table
@@ -106,6 +105,8 @@ def check_known(
     for name in names:
         if name in plugins.backends:
             continue
+        from difflib import get_close_matches
+
         known = sorted(plugins.backends)
         close = get_close_matches(name, known, n=1)
         if problem is None:

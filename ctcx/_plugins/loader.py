@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import traceback
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from itertools import islice
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -183,6 +182,8 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
     for caller in callers:
         optional = any(i.optionalhook for i in caller.get_hookimpls() if i.plugin is plugin)
         if not caller.has_spec() and not optional:
+            from difflib import get_close_matches
+
             close = get_close_matches(caller.name, HOOKS, n=1, cutoff=0.75)
             hint = f"did you mean {close[0]!r}?" if close else f"the hooks are {', '.join(HOOKS)}"
             msg = f"it implements the unknown hook {caller.name!r}: {hint}"

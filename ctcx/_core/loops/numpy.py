@@ -6,7 +6,6 @@ different parts of the output can run side by side. The bits are the same for an
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +36,7 @@ class ThreadedLoop(PythonLoop):
         if threads == 1 or elements < _FEWEST_ELEMENTS:
             super().each(task, parts, elements)
             return
+        from concurrent.futures import ThreadPoolExecutor
 
         def quiet(part: Any) -> None:  # a thread begins with NumPy's own settings
             with np.errstate(all="ignore"):
