@@ -1315,11 +1315,11 @@ FLAWS |= {
     "occupies-one-blank": _occupancies(*EACH, each_blank=False),
     "occupies-what-is-impossible": _occupancies(f"{OCCUPANCIES}edge_cases", where_impossible=0.25),
     "occupies-states-unasked": _occupancies(f"{OCCUPANCIES}of_classes_alone", always_states=True),
-    "occupies-by-padding": _occupancies(f"{OCCUPANCIES}ignore_padding", reads_padding=True),
+    "occupies-by-padding": _occupancies(f"{OCCUPANCIES}ignores_padding", reads_padding=True),
     "occupies-its-neighbour": _occupancies(f"{OCCUPANCIES}batching", mixes_sequences=True),
     "occupies-rows-as-they-lie": _occupancies(f"{OCCUPANCIES}time_major", ignores_layout=True),
     "occupies-by-turns": _occupancies(f"{OCCUPANCIES}same_bits", by_turns=True),
-    "occupies-wrong-values": _occupancies(f"{OCCUPANCIES}mark_wrong_values", checks_values=False),
+    "occupies-wrong-values": _occupancies(f"{OCCUPANCIES}marks_wrong_values", checks_values=False),
     "occupies-through-the-core": Flaw(
         occupancies=private_occupancies, caught_by=(f"{OCCUPANCIES}computes_by_itself",)
     ),
@@ -1331,10 +1331,10 @@ FLAWS |= {
     "samples-one-path": _paths(*PICKED, one_number=True),
     "samples-what-is-impossible": _paths(f"{PATHS}edge_cases", moves_for_nothing=True),
     "samples-padding-as-0": _paths(*PICKED, padding=0),
-    "samples-by-padding": _paths(f"{PATHS}ignore_padding", reads_padding=True),
+    "samples-by-padding": _paths(f"{PATHS}ignores_padding", reads_padding=True),
     "samples-its-neighbour": _paths(f"{PATHS}batching", mixes_sequences=True),
     "samples-rows-as-they-lie": _paths(f"{PATHS}time_major", ignores_layout=True),
-    "samples-wrong-values": _paths(f"{PATHS}mark_wrong_values", checks_values=False),
+    "samples-wrong-values": _paths(f"{PATHS}marks_wrong_values", checks_values=False),
     "samples-through-the-core": Flaw(
         paths=private_paths, caught_by=(f"{PATHS}computes_by_itself",)
     ),

@@ -3,89 +3,32 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import ctcx
-from ctcx._plugins.backend import Feature
-from ctcx._plugins.targets import load_target
 from ctcx._reference.best_path import BestPaths, best_paths, enumerate_best_paths
 from ctcx._reference.oracle import round_to_dtype
-from ctcx.conformance._checks.delegation import raise_if_delegated
-from ctcx.conformance._checks.judging import in_group, pick, raise_if
-from ctcx.conformance._checks.optional_operations import (
-    call_by_name,
-    check_forms,
-    drawn_batch,
-    judge_each,
-    not_refused,
-    other_layouts,
-    raise_if_padding_counts,
-    wrong_values,
-)
+from ctcx.conformance._checks.judging import in_group, raise_if
+from ctcx.conformance._checks.optional_operations import LabelOperation, drawn_batch
 from ctcx.conformance._checks.registry import check
-from ctcx.conformance._failures import CheckFailure
-from ctcx.conformance.cases import Batch, case
+from ctcx.conformance.cases import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
-    from ctcx.conformance._subject import CallArrays, Subject
+    from ctcx.conformance._subject import Subject
 
 __all__: list[str] = []
 
 _WITHIN_NATS = 1e-3
 """How much worse than the best path one may be where sums aren't exact."""
 
-_FIELDS = ctcx.Alignment._fields
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Aligned:
-    """An alignment, read back into NumPy."""
-
-    states: NDArray[np.int64]
-    classes: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    ends: NDArray[np.int64]
-    log_probs: NDArray[np.float64]
-    label_log_probs: NDArray[np.float64]
-    score: NDArray[np.float64]
-    feasible: NDArray[np.bool_]
-
-
-def _align(
-    subject: Subject, batch: Batch, inputs: CallArrays | None = None, **options: Any
-) -> _Aligned:
-    """Align a batch, and check all that is not about the numbers."""
-    inputs = inputs or subject.inputs(batch)
-    settings: dict[str, Any] = {
-        "blank": batch.blank,
-        "infeasible": "empty",
-        "backend": subject.backend,
-    }
-
-    def call() -> ctcx.Alignment[Any]:
-        return ctcx.ctc_align(*inputs, **settings | options)
-
-    found = call_by_name(subject, "align", batch, inputs, call)
-    rows, frames, _, width = batch.shape
-    shapes = [(rows, frames)] * 2 + [(rows, width)] * 2 + [(rows, frames), (rows, width)]
-    kinds = ["int32"] * 4 + ["loss"] * 3 + ["bool"]
-    wanted = zip(_FIELDS, found, kinds, [*shapes, (rows,), (rows,)], strict=True)
-    check_forms(batch, inputs, wanted)
-    return _read(subject, found)
-
-
-def _read(subject: Subject, found: ctcx.Alignment[Any]) -> _Aligned:
-    kinds = (np.int64,) * 4 + (np.float64,) * 3 + (np.bool_,)
-    arrays = (subject.numpy(array) for array in found)
-    return _Aligned(*(array.astype(kind) for array, kind in zip(arrays, kinds, strict=True)))
+_EXACT = "exact sums"
+"""Group of batches whose sums every dtype holds, so that a path is right alone, ties or not."""
 
 
 @lru_cache(maxsize=256)
@@ -100,8 +43,7 @@ def _truth(batch: Batch, dtype: str) -> BestPaths:
     )
 
 
-def _judge(subject: Subject, batch: Batch, found: _Aligned, *, exact: bool = False) -> list[str]:
-    """Return what is wrong with an alignment; ``exact``: sums are, so the path is the only one."""
+def _judge(subject: Subject, batch: Batch, found: ctcx.Alignment[Any]) -> list[str]:
     truth = _truth(batch, subject.dtype)
     faults = []
     for n in range(len(batch.logits)):
@@ -114,7 +56,7 @@ def _judge(subject: Subject, batch: Batch, found: _Aligned, *, exact: bool = Fal
             faults.append(f"{where}: {fault}")
             continue
         states = found.states[n, :frames]
-        if exact and states.tolist() != truth.states[n, :frames].tolist():
+        if _EXACT in batch.groups and states.tolist() != truth.states[n, :frames].tolist():
             t = int(np.flatnonzero(states != truth.states[n, :frames])[-1])
             faults.append(
                 f"{where}: the last state that differs is {states[t]} at frame {t}, expected "
@@ -127,7 +69,9 @@ def _judge(subject: Subject, batch: Batch, found: _Aligned, *, exact: bool = Fal
     return faults
 
 
-def _wrong_numbers(subject: Subject, batch: Batch, found: _Aligned, n: int) -> Iterator[str]:
+def _wrong_numbers(
+    subject: Subject, batch: Batch, found: ctcx.Alignment[Any], n: int
+) -> Iterator[str]:
     """Yield what is wrong with the probabilities along the states of one sequence."""
     frames, count = int(batch.logit_lengths[n]), int(batch.label_lengths[n])
     is_double = subject.dtype == "float64"
@@ -157,7 +101,7 @@ def _wrong_numbers(subject: Subject, batch: Batch, found: _Aligned, n: int) -> I
             return
 
 
-def _wrong_form(batch: Batch, found: _Aligned, n: int) -> str | None:
+def _wrong_form(batch: Batch, found: ctcx.Alignment[Any], n: int) -> str | None:
     """Return what contradicts the states of one sequence, or its labels, whatever the logits."""
     frames, count = int(batch.logit_lengths[n]), int(batch.label_lengths[n])
     if not found.feasible[n]:
@@ -188,33 +132,6 @@ def _wrong_form(batch: Batch, found: _Aligned, n: int) -> str | None:
     return None
 
 
-def _judge_all(
-    subject: Subject, batches: Iterable[Batch], *, exact: bool = False, **options: Any
-) -> None:
-    def judge(batch: Batch) -> list[str]:
-        return _judge(subject, batch, _align(subject, batch, **options), exact=exact)
-
-    judge_each(batches, judge)
-
-
-@check(operation="align")
-def check_align_by_enumeration(subject: Subject) -> None:
-    """On tiny problems the path is the best of all that collapse to the labels."""
-    _judge_all(subject, in_group("enumerable"))
-
-
-@check(operation="align")
-def check_align(subject: Subject) -> None:
-    """Paths and scores of the everyday cases are those of a float64 oracle."""
-    _judge_all(subject, in_group("oracle", "real"))
-
-
-@check(operation="align")
-def check_align_ties(subject: Subject) -> None:
-    """Equally good paths: staying, one state back, two back; the last label before the blank."""
-    _judge_all(subject, [_quantised(seed) for seed in range(3)], exact=True)
-
-
 def _quantised(seed: int) -> Batch:
     """Return logits of few different values, whose sums every dtype holds exactly: many ties."""
     rng = np.random.default_rng(seed)
@@ -227,39 +144,55 @@ def _quantised(seed: int) -> Batch:
         logit_lengths=rng.integers(width, frames + 1, size=rows),
         label_lengths=rng.integers(0, width + 1, size=rows),
         blank=0,
+        groups=frozenset({_EXACT}),
     )
+
+
+def _is_marked(found: ctcx.Alignment[Any], n: int) -> bool:
+    unmarked = found.feasible[n] or not np.isnan(found.score[n]) or (found.states[n] != -1).any()
+    return not unmarked
+
+
+_ALIGN = LabelOperation(
+    name="align",
+    function=ctcx.ctc_align,
+    forms=(
+        *[("NT", "int32")] * 2,
+        *[("NS", "int32")] * 2,
+        *[("NT", "loss"), ("NS", "loss"), ("N", "loss"), ("N", "bool")],
+    ),
+    options=lambda *_: {"infeasible": "empty"},
+    kernel_options=lambda _, batch: {"extra": None, "ends": (batch.blank, batch.blank)},
+    judge=_judge,
+    batch=_quantised,
+    mark="feasible False, a score of NaN and states of -1",
+    is_marked=_is_marked,
+)
+
+
+@check(operation="align")
+def check_align_by_enumeration(subject: Subject) -> None:
+    """On tiny problems the path is the best of all that collapse to the labels."""
+    _ALIGN.judge_all(subject, in_group("enumerable"))
+
+
+@check(operation="align")
+def check_align(subject: Subject) -> None:
+    """Paths and scores of the everyday cases are those of a float64 oracle."""
+    _ALIGN.judge_all(subject, in_group("oracle", "real"))
+
+
+@check(operation="align")
+def check_align_ties(subject: Subject) -> None:
+    """Equally good paths: staying, one state back, two back; the last label before the blank."""
+    _ALIGN.judge_all(subject, map(_quantised, range(3)))
 
 
 @check(operation="align")
 def check_align_edge_cases(subject: Subject) -> None:
     """No labels, no frames, too few frames, masked classes, losses above the limit."""
-    _judge_all(subject, in_group("infeasible", "masked", "limit", "confident", "degenerate"))
-
-
-@check(operation="align")
-def check_align_ignores_padding(subject: Subject) -> None:
-    """What stands past the lengths changes nothing, NaN and labels out of range included."""
-    raise_if_padding_counts(case("ragged"), _FIELDS, partial(_align, subject))
-
-
-@check(operation="align")
-def check_align_batching(subject: Subject) -> None:
-    """A sequence's alignment doesn't depend on the others, nor on its place among them."""
-    batch = _quantised(7)
-    whole = _align(subject, batch)
-    order = np.random.default_rng(1).permutation(len(batch.logits))
-    turned = _align(subject, pick(batch, order))
-    only = np.arange(len(batch.logits)) == 5
-    lengths, counts = (only * given for given in (batch.logit_lengths, batch.label_lengths))
-    alone = _align(subject, replace(batch, logit_lengths=lengths, label_lengths=counts))
-    faults = []
-    for name in ("states", "starts", "ends", "feasible"):
-        expected = getattr(whole, name)
-        if (getattr(turned, name) != expected[order]).any():
-            faults.append(f"{name} changes with the order of the sequences")
-        if (getattr(alone, name)[5] != expected[5]).any():
-            faults.append(f"{name} of sequence 5 differs when the others are empty")
-    raise_if(faults)
+    groups = ("infeasible", "masked", "limit", "confident", "degenerate")
+    _ALIGN.judge_all(subject, in_group(*groups))
 
 
 @check(operation="align")
@@ -276,7 +209,7 @@ def check_align_shifted_frames(subject: Subject) -> None:
     far = np.where(says_nothing[:, :, None], numbers[:, :, None], batch.logits)
     faults = []
     for one, other in ((batch, moved), (flat, replace(batch, logits=far))):
-        before, after = _align(subject, one), _align(subject, other)
+        before, after = _ALIGN(subject, one), _ALIGN(subject, other)
         if (before.states != after.states).any():
             faults.append("the path changes")
         if not np.allclose(before.log_probs, after.log_probs, rtol=0, atol=1e-5):
@@ -287,13 +220,13 @@ def check_align_shifted_frames(subject: Subject) -> None:
 @check(operation="align")
 def check_align_long(subject: Subject) -> None:
     """Thousands of frames, where a kernel keeps no back pointer for each state."""
-    _judge_all(subject, [_long(2000, 300)])
+    _ALIGN.judge_all(subject, [_long(2000, 300)])
 
 
 @check(operation="align", slow=True)
 def check_align_very_long(subject: Subject) -> None:
     """50,000 frames, where float32 sums that are not kept small lose the best path."""
-    _judge_all(subject, [_long(50000, 5000)])
+    _ALIGN.judge_all(subject, [_long(50000, 5000)])
 
 
 @lru_cache(maxsize=4)
@@ -317,7 +250,7 @@ def _long(frames: int, count: int) -> Batch:
 def check_align_drawn(subject: Subject) -> None:
     """Drawn problems: lengths, repeats, scales, masked logits."""
     drawn = partial(drawn_batch, salt=4, frames=400, width=90)
-    _judge_all(subject, map(drawn, range(6)))
+    _ALIGN.judge_all(subject, map(drawn, range(6)))
 
 
 @check(operation="align")
@@ -369,7 +302,7 @@ def check_align_wildcards(subject: Subject) -> None:
             where = (classes + 4, classes + 5)
         arrays = (log_probs, own, batch.logit_lengths, counts)
         truth = enumerate_best_paths(*arrays, blank, extra=np.stack(extra, axis=2), ends=where)
-        found = _align(subject, batch, wildcards=meaning, free_ends=ends)
+        found = _ALIGN(subject, batch, wildcards=meaning, free_ends=ends)
         for n in range(rows):
             said = f"labels {labels[n, : counts[n]].tolist()} with free_ends={ends}"
             if not abs(found.score[n] - truth.score[n]) <= 1e-5 * max(1, abs(truth.score[n])):
@@ -393,81 +326,4 @@ def check_align_wildcards(subject: Subject) -> None:
     raise_if(faults)
 
 
-@check(operation="align")
-def check_align_marks_wrong_values(subject: Subject) -> None:
-    """A wrong length, label or logit is an error; unchecked, it spoils its own sequence only."""
-    batch = case("ragged")
-    right = _align(subject, batch)
-    n, batches = wrong_values(batch)
-    faults = []
-    for what, wrong in batches:
-        found = _align(subject, wrong, validate=False)
-        if found.feasible[n] or not np.isnan(found.score[n]) or (found.states[n] != -1).any():
-            faults.append(
-                f"{what}: feasible {found.feasible[n]}, score {found.score[n]}, states "
-                f"{found.states[n].tolist()}; expected False, NaN and -1 everywhere"
-            )
-        faults += not_refused(what, n, partial(_align, subject, wrong))
-        rest = np.arange(len(batch.logits)) != n
-        if (found.states[rest] != right.states[rest]).any():
-            faults.append(f"{what} changes the states of other sequences")
-    raise_if(faults)
-
-
-@check(operation="align", requires={Feature.NONCONTIGUOUS})
-def check_align_time_major(subject: Subject) -> None:
-    """Transposed logits, as time_major=True passes them, give the same alignment."""
-    batch = _quantised(3)
-    expected = _align(subject, batch)
-    for inputs, options in other_layouts(subject, batch, subject.inputs(batch)):
-        found = _align(subject, batch, inputs, **options)
-        if (found.states != expected.states).any():
-            msg = f"states differ for logits in another layout ({options or 'strided'})"
-            raise CheckFailure(msg)
-
-
-@check(operation="align", requires={Feature.TRACEABLE}, jit=True)
-def check_align_jit(subject: Subject) -> None:
-    """Compiled by the library, a call gives the same alignment."""
-    batch = _quantised(5)
-    expected = _align(subject, batch)
-
-    def call(*arrays: Any) -> Any:
-        return ctcx.ctc_align(*arrays, blank=batch.blank, backend=subject.backend)
-
-    compiled: Callable[..., Any] = load_target(str(subject.library.jit))(call)
-    found = _read(subject, compiled(*subject.inputs(batch)))
-    raise_if(
-        [
-            f"{name} differs under jit"
-            for name in ("states", "classes", "starts", "ends", "feasible")
-            if (getattr(found, name) != getattr(expected, name)).any()
-        ]
-    )
-
-
-@check(operation="align", requires={Feature.DETERMINISTIC})
-def check_align_same_bits(subject: Subject) -> None:
-    """The same input gives the same bits, every time."""
-    batch = _quantised(9)
-    first, second = _align(subject, batch), _align(subject, batch)
-    raise_if(
-        [
-            f"{name} differs the second time"
-            for name in _FIELDS
-            if getattr(first, name).tobytes() != getattr(second, name).tobytes()
-        ]
-    )
-
-
-@check(operation="align")
-def check_align_computes_by_itself(subject: Subject) -> None:
-    """No other backend's code runs meanwhile, as check_computes_by_itself says of the loss."""
-    # The kernel alone: ctcx itself computes spans and scores with code of the core.
-    kernel = load_target(subject.descriptor.kernels["align"])
-
-    def call(batch: Batch) -> None:
-        ends = (batch.blank, batch.blank)
-        kernel(*subject.inputs(batch), blank=batch.blank, extra=None, ends=ends)
-
-    raise_if_delegated(subject, call)
+_ALIGN.register()

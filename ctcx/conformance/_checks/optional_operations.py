@@ -1,19 +1,23 @@
-"""What the checks of optional operations share: calls, forms of results, problems and layouts."""
+"""The checks that are the same for each optional operation, but for what it computes."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 import ctcx
-from ctcx._arrays.facts import describe, namespace_of
+from ctcx._arrays.facts import describe, is_array, namespace_of
 from ctcx._errors import BackendRejectedError, KernelError
-from ctcx.conformance._checks.judging import raise_if, with_padding
+from ctcx._plugins.backend import Feature
+from ctcx._plugins.targets import load_target
+from ctcx.conformance._checks.delegation import raise_if_delegated
+from ctcx.conformance._checks.judging import pick, raise_if, with_padding
+from ctcx.conformance._checks.registry import check
 from ctcx.conformance._failures import CheckFailure, NotApplicable
-from ctcx.conformance.cases import Batch
+from ctcx.conformance.cases import Batch, case
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -23,17 +27,205 @@ if TYPE_CHECKING:
     from ctcx.conformance._subject import CallArrays, Subject
 
     _Inputs = TypeVar("_Inputs", CallArrays, LogitArrays)
+    _Options = Callable[[Subject, Batch], dict[str, Any]]
 
-__all__ = [
-    "call_by_name",
-    "check_forms",
-    "drawn_batch",
-    "judge_each",
-    "not_refused",
-    "other_layouts",
-    "raise_if_padding_counts",
-    "wrong_values",
-]
+__all__ = ["LabelOperation", "call_by_name", "drawn_batch", "not_refused", "other_layouts"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOperation:
+    """A public function of logits and labels, and what can be checked whatever it computes.
+
+    Attributes
+    ----------
+    name
+        Of the operation.
+    function
+        Calls the public function, and returns a named tuple.
+    forms
+        Axes and dtype of each result: N, T and C as for logits, S labels, P states, K of any size;
+        the dtype ``"loss"`` is that of a loss.
+    options
+        Returns what the function gets besides the blank and the backend.
+    kernel_options
+        Returns what the kernel gets besides the blank, when it is called alone.
+    judge
+        Returns what is wrong with the results for a batch.
+    batch
+        Returns the batch of a seed, for checks that need no special one.
+    mark
+        What tells the results for wrong values from others, in words.
+    is_marked
+        Whether the results for sequence ``n`` have that mark.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    forms: tuple[tuple[str, str], ...]
+    options: _Options
+    kernel_options: _Options
+    judge: Callable[[Subject, Batch, Any], list[str]]
+    batch: Callable[[int], Batch]
+    mark: str
+    is_marked: Callable[[Any, int], bool]
+
+    def __call__(
+        self, subject: Subject, batch: Batch, inputs: CallArrays | None = None, **options: Any
+    ) -> Any:
+        """Compute a batch, check all that is not about the numbers, and read it back to NumPy."""
+        inputs = inputs or subject.inputs(batch)
+        settings = self._settings(subject, batch) | options
+        arrays = filter(is_array, settings.values())
+        call = partial(self.function, *inputs, **settings)
+        found = call_by_name(subject, self.name, batch, inputs, call, *arrays)
+        self._check_forms(batch, inputs, found, time_major="time_major" in options)
+        return self._read(subject, found)
+
+    def judge_all(self, subject: Subject, batches: Iterable[Batch]) -> None:
+        """Fail with all that is wrong with the results for these batches."""
+        faults: list[str] = []
+        for batch in batches:
+            try:
+                faults += self.judge(subject, batch, self(subject, batch))
+            except CheckFailure as failure:
+                faults.append(str(failure))
+        raise_if(faults)
+
+    def register(self, *, leaving_out: Collection[str] = ()) -> None:
+        """Make a check of each of the following methods, such as ``check_align_batching``."""
+        needs: dict[Callable[[Subject], None], dict[str, Any]] = {
+            self.ignores_padding: {},
+            self.batching: {},
+            self.marks_wrong_values: {},
+            self.time_major: {"requires": {Feature.NONCONTIGUOUS}},
+            self.jit: {"requires": {Feature.TRACEABLE}, "jit": True},
+            self.same_bits: {"requires": {Feature.DETERMINISTIC}},
+            self.computes_by_itself: {},
+        }
+        for method, options in needs.items():
+            if method.__name__ not in leaving_out:
+                name = f"check_{self.name}_{method.__name__}"
+                check(operation=self.name, name=name, **options)(method)
+
+    def ignores_padding(self, subject: Subject) -> None:
+        """What stands past the lengths changes nothing, NaN and labels out of range included."""
+        batch = case("ragged")
+        expected = self(subject, batch)
+        faults = []
+        for logit, label in ((np.nan, -7), (np.inf, 10**6), (-np.inf, batch.blank)):
+            found = self(subject, with_padding(batch, logit, label))
+            faults += [
+                f"{name} changes when padding is {logit} and {label}"
+                for name in _with_other_bits(found, expected)
+            ]
+        raise_if(faults)
+
+    def batching(self, subject: Subject) -> None:
+        """A sequence's results don't depend on the others, nor on its place among them."""
+        batch = self.batch(2)
+        order = np.random.default_rng(1).permutation(len(batch.logits))
+        only = np.arange(len(batch.logits)) == 1
+        lengths, counts = (only * given for given in (batch.logit_lengths, batch.label_lengths))
+        alone = replace(batch, logit_lengths=lengths, label_lengths=counts)
+        self.judge_all(subject, [pick(batch, order), alone])
+
+    def marks_wrong_values(self, subject: Subject) -> None:
+        """A wrong length, label or logit is an error; unchecked, it marks its own sequence only."""
+        batch = case("ragged")
+        right = self(subject, batch)
+        n, batches = _wrong_values(batch)
+        rest = np.arange(len(batch.logits)) != n
+        faults = []
+        for what, wrong in batches:
+            found = self(subject, wrong, validate=False)
+            if not self.is_marked(found, n):
+                faults.append(f"{what} is not marked by {self.mark}: {[each[n] for each in found]}")
+            faults += not_refused(what, n, partial(self.__call__, subject, wrong))
+            if not np.allclose(found[0][rest], right[0][rest], rtol=0, atol=1e-5):
+                faults.append(f"{what} changes {found._fields[0]} of other sequences")
+        raise_if(faults)
+
+    def time_major(self, subject: Subject) -> None:
+        """Transposed logits, as time_major=True passes them, give the same results."""
+        batch = self.batch(4)
+        for inputs, options in other_layouts(subject, batch, subject.inputs(batch)):
+            found = self(subject, batch, inputs, **options)
+            if options:
+                turned = (
+                    array.transpose(1, 0, 2) if axes == "NTC" else array
+                    for array, (axes, _) in zip(found, self.forms, strict=True)
+                )
+                found = type(found)(*turned)
+            raise_if(self.judge(subject, batch, found))
+
+    def jit(self, subject: Subject) -> None:
+        """Compiled by the library, a call gives the same results."""
+        batch = self.batch(5)
+        kind = type(self(subject, batch))  # or says that the backend takes no such arrays
+        settings = self._settings(subject, batch)
+        arrays = {name: value for name, value in settings.items() if is_array(value)}
+
+        def call(*given: Any) -> Any:
+            more = dict(zip(arrays, given[4:], strict=True))
+            return tuple(self.function(*given[:4], **settings | more))
+
+        compiled: Callable[..., Any] = load_target(str(subject.library.jit))(call)
+        found = kind(*compiled(*subject.inputs(batch), *arrays.values()))
+        raise_if(self.judge(subject, batch, self._read(subject, found)))
+
+    def same_bits(self, subject: Subject) -> None:
+        """The same input gives the same bits, every time."""
+        batch = self.batch(1)
+        first, second = self(subject, batch), self(subject, batch)
+        raise_if([f"{name} differs the second time" for name in _with_other_bits(first, second)])
+
+    def computes_by_itself(self, subject: Subject) -> None:
+        """No other backend's code runs meanwhile, as check_computes_by_itself says of the loss."""
+        # The kernel alone: ctcx itself makes results of what it returns with code of the core.
+        kernel = load_target(subject.descriptor.kernels[self.name])
+
+        def call(batch: Batch) -> None:
+            options = self.kernel_options(subject, batch)
+            kernel(*subject.inputs(batch), blank=batch.blank, **options)
+
+        raise_if_delegated(subject, call)
+
+    def _settings(self, subject: Subject, batch: Batch) -> dict[str, Any]:
+        options = self.options(subject, batch)
+        return {"blank": batch.blank, "backend": subject.backend, **options}
+
+    def _check_forms(
+        self, batch: Batch, inputs: CallArrays, found: Any, *, time_major: bool
+    ) -> None:
+        """Fail for an array of a wrong library, device, dtype or shape."""
+        given = describe(inputs.logits)
+        real = "float64" if given.dtype == "float64" else "float32"
+        sizes = dict(zip("NTCS", batch.shape, strict=True))
+        sizes["P"] = 2 * sizes["S"] + 1
+        for (axes, kind), name, array in zip(self.forms, found._fields, found, strict=True):
+            now = describe(array)
+            order = "TNC" if axes == "NTC" and time_major else axes
+            shape = tuple(
+                sizes.get(axis, size) for axis, size in zip(order, array.shape, strict=False)
+            )
+            is_now = (now.namespace, now.device, now.dtype, tuple(array.shape))
+            right = (given.namespace, given.device, real if kind == "loss" else kind, shape)
+            if is_now != right or len(axes) != array.ndim:
+                msg = f"case {batch.name!r}: {name} is {is_now}, expected {right}"
+                raise CheckFailure(msg)
+
+    @staticmethod
+    def _read(subject: Subject, found: Any) -> Any:
+        """Return results as NumPy arrays, real numbers in float64."""
+        arrays = map(subject.numpy, found)
+        return type(found)(*(a.astype(float) if a.dtype.kind == "f" else a for a in arrays))
+
+
+def _with_other_bits(found: Any, expected: Any) -> Iterator[str]:
+    """Yield the names of results that differ."""
+    for name, one, other in zip(found._fields, found, expected, strict=True):
+        if one.tobytes() != other.tobytes():
+            yield name
 
 
 def call_by_name(
@@ -70,53 +262,6 @@ def call_by_name(
     return found
 
 
-def check_forms(
-    batch: Batch,
-    inputs: CallArrays,
-    found: Iterable[tuple[str, Array, str, tuple[int, ...]]],
-) -> None:
-    """Fail for an array of a wrong library, device, dtype or shape.
-
-    ``found`` are names, arrays, dtypes (``"loss"`` for that of the loss) and shapes.
-    """
-    given = describe(inputs.logits)
-    real = "float64" if given.dtype == "float64" else "float32"
-    for name, array, kind, shape in found:
-        now = describe(array)
-        is_now = (now.namespace, now.device, now.dtype, tuple(array.shape))
-        right = (given.namespace, given.device, real if kind == "loss" else kind, shape)
-        if is_now != right:
-            msg = f"case {batch.name!r}: {name} is {is_now}, expected {right}"
-            raise CheckFailure(msg)
-
-
-def judge_each(batches: Iterable[Batch], judge: Callable[[Batch], list[str]]) -> None:
-    """Fail with all that ``judge`` finds wrong with its results for these batches."""
-    faults: list[str] = []
-    for batch in batches:
-        try:
-            faults += judge(batch)
-        except CheckFailure as failure:
-            faults.append(str(failure))
-    raise_if(faults)
-
-
-def raise_if_padding_counts(
-    batch: Batch, names: Collection[str], compute: Callable[[Batch], Any]
-) -> None:
-    """Fail if a result of ``compute`` changes with what stands past the lengths."""
-    expected = compute(batch)
-    faults = []
-    for logit, label in ((np.nan, -7), (np.inf, 10**6), (-np.inf, batch.blank)):
-        found = compute(with_padding(batch, logit, label))
-        faults += [
-            f"{name} changes when padding is {logit} and {label}"
-            for name in names
-            if getattr(found, name).tobytes() != getattr(expected, name).tobytes()
-        ]
-    raise_if(faults)
-
-
 def other_layouts(
     subject: Subject, batch: Batch, inputs: _Inputs
 ) -> Iterator[tuple[_Inputs, dict[str, Any]]]:
@@ -128,7 +273,7 @@ def other_layouts(
     yield inputs._replace(logits=xp.permute_dims(odd, (0, 2, 1))), {}
 
 
-def wrong_values(batch: Batch) -> tuple[int, Collection[tuple[str, Batch]]]:
+def _wrong_values(batch: Batch) -> tuple[int, Collection[tuple[str, Batch]]]:
     """Return the number of a sequence, and batches in which a value of it is wrong, each named."""
     n = int(np.flatnonzero((batch.label_lengths > 0) & (batch.logit_lengths > 0))[-1])
     _, frames, classes, width = batch.shape

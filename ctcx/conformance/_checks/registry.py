@@ -29,7 +29,7 @@ class Check:
     Attributes
     ----------
     name : str
-        Of the function, ``check_...``.
+        Of the function if it has none of its own, ``check_...``.
     function : callable
         Takes a subject; returns if all is well.
     operations : frozenset of str
@@ -87,6 +87,7 @@ _CHECKS: dict[str, Check] = {}
 def check(
     *,
     operation: str | None = None,
+    name: str | None = None,
     requires: Collection[Feature] = (),
     dtypes: Collection[str] = ("float32", "float64", *_HALF),
     jit: bool = False,
@@ -96,8 +97,9 @@ def check(
     """Register a function as a check, of the loss if no operation is named; see :class:`Check`."""
 
     def register(function: CheckFunction) -> CheckFunction:
-        _CHECKS[function.__name__] = Check(
-            name=function.__name__,
+        known_as = name or function.__name__
+        _CHECKS[known_as] = Check(
+            name=known_as,
             function=function,
             operations=frozenset([operation] if operation else ["loss", "loss_and_grad"]),
             requires=frozenset(requires),

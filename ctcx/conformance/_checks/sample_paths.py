@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 import ctcx
-from ctcx._plugins.backend import Feature
-from ctcx._plugins.targets import load_target
 from ctcx._reference.oracle import round_to_dtype
 from ctcx._reference.posterior import SampledPaths, sample_paths
-from ctcx.conformance._checks.delegation import raise_if_delegated
-from ctcx.conformance._checks.judging import in_group, pick, raise_if, with_padding
+from ctcx.conformance._checks.judging import in_group, raise_if, with_padding
 from ctcx.conformance._checks.occupancies import drawn
-from ctcx.conformance._checks.optional_operations import (
-    call_by_name,
-    check_forms,
-    judge_each,
-    not_refused,
-    other_layouts,
-    wrong_values,
-)
+from ctcx.conformance._checks.optional_operations import LabelOperation
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance.cases import Batch, case
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from numpy.typing import NDArray
 
-    from ctcx.conformance._subject import CallArrays, Subject
+    from ctcx._typing import Array
+    from ctcx.conformance._subject import Subject
 
 __all__: list[str] = []
+
 
 _NEAR = 1e-5
 """Within so much of a boundary, rounding may decide."""
@@ -51,25 +41,18 @@ def _uniforms(batch: Batch) -> NDArray[np.float64]:
     return numbers.astype(np.float64)
 
 
-def _call(
-    subject: Subject,
-    batch: Batch,
-    inputs: CallArrays | None = None,
-    numbers: NDArray[np.float64] | None = None,
-    **options: Any,
-) -> NDArray[np.int64]:
-    """Draw paths for a batch, and check all that is not about which."""
-    inputs = inputs or subject.inputs(batch)
-    uniforms = _as_uniforms(subject, _uniforms(batch) if numbers is None else numbers)
-    settings: dict[str, Any] = {"blank": batch.blank, "backend": subject.backend} | options
+class _Paths(NamedTuple):
+    states: Any
 
-    def call() -> Any:
-        logits, labels, *lengths = inputs
-        return ctcx.ctc_sample_paths(logits, labels, uniforms, *lengths, **settings)
 
-    states = call_by_name(subject, "sample_paths", batch, inputs, call, uniforms)
-    check_forms(batch, inputs, [("states", states, "int32", tuple(uniforms.shape))])
-    return subject.numpy(states).astype(np.int64)
+def _sample(
+    logits: Array, labels: Array, *lengths: Array, uniforms: Array, **options: Any
+) -> _Paths:
+    return _Paths(ctcx.ctc_sample_paths(logits, labels, uniforms, *lengths, **options))
+
+
+def _options(subject: Subject, batch: Batch) -> dict[str, Any]:
+    return {"uniforms": _as_uniforms(subject, _uniforms(batch))}
 
 
 def _as_uniforms(subject: Subject, numbers: NDArray[np.float64]) -> Any:
@@ -89,7 +72,8 @@ def _truth(batch: Batch, dtype: str) -> SampledPaths:
     )
 
 
-def _judge(subject: Subject, batch: Batch, states: NDArray[np.int64]) -> list[str]:
+def _judge(subject: Subject, batch: Batch, found: _Paths) -> list[str]:
+    states = found.states
     truth = _truth(batch, subject.dtype)
     faults = []
     for n, k in np.argwhere((states != truth.states).any(axis=2)).tolist():
@@ -106,103 +90,48 @@ def _judge(subject: Subject, batch: Batch, states: NDArray[np.int64]) -> list[st
     return faults
 
 
-def _judge_all(subject: Subject, batches: Iterable[Batch]) -> None:
-    judge_each(batches, lambda batch: _judge(subject, batch, _call(subject, batch)))
+_SAMPLE_PATHS = LabelOperation(
+    name="sample_paths",
+    function=_sample,
+    forms=(("NKT", "int32"),),
+    options=_options,
+    kernel_options=_options,
+    judge=_judge,
+    batch=drawn,
+    mark="states of -1",
+    is_marked=lambda found, n: bool((found.states[n] == -1).all()),
+)
 
 
 @check(operation="sample_paths")
 def check_sample_paths(subject: Subject) -> None:
     """Paths of tiny problems are the ones that the numbers pick."""
-    _judge_all(subject, in_group("enumerable"))
+    _SAMPLE_PATHS.judge_all(subject, in_group("enumerable"))
 
 
 @check(operation="sample_paths")
 def check_sample_paths_edge_cases(subject: Subject) -> None:
     """No labels, no frames, too few frames, masked classes."""
-    _judge_all(subject, in_group("infeasible", "masked", "degenerate"))
+    _SAMPLE_PATHS.judge_all(subject, in_group("infeasible", "masked", "degenerate"))
 
 
 @check(operation="sample_paths")
 def check_sample_paths_drawn(subject: Subject) -> None:
     """Drawn problems: lengths, repeats, scales, masked logits; and 700 frames."""
-    _judge_all(subject, [*map(drawn, range(6)), drawn(6, frames=700)])
+    _SAMPLE_PATHS.judge_all(subject, [*map(drawn, range(6)), drawn(6, frames=700)])
 
 
 @check(operation="sample_paths")
-def check_sample_paths_ignore_padding(subject: Subject) -> None:
+def check_sample_paths_ignores_padding(subject: Subject) -> None:
     """What stands past the lengths changes nothing, NaN in the numbers included."""
     batch = case("ragged")
     padding = np.broadcast_to(batch.padded_frames()[:, None, :], _uniforms(batch).shape)
     faults = []
     for logit, label, number in ((np.nan, -7, np.nan), (-np.inf, batch.blank, 2.0)):
-        numbers = np.where(padding, number, _uniforms(batch))
-        faults += _judge(
-            subject, batch, _call(subject, with_padding(batch, logit, label), numbers=numbers)
-        )
+        uniforms = _as_uniforms(subject, np.where(padding, number, _uniforms(batch)))
+        found = _SAMPLE_PATHS(subject, with_padding(batch, logit, label), uniforms=uniforms)
+        faults += _judge(subject, batch, found)
     raise_if(faults)
 
 
-@check(operation="sample_paths")
-def check_sample_paths_batching(subject: Subject) -> None:
-    """A sequence's paths don't depend on the others, nor on its place among them."""
-    batch = drawn(2)
-    order = np.array([2, 0, 3, 1])
-    turned = _call(subject, pick(batch, order), numbers=_uniforms(batch)[order])
-    sorted_again = np.empty_like(turned)
-    sorted_again[order] = turned
-    raise_if(_judge(subject, batch, sorted_again))
-
-
-@check(operation="sample_paths", requires={Feature.NONCONTIGUOUS})
-def check_sample_paths_time_major(subject: Subject) -> None:
-    """Transposed logits, as time_major=True passes them, give the same paths."""
-    batch = drawn(4)
-    for inputs, options in other_layouts(subject, batch, subject.inputs(batch)):
-        raise_if(_judge(subject, batch, _call(subject, batch, inputs, **options)))
-
-
-@check(operation="sample_paths", requires={Feature.TRACEABLE}, jit=True)
-def check_sample_paths_jit(subject: Subject) -> None:
-    """Compiled by the library, a call gives the same paths."""
-    batch = drawn(5)
-    _call(subject, batch)  # says so if the backend takes no such arrays
-
-    def call(logits: Any, labels: Any, uniforms: Any, *lengths: Any) -> Any:
-        return ctcx.ctc_sample_paths(
-            logits, labels, uniforms, *lengths, blank=batch.blank, backend=subject.backend
-        )
-
-    compiled: Callable[..., Any] = load_target(str(subject.library.jit))(call)
-    logits, labels, *lengths = subject.inputs(batch)
-    states = compiled(logits, labels, _as_uniforms(subject, _uniforms(batch)), *lengths)
-    raise_if(_judge(subject, batch, subject.numpy(states).astype(np.int64)))
-
-
-@check(operation="sample_paths")
-def check_sample_paths_mark_wrong_values(subject: Subject) -> None:
-    """A wrong length, label or logit is an error; unchecked, states of -1, its own only."""
-    batch = case("ragged")
-    right = _call(subject, batch)
-    n, batches = wrong_values(batch)
-    faults = []
-    for what, wrong in batches:
-        found = _call(subject, wrong, validate=False)
-        if (found[n] != -1).any():
-            faults.append(f"{what}: states are {found[n, 0].tolist()}, expected -1 everywhere")
-        faults += not_refused(what, n, partial(_call, subject, wrong))
-        rest = np.arange(len(batch.logits)) != n
-        if (found[rest] != right[rest]).any():
-            faults.append(f"{what} changes the paths of other sequences")
-    raise_if(faults)
-
-
-@check(operation="sample_paths")
-def check_sample_paths_computes_by_itself(subject: Subject) -> None:
-    """No other backend's code runs meanwhile, as check_computes_by_itself says of the loss."""
-    kernel = load_target(subject.descriptor.kernels["sample_paths"])
-
-    def call(batch: Batch) -> None:
-        uniforms = _as_uniforms(subject, _uniforms(batch))
-        kernel(*subject.inputs(batch), blank=batch.blank, uniforms=uniforms)
-
-    raise_if_delegated(subject, call)
+_SAMPLE_PATHS.register(leaving_out={"ignores_padding"})
