@@ -120,6 +120,11 @@ class Subject:
         """Whether the backend computes gradients."""
         return self.has(Feature.GRAD)
 
+    @property
+    def with_and_without_grad(self) -> tuple[bool, ...]:
+        """Whether to ask for the gradient: both ways, where there is one."""
+        return (False, True) if self.can_grad else (False,)
+
     def array(self, values: NDArray[Any], dtype: str | None = None) -> Array:
         """Return a new array of the library on the device under test."""
         # A copy, in row-major order: some libraries share memory with what they are given.

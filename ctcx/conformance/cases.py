@@ -7,10 +7,10 @@ the same shape, because libraries that compile do so once for each shape.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ctcx._plugins.case import Case
 
-__all__ = ["Batch", "case", "cases", "from_plugin", "truth"]
+__all__ = ["Batch", "case", "cases", "from_plugin", "pick", "truth"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -101,6 +101,11 @@ class Batch:
         """Sequences, frames, classes and width of the labels: (N, T, C, S)."""
         num_sequences, num_frames, num_classes = self.logits.shape
         return num_sequences, num_frames, num_classes, self.labels.shape[1]
+
+    def rounded(self, dtype: str) -> tuple[Any, ...]:
+        """Return what a reference computes of: the arrays, logits rounded, and the blank."""
+        logits = round_to_dtype(self.logits, dtype)
+        return logits, self.labels, self.logit_lengths, self.label_lengths, self.blank
 
     def label(self, n: int) -> str:
         """Return what messages call sequence ``n``."""
@@ -180,15 +185,25 @@ def from_plugin(given: Case) -> Batch:
     )
 
 
+def pick(batch: Batch, rows: NDArray[np.int64]) -> Batch:
+    """Return some sequences of a batch, in this order, without the expected numbers."""
+    return replace(
+        batch,
+        logits=batch.logits[rows],
+        labels=batch.labels[rows],
+        logit_lengths=batch.logit_lengths[rows],
+        label_lengths=batch.label_lengths[rows],
+        sequences=tuple(batch.sequences[n] for n in rows) if batch.sequences else (),
+        expected_loss=None,
+        expected_grad=None,
+    )
+
+
 @lru_cache(maxsize=256)
 def truth(problem: Batch, dtype: str) -> ReferenceAnswer:
     """Return the right answer to ``problem`` with its logits rounded to ``dtype``."""
-    logits = round_to_dtype(problem.logits, dtype)
     solve = enumerate_paths if "enumerable" in problem.groups else reference
-    answer = solve(
-        logits, problem.labels, problem.logit_lengths, problem.label_lengths, problem.blank
-    )
-    return within_limit(answer)
+    return within_limit(solve(*problem.rounded(dtype)))
 
 
 def _noise(seed: int, *shape: int, scale: float = 2.0) -> NDArray[np.float64]:

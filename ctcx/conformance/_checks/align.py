@@ -34,13 +34,7 @@ _EXACT = "exact sums"
 @lru_cache(maxsize=256)
 def _truth(batch: Batch, dtype: str) -> BestPaths:
     solve = enumerate_best_paths if "enumerable" in batch.groups else best_paths
-    return solve(
-        round_to_dtype(batch.logits, dtype),
-        batch.labels,
-        batch.logit_lengths,
-        batch.label_lengths,
-        batch.blank,
-    )
+    return solve(*batch.rounded(dtype))
 
 
 def _judge(subject: Subject, batch: Batch, found: ctcx.Alignment[Any]) -> list[str]:

@@ -47,7 +47,7 @@ def check_read_only_inputs(subject: Subject) -> None:
         for array in inputs:
             if isinstance(array, np.ndarray):
                 array.flags.writeable = False
-        for grad in (False, True) if subject.can_grad else (False,):
+        for grad in subject.with_and_without_grad:
             outcome = subject.run(batch, grad=grad, inputs=inputs)
             raise_if(right(subject)(batch, outcome))
 
@@ -58,7 +58,7 @@ def check_noncontiguous_inputs(subject: Subject) -> None:
     batch = case("ragged")
     for name, inputs in _scattered(subject, batch):
         scattered = replace(batch, name=f"ragged, {name}")
-        for grad in (False, True) if subject.can_grad else (False,):
+        for grad in subject.with_and_without_grad:
             outcome = subject.run(scattered, grad=grad, inputs=inputs)
             wanted = Outcome(*_truth_parts(batch, subject, grad=grad))
             raise_if(same(subject, scattered, outcome, wanted, "expected"))
@@ -78,7 +78,7 @@ def check_integer_inputs(subject: Subject) -> None:
                 )
             ]
             named = replace(batch, name=f"ragged, {', '.join(kinds)}, every {step}. element")
-            for grad in (False, True) if subject.can_grad else (False,):
+            for grad in subject.with_and_without_grad:
                 outcome = subject.run(named, grad=grad, inputs=CallArrays(logits, *whole))
                 wanted = Outcome(*_truth_parts(batch, subject, grad=grad))
                 raise_if(same(subject, named, outcome, wanted, "expected"))
@@ -123,7 +123,7 @@ def check_time_major(subject: Subject) -> None:
     batch = case("ragged")
     num_sequences, num_frames, num_classes, _ = batch.shape
     inputs = subject.inputs(batch)._replace(logits=subject.logits(batch.logits.transpose(1, 0, 2)))
-    for grad in (False, True) if subject.can_grad else (False,):
+    for grad in subject.with_and_without_grad:
         try:
             outcome = subject.run(
                 batch,
@@ -163,7 +163,7 @@ def check_traced(subject: Subject) -> None:
     jit = load_target(subject.library.jit or "")
     for batch in (case("edge lengths"), case("long label")):
         inputs = subject.inputs(batch)
-        for grad in (False, True) if subject.can_grad else (False,):
+        for grad in subject.with_and_without_grad:
             function = ctcx.ctc_loss_and_grad if grad else ctcx.ctc_loss
             call = partial(function, blank=batch.blank, backend=subject.backend)
 

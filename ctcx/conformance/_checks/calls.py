@@ -36,7 +36,7 @@ _PATIENCE = 10.0
 def check_deterministic(subject: Subject) -> None:
     """The same input gives the same bits, run after run and with other calls in between."""
     for batch in (case("ragged"), case("many classes"), case("confident for long")):
-        for grad in (False, True) if subject.can_grad else (False,):
+        for grad in subject.with_and_without_grad:
             first = subject.run(batch, grad=grad)
             for between in (None, None, case("long label"), case("edge lengths")):
                 if between is not None:
@@ -61,7 +61,7 @@ def check_results_are_new(subject: Subject) -> None:
             subject.notes.append(str(reason))
             continue
         other = replace(batch, logits=2 * batch.logits[:, ::-1])
-        for grad in (False, True) if subject.can_grad else (False,):
+        for grad in subject.with_and_without_grad:
             inputs = subject.inputs(batch)
             results = subject.call(inputs, grad=grad, blank=batch.blank)
             first = _outcome(subject, results)
@@ -85,7 +85,7 @@ def check_repeats(subject: Subject) -> None:
     slow = "*" in subject.descriptor.namespaces and subject.namespace not in {"numpy", "cupy"}
     slow = slow or subject.has(Feature.LAZY)
     for batch, count in ((case("ragged"), 1000), (_wide_batch(), 200)):
-        for grad in (False, True) if subject.can_grad else (False,):
+        for grad in subject.with_and_without_grad:
             _repeat(subject, batch, count // 20 if slow else count, grad=grad)
 
 

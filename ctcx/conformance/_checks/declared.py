@@ -39,7 +39,7 @@ def check_takes_what_it_declares(subject: Subject) -> None:
     The first calls give what later ones give: they may have to compile something or make tables.
     """
     for batch in (case("notebook"), case("ragged")):
-        for grad in (False, True) if subject.can_grad else (False,):
+        for grad in subject.with_and_without_grad:
             what = "loss_and_grad" if grad else "loss"
             try:
                 first, again = (subject.run(batch, grad=grad) for _ in range(2))
@@ -79,13 +79,10 @@ def check_rejects_what_it_does_not_declare(subject: Subject) -> None:
 def check_checks_values(subject: Subject) -> None:
     """A wrong length, label or logit gives its sequence a loss of NaN, and the others theirs."""
     batch = case("ragged")
-    right = {
-        grad: subject.run(batch, grad=grad).loss
-        for grad in ((False, True) if subject.can_grad else (False,))
-    }
+    right = {grad: subject.run(batch, grad=grad).loss for grad in subject.with_and_without_grad}
     faults = []
     for what, n, wrong in _wrong_values(batch):
-        for grad in (False, True) if subject.can_grad else (False,):
+        for grad in subject.with_and_without_grad:
             inputs = subject.inputs(wrong)
             result = subject.call(inputs, grad=grad, blank=wrong.blank, validate=False)
             expected = right[grad].copy()

@@ -57,7 +57,7 @@ def check_delegates(subject: Subject) -> None:
 def _others_code(subject: Subject) -> set[str]:
     """Return the functions of other backends that run while losses are computed."""
     found = set()
-    for grad in (False, True) if subject.can_grad else (False,):
+    for grad in subject.with_and_without_grad:
 
         def call(batch: Batch, *, grad: bool = grad) -> None:
             for array in subject.call(subject.inputs(batch), grad=grad, blank=batch.blank):

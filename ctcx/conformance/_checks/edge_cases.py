@@ -57,9 +57,8 @@ def check_largest_losses(subject: Subject) -> None:
     def judge(batch: Batch, outcome: Outcome) -> list[str]:
         return [fault for each in judges for fault in each(batch, outcome)]
 
-    judge_all(subject, in_group("limit"), judge, grad=False)
-    if subject.can_grad:
-        judge_all(subject, in_group("limit"), judge, grad=True)
+    for grad in subject.with_and_without_grad:
+        judge_all(subject, in_group("limit"), judge, grad=grad)
 
 
 @check()
@@ -84,7 +83,7 @@ def check_unchecked_logits(subject: Subject) -> None:
         loss, grad = loss.copy(), expected.grad.copy()
         loss[rows] = np.nan
         grad[rows] = np.where(batch.padded_frames()[rows][:, :, None], 0.0, np.nan)
-        for with_grad in (False, True) if subject.can_grad else (False,):
+        for with_grad in subject.with_and_without_grad:
             got = subject.run(wrong, grad=with_grad, validate=False, infeasible=policy)
             allowed = subject.tolerance.loss(np.nan_to_num(loss), batch.logit_lengths)
             shown = replace(batch, name=f"{batch.name}, with NaN and inf, infeasible={policy!r}")
@@ -177,10 +176,8 @@ def check_infeasible_policies(subject: Subject) -> None:
 @check()
 def check_degenerate_shapes(subject: Subject) -> None:
     """Axes of size 0 and 1: no sequences, no frames, no label axis, one class."""
-    batches = in_group("degenerate")
-    judge_all(subject, batches, right(subject), grad=False)
-    if subject.can_grad:
-        judge_all(subject, batches, right(subject), grad=True)
+    for grad in subject.with_and_without_grad:
+        judge_all(subject, in_group("degenerate"), right(subject), grad=grad)
 
 
 @check()
@@ -236,9 +233,8 @@ def check_certain_paths(subject: Subject) -> None:
         zero = np.zeros(outcome.loss.shape)
         return loss_faults(batch, outcome.loss, zero, allowed=zero + 1e-14)
 
-    judge_all(subject, [batch], judge, grad=False)
-    if subject.can_grad:
-        judge_all(subject, [batch], judge, grad=True)
+    for grad in subject.with_and_without_grad:
+        judge_all(subject, [batch], judge, grad=grad)
 
 
 def _where(wrong: NDArray[np.bool_]) -> list[int]:

@@ -9,12 +9,10 @@ import numpy as np
 
 from ctcx.conformance._failures import CheckFailure, NotApplicable
 from ctcx.conformance._mismatches import grad_faults, loss_faults
-from ctcx.conformance.cases import Batch, cases, truth
+from ctcx.conformance.cases import Batch, cases, pick, truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from numpy.typing import NDArray
 
     from ctcx.conformance._subject import Outcome, Subject
 
@@ -150,18 +148,4 @@ def with_padding(batch: Batch, logit: float, label: int) -> Batch:
         batch,
         logits=np.where(batch.padded_frames()[:, :, None], logit, batch.logits),
         labels=np.where(batch.padded_labels(), label, batch.labels),
-    )
-
-
-def pick(batch: Batch, rows: NDArray[np.int64]) -> Batch:
-    """Return some sequences of a batch, in this order, without the expected numbers."""
-    return replace(
-        batch,
-        logits=batch.logits[rows],
-        labels=batch.labels[rows],
-        logit_lengths=batch.logit_lengths[rows],
-        label_lengths=batch.label_lengths[rows],
-        sequences=tuple(batch.sequences[n] for n in rows) if batch.sequences else (),
-        expected_loss=None,
-        expected_grad=None,
     )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import ctcx
-from ctcx._reference.oracle import round_to_dtype
 from ctcx._reference.posterior import Posterior, enumerate_posterior, occupancies
 from ctcx._reference.tolerances import TOLERANCES
 from ctcx.conformance._checks.judging import in_group, raise_if
@@ -28,9 +27,8 @@ drawn = partial(drawn_batch, salt=15, frames=130, width=40)
 
 @lru_cache(maxsize=256)
 def _truth(batch: Batch, dtype: str) -> Posterior:
-    arrays = (batch.labels, batch.logit_lengths, batch.label_lengths, batch.blank)
     solve = enumerate_posterior if "enumerable" in batch.groups else occupancies
-    return solve(round_to_dtype(batch.logits, dtype), *arrays)
+    return solve(*batch.rounded(dtype))
 
 
 def _judge(subject: Subject, batch: Batch, found: ctcx.Occupancies[Any]) -> list[str]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import ctcx
-from ctcx._reference.oracle import round_to_dtype
 from ctcx._reference.posterior import SampledPaths, sample_paths
 from ctcx.conformance._checks.judging import in_group, raise_if, with_padding
 from ctcx.conformance._checks.occupancies import drawn
@@ -62,14 +61,7 @@ def _as_uniforms(subject: Subject, numbers: NDArray[np.float64]) -> Any:
 
 @lru_cache(maxsize=64)
 def _truth(batch: Batch, dtype: str) -> SampledPaths:
-    return sample_paths(
-        round_to_dtype(batch.logits, dtype),
-        batch.labels,
-        batch.logit_lengths,
-        batch.label_lengths,
-        batch.blank,
-        uniforms=_uniforms(batch),
-    )
+    return sample_paths(*batch.rounded(dtype), uniforms=_uniforms(batch))
 
 
 def _judge(subject: Subject, batch: Batch, found: _Paths) -> list[str]:

@@ -47,7 +47,7 @@ def faults_of(subject: Subject, problem: DrawnProblem) -> list[str]:
         The backend's own ``accepts`` turns it down.
     """
     faults = []
-    for grad in (False, True) if subject.can_grad else (False,):
+    for grad in subject.with_and_without_grad:
         operation = "ctc_loss_and_grad" if grad else "ctc_loss"
         try:
             outcome = _run(subject, problem, grad=grad)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ctcx._reference.lattice import fewest_frames
-from ctcx._reference.oracle import ReferenceAnswer, reference, round_to_dtype, within_limit
+from ctcx._reference.oracle import ReferenceAnswer, reference, within_limit
 from ctcx.conformance._draws.sizes import Sizes, sizes
 from ctcx.conformance.cases import Batch
 from ctcx.fixtures._random_fixtures import PortableRandom, path_of
@@ -114,14 +114,12 @@ def right_answer(batch: Batch, dtype: str) -> ReferenceAnswer:
 
     It is kept, for the other libraries, and for other dtypes that hold the same logits.
     """
-    logits = round_to_dtype(batch.logits, dtype)
-    same = np.array_equal(logits, batch.logits, equal_nan=True)
+    arrays = batch.rounded(dtype)
+    same = np.array_equal(arrays[0], batch.logits, equal_nan=True)
     key = (batch.name, "" if same else dtype)
     if key in _answers:
         return _answers[key]
-    answer = within_limit(
-        reference(logits, batch.labels, batch.logit_lengths, batch.label_lengths, batch.blank)
-    )
+    answer = within_limit(reference(*arrays))
     if batch.name.startswith("drawn-"):
         _answers[key] = answer
         while sum(kept.grad.nbytes for kept in _answers.values()) > _KEPT:

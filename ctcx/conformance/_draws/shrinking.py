@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ctcx.conformance._draws.problem import DrawnProblem, Form
+from ctcx.conformance.cases import pick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,19 +88,8 @@ def _cut_sequences(batch: Batch, size: int) -> Iterator[Batch]:
     if not size:
         return
     total = batch.shape[0]
-    for rows in (slice(0, size), slice(total - size, total)):
-        yield _part(batch, rows)
-
-
-def _part(batch: Batch, rows: slice) -> Batch:
-    return replace(
-        batch,
-        logits=batch.logits[rows],
-        labels=batch.labels[rows],
-        logit_lengths=batch.logit_lengths[rows],
-        label_lengths=batch.label_lengths[rows],
-        sequences=batch.sequences[rows],
-    )
+    for rows in (np.arange(size), np.arange(total - size, total)):
+        yield pick(batch, rows)
 
 
 def _cut_frames(batch: Batch, size: int) -> Iterator[Batch]:

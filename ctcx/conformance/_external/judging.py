@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ctcx._diagnosis import diagnose, first_divergence, read_answer
 from ctcx._errors import CTCInputError
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
-    from ctcx._diagnosis import Answer
+    from ctcx._diagnosis.mistakes import LikelyMistakes
     from ctcx.conformance._execute import Status
-    from ctcx.conformance._external.likely import Judged
     from ctcx.conformance._external.operations import ExternalOperation
     from ctcx.fixtures import Fixture
 
@@ -59,14 +58,131 @@ def result(
     )
 
 
-class Judge(Protocol):
-    """All answers of a program for one operation."""
+class Judge(ABC):
+    """All answers of a program for one operation.
+
+    Parameters
+    ----------
+    dtype : str
+        Whose tolerances hold.
+    """
+
+    _prefix = ""
+    """Of the files of a wrong problem."""
+
+    def __init__(self, dtype: str) -> None:
+        self._dtype = dtype
+        self._given: list[Any] = []
+        self._wrong: list[tuple[Fixture, dict[str, Any], str]] = []
 
     def judge(self, fixture: Fixture, document: dict[str, Any]) -> tuple[Status, str]:
         """Return whether an answer is right, and else where it goes wrong."""
+        if refusal := self._refusal(document):
+            return refusal
+        try:
+            faults, lacks = self._faults(fixture, document)
+        except CTCInputError as error:
+            hint = ""
+            if " is None" in str(error) or " is 'None'" in str(error):
+                hint = ". JSON has no infinity and no NaN: write the strings 'inf', '-inf', 'nan'"
+            return "failed", f"{error}{hint}"
+        if not faults:
+            return "passed", lacks
+        self._wrong.append((fixture, document, f"{fixture.name}: {fixture.about}\n{faults[0]}"))
+        lines = [fixture.about, *faults[:_SHOWN]]
+        if len(faults) > _SHOWN:
+            lines.append(f"and in {len(faults) - _SHOWN} more sequences")
+        return "failed", "\n".join(lines)
 
     def findings(self, failures: str | os.PathLike[str] | None) -> dict[str, Any]:
-        """Return what all answers together tell, as fields of a report."""
+        """Return what all answers together tell, as fields of a report.
+
+        Parameters
+        ----------
+        failures : path or None
+            Folder for the files of one wrong problem; None to write none.
+        """
+        if not self._wrong:
+            return {}
+        found = self._likely_mistakes()
+        fixture, document, example = min(self._wrong, key=lambda one: one[0].arrays["logits"].size)
+        command = ""
+        if failures is not None:
+            command = _written(Path(failures), fixture, document, self._prefix)
+        return {
+            "verdict": found.verdict,
+            "mistakes": tuple(mistake.name for mistake in found.mistakes),
+            "explanation": found.explanation,
+            "example": example,
+            "command": command,
+        }
+
+    def _refusal(self, document: dict[str, Any]) -> tuple[Status, str] | None:
+        """Return what an answer without results says."""
+        if "unsupported" in document:
+            return "skipped", f"the program doesn't support it: {document['unsupported']}"
+        if "error" in document:
+            return "error", f"the program reports an error: {document['error']}"
+        return None
+
+    @abstractmethod
+    def _faults(self, fixture: Fixture, document: dict[str, Any]) -> tuple[list[str], str]:
+        """Note an answer; return what is wrong with it, and what a right one lacks."""
+
+    @abstractmethod
+    def _likely_mistakes(self) -> LikelyMistakes:
+        """Return which mistake gives the answers noted so far."""
+
+
+class LossAnswers(Judge):
+    """All answers of a program for the loss and its gradient."""
+
+    def _faults(self, fixture: Fixture, document: dict[str, Any]) -> tuple[list[str], str]:
+        answer = read_answer("answer", document, fixture)
+        if "loss" not in answer:
+            msg = "the answer has no 'loss'"
+            raise CTCInputError(msg, argument="answer")
+        self._given.append((fixture, answer))
+        places = (
+            first_divergence(fixture, answer, n, self._dtype) for n in range(fixture.shape[0])
+        )
+        lacks = "" if "gradient" in answer else "the answer has no gradient"
+        return [f"first wrong number: {place}" for place in places if place is not None], lacks
+
+    def _likely_mistakes(self) -> LikelyMistakes:
+        return diagnose(self._given, self._dtype)
+
+
+class OperationAnswers(Judge):
+    """All answers of a program for another operation."""
+
+    def __init__(self, dtype: str, operation: ExternalOperation) -> None:
+        super().__init__(dtype)
+        self._operation = operation
+        self._prefix = f"{operation.name}-"
+
+    def _refusal(self, document: dict[str, Any]) -> tuple[Status, str] | None:
+        if refusal := super()._refusal(document):
+            return refusal
+        if any(name in document for name in self._operation.fields):
+            return None
+        if "loss" in document:
+            return "skipped", NOT_OFFERED
+        return "failed", f"the answer has no {' or '.join(map(repr, self._operation.fields))}"
+
+    def _faults(self, fixture: Fixture, document: dict[str, Any]) -> tuple[list[str], str]:
+        faults = []
+        for n, said in enumerate(self._operation.read(document, fixture)):
+            asked = Asked(fixture, n)
+            fault = self._operation.fault(asked, said, self._dtype)
+            self._given.append((asked, said, fault is not None))
+            if fault is not None:
+                faults.append(f"sequence {n}: {fault}")
+        no_score = self._operation.unique is not None and "score" not in document
+        return faults, "the answer has no score" if no_score else ""
+
+    def _likely_mistakes(self) -> LikelyMistakes:
+        return likely_mistakes(self._operation, self._given, self._dtype)
 
 
 def judges(operations: Sequence[str], dtype: str) -> dict[str, Judge]:
@@ -94,156 +210,6 @@ def all_findings(
             if isinstance(value, tuple):
                 whole[key] = (*(before or ()), *value)
     return whole
-
-
-def _refusal(document: dict[str, Any]) -> tuple[Status, str] | None:
-    """Return what an answer without results says."""
-    if "unsupported" in document:
-        return "skipped", f"the program doesn't support it: {document['unsupported']}"
-    if "error" in document:
-        return "error", f"the program reports an error: {document['error']}"
-    return None
-
-
-def _unread(error: CTCInputError) -> tuple[Status, str]:
-    """Return what is told of an answer that can't be read."""
-    hint = ""
-    if " is None" in str(error) or " is 'None'" in str(error):
-        hint = ". JSON has no infinity and no NaN: write the strings 'inf', '-inf', 'nan'"
-    return "failed", f"{error}{hint}"
-
-
-@dataclass(eq=False)
-class LossAnswers:
-    """All answers of a program for the loss and its gradient.
-
-    Attributes
-    ----------
-    dtype : str
-        Whose tolerances hold.
-    """
-
-    dtype: str
-    _given: list[tuple[Fixture, Answer]] = field(default_factory=list)
-    _wrong: list[tuple[Fixture, dict[str, Any], str]] = field(default_factory=list)
-
-    def judge(self, fixture: Fixture, document: dict[str, Any]) -> tuple[Status, str]:
-        """Return whether an answer is right, and else where it goes wrong.
-
-        Parameters
-        ----------
-        fixture : Fixture
-            What was asked.
-        document : dict
-            The answer.
-        """
-        if refusal := _refusal(document):
-            return refusal
-        try:
-            answer = read_answer("answer", document, fixture)
-            if "loss" not in answer:
-                return "failed", "the answer has no 'loss'"
-        except CTCInputError as error:
-            return _unread(error)
-        self._given.append((fixture, answer))
-        wrong = [
-            divergence
-            for n in range(fixture.shape[0])
-            if (divergence := first_divergence(fixture, answer, n, self.dtype)) is not None
-        ]
-        if not wrong:
-            return "passed", "" if "gradient" in answer else "the answer has no gradient"
-        example = f"{fixture.name}: {fixture.about}\nfirst wrong number: {wrong[0]}"
-        self._wrong.append((fixture, document, example))
-        return "failed", _message(fixture, [str(divergence) for divergence in wrong])
-
-    def findings(self, failures: str | os.PathLike[str] | None) -> dict[str, Any]:
-        """Return what all answers together tell, as fields of a report.
-
-        Parameters
-        ----------
-        failures : path or None
-            Folder for the files of one wrong problem; None to write none.
-        """
-        if not self._wrong:
-            return {}
-        found = diagnose(self._given, self.dtype)
-        fixture, document, example = min(self._wrong, key=lambda one: one[0].arrays["logits"].size)
-        return {
-            "verdict": found.verdict,
-            "mistakes": tuple(mistake.name for mistake in found.mistakes),
-            "explanation": found.explanation,
-            "example": example,
-            "command": "" if failures is None else _written(Path(failures), fixture, document),
-        }
-
-
-@dataclass(eq=False)
-class OperationAnswers:
-    """All answers of a program for another operation.
-
-    Attributes
-    ----------
-    dtype : str
-        Whose tolerances hold.
-    operation : ExternalOperation
-        What was asked for.
-    """
-
-    dtype: str
-    operation: ExternalOperation
-    _given: list[Judged] = field(default_factory=list)
-    _wrong: list[tuple[Fixture, dict[str, Any], str]] = field(default_factory=list)
-
-    def judge(self, fixture: Fixture, document: dict[str, Any]) -> tuple[Status, str]:
-        """Return whether an answer is right, and else what is wrong; see :class:`LossAnswers`."""
-        if refusal := _refusal(document):
-            return refusal
-        if not any(name in document for name in self.operation.fields):
-            if "loss" in document:
-                return "skipped", NOT_OFFERED
-            names = " or ".join(map(repr, self.operation.fields))
-            return "failed", f"the answer has no {names}"
-        try:
-            said = self.operation.read(document, fixture)
-        except CTCInputError as error:
-            return _unread(error)
-        lines = []
-        for n, one in enumerate(said):
-            asked = Asked(fixture, n)
-            fault = self.operation.fault(asked, one, self.dtype)
-            self._given.append((asked, one, fault is not None))
-            if fault is not None:
-                lines.append(f"sequence {n}: {fault}")
-        if not lines:
-            no_score = self.operation.unique is not None and "score" not in document
-            return "passed", "the answer has no score" if no_score else ""
-        self._wrong.append((fixture, document, f"{fixture.name}: {fixture.about}\n{lines[0]}"))
-        return "failed", _message(fixture, lines)
-
-    def findings(self, failures: str | os.PathLike[str] | None) -> dict[str, Any]:
-        """Return what all answers together tell; see :class:`LossAnswers`."""
-        if not self._wrong:
-            return {}
-        found = likely_mistakes(self.operation, self._given, self.dtype)
-        wrong = min(self._wrong, key=lambda one: one[0].arrays["logits"].size)
-        fixture, document, example = wrong
-        return {
-            "verdict": found.verdict,
-            "mistakes": tuple(mistake.name for mistake in found.mistakes),
-            "explanation": found.explanation,
-            "example": example,
-            "command": ""
-            if failures is None
-            else _written(Path(failures), fixture, document, f"{self.operation.name}-"),
-        }
-
-
-def _message(fixture: Fixture, wrong: list[str]) -> str:
-    lines = [fixture.about, *wrong[:_SHOWN]]
-    if len(wrong) > _SHOWN:
-        lines.append(f"and in {len(wrong) - _SHOWN} more sequences")
-    return "\n".join(lines)
 
 
 def _written(folder: Path, fixture: Fixture, document: dict[str, Any], operation: str = "") -> str:
