@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
-from ctcx._version import __version__
-
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from ctcx import compat, conformance, plugin
     from ctcx._api.align import Alignment, Span, ctc_align, spans
     from ctcx._api.beam_search import Beams, ctc_beam_search
@@ -86,54 +87,68 @@ __all__ = [
     "use_backend",
 ]
 
-# Where each public name lives. Modules are imported on first use, so that `import ctcx` costs next
-# to nothing (tests/test_import.py holds the list of what it may import).
-_HOMES = {
-    "_api.align": ("Alignment", "Span", "ctc_align", "spans"),
-    "_api.beam_search": ("Beams", "ctc_beam_search"),
-    "_api.explain": ("explain",),
-    "_api.greedy": ("Decoded", "ctc_greedy"),
-    "_api.guided_search": ("BeamState",),
-    "_errors": (
-        "BackendError",
-        "BackendRejectedError",
-        "CTCError",
-        "CTCInputError",
-        "InfeasibleError",
-        "KernelError",
-        "PluginError",
-        "PluginWarning",
-        "UnknownBackendError",
-    ),
-    "_api.hvp": ("ctc_hvp",),
-    "_api.linear": ("LinearLossAndGrad", "linear_ctc_loss_and_grad"),
-    "_api.torch_linear": ("LinearCTCLoss",),  # needs PyTorch, so it isn't in __all__
-    "_api.loss": ("LossAndGrad", "ctc_loss", "ctc_loss_and_grad"),
-    "_api.ngram": ("NGram",),
-    "_api.posterior": ("Occupancies", "ctc_entropy", "ctc_occupancies", "ctc_sample_paths"),
-    "_inputs.labels": ("labels_from_one_hot", "labels_to_one_hot", "min_frames"),
-    "_dispatch.report": ("backends", "show_versions"),
-    "_dispatch.requested": ("use_backend",),
-    "_dispatch.tracing": ("trace",),
-}
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_SUBMODULES = ("bench", "compat", "conformance", "fixtures", "plot", "plugin")
+__version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
+def _on_first_use(
+    package: str,
+    public: list[str],
+    homes: Mapping[str, Sequence[str]],
+    submodules: Sequence[str] = (),
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return ``__getattr__`` and ``__dir__`` of a package that imports public names on first use.
 
-    if name in _SUBMODULES:
-        return import_module(f"ctcx.{name}")
-    try:
-        home = _HOME_OF[name]
-    except KeyError:
-        msg = f"module 'ctcx' has no attribute {name!r}"
-        raise AttributeError(msg) from None
-    value = getattr(import_module(f"ctcx.{home}"), name)
-    globals()[name] = value
-    return value
+    ``homes`` has the names by the modules that they live in, as these are called in the package.
+    """
+    home_of = {name: module for module, names in homes.items() for name in names}
+
+    def get(name: str) -> Any:
+        from importlib import import_module
+
+        if name in submodules:
+            return import_module(f"{package}.{name}")
+        if name not in home_of:
+            msg = f"module {package!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        value = getattr(import_module(f"{package}.{home_of[name]}"), name)
+        vars(sys.modules[package])[name] = value
+        return value
+
+    return get, lambda: sorted(public)
 
 
-def __dir__() -> list[str]:
-    return sorted(__all__)
+# So that `import ctcx` costs next to nothing: tests/test_import.py holds the list of what it may
+# import.
+__getattr__, __dir__ = _on_first_use(
+    __name__,
+    __all__,
+    {
+        "_api.align": ("Alignment", "Span", "ctc_align", "spans"),
+        "_api.beam_search": ("Beams", "ctc_beam_search"),
+        "_api.explain": ("explain",),
+        "_api.greedy": ("Decoded", "ctc_greedy"),
+        "_api.guided_search": ("BeamState",),
+        "_errors": (
+            "BackendError",
+            "BackendRejectedError",
+            "CTCError",
+            "CTCInputError",
+            "InfeasibleError",
+            "KernelError",
+            "PluginError",
+            "PluginWarning",
+            "UnknownBackendError",
+        ),
+        "_api.hvp": ("ctc_hvp",),
+        "_api.linear": ("LinearLossAndGrad", "linear_ctc_loss_and_grad"),
+        "_api.torch_linear": ("LinearCTCLoss",),  # needs PyTorch, so it isn't in __all__
+        "_api.loss": ("LossAndGrad", "ctc_loss", "ctc_loss_and_grad"),
+        "_api.ngram": ("NGram",),
+        "_api.posterior": ("Occupancies", "ctc_entropy", "ctc_occupancies", "ctc_sample_paths"),
+        "_inputs.labels": ("labels_from_one_hot", "labels_to_one_hot", "min_frames"),
+        "_dispatch.report": ("backends", "show_versions"),
+        "_dispatch.requested": ("use_backend",),
+        "_dispatch.tracing": ("trace",),
+    },
+    ("bench", "compat", "conformance", "fixtures", "plot", "plugin"),
+)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
+from ctcx import __version__
 from ctcx._cli import (
     align,
     backends,
@@ -23,7 +24,6 @@ from ctcx._cli import (
     score,
 )
 from ctcx._errors import CTCError, PluginWarning
-from ctcx._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,10 +7,10 @@ import platform
 from functools import partial
 from importlib import metadata
 
+from ctcx import __version__
 from ctcx._arrays.probing import cupy_runtime_info, probe_cupy, probe_import
 from ctcx._cores import usable_cores
 from ctcx._typing import DTYPES
-from ctcx._version import __version__
 from ctcx.plugin import Backend, Feature, Namespace, Problem, hookimpl
 
 __all__ = ["ctcx_backends", "ctcx_namespaces", "ctcx_runtime_info"]

@@ -9,12 +9,12 @@ from collections import defaultdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ctcx import __version__
 from ctcx._environment import split_names
 from ctcx._errors import one_line, printable
 from ctcx._isolation import attempt_at_once
 from ctcx._plugins.loader import PluginEntry, PluginState, load, settle
 from ctcx._plugins.reporting import strict
-from ctcx._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

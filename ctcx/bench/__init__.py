@@ -9,8 +9,9 @@ processes of their own (:mod:`ctcx.bench._measure.worker`) and take turns
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctcx import _on_first_use
 
 if TYPE_CHECKING:
     from ctcx.bench._implementations.registered import Implementation
@@ -33,28 +34,15 @@ __all__ = [
     "times",
 ]
 
-_HOMES = {
-    "BenchmarkRun": "_report.results",
-    "DifferentMachinesError": "_report.run_comparison",
-    "Implementation": "_implementations.registered",
-    "ReportError": "_report.results",
-    "compare_runs": "_report.run_comparison",
-    "html_report": "_report.html_report",
-    "load_run": "_report.results",
-    "markdown_report": "_report.markdown_report",
-    "ratios": "_report.tables",
-    "times": "_report.tables",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    value = getattr(import_module(f"ctcx.bench.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = _on_first_use(
+    __name__,
+    __all__,
+    {
+        "_report.results": ("BenchmarkRun", "ReportError", "load_run"),
+        "_report.run_comparison": ("DifferentMachinesError", "compare_runs"),
+        "_implementations.registered": ("Implementation",),
+        "_report.html_report": ("html_report",),
+        "_report.markdown_report": ("markdown_report",),
+        "_report.tables": ("ratios", "times"),
+    },
+)

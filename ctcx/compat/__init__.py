@@ -14,21 +14,13 @@ array([2.54944517])
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctcx import _on_first_use
 
 if TYPE_CHECKING:
     from ctcx.compat import keras, optax, tensorflow, tfjs, torch, torchaudio
 
 __all__ = ["keras", "optax", "tensorflow", "tfjs", "torch", "torchaudio"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return import_module(f"ctcx.compat.{name}")
-    msg = f"module 'ctcx.compat' has no attribute {name!r}"
-    raise AttributeError(msg)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = _on_first_use(__name__, __all__, {}, __all__)

@@ -14,7 +14,9 @@ another language is asked by :func:`run_command`, or by files.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ctcx import _on_first_use
 
 if TYPE_CHECKING:
     from ctcx.conformance._checks.registry import Check
@@ -41,18 +43,6 @@ KIT_VERSION = "2.4"
 """Major: a check got stricter or went. Minor: checks came, provisional for one minor version
 unless they are of an operation that came with them."""
 
-_HOMES = {
-    "PROTOCOL": "_external",
-    "BackendConformance": "suite",
-    "CheckFailure": "_failures",
-    "Report": "runner",
-    "Result": "runner",
-    "check_answers": "_external",
-    "export_problems": "_external",
-    "run_command": "_external",
-    "run_conformance": "runner",
-}
-
 
 def checks() -> dict[str, Check]:
     """Return all checks by name, in the order that they run.
@@ -75,14 +65,13 @@ def checks() -> dict[str, Check]:
     return registered_checks()
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    value = getattr(import_module(f"ctcx.conformance.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = _on_first_use(
+    __name__,
+    __all__,
+    {
+        "_external": ("PROTOCOL", "check_answers", "export_problems", "run_command"),
+        "suite": ("BackendConformance",),
+        "_failures": ("CheckFailure",),
+        "runner": ("Report", "Result", "run_conformance"),
+    },
+)
