@@ -15,12 +15,14 @@ import pytest
 
 import ctcx
 from ctcx import fixtures
+from ctcx.conformance._external import problem_line
 from ctcx.conformance.oracle import (
     enumerate_best_paths,
     enumerate_labels,
     enumerate_posterior,
     reference,
 )
+from tests import wrong_decoders
 from tests.helpers import run_cli
 
 RANDOM = ("--random", "20", "--frames", "5:40", "--classes", "6", "--seed", "7")
@@ -43,7 +45,8 @@ def everything():
 
 @pytest.fixture
 def document(tmp_path):
-    return json.loads(written(tmp_path / "f.json", "repeats", "infeasible").read_bytes())
+    names = ("repeats", "infeasible", "guided")
+    return json.loads(written(tmp_path / "f.json", *names).read_bytes())
 
 
 # Whoever changes these on purpose raises the version of the files, or explains it in CHANGELOG.md.
@@ -52,14 +55,15 @@ SUMS = {
         "repeats",
         "confident",
         "masked-class",
-    ): "c1b70c508d6da1f3f361387f2f8b0f4bba54714f4ea02736c8a1b9b3b97c3e7f",
-    RANDOM: "4a63c1bec49fdbbec6c545b72a607b4c3b33487600651718fbf7469a5d14c433",
+        "guided",
+    ): "4a8c44ea348d1934191a036fd69eb8c62e7a7fc80a2f97a164dac32e248db5fb",
+    RANDOM: "ccc0175a56085853d93ea30bd05b95a0070e8fcdf315464a8e2520b875f6446b",
     (
         *RANDOM,
         "--distribution",
         "confident",
         "--time-major",
-    ): "f4cab3bf7420612e35fbdb4b8c17afdf2e0afa6af8f0d4cf2cac55d2d40c558b",
+    ): "89d5fdb2f1b0227059effee0c9ab69788a2826152fba7c3b2a3a7950d500fd52",
     (
         *RANDOM,
         "--distribution",
@@ -68,19 +72,19 @@ SUMS = {
         "float16",
         "--format",
         "npz",
-    ): "b11c9b0b20db195da0129db8240a9244b0ec617e0725a6a11a0026aab8bf7482",
+    ): "4fedfeb4a00504002167734391c6ad89b9e10aa6000b027c999b85681d9b891e",
     (
         *RANDOM,
         "--format",
         "typescript",
-    ): "475d3529961ef2e6271bbe36260c9526b1b173486acb9066beacaa69729a94a5",
+    ): "82ffd145587676e58f3d5dd8103c67409a4a2fe075548099ab9de91dcbe69d3d",
     (
         "notebook",
         *RANDOM,
         "--beam",
         "8",
-    ): "0eb78cbaaf6d891d42e4e9681296fb993f300bde1439d4d6f4ab7942a5776e7c",
-    (*RANDOM, "--format", "c"): "11d193a584a6f627432c7886e67f1f2a836b3d147dca2d72cc77ba3f6d789721",
+    ): "5610cd77cedab87ae3e984207190dde8f3e0fdb585079aa6d4baa647e923c30e",
+    (*RANDOM, "--format", "c"): "135b2d9ef4b1e9b9a18fcf8948d9f50d0948b6d05eabef59e6f59fb7451ac950",
 }
 
 
@@ -173,7 +177,9 @@ def small(everything, largest):
 def test_alignment_occupancies_and_entropy_are_those_of_all_paths(everything):
     seen = 0
     for fixture, n, frames, inputs in small(everything, 80_000):
-        got = {name: values[n] for name, values in fixture.arrays.items()}
+        got = {
+            name: fixture.arrays[name][n] for name, axes in fixtures.ARRAYS.items() if "N" in axes
+        }
         best, posterior = enumerate_best_paths(*inputs), enumerate_posterior(*inputs)
         assert got["alignment"][:frames].tolist() == best.states[0].tolist()
         assert (got["alignment"][frames:] == -1).all()
@@ -201,6 +207,23 @@ def test_exact_beams_are_the_most_probable_of_all_labels(everything):
             assert found == said or dict(ranked)[found] == pytest.approx(probability, rel=1e-12)
         seen += 1
     assert seen > 15
+
+
+def test_guided_results_have_the_largest_scores_of_all_labels(everything):
+    guided = [one for one in everything if one.guide is not None]
+    assert len(guided) == 5
+    for fixture in guided:
+        problem = json.loads(problem_line(fixture, "guided_search"))
+        for n, frames in enumerate(problem["logit_lengths"]):
+            every = enumerate_labels(fixture.arrays["logits"][n, :frames], fixture.blank)
+            of_labels = wrong_decoders.bonuses(problem)
+            scores = {y: math.log(p) + of_labels(y, frames) for y, p in every.items()}
+            best = sorted(scores, key=lambda y: -scores[y])[:3]
+            rows = fixture.arrays["guided_labels"][n]
+            assert [tuple(row[row >= 0].tolist()) for row in rows] == best
+            assert fixture.arrays["guided_scores"][n] == pytest.approx([scores[y] for y in best])
+            log_probs = [math.log(every[y]) for y in best]
+            assert fixture.arrays["guided_log_probs"][n] == pytest.approx(log_probs)
 
 
 def test_greedy_labels_are_those_of_the_best_classes(everything):
@@ -232,40 +255,41 @@ def test_random_examples_have_a_beam_search_if_one_is_asked_for():
     assert (with_one.beam_width, with_one.arrays["beam_log_probs"].shape) == (5, (1, 3))
 
 
-@pytest.mark.parametrize("form", ["json", "npz"])
-def test_a_file_of_version_1_is_read_and_completed(tmp_path, everything, form):
+@pytest.mark.parametrize(("form", "version"), [("json", 1), ("npz", 1), ("json", 2)])
+def test_an_old_file_is_read_and_completed(tmp_path, everything, form, version):
     file = tmp_path / f"new.{form}"
     new = [one for one in everything if one.name in {"notebook", "infeasible", "ragged"}]
     fixtures.save(new, file, form, time_major=True)
-    later = {*fixtures.ARRAYS} - {*old_names()}
-    assert len(later) == 11
+    later = {*fixtures.ARRAYS} - {*old_names(version)}
+    assert len(later) == (19 if version == 1 else 8)
     old = tmp_path / f"old.{form}"
     if form == "json":
         document = json.loads(file.read_bytes())
-        as_version_1(document, later)
+        as_version(version, document, later)
         old.write_text(json.dumps(document))
     else:
         with np.load(file) as stored:
             arrays = {k: v for k, v in stored.items() if k.partition("/")[2] not in later}
         document = json.loads(str(arrays["manifest"]))
-        as_version_1(document, later)
+        as_version(version, document, later)
         np.savez(old, **arrays | {"manifest": np.array(json.dumps(document))})
     for one, other in zip(fixtures.check_file(old), new, strict=True):
-        assert one.beam_width == 0
+        assert one.beam_width == (0 if version == 1 else 16)
         for name, axes in fixtures.ARRAYS.items():
-            if "K" not in axes and name != "beam_exact":
+            if version > 1 or ("K" not in axes and name != "beam_exact"):
                 assert (one.arrays[name] == other.arrays[name]).all()
 
 
-def old_names():
-    text = (files("ctcx.fixtures") / "schema-1.json").read_text()
+def old_names(version):
+    text = (files("ctcx.fixtures") / f"schema-{version}.json").read_text()
     return json.loads(text)["properties"]["fixtures"]["items"]["required"]
 
 
-def as_version_1(document, later):
-    document["version"] = 1
+def as_version(version, document, later):
+    document["version"] = version
+    facts = {"lm_weight", "label_bonus"} | ({"beam_width"} if version == 1 else set())
     for entry in document["fixtures"]:
-        for name in (later | {"beam_width"}) & entry.keys():
+        for name in (later | facts) & entry.keys():
             del entry[name]
 
 
@@ -273,7 +297,11 @@ def test_every_array_has_the_axes_that_are_documented(everything):
     for fixture in everything:
         n, t, c, width = fixture.shape
         sizes = {"N": n, "T": t, "C": c, "L": width, "R": max(t, width), "S": 2 * width + 1}
-        sizes |= {"M": t, "K": 3}
+        (num_phrases, longest), (num_ngrams, order) = (
+            fixture.arrays[name].shape for name in ("phrases", "ngrams")
+        )
+        sizes |= {"M": t, "K": 3, "J": 0 if fixture.guide is None else 3}
+        sizes |= {"P": num_phrases, "Q": longest, "G": num_ngrams, "O": order}
         for name, axes in fixtures.ARRAYS.items():
             assert fixture.arrays[name].shape == tuple(sizes[axis] for axis in axes)
 
@@ -491,7 +519,7 @@ NOT_THERE = object()
     ("path", "value", "expected"),
     [
         (("format",), "other", "format is 'other': expected 'ctcx-fixtures'"),
-        (("version",), 3, "version is 3: expected 1 to 2"),
+        (("version",), 4, "version is 4: expected 1 to 3"),
         (("layout",), "odd", "layout is 'odd': expected 'batch-major' or 'time-major'"),
         (("fixtures",), 3, "fixtures is 3: expected a list"),
         (("fixtures", 1), 3, "fixtures[1] is 3: expected an object"),
@@ -515,6 +543,19 @@ NOT_THERE = object()
         (("fixtures", 0, "label_lengths", 2), 9, "label_lengths[2] is 9: expected 0 to 4"),
         (("fixtures", 0, "beam_width"), NOT_THERE, "(repeats).beam_width is missing"),
         (("fixtures", 0, "beam_width"), -1, "(repeats).beam_width is -1: expected at least 0"),
+        (("fixtures", 0, "lm_weight"), "1", "(repeats).lm_weight is '1': expected type float"),
+        (("fixtures", 2, "lm_weight"), -1, "lm_weight is -1.0: expected a finite number, at least"),
+        (("fixtures", 2, "label_bonus"), math.nan, "label_bonus is nan: expected a finite number"),
+        (("fixtures", 2, "phrases", 0, 1), 3, "phrases[0][1] is 3: expected 0 to 3, and not the"),
+        (("fixtures", 2, "phrases", 0, 0), -1, "phrases[0] is [-1, 1, -1]: expected labels, and"),
+        (("fixtures", 2, "phrases", 0), [1, 2, -1], "phrases[1] is [1, 2], as before: expected"),
+        (
+            ("fixtures", 2, "phrase_weights", 0),
+            "inf",
+            "phrase_weights[0] is inf: expected a finite",
+        ),
+        (("fixtures", 2, "ngrams", 2), [4, 4, 5], "ngrams[2] is [4, 4, 5]: expected the beginning"),
+        (("fixtures", 2, "ngrams", 2), [2, 0, 2], "(guided).ngrams lacks [0]: expected every"),
         (("fixtures", 0, "entropy"), NOT_THERE, "fixtures[0] (repeats).entropy is missing"),
         (("fixtures", 0, "alignment", 1, 2), 1.5, "alignment[1][2] is 1.5: expected an integer"),
         (("fixtures", 0, "greedy_unique", 1), 1, "greedy_unique[1] is 1: expected true or false"),
@@ -540,18 +581,20 @@ def test_a_malformed_file_names_the_place(tmp_path, document, path, value, expec
 
 
 INPUTS = {"logits", "logit_lengths", "labels", "label_lengths", "one_hot"}
+GUIDE = {"phrases", "phrase_weights", "ngrams", "ngram_log_probs", "ngram_back_offs"}
 
 
-@pytest.mark.parametrize("name", [name for name in fixtures.ARRAYS if name not in INPUTS])
+@pytest.mark.parametrize("name", [name for name in fixtures.ARRAYS if name not in INPUTS | GUIDE])
 def test_a_wrong_number_in_a_file_is_found(tmp_path, document, name):
-    holder, key = document["fixtures"][0], name
+    i = 2 if "guided" in name else 0
+    holder, key = document["fixtures"][i], name
     while isinstance(holder[key], list):
         holder, key = holder[key], 0
     was = holder[key]
     holder[key] = not was if isinstance(was, bool) else was + 1 if isinstance(was, int) else -0.123
     file = tmp_path / "bad.json"
     file.write_text(json.dumps(document))
-    assert f"repeats.{name}[0]" in refused("--check", file)
+    assert f"{('repeats', '', 'guided')[i]}.{name}[0]" in refused("--check", file)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ctcx import conformance
 from ctcx.conformance._external import (
     OPERATIONS,
     Asked,
+    Result,
     SaidBeam,
     beam_fault,
     judges,
@@ -116,7 +117,8 @@ class Both(str):
 def test_a_program_with_two_mistakes_is_told_one_of_them_or_none(function):
     names = {how: name for (f, how), name in wrong_decoders.NAMES.items() if f is function}
     named = 0
-    for one, other in itertools.combinations(names, 2):
+    pairs = list(itertools.combinations(names, 2))
+    for one, other in pairs[:: 1 + len(pairs) // 50]:
         both = Both(one, other)
         _, findings = judged(
             function.__name__, lambda problem, how=both: wrong_decoders.answer(problem, how)
@@ -143,13 +145,15 @@ def test_every_mistake_is_one_that_a_program_makes():
         ("align", {"score": ["nan", 0, 0]}, "sequence 0: score: got nan, expected -16"),
         ("greedy", {"labels": [[1], [2], ["a"]]}, "labels[2][0] is 'a': expected an integer"),
         ("beam_search", {"log_probs": [[0.0]]}, "log_probs[0] has the length 1: expected 8"),
+        ("guided_search", {"scores": [[0.0]] * 5}, "scores[0] has the length 1: expected 8"),
+        ("guided_search", {"scores": None}, "the answer has no 'scores'"),
         ("entropy", {"entropy": [1.0]}, "entropy has the length 1: expected 3"),
         ("occupancies", {"classes": [[[0.0]]] * 3}, "classes has the shape (3, 1, 1): expected"),
     ],
 )
 def test_what_is_no_answer_is_told_where(operation, change, expected):
     fixture, problem = next(
-        pair for pair in asked(operation) if pair[0].name in {"repeats", "small-0"}
+        pair for pair in asked(operation) if pair[0].name in {"repeats", "small-0", "phrases"}
     )
     right = wrong_decoders.answer(problem, "")
     status, message = judges([operation], "float32")[operation].judge(fixture, right | change)
@@ -191,7 +195,10 @@ def test_problems_say_whether_the_best_result_is_the_only_one_and_lines_of_the_l
     assert "operation" not in old
     beam = json.loads(problem_line(problems_of("beam_search")[0], "beam_search"))
     assert (beam["width"], beam["top"]) == (256, 8)
-    for fixture in problems_of("beam_search"):
+    guided = json.loads(problem_line(problems_of("guided_search")[-1], "guided_search"))
+    assert (guided["protocol"], guided["lm_weight"], guided["label_bonus"]) == (3, 0.5, 1.25)
+    assert guided["phrases"] == [[0, 1, -1], [1, 2, -1], [1, 1, 0]]
+    for fixture in (*problems_of("beam_search"), *problems_of("guided_search")):
         _, frames, classes, _ = fixture.shape
         prefixes = enumerate_labels(np.zeros((frames, classes)), fixture.blank)
         assert len(prefixes) <= beam["width"]
@@ -203,12 +210,12 @@ def test_the_right_results_of_a_beam_search_are_those_of_all_paths():
             one = Asked(fixture, n)
             every = enumerate_labels(one.logits, fixture.blank)
             ranked = sorted(every.items(), key=lambda pair: -pair[1])
-            right = SaidBeam([(labels, math.log(p)) for labels, p in ranked[:8]])
+            right = SaidBeam([Result(y, math.log(p), math.log(p)) for y, p in ranked[:8]])
             assert beam_fault(one, right, "float64") is None
             if len(ranked) > 1 and ranked[0][1] > ranked[1][1] * 1.01:
-                turned = SaidBeam([right.entries[1], right.entries[0], *right.entries[2:]])
+                turned = SaidBeam([right.results[1], right.results[0], *right.results[2:]])
                 assert beam_fault(one, turned, "float64").startswith("result 0: got [")
-            assert beam_fault(one, SaidBeam(right.entries[1:]), "float64") is not None
+            assert beam_fault(one, SaidBeam(right.results[1:]), "float64") is not None
 
 
 def test_a_program_of_the_loss_is_not_asked_further_and_does_not_fail():
@@ -245,7 +252,7 @@ def test_the_command_names_mistakes_of_each_operation(tmp_path):
     assert "align: 4 of 4 problems match blank-at-wrong-end" in done.stdout
     assert "greedy: 4 of 4 problems match blank-at-wrong-end" in done.stdout
     report = json.loads(file.read_text())
-    assert report["provenance"] == "protocol 2"
+    assert report["provenance"] == "protocol 3"
     assert report["counts"] == {"passed": 2, "failed": 6}
     assert {one["device"] for one in report["results"]} == {"align", "greedy"}
 
@@ -305,6 +312,17 @@ def test_the_javascript_example_decodes_greedily_and_says_what_it_lacks():
     assert report.passed, report.summary()
     assert {one.device for one in report.results} == {"-", "greedy"}
     assert report.not_run["align"].endswith("doesn't support it: there is no align here")
+
+
+def test_the_guided_search_without_any_package_passes():
+    report = conformance.run_command(
+        [sys.executable, str(EXAMPLES / "guided_search.py")],
+        operations=["guided_search"],
+        dtype="float64",
+        time_limit=60,
+    )
+    assert report.passed, report.summary()
+    assert report.counts == {"passed": 5}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Programs that align and decode, as different people write it, each with one mistake or with none.
 
-They share nothing with the package. `answer` takes a problem of version 2 of the protocol.
+They share nothing with the package. `answer` takes a problem of an operation of the protocol.
 """
 
 from __future__ import annotations
@@ -164,20 +164,32 @@ def greedy(problem, fault):
 
 
 def beam_search(problem, fault):
-    blank, labels, log_probs = blank_of(problem, fault), [], []
+    found = list(beams(problem, fault, lambda _labels, _frames: 0.0))
+    return {
+        "labels": [[list(y) for y, _, _ in row] for row in found],
+        "log_probs": [[p for _, p, _ in row] for row in found],
+    }
+
+
+def beams(problem, fault, bonus):
+    """Labels, log-probability and score of the results for each sequence."""
+    blank = blank_of(problem, fault)
     for logits, _ in sequences(problem, fault):
         rows = logits if fault == "logits as they are" else log_softmax(logits)
         found = beam_one(rows, blank, problem["width"], fault)
+        scored = [(y, p, p + bonus(y, len(logits))) for y, p in found]
+        if fault == "label bonus in frames":
+            gains = np.where(np.arange(rows.shape[1]) == blank, 0.0, problem["label_bonus"])
+            sums = dict(beam_one(rows + gains, blank, problem["width"], fault))
+            scored = [(y, p, sums[y] + score - p) for y, p, score in scored]
+        found = scored if fault == "shortest first" else sorted(scored, key=lambda one: -one[2])
         if fault.startswith("merges double letters"):
-            found = [(tuple(k for k, _ in itertools.groupby(y)), p) for y, p in found]
+            found = [(tuple(k for k, _ in itertools.groupby(y)), *p) for y, *p in found]
         if fault == "merges double letters and drops equal ones":
-            found = [one for i, one in enumerate(found) if one[0] not in [y for y, _ in found[:i]]]
+            found = [one for i, one in enumerate(found) if one[0] not in [y for y, *_ in found[:i]]]
         if fault == "entries of the beam, first of each":
-            found = [one for i, one in enumerate(found) if one[0] not in [y for y, _ in found[:i]]]
-        found = found[: problem["top"]]
-        labels.append([list(y) for y, _ in found])
-        log_probs.append([p for _, p in found])
-    return {"labels": labels, "log_probs": log_probs}
+            found = [one for i, one in enumerate(found) if one[0] not in [y for y, *_ in found[:i]]]
+        yield found[: problem["top"]]
 
 
 def beam_one(rows, blank, width, fault):  # noqa: C901, PLR0912 - a collection of mistakes
@@ -220,6 +232,97 @@ def beam_one(rows, blank, width, fault):  # noqa: C901, PLR0912 - a collection o
         entries.sort(key=lambda one: len(one[0]))
         return entries
     return sorted(entries, key=lambda one: -one[1])
+
+
+# Guided beam search: scores of finished labels
+
+
+def guided_search(problem, fault):
+    found = list(beams(problem, fault, bonuses(problem, fault)))
+    return {
+        "labels": [[list(y) for y, _, _ in row] for row in found],
+        "log_probs": [[p for _, p, _ in row] for row in found],
+        "scores": [[score for _, _, score in row] for row in found],
+    }
+
+
+def bonuses(problem, fault=""):
+    """A function of labels and a number of frames."""
+    grams = {
+        tuple(k for k in row if k >= 0): numbers
+        for row, *numbers in zip(
+            problem["ngrams"], problem["ngram_log_probs"], problem["ngram_back_offs"], strict=True
+        )
+    }
+    problem = problem | {"grams": grams, "begin": len(problem["logits"][0][0])}
+    return lambda y, frames: bonus_of(problem, y, frames, fault)
+
+
+def bonus_of(problem, labels, frames, fault):
+    times = frames if fault == "label bonus times frames" else len(labels)
+    if fault == "label bonus in frames":
+        times = 0
+    weight = {
+        "ignores lm_weight": 1.0,
+        "language model in base 10": problem["lm_weight"] / math.log(10),
+        "language model to base e again": problem["lm_weight"] * math.log(10),
+    }.get(fault, problem["lm_weight"])
+    of_model = ngram_sum(labels, problem["grams"], problem["begin"], fault)
+    return phrase_sum(problem, labels, fault) + weight * of_model + problem["label_bonus"] * times
+
+
+def phrase_sum(problem, labels, fault):  # noqa: C901 - a collection of mistakes
+    phrases = [
+        (tuple(k for k in row if k >= 0), weight)
+        for row, weight in zip(problem["phrases"], problem["phrase_weights"], strict=True)
+    ]
+    if fault == "walks a tree and takes nothing back":
+        tree = {}
+        for phrase, weight in phrases:
+            for end in range(1, len(phrase) + 1):
+                tree[phrase[:end]] = max(weight, tree.get(phrase[:end], -math.inf))
+        node, total = (), 0.0
+        for k in labels:
+            node = next((way for way in ((*node, k), (k,)) if way in tree), ())
+            total += tree.get(node, 0.0)
+        return total
+    got = [[] for _ in labels]
+    for start in range(len(labels)):
+        for phrase, weight in phrases:
+            there = labels[start : start + len(phrase)]
+            whole = there == phrase
+            if fault == "keeps unfinished phrases":
+                whole = there == phrase[: len(there)]
+            if fault == "takes nothing back":
+                there = there[: next((i for i, k in enumerate(there) if k != phrase[i]), None)]
+                whole = bool(there)
+            if whole:
+                for place in range(start, start + len(there)):
+                    first = place == start or fault != "a weight for each phrase"
+                    got[place].append(weight if first else 0.0)
+    if fault in {"adds overlapping phrases up", "a weight for each phrase"}:
+        return sum(map(sum, got))
+    return sum(max(weights) for weights in got if weights)
+
+
+def ngram_sum(labels, grams, begin, fault):
+    if not grams:
+        return 0.0
+
+    def log_prob(context, k):
+        if (*context, k) in grams:
+            return grams[*context, k][0]
+        if not context:
+            return -99.0  # what is no label
+        back_off = grams.get(context, (0.0, 0.0))[1] if fault != "no back-off" else 0.0
+        return back_off + log_prob(context[1:], k)
+
+    words = [*labels] if fault == "no beginning" else [begin, *labels]
+    first = len(words) - len(labels)
+    words += [begin + 1] if fault != "no end" else []
+    return sum(
+        log_prob(tuple(words[max(0, i - 2) : i]), words[i]) for i in range(first, len(words))
+    )
 
 
 # Occupancies and entropy, by all paths of short sequences one after another
@@ -336,6 +439,33 @@ NAMES = {
     (beam_search, "ignores frame lengths"): "padding-not-masked",
     (beam_search, "beam too narrow"): None,
     (beam_search, "shortest first"): None,
+    **{
+        (guided_search, how): name
+        for how, name in {
+            "keeps unfinished phrases": "phrase-refund-missing",
+            "takes nothing back": "phrase-refund-missing",
+            "walks a tree and takes nothing back": "phrase-refund-missing",
+            "adds overlapping phrases up": "phrase-overlap-added-up",
+            "a weight for each phrase": "phrase-weight-once",
+            "label bonus times frames": "label-bonus-per-frame",
+            "label bonus in frames": "label-bonus-per-frame",
+            "no end": "language-model-end-missing",
+            "no beginning": "language-model-beginning-missing",
+            "language model in base 10": "language-model-in-base-10",
+            "language model to base e again": "language-model-in-base-10",
+            "no back-off": "back-off-missing",
+            "ignores lm_weight": None,
+            "shortest first": None,
+            "blank is 0": "blank-at-wrong-end",
+            "merges double letters": "double-letters-merged",
+            "entries of the beam": "prefix-kept-twice",
+            "no double letters": "double-letters-lost",
+            "adds repeats": "repeats-not-merged",
+            "logits as they are": "normalisation-missing",
+            "maximum": "best-path-only",
+            "ignores frame lengths": "padding-not-masked",
+        }.items()
+    },
     (occupancies, "returns the gradient"): "gradient-for-occupancy",
     (occupancies, "returns the softmax"): "softmax-for-occupancy",
     (occupancies, "best path"): "best-path-only",
@@ -357,12 +487,13 @@ RIGHT = [
     (greedy, ""),
     (greedy, "no score"),
     (beam_search, ""),
+    (guided_search, ""),
     (occupancies, ""),
     (entropy, ""),
 ]
 """Programs that are right, some with other ties, or with less than they may say."""
 
-OPERATIONS = (align, occupancies, entropy, greedy, beam_search)
+OPERATIONS = (align, occupancies, entropy, greedy, beam_search, guided_search)
 
 
 def answer(problem, fault):

@@ -90,7 +90,7 @@ def conformance_command(
         typer.Option(
             metavar="NAME",
             help="What to ask a program for: loss (the default, with its gradient), align, "
-            "occupancies, entropy, greedy, beam_search, or all; may be repeated.",
+            "occupancies, entropy, greedy, beam_search, guided_search, or all; may be repeated.",
         ),
     ] = None,
     time_limit: Annotated[

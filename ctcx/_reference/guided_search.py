@@ -12,7 +12,7 @@ import numpy as np
 from ctcx._reference.decoding import log_softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -20,7 +20,34 @@ if TYPE_CHECKING:
     _Phrases = Sequence[tuple[_Labels, float]]
     _Bonus = Callable[..., float]
 
-__all__ = ["GuidedBeams", "bonus_of", "guided_search", "model_bonus", "phrase_bonus"]
+__all__ = [
+    "GuidedBeams",
+    "LabelModel",
+    "bonus_of",
+    "guided_search",
+    "model_bonus",
+    "phrase_bonus",
+]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LabelModel:
+    """An n-gram model in which each label is a word, as :func:`model_bonus` reads it.
+
+    Attributes
+    ----------
+    grams : mapping of tuple of str to (float, float)
+        Natural logarithms of the probability and of the back-off of each n-gram.
+    order : int
+        The most words of an n-gram.
+    tokens : tuple of str
+        The words of classes.
+    """
+
+    grams: Mapping[tuple[str, ...], tuple[float, float]]
+    order: int
+    tokens: tuple[str, ...]
+    separator: None = None
 
 
 def phrase_bonus(labels: _Labels, phrases: _Phrases, *, ended: bool) -> float:

@@ -4,7 +4,7 @@
     What is asked, and what may be asked for.
 ``process``, ``run``, ``files``
     A child process; all problems put to it; the same by files.
-``judging``, ``asked``, ``alignment``, ``decoding``, ``posterior``
+``judging``, ``asked``, ``alignment``, ``posterior``, ``greedy``, ``beam_search``, ``guided_search``
     Whether answers are right.
 ``likely``
     Which mistake gives them.
@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from ctcx.conformance._external.asked import Asked
-from ctcx.conformance._external.decoding import SaidBeam, beam_fault
+from ctcx.conformance._external.beam_search import Result, SaidBeam, beam_fault
 from ctcx.conformance._external.files import check_answers, export_problems
 from ctcx.conformance._external.judging import judges
 from ctcx.conformance._external.operations import OPERATIONS
@@ -30,6 +30,7 @@ __all__ = [
     "OPERATIONS",
     "PROTOCOL",
     "Asked",
+    "Result",
     "SaidBeam",
     "beam_fault",
     "check_answers",

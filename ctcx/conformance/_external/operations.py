@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from ctcx.conformance._external import alignment, decoding, posterior
+from ctcx.conformance._external import (
+    alignment,
+    beam_search,
+    greedy,
+    guided_search,
+    posterior,
+)
+from ctcx.fixtures._guide import GUIDE_ARRAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,8 +46,13 @@ class ExternalOperation:
         Array of the fixture that says whether the right answer is the only one.
     settings : mapping
         What else a problem has.
-    small : bool
-        Whether the problems are small ones, with few labels that the frames can say.
+    facts, arrays : tuple of str
+        What else a problem has of its fixture: attributes, and arrays.
+    problems : str
+        ``"small"``: those with few labels that the frames can say; ``"guided"``: those with
+        phrases, n-grams or a label bonus; ``"all"``: all others.
+    protocol : int
+        The version of the protocol that the problems have had since they are as they are.
     """
 
     name: str
@@ -51,8 +63,13 @@ class ExternalOperation:
     mistakes: tuple[Ways[Any], ...]
     unique: str | None = None
     settings: Mapping[str, int] = field(default_factory=dict)
-    small: bool = False
+    facts: tuple[str, ...] = ()
+    arrays: tuple[str, ...] = ()
+    problems: Literal["all", "small", "guided"] = "all"
+    protocol: int = 2
 
+
+_BEAM = {"width": beam_search.BEAM_WIDTH, "top": beam_search.BEAM_TOP}
 
 OPERATIONS: dict[str, ExternalOperation] = {
     operation.name: operation
@@ -85,21 +102,34 @@ OPERATIONS: dict[str, ExternalOperation] = {
         ExternalOperation(
             name="greedy",
             fields=("labels",),
-            read=decoding.read_labels,
-            fault=decoding.labels_fault,
-            same=decoding.same_labels,
-            mistakes=decoding.MISTAKEN_LABELS,
+            read=greedy.read_labels,
+            fault=greedy.labels_fault,
+            same=greedy.same_labels,
+            mistakes=greedy.MISTAKEN_LABELS,
             unique="greedy_unique",
         ),
         ExternalOperation(
             name="beam_search",
             fields=("labels", "log_probs"),
-            read=decoding.read_beams,
-            fault=decoding.beam_fault,
-            same=decoding.same_beam,
-            mistakes=decoding.MISTAKEN_BEAMS,
-            settings={"width": decoding.BEAM_WIDTH, "top": decoding.BEAM_TOP},
-            small=True,
+            read=beam_search.read_beams,
+            fault=beam_search.beam_fault,
+            same=beam_search.same_beam,
+            mistakes=beam_search.MISTAKEN_BEAMS,
+            settings=_BEAM,
+            problems="small",
+        ),
+        ExternalOperation(
+            name="guided_search",
+            fields=("labels", "log_probs", "scores"),
+            read=guided_search.read_guided_beams,
+            fault=guided_search.guided_fault,
+            same=beam_search.same_beam,
+            mistakes=guided_search.MISTAKEN_GUIDED_BEAMS,
+            settings=_BEAM,
+            facts=("lm_weight", "label_bonus"),
+            arrays=GUIDE_ARRAYS,
+            problems="guided",
+            protocol=3,
         ),
     )
 }

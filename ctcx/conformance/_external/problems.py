@@ -31,7 +31,7 @@ __all__ = [
     "problems_of",
 ]
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the lines that are exchanged, and of what is asked."""
 
 LOSS = "loss"
@@ -60,8 +60,8 @@ _SENT = ("logits", "logit_lengths", "labels", "label_lengths", "one_hot")
 
 @lru_cache(maxsize=1)
 def problems() -> tuple[Fixture, ...]:
-    """Return the whole suite, in order."""
-    made = named()
+    """Return the problems of most operations, in order."""
+    made = [one for one in named() if one.guide is None]
     for kind, options in _RANDOM.items():
         made += [replace(one, name=f"{kind}-{i}") for i, one in enumerate(random(options))]
     return tuple(made)
@@ -88,13 +88,20 @@ def _double_letters() -> Recipe:
     return Recipe("small-double-letters", about, sequences, 0, made_by, junk=(20.0, 3))
 
 
+@lru_cache(maxsize=1)
+def guided_problems() -> tuple[Fixture, ...]:
+    """Return problems with phrases, n-grams and label bonuses."""
+    return tuple(one for one in named() if one.guide is not None)
+
+
 def problems_of(operation: str) -> tuple[Fixture, ...]:
     """Return the problems of an operation, in order."""
     if operation == LOSS:
         return problems()
-    if OPERATIONS[operation].small:
-        return small_problems()
-    return (*problems(), *small_problems())
+    kind = OPERATIONS[operation].problems
+    if kind == "guided":
+        return guided_problems()
+    return small_problems() if kind == "small" else (*problems(), *small_problems())
 
 
 def known_operations(names: Sequence[str]) -> tuple[str, ...]:
@@ -152,15 +159,18 @@ def problem_id(fixture: Fixture, operation: str = LOSS) -> str:
 def problem_line(fixture: Fixture, operation: str = LOSS) -> str:
     """Return a problem as one line of JSON, without its end."""
     head: dict[str, object] = {"protocol": 1, "id": fixture.name, "blank": fixture.blank}
+    arrays: tuple[str, ...] = _SENT
     if operation != LOSS:
         asked = OPERATIONS[operation]
-        head = {"protocol": PROTOCOL, "operation": operation}
+        arrays += asked.arrays
+        head = {"protocol": asked.protocol, "operation": operation}
         head |= {"id": problem_id(fixture, operation), "blank": fixture.blank, **asked.settings}
+        head |= {name: getattr(fixture, name) for name in asked.facts}
         if asked.unique is not None:
             head["unique"] = fixture.arrays[asked.unique].tolist()
     # Decoders get labels, too: a program that knows the loss alone answers with that.
     members = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     members += [
-        f'"{name}": {array_text(fixture.arrays[name], JSON)}'.replace("\n", "") for name in _SENT
+        f'"{name}": {array_text(fixture.arrays[name], JSON)}'.replace("\n", "") for name in arrays
     ]
     return "{" + ", ".join(members) + "}"

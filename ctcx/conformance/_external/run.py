@@ -49,8 +49,8 @@ def run_command(
         Program and arguments. A string is split as a shell would, and no shell is used.
     operations : sequence of str
         What to ask for: ``loss``, with its gradient; ``align``, ``occupancies``, ``entropy``,
-        ``greedy``, ``beam_search``; ``all``. One that the program does not offer is listed in
-        `not_run`.
+        ``greedy``, ``beam_search``, ``guided_search``; ``all``. One that the program does not
+        offer is listed in `not_run`.
     dtype : str
         Whose tolerances hold.
     only : sequence of str, optional
