@@ -399,6 +399,12 @@ def test_a_weight_of_zero_is_no_model_and_no_wish_is_a_plain_search():
     assert [run.operation for run in runs] == ["beam_search"]
 
 
+class Marked(Bigrams):
+    def __init__(self, classes, seed, fingerprint):
+        super().__init__(classes, seed)
+        self.fingerprint = fingerprint
+
+
 class Broken(Bigrams):
     def __init__(self, number):
         super().__init__(3, 0)
@@ -439,6 +445,10 @@ WRONG = {
         "lm_weight must be a num",
     ),
     "a weight of text": ({"boost": {(1,): "1"}}, "its weight must be a number of .* got '1'"),
+    "a fingerprint of bytes": (
+        {"state": ctcx.BeamState(), "lm": Marked(3, 0, b"a"), **ON},
+        "lm.fingerprint must be a str that another model doesn't have, or None; got bytes",
+    ),
     "no model": ({"lm": 3}, "lm must have the methods .* int has no start"),
     "a weight below 0": ({"lm": Bigrams(3, 0), "lm_weight": -1}, "lm_weight is -1: expected 0"),
     "a weight of NaN": ({"lm": Bigrams(3, 0), "lm_weight": math.nan}, "lm_weight must be a number"),
@@ -453,7 +463,7 @@ WRONG = {
     "another boost": ({"state": STATE, "boost": {(1,): 1.0}, **ON}, "another boost"),
     "a model later": (
         {"state": STATE, "lm": Bigrams(3, 0), **ON},
-        r"another lm .None; now 'Bigrams'",
+        r"another lm .None; now <Bigrams at 0x",
     ),
     "another blank": ({"state": STATE, "blank": 1, **ON}, r"another blank \(0; now 1\)"),
     "other labels": ({"state": replace(STATE, labels=STATE.labels + 1), **ON}, "doesn't hold what"),
@@ -469,6 +479,27 @@ WRONG = {
     ),
     "another backend": ({"lm": MODEL, "backend": "cpu"}, "argument asks for cpu, but"),
 }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_same", "is_same_later"),
+    [
+        (MODEL, MODEL, True, True),
+        (MODEL, Bigrams(3, 1), False, True),  # another process has no such object
+        (MODEL, Marked(3, 0, None), False, False),
+        (Marked(3, 0, "a"), Marked(3, 0, "a"), True, True),
+        (Marked(3, 0, "a"), Marked(3, 0, "b"), False, False),
+    ],
+    ids=["itself", "its class", "another class", "its fingerprint", "another fingerprint"],
+)
+def test_a_state_belongs_to_one_language_model(before, after, is_same, is_same_later):
+    state = ctcx.ctc_beam_search(PEAKS, lm=before, state=ctcx.BeamState(), **ON).state
+    for same, one in ((is_same, state), (is_same_later, pickle.loads(pickle.dumps(state)))):
+        if same:
+            ctcx.ctc_beam_search(PEAKS, lm=after, state=one, **ON)
+            continue
+        with pytest.raises(ctcx.CTCInputError, match="another lm"):
+            ctcx.ctc_beam_search(PEAKS, lm=after, state=one, **ON)
 
 
 @pytest.mark.parametrize("kind", WRONG)

@@ -70,8 +70,9 @@ class BeamState:
     failed
         (N,) bool: sequences in which unchecked values were wrong.
     settings
-        Names and values of the arguments that have to be the same in each call. Of an n-gram model
-        it is the ``fingerprint``, of one written in Python the name of its class.
+        Names and values of the arguments that have to be the same in each call. A language model
+        is known by its ``fingerprint``, a str, if it has one, as n-gram models do; else it has to
+        be the same object, of which a pickled state keeps the name of its class.
     """
 
     labels: NDArray[np.int32] | None = None
@@ -192,7 +193,7 @@ def search(
             ("width", width),
             ("max_classes", sizes["max_classes"]),
             ("boost", weights),
-            ("lm", _name_of(lm)),
+            ("lm", _identity_of(lm)),
             ("lm_weight", wishes.lm_weight if lm is not None else None),
             ("label_bonus", wishes.label_bonus),
         )
@@ -245,11 +246,53 @@ def search(
     return BestLabels(*results, after)
 
 
-def _name_of(lm: LanguageModel | None) -> str | None:
-    """Say which language model it is: what can be said without asking it."""
-    if isinstance(lm, NGram):
-        return f"NGram {lm.fingerprint}"
-    return None if lm is None else type(lm).__qualname__
+class _ThisModel:
+    """A language model without a fingerprint, which equals itself alone.
+
+    Another process has no such object. So a pickle has the name of its class instead, which equals
+    all models of that class.
+    """
+
+    def __init__(self, name: str, lm: LanguageModel) -> None:
+        self._name = name
+        self._lm = lm
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, _ThisModel):
+            return self._lm is other._lm
+        return self._name == other
+
+    def __hash__(self) -> int:
+        return hash(self._name)
+
+    def __repr__(self) -> str:
+        return f"<{type(self._lm).__name__} at {id(self._lm):#x}>"
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (self._name,)
+
+
+def _identity_of(lm: LanguageModel | None) -> str | _ThisModel | None:
+    """Say which language model it is.
+
+    Raises
+    ------
+    CTCInputError
+        Its fingerprint is no str.
+    """
+    if lm is None:
+        return None
+    name = f"{type(lm).__module__}.{type(lm).__qualname__}"
+    fingerprint = getattr(lm, "fingerprint", None)
+    if fingerprint is None:
+        return _ThisModel(name, lm)
+    if not isinstance(fingerprint, str):
+        msg = (
+            f"lm.fingerprint must be a str that another model doesn't have, or None; got "
+            f"{type_name(fingerprint)}"
+        )
+        raise CTCInputError(msg, argument="lm")
+    return f"{name} {fingerprint}"
 
 
 def _is_there(beams: BeamArrays) -> NDArray[np.bool_]:
@@ -380,9 +423,12 @@ def _entries(
         raise foreign
     for (name, old), (_, new) in zip(state.settings, settings, strict=True):
         if old != new:
+            same = "the same"
+            if isinstance(new, _ThisModel) and old is not None:
+                same = "the same object, or give it a fingerprint (a str) if others are the same"
             msg = (
                 f"state comes from a search with another {name} ({short_repr(old)}; now "
-                f"{short_repr(new)}): pass the same, or begin with ctcx.BeamState()"
+                f"{short_repr(new)}): pass {same}, or begin with ctcx.BeamState()"
             )
             raise CTCInputError(msg, argument="state")
     shape = (rows, dict(settings)["width"])
