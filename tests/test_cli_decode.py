@@ -173,6 +173,20 @@ def test_wrong_phrases_are_refused_with_their_line(text, message):
     assert message in " ".join(printed.split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--lm-words",), "--lm-words: there is no model: name its file with --lm"),
+        (("--lm-weight", "2"), "--lm-weight: there is no model"),
+        (("--top", "2"), "--top: greedy decoding has one result: say --beam, too"),
+    ],
+)
+def test_options_without_effect_are_refused(arguments, message):
+    assert message in " ".join(
+        decode("one.npz", "--tokens", "tokens.txt", *arguments, code=2).split()
+    )
+
+
 def test_wrong_models_are_refused():
     Path("lm.arpa").write_text("no model\n")
     arguments = ("one.npz", "--tokens", "tokens.txt", "--lm", "lm.arpa")

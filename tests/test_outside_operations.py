@@ -221,7 +221,7 @@ def test_the_right_results_of_a_beam_search_are_those_of_all_paths():
 def test_a_program_of_the_loss_is_not_asked_further_and_does_not_fail():
     child = [sys.executable, porters.__file__, "textbook", ""]
     report = conformance.run_command(
-        child, operations=["all"], only=["repeats", "small-0"], time_limit=60
+        child, operations=["all"], only=["repeats", "small-0", "guided"], time_limit=60
     )
     assert report.passed, report.summary()
     assert [(one.check, one.device) for one in report.results] == [("repeats", "-")]

@@ -292,7 +292,7 @@ def _identity_of(lm: LanguageModel | None) -> str | _ThisModel | None:
             f"{type_name(fingerprint)}"
         )
         raise CTCInputError(msg, argument="lm")
-    return f"{name} {fingerprint}"
+    return f"{type(lm).__qualname__} {fingerprint}"
 
 
 def _is_there(beams: BeamArrays) -> NDArray[np.bool_]:

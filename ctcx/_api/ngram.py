@@ -141,7 +141,7 @@ class NGram:
         ------
         CTCInputError
             The file can't be read, or a line isn't what it should be: with its number. A token is
-            no string; the separator isn't one of them.
+            no string, or none is in the file; the separator isn't one of them.
 
         Examples
         --------
@@ -177,6 +177,14 @@ class NGram:
             msg = f"separator must be one of the tokens; {separator!r} is none"
             raise CTCInputError(msg, argument="separator", value=separator)
         entries, order = _Reader(path).read()
+        if separator is None and not any((token,) in entries for token in tokens):
+            words = {gram[0] for gram in entries} - {_BEGIN, _END, _UNKNOWN}
+            shown = ", ".join(map(repr, sorted(words)[:3])) or "none"
+            msg = (
+                f"tokens: none is a word of {path}, whose words begin with {shown}: write them as "
+                f"the file does, or name a separator, if tokens spell its words"
+            )
+            raise CTCInputError(msg, argument="tokens")
         return cls(entries, order, tuple(tokens), separator)
 
     @cached_property

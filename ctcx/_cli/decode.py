@@ -33,6 +33,9 @@ __all__ = ["decode_command"]
 _WIDTH = 16
 """Of a beam that is needed but not asked for."""
 
+_TOP = 3
+"""How many alternatives are shown."""
+
 
 @dataclass(frozen=True)
 class _Alternative:
@@ -66,8 +69,11 @@ def decode_command(
         typer.Option(min=1, metavar="WIDTH", help="Search with a beam; default: greedily."),
     ] = None,
     top: Annotated[
-        int, typer.Option(min=1, metavar="K", help="How many alternatives of a beam to show.")
-    ] = 3,
+        int | None,
+        typer.Option(
+            min=1, metavar="K", help="How many alternatives of a beam to show; default: 3."
+        ),
+    ] = None,
     lm: Annotated[
         str | None,
         typer.Option(
@@ -79,8 +85,9 @@ def decode_command(
         typer.Option("--lm-words", help="The model is one of words; default: of tokens."),
     ] = False,
     lm_weight: Annotated[
-        float, typer.Option(min=0, metavar="X", help="What the model's logarithms count.")
-    ] = 1.0,
+        float | None,
+        typer.Option(min=0, metavar="X", help="What the model's logarithms count; default: 1."),
+    ] = None,
     label_bonus: Annotated[
         float, typer.Option(metavar="NATS", help="What each token adds to the score of a text.")
     ] = 0.0,
@@ -109,20 +116,27 @@ def decode_command(
     """Say what text emissions hold, and how probable it is.
 
     Prints the text, its alternatives, and where each token stands. Decodes as ctcx.ctc_greedy does,
-    or as ctcx.ctc_beam_search with --beam, --lm or --boost. Probabilities are those of the text by
-    all its paths.
+    or as ctcx.ctc_beam_search with --beam, --lm, --boost or --label-bonus. Probabilities are those
+    of the text by all its paths.
     """
+    if lm is None and (lm_words or lm_weight is not None):
+        msg = "there is no model: name its file with --lm"
+        raise typer.BadParameter(msg, param_hint="--lm-words" if lm_words else "--lm-weight")
+    if top is not None and (beam, lm, boost, label_bonus) == (None, None, None, 0.0):
+        msg = "greedy decoding has one result: say --beam, too"
+        raise typer.BadParameter(msg, param_hint="--top")
     picked = read_utterances(emissions, blank=blank, sequence=sequence, frame_seconds=frame_seconds)
     classes = picked.logits.shape[2]
     table = read_tokens(tokens, classes, blank % classes)
     guided: dict[str, Any] = {"label_bonus": label_bonus} if label_bonus else {}
     if lm is not None:
-        guided |= {"lm": read_model(lm, table, classes, words=lm_words), "lm_weight": lm_weight}
+        guided["lm"] = read_model(lm, table, classes, words=lm_words)
+        guided["lm_weight"] = 1.0 if lm_weight is None else lm_weight
     if boost is not None:
         guided["boost"] = read_phrases(boost, table)
     if guided and beam is None:
         beam = _WIDTH
-    found = _read(picked, table, beam, top, {"backend": backend, **guided})
+    found = _read(picked, table, beam, top or _TOP, {"backend": backend, **guided})
     if output is not None:
         with opened(output) as file:
             file.write(f"{_as_json(found, frame_seconds)}\n".encode())
