@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctcx._api.ngram import NGram
+from ctcx._cli.token_files import read_text
 from ctcx._errors import CTCInputError
 
 if TYPE_CHECKING:
@@ -29,16 +29,8 @@ def read_phrases(path: str, table: TokenTable) -> dict[tuple[int, ...], float]:
     CTCInputError
         The file can't be read; a phrase can't be spelled; a weight is no finite number.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        msg = f"boost: {path} can't be read: {error.strerror}"
-        raise CTCInputError(msg, argument="boost", value=path) from None
-    except UnicodeDecodeError as error:
-        msg = f"boost: {path} is no UTF-8 text: {error.reason} at byte {error.start}"
-        raise CTCInputError(msg, argument="boost", value=path) from None
     found: dict[tuple[int, ...], float] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_text("boost", path).split("\n"), start=1):
         phrase, tab, weight = line.removesuffix("\r").partition("\t")
         if not phrase and not tab:
             continue

@@ -13,7 +13,7 @@ from ctcx._errors import CTCInputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["TokenTable", "read_tokens"]
+__all__ = ["TokenTable", "read_text", "read_tokens"]
 
 _SPACES = (" ", "<space>", "|", "▁")
 """Tokens that stand for a space, in vocabularies of speech recognisers."""
@@ -109,6 +109,17 @@ class TokenTable:
         raise CTCInputError(msg, argument="text", position=place, value=character)
 
 
+def read_text(argument: str, path: str) -> str:
+    """Return the text of a file; an error says which argument named it."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        msg = f"{argument}: {path} can't be read: {error.strerror}"
+    except UnicodeDecodeError as error:
+        msg = f"{argument}: {path} is no UTF-8 text: {error.reason} at byte {error.start}"
+    raise CTCInputError(msg, argument=argument, value=path)
+
+
 def read_tokens(path: str, classes: int, blank: int) -> TokenTable:
     """Read the token of each class.
 
@@ -127,14 +138,7 @@ def read_tokens(path: str, classes: int, blank: int) -> TokenTable:
     CTCInputError
         It can't be read, or names more or fewer classes than there are.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        msg = f"tokens: {path} can't be read: {error.strerror}"
-        raise CTCInputError(msg, argument="tokens", value=path) from None
-    except UnicodeDecodeError as error:
-        msg = f"tokens: {path} is no UTF-8 text: {error.reason} at byte {error.start}"
-        raise CTCInputError(msg, argument="tokens", value=path) from None
+    text = read_text("tokens", path)
     is_json = path.lower().endswith(".json")
     tokens, labels = _of_json(path, text) if is_json else _of_lines(path, text)
     for token in tokens:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ctcx._arrays.facts import any_traced, describe, device_of, first_true, is_array
+from ctcx._arrays.facts import any_traced, device_of, first_true
 from ctcx._errors import CTCInputError
 from ctcx._inputs.beside import check_beside
-from ctcx._inputs.host_data import as_integer, plain, type_name, what_to_pass
+from ctcx._inputs.host_data import as_integer, plain
 from ctcx._inputs.labels import resolve_blank
-from ctcx._inputs.prepare import KernelInputs, prepare
+from ctcx._inputs.prepare import KernelInputs, check_frames, prepare
 from ctcx._inputs.validate import check_integers
 from ctcx._typing import DTYPES
 
@@ -65,22 +65,9 @@ def prepare_head(
         A wrong type, dtype or shape; another library or device than that of the hidden states.
     """
     hidden, weight = plain("hidden", hidden), plain("weight", weight)
-    if not is_array(hidden):
-        msg = (
-            f"hidden must be an array of NumPy, CuPy, PyTorch, JAX or another library of the array "
-            f"API standard, got {type_name(hidden)}{what_to_pass(hidden, or_list=False)}; it "
-            f"decides where ctcx computes"
-        )
-        raise CTCInputError(msg, argument="hidden")
-    facts = describe(hidden, "hidden")
-    if hidden.ndim not in (2, 3) or hidden.shape[-1] == 0:
-        msg = (
-            f"hidden must have shape (N, T, D), (T, N, D) with time_major=True, or (T, D) for one "
-            f"sequence, with D of at least 1; got {tuple(hidden.shape)}"
-        )
-        raise CTCInputError(msg, argument="hidden")
-    if facts.dtype not in DTYPES:
-        msg = f"hidden must have one of the dtypes {', '.join(DTYPES)}; got {facts.dtype}"
+    check_frames("hidden", hidden, "D")
+    if hidden.shape[-1] == 0:
+        msg = f"hidden must have a last axis D of at least 1; got shape {tuple(hidden.shape)}"
         raise CTCInputError(msg, argument="hidden")
     _check_layer("weight", weight, hidden)
     if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or weight.shape[0] == 0:

@@ -44,7 +44,7 @@ from ctcx._typing import DTYPES
 if TYPE_CHECKING:
     from ctcx._typing import Array
 
-__all__ = ["KernelInputs", "check_library", "prepare", "prepare_logits", "rebind"]
+__all__ = ["KernelInputs", "check_frames", "check_library", "prepare", "prepare_logits", "rebind"]
 
 
 class KernelInputs(NamedTuple):
@@ -133,7 +133,7 @@ def _prepare_any(
 ) -> KernelInputs:
     """Do so for whatever a caller passes."""
     logits = plain("logits", logits)
-    facts = _check_logits(logits)
+    facts = check_frames("logits", logits)
     xp = facts.xp
     single = logits.ndim == 2
     if single:
@@ -322,26 +322,34 @@ def _plain_tensors(
     return facts, *arrays
 
 
-def _check_logits(logits: Any) -> ArrayFacts:
-    if not is_array(logits):
+def check_frames(argument: str, array: Any, last: str = "C") -> ArrayFacts:
+    """Check the array that library and device come from, and what an axis ``last`` stands behind.
+
+    Raises
+    ------
+    CTCInputError
+        A wrong type, dtype or shape.
+    """
+    if not is_array(array):
         msg = (
-            f"logits must be an array of NumPy, CuPy, PyTorch, JAX or another library of the array "
-            f"API standard, got {type_name(logits)}{what_to_pass(logits, or_list=False)}; it "
+            f"{argument} must be an array of NumPy, CuPy, PyTorch, JAX or another library of the "
+            f"array API standard, got {type_name(array)}{what_to_pass(array, or_list=False)}; it "
             f"decides where ctcx computes"
         )
-        raise CTCInputError(msg, argument="logits")
-    facts = describe(logits, "logits")
-    if logits.ndim not in (2, 3):
+        raise CTCInputError(msg, argument=argument)
+    facts = describe(array, argument)
+    if array.ndim not in (2, 3):
         msg = (
-            f"logits must have shape (N, T, C), (T, N, C) with time_major=True, or (T, C) for one "
-            f"sequence; got {tuple(logits.shape)}"
+            f"{argument} must have shape (N, T, {last}), (T, N, {last}) with time_major=True, or "
+            f"(T, {last}) for one sequence; got {tuple(array.shape)}"
         )
-        raise CTCInputError(msg, argument="logits")
+        raise CTCInputError(msg, argument=argument)
     if facts.dtype not in DTYPES:
-        msg = f"logits must have one of the dtypes {', '.join(DTYPES)}; got {facts.dtype}"
-        if is_numpy(logits) and not logits.dtype.isnative:
-            msg += ", of another byte order: pass logits.astype(logits.dtype.newbyteorder('='))"
-        raise CTCInputError(msg, argument="logits")
+        msg = f"{argument} must have one of the dtypes {', '.join(DTYPES)}; got {facts.dtype}"
+        if is_numpy(array) and not array.dtype.isnative:
+            swapped = f"{argument}.astype({argument}.dtype.newbyteorder('='))"
+            msg += f", of another byte order: pass {swapped}"
+        raise CTCInputError(msg, argument=argument)
     return facts
 
 

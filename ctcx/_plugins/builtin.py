@@ -6,12 +6,17 @@ import contextlib
 import platform
 from functools import partial
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from ctcx import __version__
 from ctcx._arrays.probing import cupy_runtime_info, probe_cupy, probe_import
 from ctcx._cores import usable_cores
+from ctcx._plugins.fields import always_usable
 from ctcx._typing import DTYPES
 from ctcx.plugin import Backend, Feature, Namespace, Problem, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["ctcx_backends", "ctcx_namespaces", "ctcx_runtime_info"]
 
@@ -72,73 +77,58 @@ def ctcx_backends() -> list[Backend]:
 @hookimpl
 def ctcx_namespaces() -> list[Namespace]:
     """Describe the array libraries that ctcx is tested with."""
-    here = "ctcx._arrays"
     full = frozenset({"float32", "float64"})
     half = full | {"float16"}
+    loops = "ctcx._core.loops"
     return [
-        Namespace(
-            name="numpy",
-            distribution="numpy",
-            from_numpy=f"{here}.numpy:from_numpy",
-            to_numpy=f"{here}.numpy:to_numpy",
-            devices=f"{here}.numpy:devices",
-            loop="ctcx._core.loops.numpy:THREADED_LOOP",
-            dtypes=half,
-        ),
-        Namespace(
-            name="torch",
-            distribution="torch",
-            from_numpy=f"{here}.torch:from_numpy",
-            to_numpy=f"{here}.torch:to_numpy",
-            devices=f"{here}.torch:devices",
-            probe=partial(probe_import, "torch", "torch"),
-            synchronize=f"{here}.torch:synchronize",
-            dtypes=frozenset(DTYPES),
-        ),
-        Namespace(
-            name="jax.numpy",
+        _namespace("numpy", dtypes=half, loop=f"{loops}.numpy:THREADED_LOOP", probe=always_usable),
+        _namespace("torch", asynchronous=True),
+        _namespace(
+            "jax.numpy",
             distribution="jax",
-            from_numpy=f"{here}.jax:from_numpy",
-            to_numpy=f"{here}.jax:to_numpy",
-            devices=f"{here}.jax:devices",
-            probe=partial(probe_import, "jax.numpy", "jax"),
-            synchronize=f"{here}.jax:synchronize",
-            jit=f"{here}.jax:jit",
-            loop="ctcx._core.loops.jax:JAX_LOOP",
-            dtypes=frozenset(DTYPES),
+            asynchronous=True,
+            jit="ctcx._arrays.jax:jit",
+            loop=f"{loops}.jax:JAX_LOOP",
         ),
-        Namespace(
-            name="array_api_strict",
-            distribution="array-api-strict",
-            from_numpy=f"{here}.array_api_strict:from_numpy",
-            to_numpy=f"{here}.array_api_strict:to_numpy",
-            devices=f"{here}.array_api_strict:devices",
-            probe=partial(probe_import, "array_api_strict", "array-api-strict"),
-            dtypes=full,
+        _namespace("array_api_strict", distribution="array-api-strict", dtypes=full),
+        _namespace(
+            "cupy", dtypes=half, asynchronous=True, loop=f"{loops}.cupy:CUPY_LOOP", probe=probe_cupy
         ),
-        Namespace(
-            name="cupy",
-            distribution="cupy",
-            from_numpy=f"{here}.cupy:from_numpy",
-            to_numpy=f"{here}.cupy:to_numpy",
-            devices=f"{here}.cupy:devices",
-            probe=probe_cupy,
-            synchronize=f"{here}.cupy:synchronize",
-            loop="ctcx._core.loops.cupy:CUPY_LOOP",
-            dtypes=half,
-        ),
-        Namespace(
-            name="mlx.core",
+        _namespace(
+            "mlx.core",
             distribution="mlx",
-            from_numpy=f"{here}.mlx:from_numpy",
-            to_numpy=f"{here}.mlx:to_numpy",
-            devices=f"{here}.mlx:devices",
+            asynchronous=True,
+            loop=f"{loops}.mlx:MLX_LOOP",
             probe=partial(probe_import, "mlx.core", "mlx, or mlx[cpu] on Linux"),
-            synchronize=f"{here}.mlx:synchronize",
-            loop="ctcx._core.loops.mlx:MLX_LOOP",
-            dtypes=frozenset(DTYPES),
         ),
     ]
+
+
+def _namespace(
+    name: str,
+    *,
+    distribution: str = "",
+    dtypes: frozenset[str] = frozenset(DTYPES),
+    asynchronous: bool = False,
+    probe: Callable[[], str | None] | None = None,
+    jit: str | None = None,
+    loop: str | None = None,
+) -> Namespace:
+    """Describe a library whose functions are in the module of ``ctcx._arrays`` of its name."""
+    distribution = distribution or name
+    module = f"ctcx._arrays.{name.partition('.')[0]}"
+    return Namespace(
+        name=name,
+        distribution=distribution,
+        from_numpy=f"{module}:from_numpy",
+        to_numpy=f"{module}:to_numpy",
+        devices=f"{module}:devices",
+        synchronize=f"{module}:synchronize" if asynchronous else None,
+        probe=probe or partial(probe_import, name, distribution),
+        jit=jit,
+        loop=loop,
+        dtypes=dtypes,
+    )
 
 
 @hookimpl
