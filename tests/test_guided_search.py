@@ -450,6 +450,12 @@ WRONG = {
         "lm.fingerprint must be a str that another model doesn't have, or None; got bytes",
     ),
     "no model": ({"lm": 3}, "lm must have the methods .* int has no start"),
+    "a path": ({"lm": "words.arpa"}, "got a path: read it with ctcx.NGram.from_arpa"),
+    "a class": ({"lm": Bigrams}, "got the class Bigrams instead of an object of it"),
+    "results": (
+        {"state": ctcx.ctc_beam_search(PEAKS, state=ctcx.BeamState(), **ON), **ON},
+        "got the results themselves: pass their .state",
+    ),
     "a weight below 0": ({"lm": Bigrams(3, 0), "lm_weight": -1}, "lm_weight is -1: expected 0"),
     "a weight of NaN": ({"lm": Bigrams(3, 0), "lm_weight": math.nan}, "lm_weight must be a number"),
     "a bonus of text": ({"label_bonus": "x"}, "label_bonus must be a number of .* got 'x'"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from numbers import Real
+from os import PathLike
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -125,25 +126,33 @@ def wishes_of(boost: Any, lm: Any, lm_weight: Any, label_bonus: Any, state: Any)
             f"{type_name(boost)}"
         )
         raise CTCInputError(msg, argument="boost")
-    missing = [name for name in ("start", "score", "finish") if not callable(getattr(lm, name, 0))]
-    if lm is not None and missing:
-        msg = (
-            f"lm must have the methods start(), score(state, label) and finish(state); "
-            f"{type_name(lm)} has no {missing[0]}"
-        )
-        raise CTCInputError(msg, argument="lm")
+    if lm is not None:
+        _check_methods(lm)
     weight = _number("lm_weight", lm_weight)
     if weight < 0:
         msg = f"lm_weight is {lm_weight}: expected 0 or more"
         raise CTCInputError(msg, argument="lm_weight", value=lm_weight)
     per_label = _number("label_bonus", label_bonus)
     if state is not None and not isinstance(state, BeamState):
-        msg = (
-            f"state must be ctcx.BeamState() or the state of the results so far; got "
-            f"{type_name(state)}"
-        )
+        is_result = isinstance(getattr(state, "state", None), BeamState)
+        got = "the results themselves: pass their .state" if is_result else type_name(state)
+        msg = f"state must be ctcx.BeamState() or the state of the results so far; got {got}"
         raise CTCInputError(msg, argument="state")
     return Wishes(boost, lm if weight else None, weight, per_label, state)
+
+
+def _check_methods(lm: Any) -> None:
+    """Refuse an ``lm`` that can't be asked."""
+    names = ("start", "score", "finish")
+    missing = [name for name in names if not callable(getattr(lm, name, None))]
+    found = f"{type_name(lm)} has no {missing[0]}" if missing else ""
+    if isinstance(lm, type):
+        found = f"got the class {lm.__qualname__} instead of an object of it"
+    elif isinstance(lm, (str, PathLike)):
+        found = "got a path: read it with ctcx.NGram.from_arpa"
+    if found:
+        msg = f"lm must have the methods start(), score(state, label) and finish(state); {found}"
+        raise CTCInputError(msg, argument="lm")
 
 
 def _number(argument: str, value: Any) -> float:
