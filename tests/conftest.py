@@ -37,7 +37,7 @@ def pytest_sessionstart() -> None:
 
 
 # The core computes half precision in float32, and on array-api-strict by the same code as on NumPy.
-REPEATED = re.compile(r"-b?float16\]|-array_api_strict-")
+REPEATED = re.compile(r"-b?float16\]|-float64\]|-array_api_strict-")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -272,6 +272,7 @@ def test_an_optional_operation_is_computed_by_the_core_unless_another_is_named()
     assert [(run.backend, run.operation) for run in runs] == [("array-api", "align")]
 
 
+@pytest.mark.slow
 def test_long_sequences_take_little_memory():
     import tracemalloc
 

@@ -36,7 +36,10 @@ class Library:
         return result
 
 
-@pytest.fixture(params=["numpy", "never small", "extended exponents", "torch", "strict"])
+STRICT = pytest.param("strict", marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=["numpy", "never small", "extended exponents", "torch", STRICT])
 def library(request, use_route):  # noqa: F811
     """Libraries that compute at once, with all routes on NumPy."""
     return Library(request.param, use_route(request.param))
@@ -161,7 +164,7 @@ def test_up_to_the_limit(library, dtype, frames, total, late):
     check(library, up_to_the_limit(frames, total, late).astype(dtype), [[1, 2, 1, 3]])
 
 
-@pytest.mark.parametrize("library", ["numpy", "strict"], indirect=True)
+@pytest.mark.parametrize("library", ["numpy", STRICT], indirect=True)
 @DTYPES
 @pytest.mark.parametrize("frames", [6, 40, 1500])
 def test_up_to_the_limit_in_one_batch(library, dtype, frames):

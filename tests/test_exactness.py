@@ -157,6 +157,7 @@ def test_twenty_thousand_frames(dtype):
     )
 
 
+@pytest.mark.slow
 def test_confident_and_long(dtype):
     """Scale 100 over 3,000 frames: the likeliest path has a likelihood of about exp(-400,000)."""
     check(

@@ -391,7 +391,12 @@ def test_a_number_that_two_ways_do_not_agree_on_is_not_written(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("form", "layout"), [("json", ()), ("npz", ("--time-major",)), ("safetensors", ())]
+    ("form", "layout"),
+    [
+        pytest.param("json", (), marks=pytest.mark.slow),
+        ("npz", ("--time-major",)),
+        pytest.param("safetensors", (), marks=pytest.mark.slow),
+    ],
 )
 def test_files_come_back_to_the_last_bit(tmp_path, everything, form, layout):
     path = written(tmp_path / f"f.{form}", "--format", form, *layout)

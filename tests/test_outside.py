@@ -260,10 +260,7 @@ def porter(function, fault, **options):
 
 QUICK = [
     (porters.textbook, "overwrites occupancies"),
-    (porters.textbook, "blank is last"),
-    (porters.textbook, "beta without skip"),
     (porters.scaled, "gradient by label"),
-    (porters.scaled, "clips the gradient"),
 ]
 PORTERS = [
     pytest.param(

@@ -740,6 +740,27 @@ def test_difference_sparse_empty():
     np.testing.assert_allclose(ours[1], 4 * np.log(3), rtol=1e-6)
 
 
+@pytest.mark.parametrize("graph", [False, True])
+def test_gradients_stay_as_they_are_when_others_follow(graph):
+    """Of more than a megabyte, which TensorFlow takes over without a copy."""
+    draws = np.random.default_rng(0).normal(size=(3, 4, 300, 260)).astype(np.float32)
+    labels = np.tile(np.arange(1, 31), (4, 1))
+    lengths, frames = [30] * 4, [300, 299, 200, 100]
+
+    def ours(x):
+        return compat.ctc_loss(labels, x, lengths, frames, logits_time_major=False)
+
+    weights = (None, np.asarray([1, 2, 0, -1], dtype=np.float32), None)
+    found = [
+        answer(ours, x, weights=weight, graph=graph)[1]
+        for x, weight in zip(draws, weights, strict=True)
+    ]
+    for x, weight, grad in zip(draws, weights, found, strict=True):
+        right = ctcx.ctc_loss_and_grad(x, labels, frames).grad
+        factor = 1 if weight is None else weight[:, None, None]
+        np.testing.assert_allclose(grad, right * factor, rtol=1e-6, atol=1e-6)
+
+
 def test_difference_second_derivative():
     """A second derivative on TensorFlow's tensors | NaN for dense labels, silently | an error"""
     x = tf.constant(LOGITS)
