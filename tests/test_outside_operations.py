@@ -118,7 +118,7 @@ def test_a_program_with_two_mistakes_is_told_one_of_them_or_none(function):
     names = {how: name for (f, how), name in wrong_decoders.NAMES.items() if f is function}
     named = 0
     pairs = list(itertools.combinations(names, 2))
-    for one, other in pairs[:: 1 + len(pairs) // 50]:
+    for one, other in pairs[:: 1 + len(pairs) // 30]:
         both = Both(one, other)
         _, findings = judged(
             function.__name__, lambda problem, how=both: wrong_decoders.answer(problem, how)
