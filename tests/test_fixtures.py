@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx import fixtures
-from ctcx.conformance._external import problem_line
+from ctcx import conformance, fixtures
 from ctcx.conformance.oracle import (
     enumerate_best_paths,
     enumerate_labels,
@@ -209,11 +208,15 @@ def test_exact_beams_are_the_most_probable_of_all_labels(everything):
     assert seen > 15
 
 
-def test_guided_results_have_the_largest_scores_of_all_labels(everything):
+def test_guided_results_have_the_largest_scores_of_all_labels(everything, tmp_path):
     guided = [one for one in everything if one.guide is not None]
     assert len(guided) == 5
+    lines, _ = conformance.export_problems(tmp_path, ["guided_search"])
+    problems = {
+        problem["id"]: problem for problem in map(json.loads, lines.read_text().splitlines())
+    }
     for fixture in guided:
-        problem = json.loads(problem_line(fixture, "guided_search"))
+        problem = problems[f"guided_search:{fixture.name}"]
         for n, frames in enumerate(problem["logit_lengths"]):
             every = enumerate_labels(fixture.arrays["logits"][n, :frames], fixture.blank)
             of_labels = wrong_decoders.bonuses(problem)
