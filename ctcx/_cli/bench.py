@@ -20,6 +20,7 @@ from ctcx._cli.output import (
     heading,
     json_text,
     new_table,
+    opened,
     show,
     unwarned,
     write_json,
@@ -181,9 +182,8 @@ def _write_reports(run: BenchmarkRun, stem: Path) -> None:
     from ctcx.bench._report.markdown_report import markdown_report
 
     for suffix, text in ((".html", html_report(run)), (".md", markdown_report(run))):
-        path = stem.with_name(stem.name + suffix)
-        path.write_text(text, encoding="utf-8")
-        typer.echo(f"written: {path}", err=True)
+        with opened(str(stem.with_name(stem.name + suffix))) as file:
+            file.write(text.encode())
 
 
 def _print(run: BenchmarkRun) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.padding import Padding
@@ -149,18 +149,21 @@ def conformance_command(
         )
     else:
         checks = [one if one.startswith("check_") else f"check_{one}" for one in check or ()]
+        only = {
+            "namespaces": known_libraries(library),
+            "devices": device or None,
+            "dtypes": dtype or None,
+            "checks": checks or None,
+        }
         report = _run(
             name,
-            libraries=known_libraries(library),
-            devices=device or None,
-            dtypes=dtype or None,
-            checks=checks or None,
+            only,
+            replay,
             slow=slow,
             draw=draw,
             seed=seed,
             thorough=thorough,
             failures=failures,
-            replay=replay,
         )
     if json_file != "-":
         _print(report, everything=everything)
@@ -210,61 +213,35 @@ def _external(
         )
 
 
-def _names_given(*names: Collection[str] | None) -> str:
-    """Give the options that name something, one of which named something that there isn't."""
-    options = ("--library", "--device", "--dtype", "--check")
-    given = [option for option, value in zip(options, names, strict=True) if value]
-    return " or ".join(given) or "NAME"
+_OPTIONS = {
+    "namespaces": "--library",
+    "devices": "--device",
+    "dtypes": "--dtype",
+    "checks": "--check",
+}
+"""The options that say what to run, by the arguments that they are for."""
 
 
 def _run(
-    name: str,
-    *,
-    libraries: tuple[str, ...] | None,
-    devices: list[str] | None,
-    dtypes: list[str] | None,
-    checks: list[str] | None,
-    slow: bool,
-    draw: int | None,
-    seed: int,
-    thorough: bool,
-    failures: str,
-    replay: str | None,
+    name: str, only: dict[str, Any], replay: str | None, *, slow: bool, **drawing: Any
 ) -> Report:
     from ctcx.conformance import run_conformance
     from ctcx.conformance._draws import read_problem
     from ctcx.conformance._plan import make_plan
 
-    checks = checks if replay is None else [DRAWN]
     if replay is not None:
+        only["checks"] = [DRAWN]
         try:
             read_problem(replay)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--replay") from None
     try:
-        total = len(
-            make_plan(
-                name, namespaces=libraries, devices=devices, dtypes=dtypes, checks=checks, slow=slow
-            ).items
-        )
+        total = len(make_plan(name, **only, slow=slow).items)
     except ValueError as error:  # a name that doesn't exist, or isn't declared
-        given = _names_given(libraries, devices, dtypes, checks)
+        given = " or ".join(_OPTIONS[what] for what, names in only.items() if names) or "NAME"
         raise typer.BadParameter(str(error), param_hint=given) from None
     with _progress(total) as progress:
-        return run_conformance(
-            name,
-            namespaces=libraries,
-            devices=devices,
-            dtypes=dtypes,
-            checks=checks,
-            slow=slow,
-            draw=draw,
-            seed=seed,
-            thorough=thorough,
-            failures=failures,
-            replay=replay,
-            progress=progress,
-        )
+        return run_conformance(name, **only, slow=slow, **drawing, replay=replay, progress=progress)
 
 
 @contextmanager
@@ -287,7 +264,7 @@ def _progress(total: int, *, tells: bool = True) -> Iterator[Callable[[Result], 
 
     def progress(result: Result) -> None:
         if result.bad and tells:
-            bar.console.print(Text.assemble(styled(result.status), f" {_where(result)}"))
+            bar.console.print(Text.assemble(styled(result.status), f" {result.where}"))
         bar.update(task, advance=1, description=f"{result.namespace} {result.dtype} {result.check}")
 
     with bar:
@@ -352,7 +329,7 @@ def _print_failures(report: Report, *, everything: bool) -> None:
         show(Text(""))
         for result in group:
             note = " (provisional: doesn't count yet)" if result.provisional else ""
-            show(Text.assemble(styled(result.status), f"{note}: {_where(result)}"))
+            show(Text.assemble(styled(result.status), f"{note}: {result.where}"))
         show(Padding(Text(group[0].message), (0, 0, 0, 4)))
 
 
@@ -415,7 +392,3 @@ def _same(results: Iterable[Result]) -> list[list[Result]]:
             last_frame = max(0, result.message.rfind('\n  File "'))
             groups.setdefault(result.message[last_frame:], []).append(result)
     return list(groups.values())
-
-
-def _where(result: Result) -> str:
-    return f"{result.check} on {result.namespace}, {result.device}, {result.dtype}"

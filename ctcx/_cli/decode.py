@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +25,7 @@ from ctcx._cli.emission_files import (
     read_utterances,
 )
 from ctcx._cli.guide_files import read_model, read_phrases
-from ctcx._cli.output import check_target, heading, json_text, opened, show
+from ctcx._cli.output import JSON_FILE, heading, json_text, show, write_json
 from ctcx._cli.token_files import TokenTable, read_tokens
 
 __all__ = ["decode_command"]
@@ -103,15 +103,7 @@ def decode_command(
     sequence: Annotated[int | None, SEQUENCE] = None,
     frame_seconds: Annotated[float | None, FRAME_SECONDS] = None,
     backend: Annotated[str | None, BACKEND] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--json",
-            metavar="FILE",
-            callback=check_target,
-            help="Write the result to FILE as JSON; - for standard output, and nothing else there.",
-        ),
-    ] = None,
+    json_file: Annotated[str | None, JSON_FILE] = None,
 ) -> None:
     """Say what text emissions hold, and how probable it is.
 
@@ -137,10 +129,9 @@ def decode_command(
     if guided and beam is None:
         beam = _WIDTH
     found = _read(picked, table, beam, top or _TOP, {"backend": backend, **guided})
-    if output is not None:
-        with opened(output) as file:
-            file.write(f"{_as_json(found, frame_seconds)}\n".encode())
-    if output != "-":
+    if json_file is not None:
+        write_json(json_file, _as_json(found, frame_seconds))
+    if json_file != "-":
         for one in found:
             _print(one, frame_seconds)
 
@@ -189,15 +180,7 @@ def _as_json(found: list[_Reading], seconds: float | None) -> str:
                 {
                     "name": one.name,
                     "frames": one.frames,
-                    "alternatives": [
-                        {
-                            "text": each.text,
-                            "labels": each.labels,
-                            "log_prob": each.log_prob,
-                            "score": each.score,
-                        }
-                        for each in one.alternatives
-                    ],
+                    "alternatives": [asdict(each) for each in one.alternatives],
                     "tokens": [stretch_as_json(token, seconds) for token in one.tokens],
                 }
                 for one in found

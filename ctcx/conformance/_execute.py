@@ -55,6 +55,11 @@ class Result:
         """Whether the run fails for it."""
         return self.status in {"failed", "error"} and not self.provisional
 
+    @property
+    def where(self) -> str:
+        """The check, and what it was run on, in words."""
+        return f"{self.check} on {self.namespace}, {self.device}, {self.dtype}"
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return asdict(self)

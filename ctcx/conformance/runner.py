@@ -98,9 +98,9 @@ class Report:
         for result in self.results:
             if result.status in {"failed", "error", "expected-failure"}:
                 note = " (provisional: doesn't count yet)" if result.provisional else ""
-                lines.append(f"\n{result.status}{note}: {_where(result)}\n{result.message}")
+                lines.append(f"\n{result.status}{note}: {result.where}\n{result.message}")
             elif result.status == "passed" and result.message:
-                lines.append(f"  left out in part: {_where(result)}: {result.message}")
+                lines.append(f"  left out in part: {result.where}: {result.message}")
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -242,7 +242,3 @@ def versions_of(namespaces: set[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[distribution] = "(not installed)"
     return versions
-
-
-def _where(result: Result) -> str:
-    return f"{result.check} on {result.namespace}, {result.device}, {result.dtype}"
