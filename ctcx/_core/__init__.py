@@ -19,6 +19,8 @@ One idea a module, in the order of a call:
     Both directions as one batch, block by block: the steps above in their order.
 ``hessian``
     Second derivatives times a vector.
+``columns``, ``viterbi``, ``best_path``
+    Logits by label, a few frames of the recursion for the best path, and the way back in blocks.
 ``context``
     The library, device and dtypes of a call, and the constants of the number format.
 ``loops``

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from ctcx._arrays.facts import index_dtype, is_undecided, library_name
-from ctcx._core.best_path import BestPath, Columns
+from ctcx._core.best_path import BestPath
+from ctcx._core.columns import Columns
 from ctcx._core.gradient import block_shape, denominator
 from ctcx._core.kernels import loop_for, run
 from ctcx._core.recursion import Recursion

@@ -29,17 +29,20 @@ sequence rests in the blank before the first label: that emits with probability 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ctcx._arrays.facts import is_contiguous, is_undecided
-from ctcx._core.context import DEAD, START, in_grains
+from ctcx._arrays.facts import is_undecided
+from ctcx._core.columns import picked
+from ctcx._core.viterbi import PathState
 
 if TYPE_CHECKING:
+    from ctcx._core.columns import Columns
     from ctcx._core.context import Context
     from ctcx._core.loops.base import Loop
+    from ctcx._core.viterbi import Sums
     from ctcx._typing import Array
 
-__all__ = ["BestPath", "Columns"]
+__all__ = ["BestPath"]
 
 _TABLE = 2**16
 """Bytes of choices of a sequence that are kept all at once."""
@@ -48,121 +51,6 @@ _FRAMES_UNDECIDED = 64
 """Frames of a block where JAX has not decided how many frames there are."""
 
 _INFINITY = float("inf")
-
-_Sums: TypeAlias = "tuple[Array, ...]"
-"""Sums of logits, in one array or two: see the classes below."""
-
-
-class _Float64:
-    """Sums in float64; impossible states are at -inf."""
-
-    impossible = (-_INFINITY,)
-    zero = (0.0,)
-
-    def __init__(self, context: Context) -> None:
-        self._xp = context.xp
-        self.dtype = context.xp.float64
-
-    def emissions(self, logits: Array, largest: Array) -> _Sums:
-        xp, dtype = self._xp, self.dtype
-        return (xp.astype(logits, dtype, copy=False) - xp.astype(largest, dtype, copy=False),)
-
-    @staticmethod
-    def plus(sums: _Sums, emissions: _Sums) -> _Sums:
-        return (sums[0] + emissions[0],)
-
-    @staticmethod
-    def is_better(sums: _Sums, others: _Sums) -> Array:
-        return sums[0] > others[0]
-
-    def best(self, sums: _Sums, others: _Sums) -> _Sums:
-        return (self._xp.maximum(sums[0], others[0]),)
-
-    @staticmethod
-    def is_possible(sums: _Sums) -> Array:
-        return sums[0] > -_INFINITY
-
-
-class _TwoFloat32:
-    """Sums as a multiple of 8 and a rest; impossible states are at ``DEAD``."""
-
-    impossible = (DEAD, 0.0)
-    zero = (START, 0.0)
-
-    def __init__(self, context: Context) -> None:
-        self._xp = context.xp
-        self.dtype = context.xp.float32
-
-    def emissions(self, logits: Array, largest: Array) -> _Sums:
-        """Relative to the largest, rounded to a multiple of 8."""
-        xp = self._xp
-        reference = in_grains(largest, xp)
-        possible = logits > -_INFINITY
-        rounded = in_grains(xp.where(possible, logits, 0.0), xp)
-        whole = xp.where(possible, xp.maximum(rounded - reference, DEAD), DEAD)
-        return whole, xp.where(possible, logits - rounded, 0.0)
-
-    def plus(self, sums: _Sums, emissions: _Sums) -> _Sums:
-        rest = sums[1] + emissions[1]
-        shift = in_grains(rest, self._xp)
-        return sums[0] + emissions[0] + shift, rest - shift
-
-    def is_better(self, sums: _Sums, others: _Sums) -> Array:
-        """Whether it is, and is possible at all."""
-        return ((sums[0] - others[0]) + (sums[1] - others[1]) > 0.0) & self.is_possible(sums)
-
-    def best(self, sums: _Sums, others: _Sums) -> _Sums:
-        better = self.is_better(sums, others)
-        return tuple(
-            self._xp.where(better, mine, other) for mine, other in zip(sums, others, strict=True)
-        )
-
-    @staticmethod
-    def is_possible(sums: _Sums) -> Array:
-        return sums[0] > 0.1 * DEAD
-
-
-class Columns:
-    """Looks up logits, and columns that the caller made beside them, by sequence, frame and class.
-
-    Parameters
-    ----------
-    logits
-        (N, T, C).
-    extra
-        (N, T, W), the classes C to C + W - 1; None if there are none.
-    context
-        Of the call.
-    """
-
-    def __init__(self, logits: Array, extra: Array | None, context: Context) -> None:
-        xp = context.xp
-        rows, frames, self._classes = logits.shape
-        time_major = xp.permute_dims(logits, (1, 0, 2))
-        if is_contiguous(time_major) and not is_contiguous(logits):
-            logits, self._row, self._frame = time_major, 1, rows
-        else:
-            self._row, self._frame = frames, 1
-        self._logits = xp.reshape(logits, (-1,))
-        self._frames, self._width = frames, 0 if extra is None else extra.shape[2]
-        self._extra = None if extra is None else xp.reshape(extra, (-1,))
-        self._context = context
-
-    def __call__(self, row: Array, frame: Array, column: Array) -> Array:
-        """Take the logits at these places, which broadcast against each other."""
-        xp = self._context.xp
-        place = (row * self._row + frame * self._frame) * self._classes
-        if self._extra is None:
-            return self._context.cast(self._take(self._logits, place + column))
-        own = column < self._classes
-        found = self._take(self._logits, place + xp.where(own, column, 0))
-        place = (row * self._frames + frame) * self._width
-        others = self._take(self._extra, place + xp.where(own, 0, column - self._classes))
-        return xp.where(own, self._context.cast(found), others)
-
-    def _take(self, flat: Array, place: Array) -> Array:
-        xp = self._context.xp
-        return xp.reshape(xp.take(flat, xp.reshape(place, (-1,)), axis=0), place.shape)
 
 
 class _Window(NamedTuple):
@@ -176,13 +64,6 @@ class _Window(NamedTuple):
     first: Array
     classes: Array
     may_not_skip: Array | None
-
-
-class _PathState(NamedTuple):
-    """Best sums after a frame, (N, W+1) each: of the blanks, and of the label before each blank."""
-
-    blank: _Sums
-    label: _Sums
 
 
 class BestPath:
@@ -228,13 +109,11 @@ class BestPath:
         self._frames, self._blank, self._ends = frames, blank, ends
         self._counts = label_lengths[:, None]
         self._largest, self._all_full = largest, all_full
-        self._sums = _Float64(context) if context.has_float64 else _TwoFloat32(context)
-        self._plan(classes.shape[1])
+        self._viterbi = loop.viterbi(context)
+        self._sums = self._viterbi.sums
+        self._plan(*classes.shape)
         self._shift = self._blocks * self._size - logit_lengths[:, None]
         self._row = context.arange(0, classes.shape[0])[:, None]
-        self._nothing = tuple(
-            self._full((classes.shape[0], 1), value) for value in self._sums.impossible
-        )
         xp = context.xp
         stop = None
         if not all_differ:
@@ -244,7 +123,7 @@ class BestPath:
             stop = xp.concat([self._full((classes.shape[0], 1), 0.0), stop], axis=1)
         self._whole = _Window(self._row * 0, classes, stop)
 
-    def _plan(self, width: int) -> None:
+    def _plan(self, rows: int, width: int) -> None:
         """Decide about blocks: how many, how long, in how many parts."""
         self._part = self._loop.frames_a_block
         undecided = is_undecided(self._frames, width)
@@ -254,7 +133,10 @@ class BestPath:
             size = self._frames
         else:
             size = math.ceil(2 * math.sqrt(self._frames))
+        if self._viterbi.states_at_once:
+            self._part = max(self._part, self._viterbi.states_at_once // (rows * (width + 1)))
         self._parts = -(-size // self._part)
+        self._part = -(-size // self._parts)
         self._size = self._parts * self._part
         # One more where JAX couldn't tell that there is an earlier block.
         self._blocks = -(-self._frames // self._size) + int(undecided)
@@ -299,7 +181,7 @@ class BestPath:
         context = self._context
         return context.xp.full(shape, value, dtype=self._sums.dtype, device=context.device)
 
-    def _initial(self) -> _PathState:
+    def _initial(self) -> PathState:
         """All is in the blank before the first label."""
         xp, (rows, width) = self._context.xp, self._whole.classes.shape
         label = tuple(self._full((rows, width + 1), value) for value in self._sums.impossible)
@@ -307,24 +189,35 @@ class BestPath:
         blank = tuple(
             xp.concat([one, rest[:, 1:]], axis=1) for one, rest in zip(first, label, strict=True)
         )
-        return _PathState(blank, label)
+        return PathState(blank, label)
 
-    def _emissions(self, lattice: _Window, steps: Array) -> tuple[_Sums, _Sums]:
+    def _emissions(self, lattice: _Window, steps: Array) -> tuple[Sums, Sums]:
         """Of blanks (t, N, 1 or W+1) and labels (t, N, W)."""
-        xp = self._context.xp
+        xp, row = self._context.xp, self._row[None, :, :]
         frame = steps[:, None, None] - self._shift[None, :, :]
         is_inside = frame >= 0
         frame = xp.maximum(frame, 0)
-        row = self._row[None, :, :]
-        labels = self._columns(row, frame, lattice.classes[None, :, :])
-        blanks = self._columns(row, frame, self._blank_columns(lattice)[None, :, :])
-        if not self._all_full or self._blocks * self._size != self._frames:
-            labels = xp.where(is_inside, labels, -_INFINITY)
-            blanks = xp.where(is_inside, blanks, 0.0)
         place = xp.reshape(row * self._frames + frame, (-1,))
         largest = xp.take(xp.reshape(self._largest, (-1,)), place, axis=0)
-        largest = xp.where(is_inside, xp.reshape(largest, frame.shape), 0.0)
-        return self._sums.emissions(blanks, largest), self._sums.emissions(labels, largest)
+        largest = xp.reshape(largest, frame.shape)
+        has_outside = not self._all_full or self._blocks * self._size != self._frames
+
+        def emissions(logits: Array, resting: float) -> Sums:
+            if not has_outside:
+                return self._sums.emissions(logits, largest)
+            logits = xp.where(is_inside, logits, resting)
+            return self._sums.emissions(logits, xp.where(is_inside, largest, 0.0))
+
+        blanks, classes = self._blank_columns(lattice), lattice.classes
+        if self._columns.is_wider_than(classes.shape[1]):
+            labels = emissions(self._columns(row, frame, classes[None, :, :]), -_INFINITY)
+            return emissions(self._columns(row, frame, blanks[None, :, :]), 0.0), labels
+        # What is made of each class needn't be made of each label.
+        table = self._columns.of_frames(row, frame)
+        labels = tuple(
+            picked(part, classes, self._context) for part in emissions(table, -_INFINITY)
+        )
+        return emissions(picked(table, blanks, self._context), 0.0), labels
 
     def _blank_columns(self, lattice: _Window) -> Array:
         """Columns of the blanks: (N, 1) if it is the same for all, else (N, W+1)."""
@@ -335,36 +228,12 @@ class BestPath:
         columns = xp.where(position == self._counts, self._ends[1], position * 0 + self._blank)
         return xp.where(position == 0, self._ends[0], columns)
 
-    def _advance(
-        self, state: _PathState, lattice: _Window, blanks: _Sums, labels: _Sums
-    ) -> tuple[_PathState, tuple[_Sums, ...]]:
-        """Go on by one frame; also what can come into labels: by staying, from one state back, the
-        better of the two, and from two back.
-        """
-        xp, sums = self._context.xp, self._sums
-        one_back = tuple(part[:, :-1] for part in state.blank)
-        stay = tuple(part[:, 1:] for part in state.label)
-        two_back = tuple(part[:, :-1] for part in state.label)
-        if lattice.may_not_skip is not None:
-            two_back = (two_back[0] + lattice.may_not_skip, *two_back[1:])
-        near = sums.best(one_back, stay)
-        label = sums.plus(sums.best(two_back, near), labels)
-        blank = sums.plus(sums.best(state.label, state.blank), blanks)
-        # No label of the lattice stands before its first blank.
-        label = tuple(
-            xp.concat([one, part], axis=1) for one, part in zip(self._nothing, label, strict=True)
-        )
-        return _PathState(blank, label), (stay, one_back, near, two_back)
-
-    def _pass_over(self, state: _PathState, steps: Array, _: None) -> tuple[_PathState, _PathState]:
+    def _pass_over(self, state: PathState, steps: Array, _: None) -> tuple[PathState, PathState]:
         """Go through a block and leave the state at its start."""
 
-        def step(state: _PathState, steps: Array, _: None) -> tuple[_PathState, None]:
-            blanks, labels = self._emissions(self._whole, steps)
-            for i in range(self._part):
-                emitted = (tuple(part[i, ...] for part in parts) for parts in (blanks, labels))
-                state = self._advance(state, self._whole, *emitted)[0]
-            return state, None
+        def step(state: PathState, steps: Array, _: None) -> tuple[PathState, None]:
+            emissions = self._emissions(self._whole, steps)
+            return self._viterbi(state, *emissions, self._whole.may_not_skip, choices=False)
 
         after, _ = self._in_parts(step, state, steps)
         return after, state
@@ -380,26 +249,13 @@ class BestPath:
             past=past,
         )
 
-    def _choices(self, state: _PathState, lattice: _Window, steps: Array) -> tuple[_PathState, Any]:
+    def _choices(self, state: PathState, lattice: _Window, steps: Array) -> tuple[PathState, Any]:
         """Go through a block; how many states back the path comes from, (t, N, 2W+2) a part."""
-        xp, sums = self._context.xp, self._sums
 
-        def step(state: _PathState, steps: Array, _: None) -> tuple[_PathState, tuple[Array]]:
-            blanks, labels = self._emissions(lattice, steps)
-            blank_moves, label_moves, label_skips = [], [], []
-            for i in range(self._part):
-                emitted = (tuple(part[i, ...] for part in parts) for parts in (blanks, labels))
-                before = state
-                state, (stay, one_back, near, two_back) = self._advance(before, lattice, *emitted)
-                blank_moves.append(sums.is_better(before.label, before.blank))
-                label_moves.append(sums.is_better(one_back, stay))
-                label_skips.append(sums.is_better(two_back, near))
-            from_blank = xp.astype(xp.stack(blank_moves), xp.int8)
-            from_label = xp.astype(xp.stack(label_moves), xp.int8)
-            from_label = xp.where(xp.stack(label_skips), 2, from_label)
-            from_label = xp.concat([from_label, xp.zeros_like(from_label[:, :, :1])], axis=2)
-            both = xp.stack([from_blank, from_label], axis=3)
-            return state, (xp.reshape(both, (*both.shape[:2], 2 * both.shape[2])),)
+        def step(state: PathState, steps: Array, _: None) -> tuple[PathState, tuple[Array]]:
+            emissions = self._emissions(lattice, steps)
+            state, choices = self._viterbi(state, *emissions, lattice.may_not_skip, choices=True)
+            return state, (choices,)
 
         return self._in_parts(step, state, steps)
 
@@ -407,24 +263,22 @@ class BestPath:
         self, position: Array, lattice: _Window, choices: Any, steps: Array
     ) -> tuple[Array, Array]:
         """Follow the choices back: the state before the block (N,), and those in it, last first."""
-        context, xp = self._context, self._context.xp
-        rows, width = lattice.classes.shape
-        width = 2 * (width + 1)
-        start = self._row[:, 0] * width - 2 * lattice.first[:, 0]
+        xp = self._context.xp
+        width = lattice.classes.shape[1]
+        start = self._row[:, 0] * (2 * (width + 1)) - 2 * lattice.first[:, 0]
 
-        def step(position: Array, _: Array, choices: tuple[Array]) -> tuple[Array, tuple[Array]]:
-            flat = xp.reshape(choices[0], (-1,))
+        def step(place: Array, _: Array, choices: tuple[Array]) -> tuple[Array, tuple[Array]]:
+            flat = xp.reshape(choices[0], (self._part, -1))
             path = []
             for i in reversed(range(self._part)):
-                path.append(position)
-                place = position + start + i * rows * width
-                position = position - context.as_indices(xp.take(flat, place, axis=0))
-            return position, (xp.stack(path),)
+                path.append(place)
+                place = place - xp.take(flat[i, :], place, axis=0)
+            return place, (xp.stack(path),)
 
-        position, path = self._in_parts(step, position, steps, past=choices)
-        return position, self._loop.joined(path, xp)[0]
+        place, path = self._in_parts(step, position + start, steps, past=choices)
+        return place - start, self._loop.joined(path, xp)[0] - start[None, :]
 
-    def _last_block(self, state: _PathState, steps: Array) -> tuple[Array, Array, Array]:
+    def _last_block(self, state: PathState, steps: Array) -> tuple[Array, Array, Array]:
         """Choose the last state; of equal ones the last label comes before the blank after it."""
         xp, sums = self._context.xp, self._sums
         lattice = self._around(self._counts)
@@ -442,7 +296,7 @@ class BestPath:
         return position, possible, path
 
     def _way_back(
-        self, position: Array, steps: Array, state: _PathState
+        self, position: Array, steps: Array, state: PathState
     ) -> tuple[Array, tuple[Array]]:
         """Go back through a block, of which the state at its start was kept."""
         lattice = self._around((position - position % 2)[:, None] // 2)
@@ -465,13 +319,13 @@ class BestPath:
             None if stop is None else xp.take_along_axis(stop, position, axis=1),
         )
 
-    def _within(self, state: _PathState, lattice: _Window) -> _PathState:
+    def _within(self, state: PathState, lattice: _Window) -> PathState:
         """Narrow a state likewise."""
         context, xp = self._context, self._context.xp
         if lattice is self._whole:
             return state
         position = lattice.first + context.arange(0, self._window + 1)[None, :]
-        return _PathState(
+        return PathState(
             *(
                 tuple(xp.take_along_axis(part, position, axis=1) for part in parts)
                 for parts in state

@@ -120,7 +120,9 @@ def _loss_and_grad(
     def rows(powers: Array, total: Array, sums: Array, factor: Array) -> Array:
         return xp.astype(gradient_rows(powers, total, factor, sums), logits.dtype, copy=False)
 
-    loss, grad, _ = _by_class(call, occupancies, found, rows, logits.dtype)
+    loss, grad, _ = _by_class(
+        call, lambda frames, rows: occupancies[frames, rows, :], found, rows, logits.dtype
+    )
     return loss, grad
 
 
@@ -134,33 +136,47 @@ def _occupancies(
     blank, with_states = constants
     loop = loop_for(library_name(logits))
     call = Recursion(loop, logits, labels, logit_lengths, label_lengths, blank)
-    xp, cast_ = call.context.xp, call.context.cast
-    width, used = labels.shape[1], call.classes.shape[1]
-    if (result := call.small()) is not None:
-        found_states = result.states if with_states else None
-        loss, classes = result.loss, cast_(result.classes)
-    else:
-        call.prepare()
-        each, found = call.occupancies(each_blank=with_states)
-        together = each
-        if with_states:
-            blanks = xp.sum(each[:, :, used:], axis=2, keepdims=True)
-            together = xp.concat([each[:, :, :used], blanks], axis=2)
-
-        def rows(_powers: Array, _total: Array, sums: Array, factor: Array) -> Array:
-            # Of sums in another order, as XLA makes them, a difference may be below 0.
-            return xp.maximum(sums, 0.0) * factor[:, :, None]
-
-        loss, classes, possible = _by_class(call, together, found, rows, call.context.dtype)
-        if with_states:
-            factor = call.factor(slice(None), slice(None), possible)
-            each = xp.permute_dims(each[: logits.shape[1], :, :], (1, 0, 2))
-            found_states = each * factor[:, :, None]
-    if not with_states:
-        return loss, classes
+    xp, cast_, width = call.context.xp, call.context.cast, labels.shape[1]
+    used = call.classes.shape[1]
     position = call.context.arange(0, 2 * width + 1)[None, :]
     there = cast_(position <= 2 * call.label_lengths[:, None])[:, None, :]
-    return loss, classes, cast_(_in_path_order(found_states, used, width, call.context)) * there
+    if (result := call.small()) is not None:
+        loss, classes = result.loss, cast_(result.classes)
+        if not with_states:
+            return loss, classes
+        in_order = _in_path_order(result.states, used, width, call.context)
+        return loss, classes, cast_(in_order) * there
+    call.prepare()
+    each, found = call.occupancies(each_blank=with_states)
+
+    def with_one_blank(frames: slice, rows: slice) -> Array:
+        part = each[frames, rows, :]
+        if not with_states:
+            return part
+        blank = xp.sum(part[:, :, used:], axis=2, keepdims=True)
+        return xp.concat([part[:, :, :used], blank], axis=2)
+
+    def rows_of(_powers: Array, _total: Array, sums: Array, factor: Array) -> Array:
+        # Of sums in another order, as XLA makes them, a difference may be below 0.
+        return xp.maximum(sums, 0.0) * factor[:, :, None]
+
+    loss, classes, possible = _by_class(call, with_one_blank, found, rows_of, call.context.dtype)
+    if not with_states:
+        return loss, classes
+
+    def block(rows: slice, frames: slice) -> tuple[Array]:
+        part = xp.permute_dims(each[frames, rows, :], (1, 0, 2))
+        part = part * call.factor(rows, frames, possible)[:, :, None]
+        return (_in_path_order(part, used, width, call.context) * there[rows, ...],)
+
+    (states,) = loop.assemble(
+        block,
+        logits.shape[:2],
+        [((2 * width + 1,), call.context.dtype)],
+        block_shape(logits.shape[0], logits.shape[1], 2 * width + 1),
+        call.context,
+    )
+    return loss, classes, states
 
 
 def _in_path_order(each: Array, used: int, width: int, context: Context) -> Array:
@@ -179,10 +195,15 @@ def _in_path_order(each: Array, used: int, width: int, context: Context) -> Arra
 
 
 def _by_class(
-    call: Recursion, occupancies: Array, found: LogLikelihood, rows_of: _Rows, dtype: Any
+    call: Recursion,
+    occupancies: Callable[[slice, slice], Array],
+    found: LogLikelihood,
+    rows_of: _Rows,
+    dtype: Any,
 ) -> tuple[Array, Array, Array]:
     """Loss (N,), what ``rows_of`` makes of frames (N, T, C), and possible (N,).
 
+    ``occupancies(frames, rows)`` gives (t, n, S+1), the last column the blank's.
     ``rows_of(powers, total, sums, factor)`` gets softmax numerators and their sum, occupancies by
     class, and the factor of each frame: 1, 0 or NaN.
     """
@@ -200,7 +221,7 @@ def _by_class(
             context,
             all_inside=call.all_inside,
         )
-        sums = sum_by_class(occupancies[frames, rows, :], rows)
+        sums = sum_by_class(occupancies(frames, rows), rows)
         return rows_of(powers, total, sums, call.factor(rows, frames, possible)), spread
 
     whole, spread = call.loop.assemble(

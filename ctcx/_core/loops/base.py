@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ctcx._core.gradient import ClassSums
+from ctcx._core.viterbi import Viterbi
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -89,6 +90,10 @@ class Loop(Protocol):
         self, classes: Array, num_classes: int, context: Context
     ) -> Callable[[Array, slice], Array]:
         """Give what adds up occupancies by class, as :class:`ctcx._core.gradient.ClassSums`."""
+        ...
+
+    def viterbi(self, context: Context) -> Viterbi:
+        """Give what goes through frames of the recursion for the best path."""
         ...
 
     def largest(self, values: Array, count: int, context: Context) -> Array:
@@ -174,6 +179,10 @@ class PythonLoop:
     ) -> Callable[[Array, slice], Array]:
         """By running sums."""
         return ClassSums(classes, num_classes, context)
+
+    def viterbi(self, context: Context) -> Viterbi:
+        """In new arrays."""
+        return Viterbi(context)
 
     def largest(self, values: Array, count: int, context: Context) -> Array:
         """Sort, first all, or groups by their largest and then those that can hold one."""

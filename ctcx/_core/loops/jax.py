@@ -17,6 +17,7 @@ from ctcx._arrays.facts import is_undecided
 from ctcx._arrays.jax import same_axes
 from ctcx._core.context import GRAIN
 from ctcx._core.gradient import ClassSums
+from ctcx._core.viterbi import Viterbi
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -139,6 +140,10 @@ class JaxLoop:
             return jax.numpy.einsum("tns,nsc->ntc", occupancy, one_hot[rows], precision="highest")
 
         return sums
+
+    def viterbi(self, context: Context) -> Viterbi:
+        """In XLA's operations, which it fuses."""
+        return Viterbi(context)
 
     def largest(self, values: Array, count: int, context: Context) -> Array:
         """By XLA's own operation, which puts the first of equal ones first."""
