@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import ctcx
-from ctcx._plugins.backend import Feature
 from ctcx._reference.decoding import enumerate_labels, prefix_beams
 from ctcx._reference.oracle import round_to_dtype
-from ctcx.conformance._checks.decoding import Decoder, random_batch
+from ctcx.conformance._checks.decoding import (
+    BEAM_FORMS,
+    Decoder,
+    is_without_results,
+    random_batch,
+)
 from ctcx.conformance._checks.judging import in_group, pick, raise_if
 from ctcx.conformance._checks.registry import check
 
@@ -27,19 +31,12 @@ __all__: list[str] = []
 
 _SIZES: dict[str, Any] = {"width": 6, "top": 4}
 _DECODER = Decoder(
-    "beam_search",
-    ctcx.ctc_beam_search,
-    (
-        ("NWK", "int32"),
-        ("NW", "int32"),
-        ("NW", "real"),
-        ("NW", "real"),
-        ("NW", "real"),
-        ("NWK", "int32"),
-        ("N", "int32"),
-    ),
-    {**_SIZES, "exact_scores": False},
-    {**_SIZES, "max_classes": None},
+    name="beam_search",
+    function=ctcx.ctc_beam_search,
+    forms=BEAM_FORMS,
+    options=lambda *_: {**_SIZES, "exact_scores": False},
+    kernel_options=lambda *_: {**_SIZES, "max_classes": None},
+    is_marked=is_without_results,
 )
 
 
@@ -297,47 +294,4 @@ def check_beam_search_exact_scores(subject: Subject) -> None:
     raise_if(faults)
 
 
-@check(operation="beam_search")
-def check_beam_search_ignores_padding(subject: Subject) -> None:
-    """What stands past the lengths changes nothing, NaN included."""
-    _DECODER.check_padding(subject)
-
-
-@check(operation="beam_search")
-def check_beam_search_batching(subject: Subject) -> None:
-    """A sequence's labels don't depend on the others, nor on its place among them."""
-    _DECODER.check_batching(subject)
-
-
-@check(operation="beam_search")
-def check_beam_search_marks_wrong_values(subject: Subject) -> None:
-    """Of unchecked values, NaN and +inf and wrong lengths give no labels and NaN."""
-
-    def marks(found: ctcx.Beams[Any], n: int) -> bool:
-        return bool(np.isnan(found.beam_log_probs[n]).all()) and found.count[n] == 0
-
-    _DECODER.check_wrong_values(subject, marks)
-
-
-@check(operation="beam_search", requires={Feature.NONCONTIGUOUS})
-def check_beam_search_time_major(subject: Subject) -> None:
-    """Transposed logits, as time_major=True passes them, give the same labels."""
-    _DECODER.check_layouts(subject)
-
-
-@check(operation="beam_search", requires={Feature.TRACEABLE}, jit=True)
-def check_beam_search_jit(subject: Subject) -> None:
-    """Compiled by the library, a call gives the same labels."""
-    _DECODER.check_jit(subject)
-
-
-@check(operation="beam_search", requires={Feature.DETERMINISTIC})
-def check_beam_search_same_bits(subject: Subject) -> None:
-    """The same input gives the same bits, every time."""
-    _DECODER.check_same_bits(subject)
-
-
-@check(operation="beam_search")
-def check_beam_search_computes_by_itself(subject: Subject) -> None:
-    """No other backend's code runs meanwhile, as check_computes_by_itself says of the loss."""
-    _DECODER.check_by_itself(subject)
+_DECODER.register()

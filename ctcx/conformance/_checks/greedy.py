@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import ctcx
-from ctcx._plugins.backend import Feature
 from ctcx._reference.decoding import best_classes, merged
 from ctcx._reference.oracle import round_to_dtype
 from ctcx.conformance._checks.decoding import Decoder, quantised, random_batch
@@ -23,18 +22,17 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 _DECODER = Decoder(
-    "greedy",
-    ctcx.ctc_greedy,
-    (
+    name="greedy",
+    function=ctcx.ctc_greedy,
+    forms=(
         ("NK", "int32"),
         ("N", "int32"),
         ("NK", "int32"),
         ("NK", "int32"),
-        ("NK", "real"),
-        ("N", "real"),
+        ("NK", "loss"),
+        ("N", "loss"),
     ),
-    {},
-    {},
+    is_marked=lambda found, n: bool(np.isnan(found.score[n])) and found.lengths[n] == 0,
 )
 
 
@@ -98,47 +96,4 @@ def check_greedy_edge_cases(subject: Subject) -> None:
     _judge(subject, [*batches, random_batch(4, scale=3.0, masked=0.7)])
 
 
-@check(operation="greedy")
-def check_greedy_ignores_padding(subject: Subject) -> None:
-    """What stands past the lengths changes nothing, NaN included."""
-    _DECODER.check_padding(subject)
-
-
-@check(operation="greedy")
-def check_greedy_batching(subject: Subject) -> None:
-    """A sequence's labels don't depend on the others, nor on its place among them."""
-    _DECODER.check_batching(subject)
-
-
-@check(operation="greedy")
-def check_greedy_marks_wrong_values(subject: Subject) -> None:
-    """Of unchecked values, NaN and +inf and wrong lengths give no labels and a score of NaN."""
-
-    def marks(found: ctcx.Decoded[Any], n: int) -> bool:
-        return bool(np.isnan(found.score[n])) and found.lengths[n] == 0
-
-    _DECODER.check_wrong_values(subject, marks)
-
-
-@check(operation="greedy", requires={Feature.NONCONTIGUOUS})
-def check_greedy_time_major(subject: Subject) -> None:
-    """Transposed logits, as time_major=True passes them, give the same labels."""
-    _DECODER.check_layouts(subject)
-
-
-@check(operation="greedy", requires={Feature.TRACEABLE}, jit=True)
-def check_greedy_jit(subject: Subject) -> None:
-    """Compiled by the library, a call gives the same labels."""
-    _DECODER.check_jit(subject)
-
-
-@check(operation="greedy", requires={Feature.DETERMINISTIC})
-def check_greedy_same_bits(subject: Subject) -> None:
-    """The same input gives the same bits, every time."""
-    _DECODER.check_same_bits(subject)
-
-
-@check(operation="greedy")
-def check_greedy_computes_by_itself(subject: Subject) -> None:
-    """No other backend's code runs meanwhile, as check_computes_by_itself says of the loss."""
-    _DECODER.check_by_itself(subject)
+_DECODER.register()

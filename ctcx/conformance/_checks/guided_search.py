@@ -12,12 +12,16 @@ import numpy as np
 import ctcx
 from ctcx._api.ngram import Gram, NGram
 from ctcx._core.guided_search import first_beams
-from ctcx._plugins.backend import Feature
 from ctcx._plugins.targets import load_target
 from ctcx._reference.decoding import enumerate_labels
 from ctcx._reference.guided_search import bonus_of, guided_search
 from ctcx._reference.oracle import round_to_dtype
-from ctcx.conformance._checks.decoding import Decoder, random_batch
+from ctcx.conformance._checks.decoding import (
+    BEAM_FORMS,
+    Decoder,
+    is_without_results,
+    random_batch,
+)
 from ctcx.conformance._checks.delegation import raise_if_delegated
 from ctcx.conformance._checks.judging import pick, raise_if
 from ctcx.conformance._checks.registry import check
@@ -42,21 +46,17 @@ _PHRASES = {
     (3, 3): 2.0,
     (2, 4, 4): -1.0,
 }
-_AXES = (
-    ("NWK", "int32"),
-    ("NW", "int32"),
-    ("NW", "real"),
-    ("NW", "real"),
-    ("NW", "real"),
-    ("NWK", "int32"),
-    ("N", "int32"),
-)
 _DECODER = Decoder(
-    "guided_search",
-    ctcx.ctc_beam_search,
-    _AXES,
-    {"width": 6, "top": 4, "exact_scores": False, "boost": {(2, 3): 1.0, (3,): 0.5}},
-    {},
+    name="guided_search",
+    function=ctcx.ctc_beam_search,
+    forms=BEAM_FORMS,
+    options=lambda *_: {
+        "width": 6,
+        "top": 4,
+        "exact_scores": False,
+        "boost": {(2, 3): 1.0, (3,): 0.5},
+    },
+    is_marked=is_without_results,
 )
 
 
@@ -366,7 +366,7 @@ def _in_chunks(subject: Subject, batch: Batch, sizes: list[int], options: dict[s
             keep.append(beams.state)
             return beams
 
-        decoder = _DECODER._replace(function=decode)
+        decoder = replace(_DECODER, function=decode)
         found = decoder(subject, part, inputs, state=state, **options)
         state, first = keep[0], first + size
     return found
@@ -397,38 +397,7 @@ def check_guided_search_edge_cases(subject: Subject) -> None:
     raise_if(_judge(subject, masked, wishes))
 
 
-@check(operation="guided_search")
-def check_guided_search_ignores_padding(subject: Subject) -> None:
-    """What stands past the lengths changes nothing, NaN included."""
-    _DECODER.check_padding(subject)
-
-
-@check(operation="guided_search")
-def check_guided_search_batching(subject: Subject) -> None:
-    """A sequence's labels don't depend on the others, nor on its place among them."""
-    _DECODER.check_batching(subject)
-
-
-@check(operation="guided_search")
-def check_guided_search_marks_wrong_values(subject: Subject) -> None:
-    """Of unchecked values, NaN and +inf and wrong lengths give no labels and NaN."""
-
-    def marks(found: ctcx.Beams[Any], n: int) -> bool:
-        return bool(np.isnan(found.beam_log_probs[n]).all()) and found.count[n] == 0
-
-    _DECODER.check_wrong_values(subject, marks)
-
-
-@check(operation="guided_search", requires={Feature.NONCONTIGUOUS})
-def check_guided_search_time_major(subject: Subject) -> None:
-    """Transposed logits, as time_major=True passes them, give the same labels."""
-    _DECODER.check_layouts(subject)
-
-
-@check(operation="guided_search", requires={Feature.DETERMINISTIC})
-def check_guided_search_same_bits(subject: Subject) -> None:
-    """The same input gives the same bits, every time."""
-    _DECODER.check_same_bits(subject)
+_DECODER.register(leaving_out={"jit", "computes_by_itself"})
 
 
 @check(operation="guided_search")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -29,12 +30,20 @@ if TYPE_CHECKING:
     _Inputs = TypeVar("_Inputs", CallArrays, LogitArrays)
     _Options = Callable[[Subject, Batch], dict[str, Any]]
 
-__all__ = ["LabelOperation", "call_by_name", "drawn_batch", "not_refused", "other_layouts"]
+__all__ = [
+    "LabelOperation",
+    "OptionalOperation",
+    "call_by_name",
+    "drawn_batch",
+    "not_refused",
+    "other_layouts",
+    "with_other_bits",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelOperation:
-    """A public function of logits and labels, and what can be checked whatever it computes.
+class OptionalOperation(ABC):
+    """A public function, and what can be checked whatever it computes.
 
     Attributes
     ----------
@@ -43,14 +52,12 @@ class LabelOperation:
     function
         Calls the public function, and returns a named tuple.
     forms
-        Axes and dtype of each result: N, T and C as for logits, S labels, P states, K of any size;
-        the dtype ``"loss"`` is that of a loss.
+        Axes and dtype of each result: N, T and C as for logits, S labels, P states, others of any
+        size; the dtype ``"loss"`` is that of a loss.
     options
         Returns what the function gets besides the blank and the backend.
     kernel_options
         Returns what the kernel gets besides the blank, when it is called alone.
-    judge
-        Returns what is wrong with the results for a batch.
     batch
         Returns the batch of a seed, for checks that need no special one.
     mark
@@ -62,34 +69,29 @@ class LabelOperation:
     name: str
     function: Callable[..., Any]
     forms: tuple[tuple[str, str], ...]
-    options: _Options
-    kernel_options: _Options
-    judge: Callable[[Subject, Batch, Any], list[str]]
+    options: _Options = lambda *_: {}
+    kernel_options: _Options = lambda *_: {}
     batch: Callable[[int], Batch]
     mark: str
     is_marked: Callable[[Any, int], bool]
+    calls_others: ClassVar[bool] = False
+    """Whether the function computes other operations too, by whichever backend."""
 
-    def __call__(
-        self, subject: Subject, batch: Batch, inputs: CallArrays | None = None, **options: Any
-    ) -> Any:
+    def __call__(self, subject: Subject, batch: Batch, inputs: Any = None, **options: Any) -> Any:
         """Compute a batch, check all that is not about the numbers, and read it back to NumPy."""
-        inputs = inputs or subject.inputs(batch)
+        inputs = inputs or self.inputs(subject, batch)
         settings = self._settings(subject, batch) | options
-        arrays = filter(is_array, settings.values())
-        call = partial(self.function, *inputs, **settings)
-        found = call_by_name(subject, self.name, batch, inputs, call, *arrays)
+        found = call_by_name(
+            subject,
+            self.name,
+            batch,
+            inputs,
+            partial(self.function, *inputs, **settings),
+            *filter(is_array, settings.values()),
+            among_others=self.calls_others,
+        )
         self._check_forms(batch, inputs, found, time_major="time_major" in options)
         return self._read(subject, found)
-
-    def judge_all(self, subject: Subject, batches: Iterable[Batch]) -> None:
-        """Fail with all that is wrong with the results for these batches."""
-        faults: list[str] = []
-        for batch in batches:
-            try:
-                faults += self.judge(subject, batch, self(subject, batch))
-            except CheckFailure as failure:
-                faults.append(str(failure))
-        raise_if(faults)
 
     def register(self, *, leaving_out: Collection[str] = ()) -> None:
         """Make a check of each of the following methods, such as ``check_align_batching``."""
@@ -107,6 +109,117 @@ class LabelOperation:
                 name = f"check_{self.name}_{method.__name__}"
                 check(operation=self.name, name=name, **options)(method)
 
+    @abstractmethod
+    def inputs(self, subject: Subject, batch: Batch) -> Any:
+        """Return a batch as arrays of the library."""
+
+    @abstractmethod
+    def ignores_padding(self, subject: Subject) -> None:
+        """What stands past the lengths changes nothing, NaN and labels out of range included."""
+
+    @abstractmethod
+    def batching(self, subject: Subject) -> None:
+        """A sequence's results don't depend on the others, nor on its place among them."""
+
+    @abstractmethod
+    def marks_wrong_values(self, subject: Subject) -> None:
+        """A wrong length, label or logit is an error; unchecked, it marks its own sequence only."""
+
+    @abstractmethod
+    def time_major(self, subject: Subject) -> None:
+        """Transposed logits, as time_major=True passes them, give the same results."""
+
+    @abstractmethod
+    def jit(self, subject: Subject) -> None:
+        """Compiled by the library, a call gives the same results."""
+
+    def same_bits(self, subject: Subject) -> None:
+        """The same input gives the same bits, every time."""
+        batch = self.batch(1)
+        first, second = self(subject, batch), self(subject, batch)
+        raise_if([f"{name} differs the second time" for name in with_other_bits(first, second)])
+
+    def computes_by_itself(self, subject: Subject) -> None:
+        """No other backend's code runs meanwhile, as check_computes_by_itself says of the loss."""
+        # The kernel alone: ctcx itself makes results of what it returns with code of the core.
+        kernel = load_target(subject.descriptor.kernels[self.name])
+
+        def call(batch: Batch) -> None:
+            options = self.kernel_options(subject, batch)
+            kernel(*self.inputs(subject, batch), blank=batch.blank, **options)
+
+        raise_if_delegated(subject, call)
+
+    def compiled(self, subject: Subject, batch: Batch, kind: type[Any]) -> Any:
+        """Return the results of a compiled call, ``kind`` of a named tuple."""
+        settings = self._settings(subject, batch)
+        arrays = {name: value for name, value in settings.items() if is_array(value)}
+        inputs = self.inputs(subject, batch)
+
+        def call(*given: Any) -> Any:
+            more = dict(zip(arrays, given[len(inputs) :], strict=True))
+            return tuple(self.function(*given[: len(inputs)], **settings | more))
+
+        jit: Callable[..., Any] = load_target(str(subject.library.jit))
+        return self._read(subject, kind(*jit(call)(*inputs, *arrays.values())))
+
+    def _settings(self, subject: Subject, batch: Batch) -> dict[str, Any]:
+        options = self.options(subject, batch)
+        return {"blank": batch.blank, "backend": subject.backend, **options}
+
+    def _check_forms(
+        self, batch: Batch, inputs: CallArrays | LogitArrays, found: Any, *, time_major: bool
+    ) -> None:
+        """Fail for an array of a wrong library, device, dtype or shape."""
+        given = describe(inputs.logits)
+        real = "float64" if given.dtype == "float64" else "float32"
+        sizes = dict(zip("NTCS", batch.shape, strict=True))
+        sizes["P"] = 2 * sizes["S"] + 1
+        for (axes, kind), name, array in zip(self.forms, found._fields, found, strict=True):
+            now = describe(array)
+            order = "TNC" if axes == "NTC" and time_major else axes
+            shape = tuple(
+                sizes.get(axis, size) for axis, size in zip(order, array.shape, strict=False)
+            )
+            is_now = (now.namespace, now.device, now.dtype, tuple(array.shape))
+            right = (given.namespace, given.device, real if kind == "loss" else kind, shape)
+            if is_now != right or len(axes) != array.ndim:
+                msg = f"case {batch.name!r}: {name} is {is_now}, expected {right}"
+                raise CheckFailure(msg)
+
+    @staticmethod
+    def _read(subject: Subject, found: Any) -> Any:
+        """Return results as NumPy arrays, real numbers in float64."""
+        arrays = map(subject.numpy, found)
+        return type(found)(*(a.astype(float) if a.dtype.kind == "f" else a for a in arrays))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOperation(OptionalOperation):
+    """A public function of logits and labels.
+
+    Attributes
+    ----------
+    judge
+        Returns what is wrong with the results for a batch.
+    """
+
+    judge: Callable[[Subject, Batch, Any], list[str]]
+
+    def judge_all(self, subject: Subject, batches: Iterable[Batch]) -> None:
+        """Fail with all that is wrong with the results for these batches."""
+        faults: list[str] = []
+        for batch in batches:
+            try:
+                faults += self.judge(subject, batch, self(subject, batch))
+            except CheckFailure as failure:
+                faults.append(str(failure))
+        raise_if(faults)
+
+    def inputs(self, subject: Subject, batch: Batch) -> CallArrays:
+        """Return a batch as arrays of the library."""
+        return subject.inputs(batch)
+
     def ignores_padding(self, subject: Subject) -> None:
         """What stands past the lengths changes nothing, NaN and labels out of range included."""
         batch = case("ragged")
@@ -116,7 +229,7 @@ class LabelOperation:
             found = self(subject, with_padding(batch, logit, label))
             faults += [
                 f"{name} changes when padding is {logit} and {label}"
-                for name in _with_other_bits(found, expected)
+                for name in with_other_bits(found, expected)
             ]
         raise_if(faults)
 
@@ -162,66 +275,10 @@ class LabelOperation:
         """Compiled by the library, a call gives the same results."""
         batch = self.batch(5)
         kind = type(self(subject, batch))  # or says that the backend takes no such arrays
-        settings = self._settings(subject, batch)
-        arrays = {name: value for name, value in settings.items() if is_array(value)}
-
-        def call(*given: Any) -> Any:
-            more = dict(zip(arrays, given[4:], strict=True))
-            return tuple(self.function(*given[:4], **settings | more))
-
-        compiled: Callable[..., Any] = load_target(str(subject.library.jit))(call)
-        found = kind(*compiled(*subject.inputs(batch), *arrays.values()))
-        raise_if(self.judge(subject, batch, self._read(subject, found)))
-
-    def same_bits(self, subject: Subject) -> None:
-        """The same input gives the same bits, every time."""
-        batch = self.batch(1)
-        first, second = self(subject, batch), self(subject, batch)
-        raise_if([f"{name} differs the second time" for name in _with_other_bits(first, second)])
-
-    def computes_by_itself(self, subject: Subject) -> None:
-        """No other backend's code runs meanwhile, as check_computes_by_itself says of the loss."""
-        # The kernel alone: ctcx itself makes results of what it returns with code of the core.
-        kernel = load_target(subject.descriptor.kernels[self.name])
-
-        def call(batch: Batch) -> None:
-            options = self.kernel_options(subject, batch)
-            kernel(*subject.inputs(batch), blank=batch.blank, **options)
-
-        raise_if_delegated(subject, call)
-
-    def _settings(self, subject: Subject, batch: Batch) -> dict[str, Any]:
-        options = self.options(subject, batch)
-        return {"blank": batch.blank, "backend": subject.backend, **options}
-
-    def _check_forms(
-        self, batch: Batch, inputs: CallArrays, found: Any, *, time_major: bool
-    ) -> None:
-        """Fail for an array of a wrong library, device, dtype or shape."""
-        given = describe(inputs.logits)
-        real = "float64" if given.dtype == "float64" else "float32"
-        sizes = dict(zip("NTCS", batch.shape, strict=True))
-        sizes["P"] = 2 * sizes["S"] + 1
-        for (axes, kind), name, array in zip(self.forms, found._fields, found, strict=True):
-            now = describe(array)
-            order = "TNC" if axes == "NTC" and time_major else axes
-            shape = tuple(
-                sizes.get(axis, size) for axis, size in zip(order, array.shape, strict=False)
-            )
-            is_now = (now.namespace, now.device, now.dtype, tuple(array.shape))
-            right = (given.namespace, given.device, real if kind == "loss" else kind, shape)
-            if is_now != right or len(axes) != array.ndim:
-                msg = f"case {batch.name!r}: {name} is {is_now}, expected {right}"
-                raise CheckFailure(msg)
-
-    @staticmethod
-    def _read(subject: Subject, found: Any) -> Any:
-        """Return results as NumPy arrays, real numbers in float64."""
-        arrays = map(subject.numpy, found)
-        return type(found)(*(a.astype(float) if a.dtype.kind == "f" else a for a in arrays))
+        raise_if(self.judge(subject, batch, self.compiled(subject, batch, kind)))
 
 
-def _with_other_bits(found: Any, expected: Any) -> Iterator[str]:
+def with_other_bits(found: Any, expected: Any) -> Iterator[str]:
     """Yield the names of results that differ."""
     for name, one, other in zip(found._fields, found, expected, strict=True):
         if one.tobytes() != other.tobytes():
