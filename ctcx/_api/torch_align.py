@@ -8,14 +8,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ctcx._api.align import align_eagerly
 from ctcx._api.torch_operators import TracedArguments
 from ctcx._autodiff.torch_custom_ops import (
     as_passed,
     define_operator,
-    float_dtype,
     layout_of,
     own_memory,
 )
@@ -28,30 +25,27 @@ if TYPE_CHECKING:
 
 __all__ = ["dispatched", "traced"]
 
-_SCHEMA = (
-    "(Tensor logits, Tensor labels, Tensor logit_lengths, Tensor label_lengths, int blank, "
+_ARGUMENTS = (
+    "Tensor logits, Tensor labels, Tensor logit_lengths, Tensor label_lengths, int blank, "
     "str infeasible, str? backend, bool validate, str layout, int[] numbers, str[] kinds, "
-    "int[] set_sizes, int[] set_classes, float[] prices, float[] free_ends) -> ("
-    + ", ".join(["Tensor"] * 8)
-    + ")"
+    "int[] set_sizes, int[] set_classes, float[] prices, float[] free_ends"
 )
 
 
-def _form(logits: Array, labels: Array, *_: Any) -> list[tuple[Any, Any]]:
-    rows, frames, _ = logits.shape
-    width, real = labels.shape[1], float_dtype(logits)
-    per_frame, per_label = (rows, frames), (rows, width)
-    return [
-        *[(per_frame, torch.int32)] * 2,
-        *[(per_label, torch.int32)] * 2,
-        (per_frame, real),
-        (per_label, real),
-        ((rows,), real),
-        ((rows,), torch.bool),
-    ]
-
-
-@define_operator("align", _SCHEMA, arrays=4, results=_form)
+@define_operator(
+    "align",
+    _ARGUMENTS,
+    arrays=4,
+    results=(
+        *[("NT", "int32")] * 2,
+        *[("NS", "int32")] * 2,
+        ("NT", "probability"),
+        ("NS", "probability"),
+        ("N", "probability"),
+        ("N", "bool"),
+    ),
+    sizes=lambda _, labels, *__: {"S": labels.shape[1]},
+)
 def _align(
     logits: Array,
     labels: Array,

@@ -15,7 +15,6 @@ from ctcx._api.torch_operators import TracedArguments
 from ctcx._autodiff.torch_custom_ops import (
     as_passed,
     define_operator,
-    float_dtype,
     layout_of,
     own_memory,
 )
@@ -42,26 +41,19 @@ def outside_of_graphs(function: Callable[..., Any], *arguments: Any, **options: 
     return function(*arguments, **options)
 
 
-def _greedy_form(logits: Array, *_: Any) -> list[tuple[Any, Any]]:
-    rows, frames, _ = logits.shape
-    real = float_dtype(logits)
-    per_label, per_row = (rows, frames), (rows,)
-    return [
-        (per_label, torch.int32),
-        (per_row, torch.int32),
-        (per_label, torch.int32),
-        (per_label, torch.int32),
-        (per_label, real),
-        (per_row, real),
-    ]
-
-
 @define_operator(
     "greedy",
-    "(Tensor logits, Tensor logit_lengths, int blank, bool merge_repeated, str? backend, "
-    "bool validate, str layout) -> (" + ", ".join(["Tensor"] * 6) + ")",
+    "Tensor logits, Tensor logit_lengths, int blank, bool merge_repeated, str? backend, "
+    "bool validate, str layout",
     arrays=2,
-    results=_greedy_form,
+    results=(
+        ("NT", "int32"),
+        ("N", "int32"),
+        ("NT", "int32"),
+        ("NT", "int32"),
+        ("NT", "probability"),
+        ("N", "probability"),
+    ),
 )
 def _greedy(
     logits: Array,
@@ -72,16 +64,10 @@ def _greedy(
     validate: bool,  # noqa: FBT001
     layout: str,
 ) -> tuple[Array, ...]:
-    logits, single = _of_caller(logits, layout)
+    single, (logits,) = as_passed(layout, logits)
     options = (blank, layout == "TNC", merge_repeated, backend, validate)
     found = greedy_eagerly(logits, logit_lengths, *options, full_width=True)
     return own_memory(found, single=single)
-
-
-def _of_caller(logits: Array, layout: str) -> tuple[Array, bool]:
-    """Give logits the caller's layout; lengths (N,) may be (1,) for one sequence."""
-    single, (logits,) = as_passed(layout, logits)
-    return logits, single
 
 
 def greedy_dispatched(
@@ -136,28 +122,20 @@ def traced_logits(
     return TracedArguments(logits, labels, logit_lengths, None, blank, options)
 
 
-def _beam_search_form(logits: Array, *arguments: Any) -> list[tuple[Any, Any]]:
-    rows, frames, _ = logits.shape
-    top, real = arguments[3], float_dtype(logits)
-    per_label, per_result = (rows, top, frames), (rows, top)
-    return [
-        (per_label, torch.int32),
-        (per_result, torch.int32),
-        (per_result, real),
-        (per_result, real),
-        (per_label, torch.int32),
-        ((rows,), torch.int32),
-    ]
-
-
 @define_operator(
     "beam_search",
-    "(Tensor logits, Tensor logit_lengths, int blank, int width, int top, bool exact_scores, "
-    "int? max_classes, str? backend, bool validate, str layout) -> ("
-    + ", ".join(["Tensor"] * 6)
-    + ")",
+    "Tensor logits, Tensor logit_lengths, int blank, int width, int top, bool exact_scores, "
+    "int? max_classes, str? backend, bool validate, str layout",
     arrays=2,
-    results=_beam_search_form,
+    results=(
+        ("NKT", "int32"),
+        ("NK", "int32"),
+        ("NK", "probability"),
+        ("NK", "probability"),
+        ("NKT", "int32"),
+        ("N", "int32"),
+    ),
+    sizes=lambda *arguments: {"K": arguments[4]},  # top
 )
 def _beam_search(
     logits: Array,
@@ -171,7 +149,7 @@ def _beam_search(
     validate: bool,  # noqa: FBT001
     layout: str,
 ) -> tuple[Array, ...]:
-    logits, single = _of_caller(logits, layout)
+    single, (logits,) = as_passed(layout, logits)
     sizes = (width, top, exact_scores, max_classes)
     found = beam_search_eagerly(
         logits, logit_lengths, blank, layout == "TNC", *sizes, backend, validate, full_width=True

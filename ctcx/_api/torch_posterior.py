@@ -12,7 +12,7 @@ import torch
 
 from ctcx._api.posterior import check_uniforms, occupancies_of, sampled_paths_of
 from ctcx._api.torch_operators import TracedArguments, differentiable_loss_and_grad
-from ctcx._autodiff.torch_custom_ops import define_operator, float_dtype, layout_of
+from ctcx._autodiff.torch_custom_ops import define_operator, layout_of
 from ctcx._core.entropy import entropy_from
 from ctcx._errors import CTCInputError
 from ctcx._inputs.options import Options
@@ -34,18 +34,16 @@ _ARRAYS = "Tensor logits, Tensor labels, Tensor logit_lengths, Tensor label_leng
 _SETTINGS = "int blank, str? backend, bool validate, str layout"
 
 
-def _occupancies_form(logits: Array, labels: Array, *arguments: Any) -> list[tuple[Any, Any]]:
-    states = arguments[2]
-    width = 2 * labels.shape[1] + 1 if states else 0
-    shapes = (logits.shape[:1], logits.shape, (*logits.shape[:2], width))
-    return [(shape, float_dtype(logits)) for shape in shapes]
+def _states_asked_for(_: Array, labels: Array, *arguments: Any) -> dict[str, Any]:
+    return {"P": 2 * labels.shape[1] + 1 if arguments[2] else 0}
 
 
 @define_operator(
     "occupancies",
-    f"({_ARRAYS}, bool states, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
+    f"{_ARRAYS}, bool states, {_SETTINGS}",
     arrays=4,
-    results=_occupancies_form,
+    results=(("N", "probability"), ("NTC", "probability"), ("NTP", "probability")),
+    sizes=_states_asked_for,
 )
 def _occupancies(
     logits: Array,
@@ -60,15 +58,12 @@ def _occupancies(
     return loss, classes, each[0] if each else loss.new_empty((*logits.shape[:2], 0))
 
 
-def _paths_form(*arguments: Any) -> list[tuple[Any, Any]]:
-    return [(arguments[4].shape, torch.int32)]
-
-
 @define_operator(
     "sample_paths",
-    f"({_ARRAYS}, Tensor uniforms, {_SETTINGS}) -> Tensor",
+    f"{_ARRAYS}, Tensor uniforms, {_SETTINGS}",
     arrays=5,
-    results=_paths_form,
+    results=(("NKT", "int32"),),
+    sizes=lambda *arguments: {"K": arguments[4].shape[1]},
 )
 def _paths(
     logits: Array,

@@ -28,28 +28,44 @@ __all__ = ["as_passed", "define_operator", "float_dtype", "layout_of", "own_memo
 
 
 def define_operator(
-    name: str, schema: str, *, arrays: int, results: Callable[..., Iterable[tuple[Any, Any]]]
+    name: str,
+    arguments: str,
+    *,
+    arrays: int,
+    results: tuple[tuple[str, str], ...],
+    sizes: Callable[..., dict[str, Any]] = lambda *_: {},
 ) -> Callable[[Callable[..., Any]], Any]:
     """Make a function an operator; ``torch.vmap`` adds sequences to its batch.
 
     Parameters
     ----------
-    name, schema
-        Of the operator, in the namespace ``ctcx``.
+    name, arguments
+        Of the operator, in the namespace ``ctcx``; arguments as in a schema.
     arrays
         How many of its arguments, from the first, have sequences in front.
     results
-        Gives shape and dtype of each result for the arguments.
+        Axes and dtype of each result: N, T and C of the logits, and those in ``sizes``;
+        ``"probability"`` is the dtype of losses and probabilities, ``"logits"`` that of the logits.
+    sizes
+        Gives the other axes for the arguments.
     """
+    tensors = ", ".join(["Tensor"] * len(results))
+    schema = f"({arguments}) -> {tensors if len(results) == 1 else f'({tensors})'}"
 
     def define(function: Callable[..., Any]) -> Any:
         operator = torch.library.custom_op(
             f"ctcx::{name}", function, mutates_args=(), schema=schema
         )
 
-        def fake(*arguments: Any) -> Any:
+        def fake(logits: Array, *others: Any) -> Any:
+            known = dict(zip("NTC", logits.shape, strict=True)) | sizes(logits, *others)
+            dtypes = {"probability": float_dtype(logits), "logits": logits.dtype}
             made = tuple(
-                arguments[0].new_empty(shape, dtype=dtype) for shape, dtype in results(*arguments)
+                logits.new_empty(
+                    tuple(known[axis] for axis in axes),
+                    dtype=dtypes.get(dtype) or getattr(torch, dtype),
+                )
+                for axes, dtype in results
             )
             return made if len(made) > 1 else made[0]
 

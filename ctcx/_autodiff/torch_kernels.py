@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ctcx._arrays.tensor_forms import FUNCTIONAL
-from ctcx._autodiff.torch_custom_ops import as_passed, define_operator, float_dtype, layout_of
+from ctcx._autodiff.torch_custom_ops import as_passed, define_operator, layout_of
 from ctcx._autodiff.torch_function import from_above
 from ctcx._dispatch.compute import compute_losses
 from ctcx._errors import BackendError, CTCInputError, one_line
@@ -29,16 +29,14 @@ _ARGUMENTS = (
 )
 
 
-def _loss_form(logits: Array, *arguments: Any) -> list[tuple[Any, Any]]:
+def _no_more_sizes(logits: Array, *arguments: Any) -> dict[str, Any]:
     check_devices(logits, *arguments[:3])
-    return [(logits.shape[:1], float_dtype(logits))]
+    return {}
 
 
-def _loss_and_grad_form(logits: Array, *arguments: Any) -> list[tuple[Any, Any]]:
-    return [*_loss_form(logits, *arguments), (logits.shape, logits.dtype)]
-
-
-@define_operator("loss", f"({_ARGUMENTS}) -> Tensor", arrays=4, results=_loss_form)
+@define_operator(
+    "loss", _ARGUMENTS, arrays=4, results=(("N", "probability"),), sizes=_no_more_sizes
+)
 def loss(*arguments: Any) -> Array:
     """Losses (N,)."""
     found: Array = _run("loss", *arguments)
@@ -47,9 +45,10 @@ def loss(*arguments: Any) -> Array:
 
 @define_operator(
     "loss_and_grad",
-    f"({_ARGUMENTS}) -> (Tensor, Tensor)",
+    _ARGUMENTS,
     arrays=4,
-    results=_loss_and_grad_form,
+    results=(("N", "probability"), ("NTC", "logits")),
+    sizes=_no_more_sizes,
 )
 def loss_and_grad(*arguments: Any) -> tuple[Array, Array]:
     """Losses (N,) and gradient (N, T, C)."""
