@@ -116,7 +116,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
         Row<T> now = in_last               ? alpha(within + 1)
                      : within == span_ - 1 ? kept(s + 1)
                                            : passing(within + 1);
-        forward(old, now, t, probabilities(t), in_last ? within : 0, 0, reached(t));
+        forward(old, now, t, by_class(t), in_last ? within : 0, 0, reached(t));
         if (in_.occupancies && !in_last) lend(t);
         old = now;
         product *= double(factor_of<T>(t));
@@ -305,21 +305,34 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
 
   // Emission probabilities
 
+  // Probabilities of a frame, and where among them are those of the labels, of the blank, and of the
+  // classes that are listed. There are `count`.
+  struct Source {
+    const T *p;
+    const std::int32_t *labels;
+    Size blank, count;
+    bool is_listed;  // whether they are those of the listed classes alone
+    CTCX_INLINE T listed(const std::int32_t *classes, Size i) const { return p[is_listed ? i : classes[i]]; }
+  };
+  Source by_class(Size t) const { return {probabilities(t), classes_, in_.blank, in_.classes, false}; }
+  Source lent(Size t) const { return {occupancies(t), slots_, distinct_, distinct_ + 1, true}; }
+
   // Looks up the probabilities of the blank and of the labels; returns whether one is small.
-  CTCX_INLINE bool look_up(Size t, const T *p, Size within, Size begin, Size end) {
+  CTCX_INLINE bool look_up(Size t, const Source &from, Size within, Size begin, Size end) {
+    const T *p = from.p;
     const T factor = factor_of<T>(t);
     const Vector<T> factors = splat<T>(factor);
     Emission<T> to = emission(within);
-    *to.blank.m = p[in_.blank] * factor;
-    Vector<T> least = splat<T>(p[in_.blank]);
+    *to.blank.m = p[from.blank] * factor;
+    Vector<T> least = splat<T>(p[from.blank]);
     auto labels = [&](auto find) {
       for (Size k = begin * step; k < end * step; k += step) {
-        Vector<T> v = find(classes_ + k);
+        Vector<T> v = find(from.labels + k);
         store(to.labels.m + k, v * factors);
         least = smaller(v, least);
       }
     };
-    if (in_.classes <= Table<T>::most) labels(Table<T>(p, in_.classes));
+    if (from.count <= Table<T>::most) labels(Table<T>(p, from.count));
     else labels([p](const std::int32_t *at) { return gather(p, at); });
     return any_positive(splat<T>(T(smallest_plain)) - least);
   }
@@ -339,15 +352,16 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   }
 
   // The same with exponents, however small they are. Returns whether one is small.
-  __attribute__((noinline)) bool take_apart(Size t, const T *p, Size within, Size begin, Size end) {
+  __attribute__((noinline)) bool take_apart(Size t, const Source &from, Size within, Size begin, Size end) {
     if (distinct_ < 0) list_classes();
     const X *logits = in_.logits + t * in_.logits_row;
     const Divisor divisor = divisors_[t];
     const T factor = factor_of<T>(t);
     bool any = false;
     for (Size i = 0; i <= distinct_; i++) {
-      table_.m[i] = p[listed_[i]] * factor, table_.e[i] = 0;
-      if (p[listed_[i]] >= T(smallest_plain)) continue;
+      const T probability = from.listed(listed_, i);
+      table_.m[i] = probability * factor, table_.e[i] = 0;
+      if (probability >= T(smallest_plain)) continue;
       any = true;
       // The product with m is exact.
       double y = double(widen(logits[listed_[i]])) - divisor.offset;
@@ -369,11 +383,11 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
 
   // Finds a frame's emissions and goes on by it. A frame after one with small probabilities is
   // likely to have some too.
-  CTCX_INLINE void forward(Row<T> old, Row<T> now, Size t, const T *p, Size within, Size begin, Size end) {
-    bool apart = small_ || look_up(t, p, within, begin, end);
+  CTCX_INLINE void forward(Row<T> old, Row<T> now, Size t, const Source &from, Size within, Size begin, Size end) {
+    bool apart = small_ || look_up(t, from, within, begin, end);
     apart_[within] = apart;
     if (apart) {
-      small_ = take_apart(t, p, within, begin, end);
+      small_ = take_apart(t, from, within, begin, end);
       forward_frame<T, true>(old, now, width_, begin, end, skip_before_, emission(within));
     } else {
       forward_frame<T, false>(old, now, width_, begin, end, skip_before_, emission(within));
@@ -389,10 +403,9 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     for (Size within = 0; within < span_; within++) {
       Row<T> now = alpha(within + 1);
       const Size t = first + within;
-      const T *p = in_.occupancies ? occupancies(t) : probabilities(t);
       if (!in_.occupancies && p_rows_ < frames_ && (within == 0 || t % p_rows_ == 0))  // not kept
         softmax(t, std::min((t / p_rows_ + 1) * p_rows_, first + span_) - t);
-      forward(old, now, t, p, within, begin, std::min(reached(t), highest));
+      forward(old, now, t, in_.occupancies ? lent(t) : by_class(t), within, begin, std::min(reached(t), highest));
       old = now;
     }
   }
@@ -410,18 +423,20 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     if constexpr (is_half_precision) write(t);
   }
   // The row of the classes' occupancies is 0 from the softmax on. If alphas have to be computed
-  // again, it holds the probabilities until then of those classes that are looked up.
+  // again, it begins until then with the probabilities of the listed classes, side by side. There is room
+  // for them, since no label is the blank.
   T *occupancies(Size t) const { return in_.occupancies + t * in_.occupancies_row; }
   void lend(Size t) {
     if (distinct_ < 0) list_classes();
-    for (Size i = 0; i <= distinct_; i++) occupancies(t)[listed_[i]] = probabilities(t)[listed_[i]];
+    for (Size i = 0; i <= distinct_; i++) occupancies(t)[i] = probabilities(t)[listed_[i]];
   }
   template <bool with_states> CTCX_INLINE void write_occupancies(Size t, bool is_lent, const Band &band) const {
-    if (is_lent)
-      for (Size i = 0; i <= distinct_; i++) occupancies(t)[listed_[i]] = 0;
+    if (is_lent) std::fill_n(occupancies(t), distinct_ + 1, T(0));
     add<1>(occupancies(t), band);
     if constexpr (with_states) {
       T *states = in_.states + t * in_.states_row;
+      // Memory fetches the next row meanwhile.
+      for (Size i = 0; i < in_.states_width; i += 64 / Size(sizeof(T))) __builtin_prefetch(states - in_.states_row + i, 1);
       std::fill_n(states, in_.states_width, T(0));
       if (in_.turned) interleave<-1>(states + 2 * in_.count, band);
       else interleave<1>(states, band);
