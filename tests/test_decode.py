@@ -414,6 +414,10 @@ def test_thousands_of_classes_are_found_by_groups():
 
 WRONG_BEAMS = {
     "width 0": ({"width": 0}, "width", "positive integer; got 0"),
+    "width of 2^31": ({"width": 2**31}, "width", "2147483648: expected at most 2147483647"),
+    "top of 2^31": ({"top": 2**31}, "top", "2147483648: expected at most 2147483647"),
+    "lm_weight without lm": ({"lm_weight": -1}, "lm_weight", "lm_weight is -1: expected 0 or more"),
+    "label_bonus of two": ({"label_bonus": np.ones(2)}, "label_bonus", "must be a number"),
     "width of text": ({"width": "all"}, "width", "positive integer; got 'all'"),
     "top 0": ({"top": 0}, "top", "positive integer"),
     "top above width": ({"top": 5, "width": 4}, "top", "top is 5, but a beam of width 4"),

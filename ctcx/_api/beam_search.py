@@ -215,7 +215,9 @@ def ctc_beam_search(
         if (whole := call_whole("beam_search", arrays, **options, **guide)) is not None:
             return Beams(*whole)
     wishes = None
-    if not (boost is None and lm is None and state is None and label_bonus == 0):
+    is_plain = boost is None and lm is None and state is None
+    # Anything but the defaults is looked at: what isn't used mustn't be nonsense, either.
+    if not (is_plain and _is_default(lm_weight, 1) and _is_default(label_bonus, 0)):
         wishes = wishes_of(boost, lm, lm_weight, label_bonus, state)
     if wishes is not None and not wishes.are_none:
         search_guided = _guided
@@ -340,6 +342,10 @@ def beam_search_eagerly(
     return as_asked(found, prepared, logits)
 
 
+def _is_default(number: Any, default: int) -> bool:
+    return isinstance(number, int | float) and number == default
+
+
 def check_sizes(width: Any, top: Any, max_classes: Any) -> dict[str, int | None]:
     """Return the options of a kernel that are sizes.
 
@@ -363,6 +369,9 @@ def _size(argument: str, value: Any, *, or_none: str = "") -> int:
     size = as_integer(value)
     if size is None or size < 1:
         msg = f"{argument} must be a positive integer{or_none}; got {short_repr(value)}"
+        raise CTCInputError(msg, argument=argument, value=value)
+    if size >= 2**31:  # as large as kernels count
+        msg = f"{argument} is {short_repr(value)}: expected at most 2147483647"
         raise CTCInputError(msg, argument=argument, value=value)
     return size
 
