@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,6 +84,7 @@ def alignment(
 
     Examples
     --------
+    >>> import numpy as np
     >>> import ctcx
     >>> from ctcx import plot
     >>> logits = [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.3, 0.6], [0.7, 0.1, 0.2]]
@@ -127,17 +129,18 @@ def _path(
         msg = f"found must be what ctcx.ctc_align returns; got {type_name(given)}"
         raise CTCInputError(msg, argument="found")
     if not is_array(logits) or tuple(logits.shape[:-1]) != tuple(found.states.shape):
-        expected = (*found.states.shape, "C")
+        expected = ", ".join(map(str, (*found.states.shape, "C")))
         got = tuple(logits.shape) if is_array(logits) else type_name(logits)
-        msg = f"logits must have shape {expected}, as the alignment has; got {got}"
+        msg = f"logits must have shape ({expected}), as the alignment has; got {got}"
         raise CTCInputError(msg, argument="logits")
     single = found.states.ndim == 1
     count = 1 if single else found.states.shape[0]
-    if not 0 <= sequence < count:
-        msg = f"sequence is {sequence}: expected 0 to {count - 1}"
+    number = as_integer(sequence)
+    if number is None or not 0 <= number < count:
+        msg = f"sequence is {short_repr(sequence)}: expected 0 to {count - 1}"
         raise CTCInputError(msg, argument="sequence", value=sequence)
     states, starts, spelled, x = (
-        _on_host(array if single else array[sequence, ...])
+        _on_host(array if single else array[number, ...])
         for array in (found.states, found.starts, found.classes, logits)
     )
     index = as_integer(blank)

@@ -253,7 +253,7 @@ def test_spans_refuses_what_it_cannot_read():
     found = ctcx.ctc_align(LOGITS, [1, 2])
     for arguments, message in (
         (((1, 2),), "must be what ctcx.ctc_align returns"),
-        ((found, 1), "one of 1 sequences"),
+        ((found, 1), "n is 1: expected the number of a sequence, 0 to 0"),
         ((found, 0, "_a"), "no name for class 2"),
         ((found, 0, None, [1, 1]), r"are not those .* it has \[1, 2\] where they have \[1, 1\]"),
         ((found, 0, None, [1]), "labels are not those of the alignment"),
@@ -412,9 +412,10 @@ def test_a_figure_refuses_what_does_not_belong_together(plot):
     empty = ctcx.ctc_align(LOGITS[:1], [1, 2], infeasible="empty")
     for arguments, options, says in (
         ((LOGITS, tuple(found)), {}, "found must be what ctcx.ctc_align returns; got tuple"),
-        ((LOGITS[:3], found), {}, "must have shape (4, 'C'), as the alignment has; got (3, 3)"),
+        ((LOGITS[:3], found), {}, "must have shape (4, C), as the alignment has; got (3, 3)"),
         ((LOGITS.tolist(), found), {}, "got list"),
         ((LOGITS, found, 1), {}, "sequence is 1: expected 0 to 0"),
+        ((LOGITS, found, ["_", "a"]), {}, "sequence is ['_', 'a']: expected 0 to 0"),
         ((LOGITS[:1], empty), {}, "sequence 0 has no path to plot"),
         ((LOGITS, found), {"blank": 3}, "blank must be a class, of 3; got 3"),
         ((LOGITS, found), {"tokens": "ab"}, "tokens has no name for class 2"),

@@ -347,7 +347,7 @@ def spans(
     count = 1 if single else alignment.starts.shape[0]
     index = as_integer(n)
     if index is None or not -count <= index < count:
-        msg = f"n must be the number of one of {count} sequences; got {short_repr(n)}"
+        msg = f"n is {short_repr(n)}: expected the number of a sequence, 0 to {count - 1}"
         raise CTCInputError(msg, argument="n", value=n)
     classes, starts, ends, log_probs = (
         to_lists(array if single else array[index, ...])
