@@ -129,6 +129,18 @@ def test_one_sequence_drops_the_batch_axis(library):
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_the_entropy_counts_no_class_that_no_path_can_afford(library):
+    """A fill of finfo.min: beside an infeasible sequence the core leaves it 1e-35 of occupancy."""
+    fill = np.finfo(np.float32).min
+    forced = [[0, 0, 0], [fill, 0, 0], [0, 0, 0]]  # equal labels, and no blank between them
+    other = [[2.25, 1.25, -3], [1.25, 0.75, -2.5], [fill, -2, 1.75]]
+    logits = LIBRARIES[library](np.asarray([forced, other], dtype=np.float32))
+    entropy = as_numpy(ctcx.ctc_entropy(logits, [[2, 2], [2, 1]]))
+    *_, truth = by_class_paths(np.maximum(np.float64(other), -300), [2, 1])
+    np.testing.assert_allclose(entropy, [0, truth], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_the_entropy_of_a_single_path_is_zero_and_not_minus_zero(library):
     make = LIBRARIES[library]
     for logits, labels in (([], []), ([[0, -np.inf]], []), ([[0, -np.inf], [-np.inf, 0]], [1])):

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["entropy_from", "path_entropy"]
 
+_FAR = 128.0
+"""Nats: the exponential of minus this is below all that float32 holds."""
+
 
 def path_entropy(
     loss: Array,
@@ -37,12 +40,15 @@ def entropy_from(xp: ArrayModule, loss: Array, grad: Array, logits: Array, insid
     inside = inside & feasible[:, None]
     # What is left out here is left out of the derivative too, so nothing in it may be infinite.
     logits = xp.where(inside[:, :, None], logits, 0.0)
-    counts = inside[:, :, None] & (logits != -float("inf"))
     shifted = logits - xp.max(logits, axis=2, keepdims=True)
     powers = xp.exp(shifted)
     total = xp.sum(powers, axis=2, keepdims=True)
     occupancy = powers / total - grad
-    log_probs = xp.where(counts, shifted - xp.log(total), 0.0)
+    log_probs = shifted - xp.log(total)
+    # Every path through a class is at most as probable as the class, so one that is far below the
+    # labels themselves has no occupancy, but for rounding, which a huge logarithm would magnify.
+    counts = inside[:, :, None] & (log_probs >= -(loss + _FAR)[:, None, None])
+    log_probs = xp.where(counts, log_probs, 0.0)
     mean = xp.sum(xp.sum(occupancy * log_probs, axis=2), axis=1)
     entropy = (0.0 - xp.where(feasible, loss, 0.0)) - mean  # never -0.0, as -loss could be
     # Rounding may bring it below 0; NaN marks what was not checked.
