@@ -19,8 +19,8 @@ from ctcx import conformance
 from ctcx.conformance._external import (
     OPERATIONS,
     Asked,
-    Result,
     SaidBeam,
+    ScoredLabels,
     beam_fault,
     judges,
     problem_id,
@@ -210,7 +210,7 @@ def test_the_right_results_of_a_beam_search_are_those_of_all_paths():
             one = Asked(fixture, n)
             every = enumerate_labels(one.logits, fixture.blank)
             ranked = sorted(every.items(), key=lambda pair: -pair[1])
-            right = SaidBeam([Result(y, math.log(p), math.log(p)) for y, p in ranked[:8]])
+            right = SaidBeam([ScoredLabels(y, math.log(p), math.log(p)) for y, p in ranked[:8]])
             assert beam_fault(one, right, "float64") is None
             if len(ranked) > 1 and ranked[0][1] > ranked[1][1] * 1.01:
                 turned = SaidBeam([right.results[1], right.results[0], *right.results[2:]])

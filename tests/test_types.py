@@ -16,12 +16,43 @@ from numpy.typing import NDArray
 import ctcx
 from ctcx.plugin import Backend, Namespace
 
+class Tensor: ...  # any library's
+
 def call(logits: NDArray[np.float32]) -> None:
     loss = ctcx.ctc_loss(logits, [[1]], reduction="mean")
     reveal_type(loss)
     both = ctcx.ctc_loss_and_grad(logits, [[1]])
     reveal_type(both.grad)
     reveal_type(ctcx.ctc_hvp(logits, [[1]], vector=logits))
+    reveal_type(ctcx.ctc_entropy(logits, [[1]]))
+    reveal_type(ctcx.ctc_occupancies(logits, [[1]]).classes)
+    reveal_type(ctcx.ctc_sample_paths(logits, [[1]], logits))
+    reveal_type(ctcx.ctc_align(logits, [[1]]).score)
+    reveal_type(ctcx.ctc_greedy(logits).score)
+    reveal_type(ctcx.ctc_beam_search(logits).scores)
+    reveal_type(ctcx.linear_ctc_loss_and_grad(logits, logits, None, [[1]]).weight)
+
+def help(labels: NDArray[np.int32], one_hot: NDArray[np.bool_]) -> None:
+    reveal_type(ctcx.min_frames(labels))
+    reveal_type(ctcx.min_frames([[1, 2]]))
+    reveal_type(ctcx.labels_from_one_hot(one_hot, blank=0)[0])
+    reveal_type(ctcx.labels_to_one_hot(labels, num_classes=3, num_frames=4, blank=0))
+    reveal_type(ctcx.labels_to_one_hot([1, 2], num_classes=3, num_frames=4, blank=0))
+
+def torch(x: Tensor, labels: Tensor) -> None:
+    reveal_type(ctcx.ctc_loss(x, labels))
+    reveal_type(ctcx.ctc_loss_and_grad(x, labels).loss)
+    reveal_type(ctcx.ctc_hvp(x, labels, vector=x))
+    reveal_type(ctcx.ctc_entropy(x, labels))
+    reveal_type(ctcx.ctc_occupancies(x, labels).loss)
+    reveal_type(ctcx.ctc_sample_paths(x, labels, x))
+    reveal_type(ctcx.ctc_align(x, labels).log_probs)
+    reveal_type(ctcx.ctc_greedy(x).log_probs)
+    reveal_type(ctcx.ctc_beam_search(x).log_probs)
+    reveal_type(ctcx.linear_ctc_loss_and_grad(x, x, None, labels).hidden)
+    reveal_type(ctcx.min_frames(labels))
+    reveal_type(ctcx.labels_from_one_hot(x, blank=0)[1])
+    reveal_type(ctcx.labels_to_one_hot(labels, num_classes=3, num_frames=4, blank=0))
 
 Backend(
     name="mine", kernels={"loss": "mine:loss"}, namespaces={"numpy"}, devices={"cpu", "cuda"},
@@ -57,8 +88,10 @@ def test_results_have_the_type_of_the_logits_and_sets_are_sets(tmp_path):
     done = mypy(tmp_path, USER)
     assert done.returncode == 0, done.stdout + done.stderr
     revealed = [line for line in done.stdout.splitlines() if "Revealed type" in line]
-    assert len(revealed) == 3
-    assert all("numpy.ndarray[" in line and "32" in line for line in revealed), revealed
+    expected = [*["32"] * 10, *["64"] * 5, *["program.Tensor"] * 13]
+    for line, of in zip(revealed, expected, strict=True):
+        assert of in line, line
+        assert ("numpy.ndarray[" in line) == of.isdigit(), line
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
 
 from ctcx._api.call import as_asked, as_constants, run
 from ctcx._api.cuda_graphs import in_graph, is_captured
@@ -23,6 +23,9 @@ from ctcx._typing import HALF_DTYPES, ArrayT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from ctcx._arrays.facts import ArrayFacts
     from ctcx._inputs.prepare import KernelInputs
@@ -242,10 +245,36 @@ def ctc_entropy(
     return found
 
 
+@overload
+def ctc_sample_paths(
+    logits: NDArray[Any],
+    labels: Array | Sequence[Sequence[int]],
+    uniforms: NDArray[Any],
+    logit_lengths: Array | Sequence[int] | None = None,
+    label_lengths: Array | Sequence[int] | None = None,
+    *,
+    blank: int = 0,
+    time_major: bool = False,
+    backend: str | None = None,
+    validate: bool = True,
+) -> NDArray[np.int32]: ...
+@overload
+def ctc_sample_paths(
+    logits: ArrayT,
+    labels: Array | Sequence[Sequence[int]],
+    uniforms: ArrayT,
+    logit_lengths: Array | Sequence[int] | None = None,
+    label_lengths: Array | Sequence[int] | None = None,
+    *,
+    blank: int = 0,
+    time_major: bool = False,
+    backend: str | None = None,
+    validate: bool = True,
+) -> ArrayT: ...
 def ctc_sample_paths(
     logits: Array,
     labels: Array | Sequence[Sequence[int]],
-    uniforms: ArrayT,
+    uniforms: Array,
     logit_lengths: Array | Sequence[int] | None = None,
     label_lengths: Array | Sequence[int] | None = None,
     *,

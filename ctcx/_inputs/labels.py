@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from reprlib import repr as short_repr
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, overload
 
 import numpy as np
 
@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctcx._typing import Array, ArrayModule
+    from ctcx._typing import Array, ArrayModule, ArrayT
+
+    Integers: TypeAlias = NDArray[np.int64]
+    HostLabels: TypeAlias = Sequence[int] | Sequence[Sequence[int]] | NDArray[np.integer[Any]]
 
 __all__ = ["from_lists", "labels_from_one_hot", "labels_to_one_hot", "min_frames", "resolve_blank"]
 
@@ -251,6 +254,10 @@ def _refuse_label(label: int, sequence: int, position: int, classes: int | None)
     )
 
 
+@overload
+def min_frames(labels: HostLabels, label_lengths: Any = None) -> Integers: ...
+@overload
+def min_frames(labels: ArrayT, label_lengths: Any = None) -> ArrayT: ...
 def min_frames(
     labels: Array | Sequence[Sequence[int]], label_lengths: Array | None = None
 ) -> Array:
@@ -294,6 +301,10 @@ def min_frames(
     return frames[0, ...] if single else frames
 
 
+@overload
+def labels_from_one_hot(one_hot: NDArray[Any], *, blank: int) -> tuple[Integers, Integers]: ...
+@overload
+def labels_from_one_hot(one_hot: ArrayT, *, blank: int) -> tuple[ArrayT, ArrayT]: ...
 def labels_from_one_hot(one_hot: Array, *, blank: int) -> tuple[Array, Array]:
     """Labels as indices, from one-hot rows in the shape of the logits (the TensorFlow.js form).
 
@@ -383,6 +394,14 @@ def _check_one_hot(one_hot: Array, xp: ArrayModule) -> None:
         )
 
 
+@overload
+def labels_to_one_hot(
+    labels: HostLabels, label_lengths: Any = None, *, num_classes: int, num_frames: int, blank: int
+) -> NDArray[np.float64]: ...
+@overload
+def labels_to_one_hot(
+    labels: ArrayT, label_lengths: Any = None, *, num_classes: int, num_frames: int, blank: int
+) -> ArrayT: ...
 def labels_to_one_hot(
     labels: Array | Sequence[Sequence[int]],
     label_lengths: Array | None = None,

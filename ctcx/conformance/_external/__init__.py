@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from ctcx.conformance._external.asked import Asked
-from ctcx.conformance._external.beam_search import Result, SaidBeam, beam_fault
+from ctcx.conformance._external.beam_search import SaidBeam, ScoredLabels, beam_fault
 from ctcx.conformance._external.files import check_answers, export_problems
 from ctcx.conformance._external.judging import judges
 from ctcx.conformance._external.operations import OPERATIONS
@@ -30,8 +30,8 @@ __all__ = [
     "OPERATIONS",
     "PROTOCOL",
     "Asked",
-    "Result",
     "SaidBeam",
+    "ScoredLabels",
     "beam_fault",
     "check_answers",
     "export_problems",

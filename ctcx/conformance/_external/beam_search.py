@@ -36,8 +36,8 @@ __all__ = [
     "BEAM_TOP",
     "BEAM_WIDTH",
     "MISTAKEN_BEAMS",
-    "Result",
     "SaidBeam",
+    "ScoredLabels",
     "beam_fault",
     "every_result",
     "mistaken_beam",
@@ -50,7 +50,7 @@ BEAM_WIDTH, BEAM_TOP = 256, 8
 """What a program is asked for: room for all prefixes of the problems."""
 
 
-class Result(NamedTuple):
+class ScoredLabels(NamedTuple):
     """Labels, the logarithm of their probability, and the score that sorts them.
 
     Without phrases and a language model, the score is the logarithm of the probability.
@@ -64,8 +64,8 @@ class Result(NamedTuple):
 class SaidBeam(NamedTuple):
     """Results in order."""
 
-    results: Sequence[Result]
-    others: Sequence[Result] = ()
+    results: Sequence[ScoredLabels]
+    others: Sequence[ScoredLabels] = ()
     """What comes after the results that are asked for, in a mistaken program."""
 
     def trimmed(self, said: SaidBeam) -> SaidBeam:
@@ -103,7 +103,7 @@ def read_beams(
     beams = []
     for n, some in enumerate(labels):
         log_probs, scores = columns[0][n], columns[-1][n]
-        results = map(Result, map(tuple, some), log_probs, scores)
+        results = map(ScoredLabels, map(tuple, some), log_probs, scores)
         beams.append(SaidBeam([one for one in results if one.score != -math.inf]))
     return beams
 
@@ -126,7 +126,7 @@ def _numbers_of_results(
     return rows
 
 
-def every_result(asked: Asked) -> list[Result]:
+def every_result(asked: Asked) -> list[ScoredLabels]:
     """Return all labels, the most probable ones first."""
     key = asked.fixture.name, asked.n
     if key not in _CACHE:
@@ -134,21 +134,21 @@ def every_result(asked: Asked) -> list[Result]:
             asked.logits[None], [asked.frames], asked.blank, width=10**6, top=BEAM_WIDTH
         )
         _CACHE[key] = [
-            Result(tuple(row[row >= 0].tolist()), float(log_prob), float(log_prob))
+            ScoredLabels(tuple(row[row >= 0].tolist()), float(log_prob), float(log_prob))
             for row, log_prob in zip(found.labels[0], found.log_probs[0], strict=True)
             if log_prob > -math.inf
         ]
     return _CACHE[key]
 
 
-_CACHE: dict[tuple[str, int], list[Result]] = {}
+_CACHE: dict[tuple[str, int], list[ScoredLabels]] = {}
 
 
 def beam_fault(
     asked: Asked,
     beam: SaidBeam,
     dtype: str,
-    every: Callable[[Asked], list[Result]] = every_result,
+    every: Callable[[Asked], list[ScoredLabels]] = every_result,
 ) -> str | None:
     """Return what is wrong with results; None if they are the best labels, in order."""
     truth = every(asked)
@@ -159,7 +159,7 @@ def beam_fault(
             return f"result {k}: got {list(labels)} again: labels are one result, of all paths"
         if k >= len(truth):
             return f"got {len(beam.results)} results, expected {len(truth)}"
-        own = by_labels.get(labels, Result(labels, -math.inf, -math.inf))
+        own = by_labels.get(labels, ScoredLabels(labels, -math.inf, -math.inf))
         where = f"result {k}, labels {list(labels)}"
         if not close(log_prob, own.log_prob, dtype):
             return f"{where}: got {log_prob!r} nats, expected {own.log_prob!r}"
@@ -270,7 +270,7 @@ def mistaken_beam(
     *,
     which: int | None = None,
     rows: Callable[[Asked], NDArray[np.float64]] | None = None,
-    then: Callable[[list[Result]], list[Result]] | None = None,
+    then: Callable[[list[ScoredLabels]], list[ScoredLabels]] | None = None,
     bonus: Callable[[Asked, Labels], float] = no_bonus,
     **rules: Any,
 ) -> SaidBeam | None:
@@ -295,44 +295,46 @@ def mistaken_beam(
         return None
     blank = asked.blank if which is None else asked.other_blanks[which]
     found = _search(asked.log_probs if rows is None else rows(asked), blank, **rules)
-    results = [Result(y, log_prob, log_prob + bonus(asked, y)) for y, log_prob in found]
+    results = [ScoredLabels(y, log_prob, log_prob + bonus(asked, y)) for y, log_prob in found]
     if any(math.isnan(one.score) for one in results):
         return None
     results = sorted(results, key=_rank)
     return SaidBeam(results if then is None else then(results))
 
 
-def _rank(result: Result) -> float:
+def _rank(result: ScoredLabels) -> float:
     return -result.score
 
 
-def _merged_afterwards(results: list[Result]) -> list[Result]:
+def _merged_afterwards(results: list[ScoredLabels]) -> list[ScoredLabels]:
     return [one._replace(labels=tuple(without_repeats(list(one.labels)))) for one in results]
 
 
-def _added_up(results: list[Result]) -> list[Result]:
-    found: defaultdict[Labels, list[Result]] = defaultdict(list)
+def _added_up(results: list[ScoredLabels]) -> list[ScoredLabels]:
+    found: defaultdict[Labels, list[ScoredLabels]] = defaultdict(list)
     for one in results:
         found[one.labels].append(one)
     sums = [
-        Result(labels, _sum([one.log_prob for one in parts]), _sum([one.score for one in parts]))
+        ScoredLabels(
+            labels, _sum([one.log_prob for one in parts]), _sum([one.score for one in parts])
+        )
         for labels, parts in found.items()
     ]
     return sorted(sums, key=_rank)
 
 
-def _first_of_each(results: list[Result]) -> list[Result]:
-    found: dict[Labels, Result] = {}
+def _first_of_each(results: list[ScoredLabels]) -> list[ScoredLabels]:
+    found: dict[Labels, ScoredLabels] = {}
     for one in results:
         found.setdefault(one.labels, one)
     return list(found.values())
 
 
-def _merged_and_first(results: list[Result]) -> list[Result]:
+def _merged_and_first(results: list[ScoredLabels]) -> list[ScoredLabels]:
     return _first_of_each(_merged_afterwards(results))
 
 
-def _merged_and_added(results: list[Result]) -> list[Result]:
+def _merged_and_added(results: list[ScoredLabels]) -> list[ScoredLabels]:
     return _added_up(_merged_afterwards(results))
 
 

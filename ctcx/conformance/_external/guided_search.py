@@ -11,8 +11,8 @@ import numpy as np
 
 from ctcx._reference.guided_search import model_bonus, phrase_bonus
 from ctcx.conformance._external.beam_search import (
-    Result,
     SaidBeam,
+    ScoredLabels,
     beam_fault,
     every_result,
     mistaken_beam,
@@ -20,7 +20,7 @@ from ctcx.conformance._external.beam_search import (
     read_beams,
 )
 from ctcx.conformance._external.likely import new
-from ctcx.fixtures._guide import Guide
+from ctcx.fixtures._guide import FixtureGuide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +55,7 @@ class _Definition(NamedTuple):
     """What labels get besides their probability."""
 
     of_phrases: Callable[[Labels, Phrases], float] = partial(phrase_bonus, ended=True)
-    change: Callable[[Guide, int], Guide] | None = None
+    change: Callable[[FixtureGuide, int], FixtureGuide] | None = None
     """Of the guide, for a number of classes."""
     is_finished: bool = True
     """Whether the language model is told of the end."""
@@ -68,7 +68,7 @@ _RIGHT = _Definition()
 
 @lru_cache(maxsize=2**15)
 def _bonus_of(fixture: Fixture, labels: Labels, frames: int, definition: _Definition) -> float:
-    guide, classes = fixture.guide or Guide(), fixture.shape[2]
+    guide, classes = fixture.guide or FixtureGuide(), fixture.shape[2]
     if definition.change is not None:
         guide = definition.change(guide, classes)
     if guide.ngrams and fixture.blank in labels:
@@ -87,7 +87,7 @@ def _bonus(asked: Asked, labels: Labels, definition: _Definition) -> float:
     return _bonus_of(asked.fixture, labels, asked.frames, definition)
 
 
-def _scored(asked: Asked, definition: _Definition = _RIGHT) -> list[Result]:
+def _scored(asked: Asked, definition: _Definition = _RIGHT) -> list[ScoredLabels]:
     """Return all labels, those of the largest scores first."""
     scored = [
         one._replace(score=one.log_prob + _bonus(asked, one.labels, definition))
@@ -139,19 +139,19 @@ def _never_taken_back_nor_restarted(labels: Labels, phrases: Phrases) -> float:
     return total
 
 
-def _in_base_10(guide: Guide, _classes: int) -> Guide:
+def _in_base_10(guide: FixtureGuide, _classes: int) -> FixtureGuide:
     return replace(guide, lm_weight=guide.lm_weight / math.log(10))
 
 
-def _from_base_10(guide: Guide, _classes: int) -> Guide:
+def _from_base_10(guide: FixtureGuide, _classes: int) -> FixtureGuide:
     return replace(guide, lm_weight=guide.lm_weight * math.log(10))
 
 
-def _without_back_offs(guide: Guide, _classes: int) -> Guide:
+def _without_back_offs(guide: FixtureGuide, _classes: int) -> FixtureGuide:
     return replace(guide, ngrams={gram: (p, 0.0) for gram, (p, _) in guide.ngrams.items()})
 
 
-def _without_beginning(guide: Guide, classes: int) -> Guide:
+def _without_beginning(guide: FixtureGuide, classes: int) -> FixtureGuide:
     return replace(
         guide, ngrams={gram: each for gram, each in guide.ngrams.items() if gram[0] != classes}
     )
@@ -159,7 +159,7 @@ def _without_beginning(guide: Guide, classes: int) -> Guide:
 
 def _with_label_bonus_in_frames(asked: Asked) -> SaidBeam | None:
     """Return the results if each frame that isn't blank gets the label bonus, along each path."""
-    guide = asked.fixture.guide or Guide()
+    guide = asked.fixture.guide or FixtureGuide()
 
     def rows(asked: Asked) -> NDArray[np.float64]:
         is_label = np.arange(asked.logits.shape[1]) != asked.blank
@@ -173,7 +173,7 @@ def _with_label_bonus_in_frames(asked: Asked) -> SaidBeam | None:
     return SaidBeam([one._replace(log_prob=log_probs[one.labels]) for one in found.results])
 
 
-def _without_label_bonus(guide: Guide, _classes: int) -> Guide:
+def _without_label_bonus(guide: FixtureGuide, _classes: int) -> FixtureGuide:
     return replace(guide, label_bonus=0.0)
 
 
