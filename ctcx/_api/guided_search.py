@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from numbers import Real
 from os import PathLike
@@ -374,7 +374,7 @@ def _phrases(
         return CTCInputError(msg, argument="boost", value=phrase)
 
     if _are_plain(boost, classes, blank):
-        return tuple(sorted((phrase, float(weight)) for phrase, weight in boost.items()))
+        return _in_order(tuple(boost.items()))
     found: dict[tuple[int, ...], float] = {}
     for phrase, weight in boost.items():
         if not isinstance(phrase, tuple):
@@ -411,6 +411,13 @@ def _are_plain(boost: Mapping[Any, Any], classes: int, blank: int) -> bool:
         and set(map(type, boost.values())) <= {int, float}
         and all(abs(weight) <= _LARGEST for weight in boost.values())
     )
+
+
+@lru_cache(maxsize=8)  # a stream passes the same phrases with each chunk
+def _in_order(
+    phrases: tuple[tuple[tuple[int, ...], float], ...],
+) -> tuple[tuple[tuple[int, ...], float], ...]:
+    return tuple((phrase, float(weight)) for phrase, weight in sorted(phrases))
 
 
 def _entries(

@@ -69,14 +69,12 @@ class Rows {
 // All numbers are logarithms. Sums are made in the order of the core's, so that ties are ties here, too.
 class GuidedBeam {
  public:
-  explicit GuidedBeam(const Batch &batch)
-      : batch_(batch), model_(batch.ngrams_weight > 0 ? batch.ngrams : nullptr), width_(std::size_t(batch.width)),
-        phrases_(batch.phrases ? batch.phrases->remembered() : nullptr), rows_(model_, batch.width),
-        from_start_(std::size_t(batch.classes), 0.0), new_(std::size_t(batch.classes), none),
-        picked_(std::size_t(batch.classes)), marks_(std::size_t(batch.classes), -1) {
-    for (Size c = 0; phrases_ && c < batch.classes; c++)
-      from_start_[std::size_t(c)] = phrases_->from_start(std::int32_t(c));
-  }
+  GuidedBeam(const Batch &batch, const ctcx::Kernel &kernel)
+      : batch_(batch), kernel_(kernel), model_(batch.ngrams_weight > 0 ? batch.ngrams : nullptr), width_(std::size_t(batch.width)),
+        phrases_(batch.phrases ? batch.phrases->remembered(batch.classes) : nullptr), rows_(model_, batch.width),
+        nothing_(std::size_t(batch.classes), 0.0), from_start_(phrases_ ? phrases_->from_start() : nothing_),
+        new_(std::size_t(batch.classes), none), picked_(std::size_t(batch.classes)),
+        marks_(std::size_t(batch.classes), -1) {}
 
   // False if these can't be entries of a beam. `labels` (W, L), and `numbers` of W each, which are
   // `apart` elements from one kind to the next.
@@ -115,8 +113,23 @@ class GuidedBeam {
     if (phrases_ && matters) entry.phrase = phrases_->after(entry.phrase, label);
     if (model_) entry.words = model_->after(entry.words, label);
   }
+  bool has_rows() const { return batch_.classes <= PhraseStates::most_in_rows; }
+  const double *row_of(const Entry &entry) const { return phrases_ ? phrases_->row(entry.phrase) : nothing_.data(); }
   const PhraseStates::Seen &phrase_of(const Entry &entry) const {
     return phrases_ ? (*phrases_)[entry.phrase] : no_phrase_;
+  }
+  // What a new prefix's label adds by phrases, and the state after it.
+  double gain_of(const Candidate &candidate) const {
+    const Entry &entry = entries_[candidate.slot];
+    if (has_rows()) return row_of(entry)[candidate.label];
+    if (candidate.goes_on >= 0) return phrase_of(entry).following[std::size_t(candidate.goes_on)].gain;
+    return from_start_[std::size_t(candidate.label)] + phrase_of(entry).refund;
+  }
+  std::int32_t after(const Candidate &candidate) const {
+    const std::int32_t before = entries_[candidate.slot].phrase;
+    if (has_rows()) return phrases_->after(before, candidate.label);
+    if (candidate.goes_on >= 0) return phrases_->after_following(before, std::size_t(candidate.goes_on));
+    return phrases_->after_other(candidate.label);
   }
   double of_model(const Entry &entry, const Rows::Row *row, std::int32_t label) const {
     if (row) return batch_.ngrams_weight * row->log_probs[std::size_t(label)];
@@ -156,6 +169,7 @@ class GuidedBeam {
   };
 
   const Batch &batch_;
+  const ctcx::Kernel &kernel_;
   const ctcx_cpu_ngrams *model_;
   const std::size_t width_;
   std::unique_ptr<PhraseStates> phrases_;
@@ -168,7 +182,8 @@ class GuidedBeam {
   std::vector<std::int32_t> first_child_, next_child_;  // slots
   std::vector<std::int32_t> classes_, ranked_, nodes_;
   Rows rows_;
-  std::vector<double> from_start_, new_;  // of each class; none for those that make no new prefixes
+  const std::vector<double> nothing_, &from_start_;  // of each class
+  std::vector<double> new_;                          // of each class; none for those that make no new prefixes
   std::vector<std::int32_t> picked_;
   std::vector<std::int32_t> marks_;  // of each class, the last entry of which the prefix with it is in the beam
   double least_ = none, needed_ = none, last_p_ = none;
@@ -292,7 +307,7 @@ void GuidedBeam::offer_classes(const double *p) {
     const Rows::Row *row = model_ && !model_->is_of_words() ? &rows_[entry.words.context] : nullptr;
     const double of_model = row ? batch_.ngrams_weight * row->largest : std::max(entry.of_spelled, 0.0);
     ahead_.push_back({before, entry.total + before + of_model, row});
-    most = std::max(most, ahead_.back().most + phrase_of(entry).refund);
+    if (!has_rows()) most = std::max(most, ahead_.back().most + phrase_of(entry).refund);
   }
   // What a label may have at most with any entry, unless it goes on with phrases.
   const auto reaches = [&](std::int32_t c) { return p[c] + from_start_[std::size_t(c)] + most >= needed_; };
@@ -301,33 +316,39 @@ void GuidedBeam::offer_classes(const double *p) {
     if (c == batch_.blank) continue;
     largest = std::max(largest, p[c]);
     new_[std::size_t(c)] = may_be_new(p, c) ? p[c] : none;
-    if (reaches(c) && new_[std::size_t(c)] > none) classes_.push_back(c);
+    if (!has_rows() && reaches(c) && new_[std::size_t(c)] > none) classes_.push_back(c);
   }
   std::fill(marks_.begin(), marks_.end(), -1);
   for (std::size_t i = 0; i < entries_.size(); i++) {
     const Entry &entry = entries_[i];
-    const PhraseStates::Seen &phrase = phrase_of(entry);
     const auto [before, most_here, row] = ahead_[i];
     const auto make = [&, before = before, row = row](std::int32_t c, double gain, std::int32_t goes_on) {
+      if (marks_[std::size_t(c)] == std::int32_t(i)) return;  // it is in the beam
       const double came = (c == entry.last ? entry.blank : entry.total) + p[c];
       const double bonus = before + gain + of_model(entry, row, c);
       offer({came + bonus, p[c], c, std::int32_t(i), goes_on});
     };
     for (std::int32_t j = first_child_[i]; j >= 0; j = next_child_[j])
       marks_[std::size_t(entries_[j].last)] = std::int32_t(i);
-    const auto is_in_beam = [&](std::int32_t c) { return marks_[std::size_t(c)] == std::int32_t(i); };
     // What may be enough is picked first, without a branch for each: none of them could be foreseen.
+    if (has_rows()) {
+      const double *gains = row_of(entry);
+      const Size count = kernel_.pick(new_.data(), gains, most_here, needed_, batch_.classes, picked_.data());
+      for (Size j = 0; j < count; j++) make(picked_[j], gains[picked_[j]], -1);
+      continue;
+    }
+    const PhraseStates::Seen &phrase = phrase_of(entry);
     std::size_t count = 0;
-    if (!phrase.following.empty() && largest + phrase.following[0].gain + most_here >= needed_)
-      for (std::size_t k = 0; k < phrase.following.size(); k++) {
-        const PhraseStates::Following &each = phrase.following[k];
-        picked_[count] = std::int32_t(k);
-        count += new_[std::size_t(each.label)] + each.gain + most_here >= needed_;
-      }
+    for (std::size_t k = 0; k < phrase.following.size(); k++) {
+      const PhraseStates::Following &each = phrase.following[k];
+      if (!(largest + each.gain + most_here >= needed_)) break;
+      picked_[count] = std::int32_t(k);
+      count += new_[std::size_t(each.label)] + each.gain + most_here >= needed_;
+    }
     for (std::size_t j = 0; j < count; j++) {
       const PhraseStates::Following &each = phrase.following[std::size_t(picked_[j])];
       const bool may_be = new_[std::size_t(each.label)] > none;  // if nothing is needed, all are picked
-      if (may_be && !is_in_beam(each.label)) make(each.label, each.gain, picked_[j]);
+      if (may_be) make(each.label, each.gain, picked_[j]);
     }
     count = 0;
     for (std::int32_t c : classes_) {
@@ -336,7 +357,7 @@ void GuidedBeam::offer_classes(const double *p) {
     }
     for (std::size_t j = 0; j < count; j++) {
       const std::int32_t c = picked_[j];
-      if (!is_in_beam(c) && !phrase.has(c)) make(c, from_start_[std::size_t(c)] + phrase.refund, -1);
+      if (!phrase.has(c)) make(c, from_start_[std::size_t(c)] + phrase.refund, -1);
     }
     if (i == 0 && classes_.size() > width_) {  // by now it is known better what is needed
       keep_best();
@@ -356,13 +377,12 @@ void GuidedBeam::choose() {
     const Entry &before = entries_[slot];
     Entry &entry = next_[k];
     entry.label = entry.total = (label == before.last ? before.blank : before.total) + p;
-    const PhraseStates::Seen &phrase = phrase_of(before);
-    const bool begins = goes_on < 0;
-    const double gain = begins ? from_start_[std::size_t(label)] + phrase.refund : phrase.following[goes_on].gain;
+    const double gain = gain_of(candidates_[k]);
     entry.bonus = before.bonus + batch_.label_bonus + gain + of_model(before, ahead_[slot].row, label);
     entry.node = tree_.child(before.node, label), entry.last = label;
-    if (phrases_)
-      entry.phrase = begins ? phrases_->after_other(label) : phrases_->after_following(before.phrase, goes_on);
+    if (phrases_) entry.phrase = after(candidates_[k]);
+    if (has_rows())  // the next frame needs it
+      for (Size c = 0; c < batch_.classes; c += 8) __builtin_prefetch(row_of(entry) + c);
     if (model_) entry.words = model_->after(before.words, label);
     look_ahead(entry);
   }
@@ -408,7 +428,7 @@ void guided_search_of(const Batch &batch, Size n, const Kernel &kernel, Scratch 
   double *numbers = batch.result_numbers + n * batch.width;
   const Size frames_a_turn = 1 + (1 << 20) / (batch.classes + 64 * batch.width);
   bool is_right = batch.states[n] != State::wrong;
-  GuidedBeam beam(batch);
+  GuidedBeam beam(batch, kernel);
   if (!batch.entry_numbers)
     beam.begin_empty();
   else if (is_right)

@@ -1,6 +1,7 @@
 // One sequence, for one instruction set: CTCX_CPU_VARIANT is its name in kernel.h.
 #include "kernel.h"
 
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -269,9 +270,20 @@ bool log_probabilities(const Batch &batch, Size n, Size t, ctcx::Scratch &scratc
   return true;
 }
 
+Size pick(const double *a, const double *b, double more, double least, Size n, std::int32_t *to) {
+  constexpr Size step = lanes_of<double>;
+  Size count = 0, i = 0;
+  for (; i + step <= n; i += step)
+    for (unsigned bits = greater_bits(load(a + i) + load(b + i) + splat(more), splat(least)); bits; bits &= bits - 1)
+      to[count++] = std::int32_t(i + std::countr_zero(bits));
+  for (; i < n; i++)
+    if (a[i] + b[i] + more > least) to[count++] = std::int32_t(i);
+  return count;
+}
+
 template <class X>
-constexpr ctcx::Kernel kernel_for{begin<X>,  softmax_only<X>, align<X>,           sample_paths<X>,
-                                  greedy<X>, beam_search<X>,  log_probabilities<X>};
+constexpr ctcx::Kernel kernel_for{begin<X>,  softmax_only<X>, align<X>,             sample_paths<X>,
+                                  greedy<X>, beam_search<X>,  log_probabilities<X>, pick};
 
 }  // namespace
 

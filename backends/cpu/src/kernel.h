@@ -105,6 +105,8 @@ struct Kernel {
   // The logarithms of the probabilities of frame t of sequence n; returns false if a logit is NaN or
   // +inf.
   bool (*log_probabilities)(const Batch &, Size n, Size t, Scratch &, double *);
+  // Writes the places at which a + b + more > least, of n; returns how many there are.
+  Size (*pick)(const double *a, const double *b, double more, double least, Size n, std::int32_t *to);
 };
 
 struct InstructionSet {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 namespace {
 
@@ -124,10 +125,12 @@ std::vector<std::int32_t> ctcx_cpu_phrases::starts() const {
   return found;
 }
 
-std::unique_ptr<PhraseStates> ctcx_cpu_phrases::remembered() const {
-  for (std::atomic<PhraseStates *> &place : kept_)
-    if (PhraseStates *states = place.exchange(nullptr)) return std::unique_ptr<PhraseStates>(states);
-  return std::make_unique<PhraseStates>(*this);
+std::unique_ptr<PhraseStates> ctcx_cpu_phrases::remembered(std::int64_t classes) const {
+  for (std::atomic<PhraseStates *> &place : kept_) {
+    std::unique_ptr<PhraseStates> states(place.exchange(nullptr));
+    if (states && states->classes() == classes) return states;
+  }
+  return std::make_unique<PhraseStates>(*this, classes);
 }
 
 void ctcx_cpu_phrases::remember(std::unique_ptr<PhraseStates> states) const {
@@ -141,34 +144,36 @@ void ctcx_cpu_phrases::remember(std::unique_ptr<PhraseStates> states) const {
 
 // What searches remember
 
-PhraseStates::PhraseStates(const ctcx_cpu_phrases &phrases)
-    : phrases_(phrases), from_start_(std::size_t(phrases.largest_label() + 1), 0.0),
-      after_start_(from_start_.size(), 0) {
-  number_of({});
+PhraseStates::PhraseStates(const ctcx_cpu_phrases &phrases, std::int64_t classes)
+    : phrases_(phrases), from_start_(std::size_t(classes), 0.0), after_start_(std::size_t(classes), 0) {
   for (std::int32_t label : phrases.starts()) {
     from_start_[std::size_t(label)] = phrases.step({}, label).gain;
     after_start_[std::size_t(label)] = -1;
   }
-}
-
-bool PhraseStates::Seen::has(std::int32_t label) const {
-  return (some >> (label & 63) & 1) && std::binary_search(labels.begin(), labels.end(), label);
+  number_of({});
 }
 
 std::int32_t PhraseStates::number_of(PhraseState state) {
   if (const auto found = numbers_.find(state); found != numbers_.end()) return found->second;
   auto seen = std::make_unique<Seen>();
   seen->refund = phrases_.refund(state);
-  seen->labels = phrases_.following(state);
-  for (std::int32_t label : seen->labels) {
-    const double gain = phrases_.step(state, label).gain;
-    seen->following.push_back({label, -1, std::isnan(gain) ? none : gain});  // of sums beyond all numbers
-    seen->some |= std::uint64_t(1) << (label & 63);
+  std::vector<double> row;
+  if (has_rows())
+    for (double gain : from_start_) row.push_back(gain + seen->refund);
+  for (std::int32_t label : phrases_.following(state)) {
+    double gain = phrases_.step(state, label).gain;
+    if (std::isnan(gain)) gain = none;  // of sums beyond all numbers
+    if (has_rows()) row[std::size_t(label)] = gain;
+    else seen->following.push_back({label, -1, gain});
+    seen->bits.resize(std::size_t(label) / 64 + 1);  // labels come in order
+    seen->bits.back() |= std::uint64_t(1) << (label % 64);
   }
   std::sort(seen->following.begin(), seen->following.end(), [](const Following &a, const Following &b) {
     return a.gain != b.gain ? a.gain > b.gain : a.label < b.label;
   });
-  size_ += 16 + state.weights.size() * 2 + seen->labels.size() * 4;
+  rows_.insert(rows_.end(), row.begin(), row.end());
+  next_.resize(rows_.size(), -1);
+  size_ += 16 + state.weights.size() * 2 + row.size() * 2 + seen->following.size() * 2 + seen->bits.size();
   const std::int32_t number = std::int32_t(seen_.size());
   seen->state = state;
   seen_.push_back(std::move(seen));
@@ -183,24 +188,24 @@ std::int32_t PhraseStates::after_following(std::int32_t number, std::size_t k) {
 }
 
 std::int32_t PhraseStates::after_other(std::int32_t label) {
-  if (std::size_t(label) >= after_start_.size()) return 0;
   std::int32_t &number = after_start_[std::size_t(label)];
   if (number < 0) number = number_of(phrases_.step({}, label).state);
   return number;
 }
 
 std::int32_t PhraseStates::after(std::int32_t number, std::int32_t label) {
+  const std::size_t at = std::size_t(number) * from_start_.size() + std::size_t(label);
+  if (has_rows() && next_[at] >= 0) return next_[at];
   const Seen &seen = (*this)[number];
-  if (!seen.has(label)) return after_other(label);
-  std::size_t k = 0;
-  while (seen.following[k].label != label) k++;
-  return after_following(number, k);
+  const std::int32_t next = seen.has(label) ? number_of(phrases_.step(seen.state, label).state) : after_other(label);
+  if (has_rows()) next_[at] = next;
+  return next;
 }
 
 void PhraseStates::keep_only(const std::vector<std::int32_t *> &numbers) {
   std::vector<std::unique_ptr<Seen>> before;
   before.swap(seen_);
-  numbers_.clear(), size_ = 0;
+  numbers_.clear(), rows_.clear(), next_.clear(), size_ = 0;
   number_of({});
   for (std::int32_t label : phrases_.starts()) after_start_[std::size_t(label)] = -1;
   for (std::int32_t *number : numbers) *number = number_of(before[std::size_t(*number)]->state);

@@ -44,8 +44,9 @@ struct ctcx_cpu_phrases {
   // The labels that begin phrases.
   std::vector<std::int32_t> starts() const;
 
-  // What an earlier search has remembered, for the caller alone; and keeps it for the next one.
-  std::unique_ptr<PhraseStates> remembered() const;
+  // What an earlier search of so many classes has remembered, for the caller alone; and keeps it for the
+  // next one.
+  std::unique_ptr<PhraseStates> remembered(std::int64_t classes) const;
   void remember(std::unique_ptr<PhraseStates> states) const;
 
  private:
@@ -71,6 +72,10 @@ struct ctcx_cpu_phrases {
 // The states that searches have seen, by number, and what each says of labels. For one search at a time.
 class PhraseStates {
  public:
+  // Of up to so many classes, what each of them adds after a state is kept in a row; of more, what the
+  // labels add that go on with phrases: what others add is that of the start, and the refund.
+  static constexpr std::int64_t most_in_rows = 128;
+
   struct Following {
     std::int32_t label;
     mutable std::int32_t next;  // a state, -1 until it is asked for
@@ -79,23 +84,26 @@ class PhraseStates {
   struct Seen {
     PhraseState state;
     double refund;
-    std::vector<Following> following;  // the labels that go on with phrases, the largest gains first
-    std::vector<std::int32_t> labels;  // the same ones, in order
-    std::uint64_t some = 0;            // a bit for each of them, which others may share
-    bool has(std::int32_t label) const;
+    std::vector<Following> following;  // the labels that go on with phrases, the largest gains first; unless in rows
+    std::vector<std::uint64_t> bits;   // a bit for each of them
+    bool has(std::int32_t label) const {
+      const std::size_t word = std::size_t(label) / 64;
+      return word < bits.size() && bits[word] >> (label % 64) & 1;
+    }
   };
 
-  explicit PhraseStates(const ctcx_cpu_phrases &phrases);
+  PhraseStates(const ctcx_cpu_phrases &phrases, std::int64_t classes);
+  std::int64_t classes() const { return std::int64_t(from_start_.size()); }
   const Seen &operator[](std::int32_t number) const { return *seen_[std::size_t(number)]; }
   std::int32_t number_of(PhraseState state);
-  // After the k-th label of those that go on, and after one that doesn't.
+  bool has_rows() const { return classes() <= most_in_rows; }
+  const double *row(std::int32_t number) const { return &rows_[std::size_t(number) * from_start_.size()]; }
+  // After the k-th label of those that go on, after one that doesn't, and after any.
   std::int32_t after_following(std::int32_t number, std::size_t k);
   std::int32_t after_other(std::int32_t label);
   std::int32_t after(std::int32_t number, std::int32_t label);
-  // What a label that goes on with nothing adds, besides the refund.
-  double from_start(std::int32_t label) const {
-    return std::size_t(label) < from_start_.size() ? from_start_[std::size_t(label)] : 0;
-  }
+  // What labels that go on with nothing add, besides the refund.
+  const std::vector<double> &from_start() const { return from_start_; }
   bool are_many() const { return size_ > most_; }
   // Forgets all but these, whose numbers change.
   void keep_only(const std::vector<std::int32_t *> &numbers);
@@ -104,6 +112,8 @@ class PhraseStates {
   const ctcx_cpu_phrases &phrases_;
   std::vector<double> from_start_;
   std::vector<std::int32_t> after_start_;
+  std::vector<double> rows_;
+  std::vector<std::int32_t> next_;  // the states after labels, -1 until one is asked for, in such rows
   std::vector<std::unique_ptr<Seen>> seen_;
   std::map<PhraseState, std::int32_t> numbers_;
   // About, in numbers.
