@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ctcx._arrays.facts import index_dtype, is_undecided
+from ctcx._arrays.facts import index_dtype, is_numpy, is_undecided
 from ctcx._core.context import Context
 from ctcx._core.spans import label_frames
 
@@ -90,15 +90,18 @@ def _states(
 
 
 def _running_best(log_probs: Array, state: Array, context: Context) -> Array:
-    """Largest number so far among the frames of the same state, (N, T).
+    """Largest number so far among the frames of the same label, (N, T).
 
     In steps that double how far back a frame has looked.
     """
     xp, frames = context.xp, state.shape[1]
     frame = context.arange(0, frames)[None, :]
+    is_label = state % 2 == 1
     back, limit = 1, 2**31 if is_undecided(frames) else frames
     while back < limit:
-        same = (xp.roll(state, back, axis=1) == state) & (frame >= back)
+        same = (xp.roll(state, back, axis=1) == state) & (frame >= back) & is_label
+        if is_numpy(same) and not same.any():  # no label is longer; elsewhere, asking takes time
+            break
         before = xp.where(same, xp.roll(log_probs, back, axis=1), -float("inf"))
         log_probs = xp.maximum(log_probs, before)
         back *= 2

@@ -19,6 +19,7 @@
 // repeated label. A class of which even the best entry would make none that counts isn't opened. Denominators of the softmax are the same for all prefixes, and multiplied apart.
 #pragma once
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -58,7 +59,7 @@ class Beam {
   }
   Size count() const { return count_; }
 
-  // A frame, of probabilities that need not add up to 1.
+  // A frame, of probabilities that need not add up to 1, up to a whole vector, in zeros.
   void advance(const Wide *p) {
     size_ = rows_ = 0;
     rank(p);
@@ -180,17 +181,20 @@ class Beam {
     const Wide best = entries_[0].total;
     Wide needed = least_factor(least_, best);
     Size known = 0;  // of the probabilities of the best first prefixes, the least first
-    for (Size c = 0; c < classes_; c++) {
-      if (p[c] < needed || c == blank_ || !may_be_new(p, c)) continue;
+    const auto offer = [&](Size c) {
+      if (p[c] < needed || c == blank_ || !may_be_new(p, c)) return;
       Candidate first{0, p[c], std::int32_t(c), -1, true};
-      if (!go_on(first)) continue;
+      if (!go_on(first)) return;
       heap_[size_++] = first;
-      if (!has_many_classes()) continue;
+      if (!has_many_classes()) return;
       if (known == width_) std::pop_heap(best_, best_ + known--, std::greater<>());
       best_[known++] = first.probability;
       std::push_heap(best_, best_ + known, std::greater<>());
       if (known == width_) least_ = std::max(least_, best_[0]), needed = least_factor(least_, best);
-    }
+    };
+    for (Size c = 0; c < classes_; c += lanes_of<double>)
+      for (unsigned bits = greater_bits(load(p + c), splat(needed - 1)); bits; bits &= bits - 1)
+        offer(c + std::countr_zero(bits));
   }
   // The next candidate of a stream; returns whether there is one that counts.
   bool go_on(Candidate &candidate) {

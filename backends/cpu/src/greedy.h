@@ -28,7 +28,8 @@ bool best_classes(const X *logits, Size row, Size frames, Size classes, T *widen
   for (Size t = 0; t < frames; t++) {
     if (t % ctcx::frames_a_pause == ctcx::frames_a_pause - 1) ctcx::pause();
     const T *x = computed_row(logits + t * row, classes, widened);
-    const Spread<T> spread = spread_of_row(x, classes);
+    const T *ahead = std::is_same_v<X, T> && t + 1 < frames ? x + row : x;
+    const Spread<T> spread = spread_of_row(x, classes, ahead);
     if (!(spread.log_sum < std::numeric_limits<double>::infinity())) return false;
     best[t] = std::int32_t(first_equal(x, classes, spread.largest));
     log_probs[t] = best[t] < 0 ? -std::numeric_limits<T>::infinity() : T(0 - spread.log_sum);

@@ -235,7 +235,8 @@ template <class X, class T = typename ComputedIn<X>::Type> class BestPath {
       for (Size i = begin; i < end; i++) emitted_[i] = widen(x[at_[i]]);
   }
   bool measure(Size t) {
-    spreads_[t] = spread_of_row(computed_row(row(t), in_.classes, widened_), in_.classes);
+    const T *x = computed_row(row(t), in_.classes, widened_);
+    spreads_[t] = spread_of_row(x, in_.classes, x);
     return spreads_[t].log_sum < std::numeric_limits<double>::infinity();
   }
   T log_prob(Size t, Size state) const {

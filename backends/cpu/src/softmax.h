@@ -255,23 +255,40 @@ template <class T> struct Spread {
   T largest;
   double log_sum;
 };
-template <class T> __attribute__((noinline)) Spread<T> spread_of_row(const T *x, Size classes) {
+// Meanwhile memory fetches the row `ahead`.
+template <class T> __attribute__((noinline)) Spread<T> spread_of_row(const T *x, Size classes, const T *ahead) {
   constexpr int step = lanes_of<T>;
+  constexpr T infinity = std::numeric_limits<T>::infinity();
   T largest = largest_of_row(x, classes);
-  if (largest == -std::numeric_limits<T>::infinity()) largest = 0;  // there may be a NaN yet
+  if (largest == infinity) return {largest, std::nan("")};
+  if (largest == -infinity) largest = 0;  // there may be a NaN yet
   const Power<T> power(T(0), T(0));
   const Vector<T> offset = splat<T>(largest);
+  // The largest ones are counted apart: beside 1, float would lose many small powers.
+  Vector<T> equal{};
+  auto other = [&](Vector<T> v, Vector<T> counted) __attribute__((always_inline)) {
+    equal += v == offset ? counted : Vector<T>{};
+    return v == offset ? Vector<T>{} : power(v - offset);
+  };
+  const Vector<T> one = splat<T>(1);
   Vector<double> sum{};
   if (classes < step) {
-    sum = widened(power(load_short(x, classes) - offset));
+    sum = widened(other(load_short(x, classes), one));
   } else {
     Size i = 0;
-    for (; i + step <= classes; i += step) sum += widened(power(load(x + i) - offset));
+    for (; i + 4 * step <= classes; i += 4 * step) {
+      for (int byte = 0; byte < 4 * CTCX_VECTOR_BYTES; byte += 64)
+        __builtin_prefetch(reinterpret_cast<const char *>(ahead + i) + byte);
+      const Vector<T> a = other(load(x + i), one), b = other(load(x + i + step), one);
+      const Vector<T> c = other(load(x + i + 2 * step), one), d = other(load(x + i + 3 * step), one);
+      sum += widened((a + b) + (c + d));
+    }
+    for (; i + step <= classes; i += step) sum += widened(other(load(x + i), one));
     if (i < classes)
-      sum += widened(last_lanes<T>(power(load(x + classes - step) - offset), classes - i));
+      sum += widened(last_lanes<T>(other(load(x + classes - step), last_lanes<T>(one, classes - i)), classes - i));
   }
-  const double total = sum_of(sum);
-  return {largest, total == 0 ? 0 : std::log(total)};
+  const double count = sum_of(widened(equal)), total = sum_of(sum);
+  return {largest, count == 0 ? total : std::log1p(count - 1 + total)};
 }
 
 // A row of logits in the type that they are computed in: itself, or a copy.

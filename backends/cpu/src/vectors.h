@@ -158,7 +158,7 @@ template <class V> CTCX_INLINE auto largest_of(V v) {
 // - fma: a b + c, rounded once where the instruction set can. The build forbids the compiler to
 //   contract anything by itself, so that a formula gives the same bits wherever it is used.
 // - any_positive: whether a lane is.
-// - greater_bits: which lanes of a are greater than those of b, in the lowest bits.
+// - greater_bits: which lanes of a are greater than those of b, of 8 bytes, in the lowest bits.
 // - in_double: the halves of a vector of floats; widened: their sum.
 // - Table: does what gather does, for `most` numbers at most: registers hold them, and lanes are
 //   picked from these.
@@ -180,6 +180,7 @@ CTCX_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double
 CTCX_INLINE bool any_positive(Vector<float> v) { return _mm512_cmp_ps_mask(v, __m512{}, _CMP_GT_OQ) != 0; }
 CTCX_INLINE bool any_positive(Vector<double> v) { return _mm512_cmp_pd_mask(v, __m512d{}, _CMP_GT_OQ) != 0; }
 CTCX_INLINE unsigned greater_bits(Vector<double> a, Vector<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
+CTCX_INLINE unsigned greater_bits(Integers<double> a, Integers<double> b) { return _mm512_cmpgt_epi64_mask((__m512i)a, (__m512i)b); }
 CTCX_INLINE Doubles in_double(Vector<float> v) {
   auto [low, high] = halves(v);  // with a mask, since GCC 12 warns of the intrinsic without one
   return {_mm512_maskz_cvtps_pd(0xff, low), _mm512_maskz_cvtps_pd(0xff, high)};
@@ -206,7 +207,7 @@ CTCX_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c)
 CTCX_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) { return _mm256_fmadd_pd(a, b, c); }
 CTCX_INLINE bool any_positive(Vector<float> v) { return _mm256_movemask_ps((__m256)(v > 0)) != 0; }
 CTCX_INLINE bool any_positive(Vector<double> v) { return _mm256_movemask_pd((__m256d)(v > 0)) != 0; }
-CTCX_INLINE unsigned greater_bits(Vector<double> a, Vector<double> b) { return unsigned(_mm256_movemask_pd((__m256d)(a > b))); }
+template <class V> CTCX_INLINE unsigned greater_bits(V a, V b) { return unsigned(_mm256_movemask_pd((__m256d)(a > b))); }
 CTCX_INLINE Doubles in_double(Vector<float> v) {
   auto [low, high] = halves(v);
   return {_mm256_cvtps_pd(low), _mm256_cvtps_pd(high)};
@@ -253,7 +254,7 @@ constexpr bool is_fused = false;
 template <class V> CTCX_INLINE V fma(V a, V b, V c) { return a * b + c; }
 #endif
 template <class V> CTCX_INLINE bool any_positive(V v) { return largest_of(v) > 0; }
-CTCX_INLINE unsigned greater_bits(Vector<double> a, Vector<double> b) {
+template <class V> CTCX_INLINE unsigned greater_bits(V a, V b) {
   const Integers<double> bits = splat<std::int64_t>(1) << counting<std::int64_t>();
   return unsigned(fold((a > b) & bits, [](auto a, auto b) { return a | b; }));
 }

@@ -93,6 +93,17 @@ def test_what_is_remembered_of_phrases_changes_no_bit():
         assert found.tobytes() == expected.tobytes()
 
 
+def test_phrases_serve_few_classes_and_many():
+    # The compiled phrases are the same for all, with a row of classes for each state or without.
+    boost = drawn(60, 12)
+    for classes in (20, 150, 12, 150):
+        x = np.random.default_rng(classes).normal(size=(2, 30, classes)) * 2
+        wishes = {"lengths": np.array([30, 17]), "width": 8, "boost": boost}
+        got, right = (search(x, backend=name, **wishes) for name in ("cpu", "array-api"))
+        for found, expected in zip(got, right, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
+
+
 def test_threads_and_simultaneous_calls_change_no_bit(monkeypatch, model):
     rng = np.random.default_rng(0)
     x, lengths = rng.normal(size=(24, 60, 20)).astype(np.float32), rng.integers(0, 61, 24)
