@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ctcx._arrays.facts import at_least_one, is_undecided
+from ctcx._arrays.facts import at_least_one, is_numpy, is_undecided
 
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["PLAIN", "Reduction"]
+__all__ = ["PLAIN", "Reduction", "weighted"]
 
 
 class Reduction(NamedTuple):
@@ -56,6 +56,15 @@ class Reduction(NamedTuple):
         """Do the same where no loss is infinite; () if it is the same for all."""
         return above / divisor if self.kind in ("mean", "mean_per_label") else above
 
+    def weights(self, xp: ArrayModule, label_lengths: Array, dtype: Any) -> Array | None:
+        """Return the derivatives of the result with respect to the losses (N,); None if they are 1.
+
+        That it is 0 with respect to an infinite loss is left out: its gradient is 0 anyway.
+        """
+        if self.kind in ("none", "sum"):
+            return None
+        return xp.ones_like(label_lengths, dtype=dtype) / self.divisor(xp, label_lengths, dtype)
+
     def divisor(self, xp: ArrayModule, label_lengths: Array, dtype: Any) -> Array | int:
         """Return the divisor of each sequence's loss in the sum of all: a number, or (N,)."""
         if self.kind in ("none", "sum"):
@@ -67,6 +76,20 @@ class Reduction(NamedTuple):
             return count
         labels = xp.astype(xp.maximum(label_lengths, xp.ones_like(label_lengths)), dtype)
         return labels if _is_one(count) else labels * count
+
+
+def weighted(xp: ArrayModule, array: Array, weights: Array, *, reuse: bool = True) -> Array:
+    """Multiply (N, T, C), one block a sequence, by weights (N,), in their dtype.
+
+    ``reuse``: the array isn't needed any more.
+    """
+    factors = weights[:, None, None]
+    if array.dtype != weights.dtype:  # half precision lacks numbers as small as weights may be
+        return xp.astype(xp.astype(array, weights.dtype) * factors, array.dtype)
+    if not reuse or (is_numpy(array) and not array.flags.writeable):  # as others' memory may be
+        return array * factors
+    array *= factors
+    return array
 
 
 def _is_one(divisor: Array | int) -> bool:

@@ -200,6 +200,21 @@ def gather_first(logits, labels, *others):
     return (logits, labels, *others)
 
 
+def weights_ignored(*arrays, blank, grad, weights=None):
+    """Take weights and do nothing with them."""
+    del weights
+    return RIGHT.kernels()["loss_and_grad" if grad else "loss"](*arrays, blank=blank)
+
+
+def weights_of_losses(*arrays, blank, grad, weights=None):
+    """Multiply losses by the weights, too."""
+    result = RIGHT.kernels()["loss_and_grad" if grad else "loss"](*arrays, blank=blank)
+    if weights is None:
+        return result
+    loss, gradient = result
+    return loss * weights, gradient * weights[:, None, None]
+
+
 def as_if_contiguous(logits, *others):
     """Read the buffer as though it were in row-major order."""
     return (logits.ravel(order="K").reshape(logits.shape), *others)
@@ -1050,6 +1065,16 @@ FLAWS = {
     "crashes": Flaw(function=crash, caught_by=("check_takes_what_it_declares",)),
     "checks-nothing": Flaw(
         caught_by=("check_checks_values",), features=COMPLETE | {Feature.CHECKS_VALUES}
+    ),
+    "weights-ignored": Flaw(
+        function=weights_ignored,
+        caught_by=("check_weights",),
+        features=COMPLETE | {Feature.WEIGHTS},
+    ),
+    "weights-of-losses": Flaw(
+        function=weights_of_losses,
+        caught_by=("check_weights",),
+        features=COMPLETE | {Feature.WEIGHTS},
     ),
     "half-in-half": Flaw(
         function=half_throughout,

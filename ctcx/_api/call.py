@@ -8,21 +8,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ctcx._arrays.facts import is_numpy
 from ctcx._arrays.tensor_forms import FUNCTIONAL, SUBCLASS
 from ctcx._autodiff.adapters import adapter_for
 from ctcx._autodiff.operation import CallOperation, kernel_losses
 from ctcx._inputs.options import check_options
-from ctcx._inputs.prepare import prepare
+from ctcx._inputs.prepare import of_arrays, prepare
 from ctcx._operations import OPERATIONS
-from ctcx._reduction import PLAIN, Reduction
+from ctcx._reduction import PLAIN, Reduction, weighted
 
 if TYPE_CHECKING:
     from ctcx._inputs.options import Options
     from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array
 
-__all__ = ["as_asked", "as_constants", "of_class", "reduce_losses", "reduction_of", "run", "scaled"]
+__all__ = [
+    "as_asked",
+    "as_constants",
+    "of_class",
+    "reduce_losses",
+    "reduction_of",
+    "run",
+    "weights_of",
+]
 
 
 def run(
@@ -35,10 +42,12 @@ def run(
     options: Options,
     *,
     differentiable: bool = False,
+    of_reduced: bool = False,
 ) -> tuple[KernelInputs, Any]:
     """Prepare, check and compute: the reduced loss; or losses and gradient, which are not.
 
     ``differentiable``: the caller goes on to differentiate these, too, by means of its library.
+    ``of_reduced``: the gradient is that of the reduced loss nonetheless.
     """
     # 1. Static facts: options, shapes, dtypes, libraries, devices.
     check_options(options)
@@ -48,22 +57,26 @@ def run(
     # 2. Does PyTorch or JAX have to see this call as one operation?
     what = OPERATIONS[operation]
     differentiable = differentiable or what.differentiable
-    if not differentiable:
+    facts = prepared.facts
+    adapter = adapter_for(facts.namespace, facts.form, *prepared[:4], differentiate=differentiable)
+    # Under functionalize the operators tell PyTorch about the derivative.
+    if not differentiable or (adapter is None and not facts.form & FUNCTIONAL):
         prepared = _detached(prepared)
-    facts, arrays = prepared.facts, prepared[:4]
-    adapter = adapter_for(facts.namespace, facts.form, *arrays, differentiate=differentiable)
+    arrays = prepared[:4]
     # 3. Check values, select a backend, call its kernel (ctcx/_dispatch/compute.py), and reduce.
     if adapter is None:
-        if not facts.form & FUNCTIONAL:  # else the operators tell PyTorch about the derivative
-            prepared = _detached(prepared)
-        result = kernel_losses(operation, prepared, options)
+        weights = weights_of(prepared, options) if of_reduced else None
+        result = kernel_losses(operation, prepared, options, weights)
         if what.reduced:
             result = reduce_losses(prepared, reduction_of(prepared, options), result)
     elif what.reduced:
         unit = CallOperation.of(prepared, options)
         result = adapter.loss(unit, reduction_of(prepared, options), *arrays)
     else:
-        result = adapter.loss_and_grad(CallOperation.of(prepared, options), *arrays)
+        loss, grad = adapter.loss_and_grad(CallOperation.of(prepared, options), *arrays)
+        if of_reduced and (weights := weights_of(prepared, options)) is not None:
+            grad = weighted(facts.xp, grad, weights)
+        result = loss, grad
     if facts.form & SUBCLASS:  # as PyTorch's own operations return it
         result = of_class(type(logits), result)
     return prepared, result
@@ -73,7 +86,7 @@ def _detached(prepared: KernelInputs) -> KernelInputs:
     """Let PyTorch record nothing: its tensors may require a gradient nonetheless."""
     if prepared.facts.namespace != "torch":
         return prepared
-    return prepared._replace(logits=prepared.logits.detach())
+    return of_arrays(prepared, prepared.logits.detach())
 
 
 def of_class(kind: type, result: Any) -> Any:
@@ -86,6 +99,13 @@ def of_class(kind: type, result: Any) -> Any:
 def reduction_of(prepared: KernelInputs, options: Options) -> Reduction:
     """Return how losses (N,) become the result of this call."""
     return Reduction(options.reduction, options.infeasible == "zero", prepared.single)
+
+
+def weights_of(prepared: KernelInputs, options: Options) -> Array | None:
+    """Give the derivatives of the result with respect to the losses (N,); None if they are 1."""
+    xp = prepared.facts.xp
+    wide = xp.float64 if prepared.facts.dtype == "float64" else xp.float32
+    return reduction_of(prepared, options).weights(xp, prepared.label_lengths, wide)
 
 
 def reduce_losses(prepared: KernelInputs, reduction: Reduction, loss: Array) -> Array:
@@ -117,24 +137,3 @@ def as_asked(found: tuple[Array, ...], prepared: KernelInputs, logits: Any) -> t
     if prepared.facts.form & SUBCLASS:
         found = of_class(type(logits), tuple(found))
     return tuple(array[0, ...] for array in found) if prepared.single else tuple(found)
-
-
-def scaled(
-    prepared: KernelInputs, reduction: Reduction, array: Array, *, reuse: bool = False
-) -> Array:
-    """Divide (N, T, C), one block a sequence, by what the reduction divides losses by.
-
-    ``reuse``: the array isn't needed any more. Half precision isn't used for it, which has no
-    numbers as small as it takes for many sequences of many labels.
-    """
-    xp = prepared.facts.xp
-    wide = xp.float64 if array.dtype == xp.float64 else xp.float32
-    divisor: Array = reduction.divisor(xp, prepared.label_lengths, wide)
-    one_for_all = isinstance(divisor, int)
-    scale = 1.0 / (divisor if one_for_all else xp.reshape(divisor, (-1, 1, 1)))
-    if array.dtype != wide and not one_for_all:
-        return xp.astype(xp.astype(array, wide) * scale, array.dtype)
-    if reuse and not (is_numpy(array) and not array.flags.writeable):  # as others' memory may be
-        array *= scale
-        return array
-    return array * scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ctcx._api.call import run, scaled
+from ctcx._api.call import run, weights_of
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._arrays.facts import any_traced, device_of, first_true, is_array
 from ctcx._arrays.tensor_forms import UNREADABLE, forms_of, is_torch_compiling
@@ -14,7 +14,7 @@ from ctcx._errors import CTCInputError
 from ctcx._inputs.beside import check_beside
 from ctcx._inputs.host_data import plain
 from ctcx._inputs.options import Options
-from ctcx._reduction import Reduction
+from ctcx._reduction import weighted
 from ctcx._typing import DTYPES
 
 if TYPE_CHECKING:
@@ -120,9 +120,8 @@ def ctc_hvp(
     adapter = adapter_for(namespace, form, *arrays, differentiate=True)
     second = hessian_times if adapter is None else adapter.second
     product = second(prepared.blank, *arrays)
-    if reduction in {"mean", "mean_per_label"}:
-        how = Reduction(reduction, zero=False, single=single)
-        product = scaled(prepared, how, product)
+    if (weights := weights_of(prepared, options)) is not None:
+        product = weighted(xp, product, weights, reuse=False)
     result: ArrayT = product
     if single:
         result = product[0, ...]

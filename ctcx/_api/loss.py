@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from ctcx._api.call import reduce_losses, reduction_of, run, scaled
+from ctcx._api.call import reduce_losses, reduction_of, run
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._api.lazy import call_whole, is_lazy
 from ctcx._arrays.tensor_forms import is_torch_recording
@@ -118,24 +118,22 @@ def ctc_loss(
     >>> ctcx.ctc_loss(logits, [[1, 2]])
     array([2.5...], dtype=float32)
     """
+    arrays = logits, labels, logit_lengths, label_lengths
     options = Options(time_major, reduction, infeasible, backend, validate)
-    arrays = {"logits": logits, "labels": labels}
-    arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
     if is_torch_recording():
         from ctcx._api import torch_operators
 
-        loss: ArrayT = torch_operators.traced_loss(
-            logits, labels, logit_lengths, label_lengths, blank, options
-        )
+        loss: ArrayT = torch_operators.traced_loss(*arrays, blank, options)
     elif is_captured(logits):
-        loss = in_graph(ctc_loss, arrays, blank=blank, **options._asdict())
+        loss = in_graph(ctc_loss, _named(arrays), blank=blank, **options._asdict())
     elif (
         is_lazy(logits)
-        and (whole := call_whole("loss", arrays, blank=blank, **options._asdict())) is not None
+        and (whole := call_whole("loss", _named(arrays), blank=blank, **options._asdict()))
+        is not None
     ):
         loss = whole
     else:
-        _, loss = run("loss", logits, labels, logit_lengths, label_lengths, blank, options)
+        _, loss = run("loss", *arrays, blank, options)
     return loss
 
 
@@ -192,33 +190,32 @@ def ctc_loss_and_grad(
     >>> result.feasible
     array([ True])
     """
+    arrays = logits, labels, logit_lengths, label_lengths
     options = Options(time_major, reduction, infeasible, backend, validate)
-    arrays = {"logits": logits, "labels": labels}
-    arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
     if is_torch_recording():
         from ctcx._api import torch_operators
 
-        return LossAndGrad(
-            *torch_operators.traced_loss_and_grad(
-                logits, labels, logit_lengths, label_lengths, blank, options
-            )
-        )
+        return LossAndGrad(*torch_operators.traced_loss_and_grad(*arrays, blank, options))
     if is_captured(logits):
-        return LossAndGrad(*in_graph(ctc_loss_and_grad, arrays, blank=blank, **options._asdict()))
+        named = _named(arrays)
+        return LossAndGrad(*in_graph(ctc_loss_and_grad, named, blank=blank, **options._asdict()))
     if is_lazy(logits):
-        whole = call_whole("loss_and_grad", arrays, blank=blank, **options._asdict())
+        named = _named(arrays)
+        whole = call_whole("loss_and_grad", named, blank=blank, **options._asdict())
         if whole is not None:
             return LossAndGrad(*whole)
-    prepared, (loss, grad) = run(
-        "loss_and_grad", logits, labels, logit_lengths, label_lengths, blank, options
-    )
+    prepared, (loss, grad) = run("loss_and_grad", *arrays, blank, options, of_reduced=True)
     how = reduction_of(prepared, options)
     feasible = loss != float("inf")
-    if reduction in ("mean", "mean_per_label"):
-        grad = scaled(prepared, how, grad, reuse=True)
     loss = reduce_losses(prepared, how, loss)
     if prepared.single:
         return LossAndGrad(loss, grad[0, ...], feasible[0, ...])
     if time_major:
         grad = prepared.facts.xp.permute_dims(grad, (1, 0, 2))
     return LossAndGrad(loss, grad, feasible)
+
+
+def _named(arrays: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the arrays of a call by the names of its parameters."""
+    names = ("logits", "labels", "logit_lengths", "label_lengths")
+    return dict(zip(names, arrays, strict=True))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ctcx._arrays.tensor_forms import OPAQUE
 from ctcx._dispatch.compute import compute_losses
 from ctcx._errors import BackendError
-from ctcx._inputs.prepare import rebind
+from ctcx._inputs.prepare import of_arrays, rebind
 from ctcx._plugins.backend import Decline
+from ctcx._reduction import weighted
 
 if TYPE_CHECKING:
     from ctcx._inputs.options import Options
@@ -18,16 +19,23 @@ if TYPE_CHECKING:
 __all__ = ["CallOperation", "hessian_times", "kernel_losses"]
 
 
-def kernel_losses(operation: str, prepared: KernelInputs, options: Options) -> Any:
+def kernel_losses(
+    operation: str, prepared: KernelInputs, options: Options, weights: Array | None = None
+) -> Any:
     """Compute losses (N,), or losses and gradient (N, T, C), on the way that the arrays need.
 
-    Tensors that kernels can't read go through an operator to PyTorch's dispatcher.
+    Tensors that kernels can't read go through an operator to PyTorch's dispatcher. The gradient of
+    each sequence is multiplied by its weight (N,), if there are any.
     """
     if prepared.facts.form & OPAQUE:
         from ctcx._autodiff import torch_kernels
 
-        return torch_kernels.dispatched(operation, options, prepared)
-    return compute_losses(operation, prepared, options)
+        result = torch_kernels.dispatched(operation, options, prepared)
+        if weights is None:
+            return result
+        loss, grad = result
+        return loss, weighted(prepared.facts.xp, grad, weights)
+    return compute_losses(operation, prepared, options, weights)
 
 
 class CallOperation(NamedTuple):
@@ -43,10 +51,7 @@ class CallOperation(NamedTuple):
     @classmethod
     def of(cls, prepared: KernelInputs, options: Options) -> CallOperation:
         """Of a call that was prepared."""
-        return cls(
-            prepared._replace(logits=None, labels=None, logit_lengths=None, label_lengths=None),
-            options,
-        )
+        return cls(of_arrays(prepared, None, None, None, None), options)
 
     @property
     def blank(self) -> int:
@@ -58,26 +63,13 @@ class CallOperation(NamedTuple):
         """Namespace of the arrays."""
         return self.facts_only.facts.xp
 
-    def __call__(self, operation: str, *arrays: Array) -> Any:
+    def __call__(self, operation: str, *arrays: Array, weights: Array | None = None) -> Any:
         """Loss (N,), or loss and gradient (N, T, C), from the backend that is selected."""
-        return kernel_losses(operation, rebind(self.facts_only, *arrays), self.options)
+        return kernel_losses(operation, rebind(self.facts_only, *arrays), self.options, weights)
 
-    def as_called(
-        self,
-        operation: str,
-        logits: Array,
-        labels: Array,
-        logit_lengths: Array,
-        label_lengths: Array,
-    ) -> Any:
+    def as_called(self, operation: str, *arrays: Array, weights: Array | None = None) -> Any:
         """Do the same for the arrays of the call itself, about which all facts are known."""
-        whole = self.facts_only._replace(
-            logits=logits,
-            labels=labels,
-            logit_lengths=logit_lengths,
-            label_lengths=label_lengths,
-        )
-        return kernel_losses(operation, whole, self.options)
+        return kernel_losses(operation, of_arrays(self.facts_only, *arrays), self.options, weights)
 
 
 def hessian_times(

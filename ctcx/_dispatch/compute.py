@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ctcx._arrays.facts import is_undecided
-from ctcx._dispatch.dispatcher import CACHE_SIZE, Decision, call, select
+from ctcx._dispatch.dispatcher import CACHE_SIZE, Decision, call, select, takes_weights
 from ctcx._dispatch.results import fault, wrong_losses
 from ctcx._errors import CTCInputError, InfeasibleError
 from ctcx._inputs.host_data import to_lists
@@ -16,6 +16,7 @@ from ctcx._inputs.validate import check_values, locate
 from ctcx._nesting import among, numbered
 from ctcx._operations import OPERATIONS
 from ctcx._plugins.backend import Feature, Problem
+from ctcx._reduction import weighted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,8 +29,12 @@ if TYPE_CHECKING:
 __all__ = ["compute", "compute_losses", "problem_of", "raise_if_infeasible"]
 
 
-def compute_losses(operation: str, prepared: KernelInputs, options: Options) -> Any:
+def compute_losses(
+    operation: str, prepared: KernelInputs, options: Options, weights: Array | None = None
+) -> Any:
     """Compute losses (N,), or losses and gradient (N, T, C), and apply ``infeasible="raise"``.
+
+    The gradient of each sequence is multiplied by its weight (N,), if there are any.
 
     Raises
     ------
@@ -38,7 +43,9 @@ def compute_losses(operation: str, prepared: KernelInputs, options: Options) -> 
     CTCInputError, BackendError, KernelError
         As :func:`compute`.
     """
-    result = compute(operation, prepared, options, {"blank": prepared.blank}, wrong_losses)
+    result = compute(
+        operation, prepared, options, {"blank": prepared.blank}, wrong_losses, weights=weights
+    )
     if options.infeasible == "raise":
         if prepared.facts.traced:
             msg = 'infeasible="raise" needs to read values, which can\'t be done while tracing'
@@ -57,6 +64,7 @@ def compute(
     *,
     labels: Array | None = None,
     wildcards: tuple[int, ...] = (),
+    weights: Array | None = None,
 ) -> Any:
     """Check values, select a backend and call its kernel.
 
@@ -72,6 +80,8 @@ def compute(
         What the kernel gets as labels, if not the caller's.
     wildcards
         Numbers below 0 that may stand among the caller's labels.
+    weights
+        (N,), of the gradient of each sequence: applied by the kernel, if it can, else here.
 
     Raises
     ------
@@ -97,7 +107,7 @@ def compute(
     arrays: tuple[Array, ...] = (prepared.logits, prepared.logit_lengths)
     if OPERATIONS[operation].labels:
         arrays = (prepared.logits, given, prepared.logit_lengths, prepared.label_lengths)
-    result, decision = call(problem, options.backend, arrays, arguments, decision)
+    result, decision = call(problem, options.backend, arrays, arguments, decision, weights)
     if left_to_kernel and not _checks_values(decision):
         # The kernel that checks values declined, and another one has computed.
         check_values(prepared, time_major=options.time_major, wildcards=wildcards)
@@ -105,6 +115,9 @@ def compute(
         if left_to_kernel:
             locate(prepared, time_major=options.time_major, wildcards=wildcards)
         raise fault(decision, what)
+    if weights is not None and not takes_weights(decision):
+        loss, grad = result
+        result = loss, weighted(prepared.facts.xp, grad, weights)
     return result
 
 

@@ -33,7 +33,7 @@ from ctcx._errors import (
 )
 from ctcx._isolation import attempt_at_once, forget_interrupt, is_the_users
 from ctcx._nesting import preferred
-from ctcx._plugins.backend import Decline
+from ctcx._plugins.backend import Decline, Feature
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
 
@@ -52,6 +52,7 @@ __all__ = [
     "call",
     "explain_problem",
     "select",
+    "takes_weights",
     "trace",
     "use_backend",
 ]
@@ -125,6 +126,7 @@ def call(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     decision: Decision | None = None,
+    weights: Any = None,
 ) -> tuple[Any, Decision]:
     """Select a backend, import its kernel if need be, run it, and record that in :func:`trace`.
 
@@ -136,6 +138,8 @@ def call(
         Of the kernel, as its contract in :class:`ctcx.plugin.Backend` says.
     decision
         What `select` has said already.
+    weights
+        For a kernel that takes them; see :func:`takes_weights`.
 
     Returns
     -------
@@ -161,7 +165,10 @@ def call(
         name = entry.backend.name
         if (kernel := _kernel(entry, decision)) is not None:
             try:
-                result = kernel(*args, **kwargs)
+                if weights is not None and takes_weights(decision):
+                    result = kernel(*args, **kwargs, weights=weights)
+                else:
+                    result = kernel(*args, **kwargs)
             except Decline as decline:
                 verdict: tuple[Status, str] = ("declined", _words(decline))
                 if decision.source != "auto":
@@ -178,6 +185,11 @@ def call(
                 record(decision)
                 return result, decision
         decision = _select(problem, backend, overrides)
+
+
+def takes_weights(decision: Decision) -> bool:
+    """Whether the selected backend multiplies gradients by weights itself."""
+    return Feature.WEIGHTS in _require(decision).backend.features
 
 
 def _check_form(

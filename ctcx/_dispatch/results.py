@@ -27,6 +27,8 @@ from ctcx._typing import HALF_DTYPES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from ctcx._arrays.facts import ArrayFacts
     from ctcx._dispatch.decision import Decision
     from ctcx._operations import ResultArray
@@ -118,8 +120,8 @@ def wrong_losses(result: Any, facts: ArrayFacts) -> str | None:
     host = on_host(loss, facts)
     if host is None:
         right = bool(facts.xp.all(loss >= 0))
-    elif host.size <= _FEW:
-        right = all(loss >= 0 for loss in host.tolist())
+    elif isinstance(host, list):
+        right = all(each >= 0 for each in host)
     else:
         right = bool(np.minimum.reduce(host) >= 0)  # NaN wins every minimum
     if right:
@@ -138,11 +140,12 @@ def first_where(condition: Array, facts: ArrayFacts) -> int | None:
     return first_true(condition, xp) if bool(xp.any(condition)) else None
 
 
-def on_host(loss: Array, facts: ArrayFacts) -> Any:
-    """Losses that lie in the host's memory as a NumPy array; None for others."""
+def on_host(loss: Array, facts: ArrayFacts) -> list[float] | NDArray[Any] | None:
+    """Losses that lie in the host's memory: a list of a few, else an array; None for others."""
     known = facts.namespace in ("numpy", "torch", "jax.numpy", "mlx.core")
     if known and facts.device.startswith("cpu") and not facts.form & UNREADABLE:
-        return np.asarray(loss)
+        few: list[float] | None = loss.tolist() if loss.shape[0] <= _FEW else None
+        return np.asarray(loss) if few is None else few
     return None
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["API_VERSION", "Backend", "Decline", "Feature", "Problem"]
 
-API_VERSION: tuple[int, int] = (2, 4)
+API_VERSION: tuple[int, int] = (2, 5)
 """Version of the plugin API, ``(major, minor)``; see :class:`Backend` for what is compatible."""
 
 
@@ -51,6 +51,10 @@ class Feature(enum.Enum):
     CHECKS_VALUES = (
         "checks the values it gets: a loss of NaN marks each sequence that has a length or label "
         "out of range, a label equal to the blank, or a logit of NaN or +inf in its frames"
+    )
+    WEIGHTS = (
+        "takes weights=, (N,) in the dtype of the losses, and multiplies the gradient of each "
+        "sequence by its own (operation loss_and_grad); the losses stay as they are"
     )
     DELEGATES = "lets another backend's kernels compute, so that its numbers prove nothing new"
     LAZY = "takes whole calls on arrays that hold no values yet, and returns what will be computed"
@@ -224,6 +228,12 @@ class Backend:
     weight of the ``phrases`` that it stands in, whole ones, and for ``bonus`` also those that the
     last labels begin. Without a kernel for it, or with a language model written in Python, the core
     searches.
+
+    With :attr:`Feature.WEIGHTS`, ``loss_and_grad`` may get ``weights``, one more argument by name,
+    (N,) in the dtype of the losses, of which none is NaN: ``grad`` is then weights[n] d loss[n] /
+    d logits, multiplied before it is rounded to half precision, and 0 and NaN where it would be
+    without; ``loss`` stays as it is. So the mean over a batch costs no pass over its gradient. For
+    kernels without it, ctcx multiplies.
 
     With :attr:`Feature.LAZY`, for libraries such as dask.array, a kernel gets the arguments of the
     public function by name, all of them but ``backend``, and returns what that returns. Types,

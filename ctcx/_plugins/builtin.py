@@ -65,7 +65,8 @@ def ctcx_backends() -> list[Backend]:
             namespaces=frozenset({"*"}),
             devices=frozenset({"*"}),
             dtypes=frozenset(DTYPES),
-            features=frozenset(Feature) - {Feature.CHECKS_VALUES, Feature.DELEGATES, Feature.LAZY},
+            features=frozenset(Feature)
+            - {Feature.CHECKS_VALUES, Feature.WEIGHTS, Feature.DELEGATES, Feature.LAZY},
             accepts=_lacks_of_library,
             priority=-1000,
             opt_in=False,

@@ -95,7 +95,7 @@ def ctcx_backends() -> list[Backend]:
     """Offer one backend, for arrays in the host's memory."""
     return [
         Backend(
-            api=(2, 3),
+            api=(2, 5),
             name="cpu",
             kernels={
                 "align": "ctcx_cpu.kernels:align",
@@ -118,6 +118,7 @@ def ctcx_backends() -> list[Backend]:
                     Feature.HALF,
                     Feature.NONCONTIGUOUS,
                     Feature.CHECKS_VALUES,
+                    Feature.WEIGHTS,
                 }
             ),
             priority=200,

@@ -12,7 +12,7 @@ import numpy as np
 from ctcx.plugin import Decline
 from ctcx_cpu import _native
 
-__all__ = ["Results", "belongs_in_a_program", "call", "register"]
+__all__ = ["Results", "belongs_in_a_program", "call", "register", "weighted"]
 
 Results = tuple[tuple[tuple[int, ...], Any], ...]
 """Shape and dtype of each."""
@@ -59,6 +59,11 @@ def call(
     program = _program(operation, results, tuple(attributes.items()))
     found: tuple[Any, ...] = program(*arrays)
     return found
+
+
+def weighted(gradient: Any, weights: Any) -> Any:
+    """Multiply a gradient (N, T, C) by weights (N,), in their dtype: XLA does so in one pass."""
+    return (gradient.astype(weights.dtype) * weights[:, None, None]).astype(gradient.dtype)
 
 
 @lru_cache(maxsize=256)

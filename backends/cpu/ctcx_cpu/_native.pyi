@@ -7,6 +7,7 @@ def compute(
     label_lengths: Any,
     losses: Any,
     gradient: Any,
+    weights: Any,
     type: int,  # noqa: A002 - its name in ctcx_cpu.h
     blank: int,
     threads: int,

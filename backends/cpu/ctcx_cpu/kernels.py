@@ -66,7 +66,7 @@ def loss(
         return _jax.call("loss", arrays, (losses,), blank=blank, threads=threads)[0]
     x = rows(on_host(logits))
     found = np.empty(*losses)
-    _native.compute(x, *_others(arrays), found, None, _type_of(x), blank, threads)
+    _native.compute(x, *_others(arrays), found, None, None, _type_of(x), blank, threads)
     return like_given(found, logits)
 
 
@@ -77,6 +77,7 @@ def loss_and_grad(
     label_lengths: Any,
     *,
     blank: int,
+    weights: Any = None,
     num_threads: int | None = None,
 ) -> tuple[Any, ...]:
     """CTC loss and its gradient; a kernel for :class:`ctcx.plugin.Backend`.
@@ -85,6 +86,8 @@ def loss_and_grad(
     ----------
     logits, labels, logit_lengths, label_lengths, blank, num_threads
         As for :func:`loss`.
+    weights
+        (N,), in the dtype of the losses: what the gradient of each sequence is multiplied by.
 
     Returns
     -------
@@ -95,10 +98,12 @@ def loss_and_grad(
     threads, losses = number_of_threads(num_threads), ((logits.shape[0],), _loss_dtype(logits))
     if _jax.belongs_in_a_program(logits):
         results = losses, (logits.shape, logits.dtype)
-        return _jax.call("loss", arrays, results, blank=blank, threads=threads)
+        loss, grad = _jax.call("loss", arrays, results, blank=blank, threads=threads)
+        return loss, grad if weights is None else _jax.weighted(grad, weights)
     x = rows(on_host(logits))
     found, gradient = np.empty(*losses), empty_like(x)
-    _native.compute(x, *_others(arrays), found, gradient, _type_of(x), blank, threads)
+    factors = None if weights is None else np.ascontiguousarray(on_host(weights))
+    _native.compute(x, *_others(arrays), found, gradient, factors, _type_of(x), blank, threads)
     return like_given(found, logits), like_given(gradient, logits)
 
 
@@ -311,7 +316,7 @@ def softmax_only(
     gradient = empty_like(x)
     others = _others((logits, labels, logit_lengths, label_lengths))
     threads = number_of_threads(num_threads)
-    _native.compute(x, *others, None, gradient, _type_of(x), blank, threads)
+    _native.compute(x, *others, None, gradient, None, _type_of(x), blank, threads)
     return like_given(gradient, logits)
 
 

@@ -43,7 +43,7 @@ extern "C" {
  * each minor version may append fields to the batch, where 0 stands for what was done before. Fields
  * that the caller's header doesn't have count as 0; one that the library doesn't have must be 0. */
 #define CTCX_CPU_MAJOR 1
-#define CTCX_CPU_MINOR 4
+#define CTCX_CPU_MINOR 5
 
 enum ctcx_cpu_type {
   CTCX_CPU_FLOAT16 = 0,
@@ -155,6 +155,11 @@ struct ctcx_cpu_batch {
   const struct ctcx_cpu_ngrams *ngrams;   /* NULL for none */
   double ngrams_weight;         /* what the logarithms of the model are multiplied by, from 0 on */
   double label_bonus;           /* what each label adds */
+
+  /* Since 1.5, for ctcx_cpu_compute: (N,), contiguous, of float64 for float64 logits, else float32. The
+   * gradient of each sequence is multiplied by its weight, before it is rounded to half precision; losses
+   * aren't. NULL for weights of 1. */
+  const void *gradient_weights;
 };
 
 /* Computes a batch; returns an enum ctcx_cpu_status. May be called from several threads at once. */
@@ -276,7 +281,7 @@ CTCX_CPU_API struct ctcx_cpu_ngrams *ctcx_cpu_ngrams_new(const struct ctcx_cpu_s
                                                          int64_t count);
 CTCX_CPU_API void ctcx_cpu_ngrams_free(struct ctcx_cpu_ngrams *ngrams);
 
-/* The version of the library, as "1.4", and the instruction set that it runs: "baseline", "avx2",
+/* The version of the library, as "1.5", and the instruction set that it runs: "baseline", "avx2",
  * "avx512" or "neon". The environment variable CTCX_CPU_INSTRUCTIONS, read at the first call, names
  * another one that the processor has. Any other name is ignored. */
 CTCX_CPU_API const char *ctcx_cpu_version(void);

@@ -142,6 +142,7 @@ Batch read(const ctcx_cpu_batch &call, bool for_align) {
   batch.gradient = call.gradient, batch.losses = call.losses;
   batch.gradient_sequence = call.gradient_sequence_stride;
   batch.gradient_row = call.gradient_frame_stride;
+  batch.weights = call.gradient_weights;
   batch.occupancies = call.class_occupancies, batch.state_occupancies = call.state_occupancies;
   batch.occupancies_sequence = call.class_occupancies_sequence_stride;
   batch.occupancies_row = call.class_occupancies_frame_stride;

@@ -50,6 +50,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     Size logits_row;
     X *gradient = nullptr;  // likewise; null for the loss alone
     Size gradient_row = 0;
+    T weight = 1;  // of the gradient
     T *occupancies = nullptr;  // of the classes, in place of a gradient; likewise
     Size occupancies_row = 0;
     T *states = nullptr;  // their occupancies, or null
@@ -417,9 +418,10 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
 #pragma GCC unroll 4
     for (Size i = band.lowest * step; i < stop; i++) row[classes_[i]] += sign * occupancy_[i];
   }
-  // Turns the softmax of a frame into its gradient (Graves et al. 2006, equation 16).
+  // Turns the softmax of a frame into its gradient (Graves et al. 2006, equation 16), and weighs it.
   CTCX_INLINE void subtract(Size t, const Band &band) {
     add<-1>(probabilities(t), band);
+    if (in_.weight != 1) scale_row(probabilities(t), in_.classes, in_.weight);
     if constexpr (is_half_precision) write(t);
   }
   // The row of the classes' occupancies is 0 from the softmax on. If alphas have to be computed

@@ -115,6 +115,7 @@ class TypedSequence final : public ctcx::Sequence {
             .logits_row = turn * batch_.logits_row,
             .gradient = batch_.gradient ? gradient(first) : nullptr,
             .gradient_row = turn * batch_.gradient_row,
+            .weight = batch_.weights ? static_cast<const T *>(batch_.weights)[n_] : T(1),
             .occupancies = batch_.occupancies ? occupancies(first) : nullptr,
             .occupancies_row = turn * batch_.occupancies_row,
             .states = batch_.state_occupancies ? states(first) : nullptr,

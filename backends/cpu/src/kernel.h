@@ -32,6 +32,7 @@ struct Batch {
   Size logits_sequence, logits_row;
   void *gradient;  // null for the losses alone
   Size gradient_sequence, gradient_row;
+  const void *weights;  // (N,), of the type of the losses; null if they are 1
   void *losses;
   // In place of a gradient, of the type of the losses. Of the states contiguous, or null.
   void *occupancies, *state_occupancies;

@@ -326,7 +326,7 @@ DEFINE(ctcx_cpu_greedy, "greedy")
 DEFINE(ctcx_cpu_beam_search, "beam_search")
 #undef DEFINE
 
-const char *ctcx_cpu_version(void) { return "1.4"; }
+const char *ctcx_cpu_version(void) { return "1.5"; }
 
 const char *ctcx_cpu_instructions(void) {
 #if defined(__aarch64__)

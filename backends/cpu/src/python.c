@@ -10,7 +10,7 @@
 
 /* The views of a call's arrays; those that have been taken are released together. */
 enum { LOGITS, LABELS, LOGIT_LENGTHS, LABEL_LENGTHS, INPUTS };
-enum { LOSSES = INPUTS, GRADIENT, OF_COMPUTE };           /* None where they aren't wanted */
+enum { LOSSES = INPUTS, GRADIENT, WEIGHTS, OF_COMPUTE };  /* None where they aren't wanted */
 enum { CLASSES = LOSSES + 1, OF_STATES, OF_OCCUPANCIES }; /* OF_STATES may be None */
 enum { EXTRA = INPUTS, STATES, LOG_PROBS, OF_ALIGN };     /* EXTRA may be None */
 enum { UNIFORMS = INPUTS, PATHS, OF_SAMPLES };
@@ -23,7 +23,8 @@ struct array {
 };
 static const struct array of_compute[] = {
     {"logits", 3, 0, 0},        {"labels", 2, 0, 0}, {"logit_lengths", 1, 0, 0},
-    {"label_lengths", 1, 0, 0}, {"losses", 1, 1, 1}, {"gradient", 3, 1, 1}};
+    {"label_lengths", 1, 0, 0}, {"losses", 1, 1, 1}, {"gradient", 3, 1, 1},
+    {"weights", 1, 0, 1}};
 static const struct array of_occupancies[] = {
     {"logits", 3, 0, 0},        {"labels", 2, 0, 0}, {"logit_lengths", 1, 0, 0},
     {"label_lengths", 1, 0, 0}, {"losses", 1, 1, 0}, {"classes", 3, 1, 0},
@@ -182,6 +183,10 @@ static int describe_compute(struct ctcx_cpu_batch *batch, const Py_buffer *views
     batch->gradient_sequence_stride = stride(gradient, 0, &wrong);
     batch->gradient_frame_stride = stride(gradient, 1, &wrong);
   }
+  if (has[WEIGHTS]) {
+    if (!is_of(&views[WEIGHTS], size_of_loss(batch), 1, logits->shape)) wrong = 1;
+    batch->gradient_weights = views[WEIGHTS].buf;
+  }
   return wrong;
 }
 
@@ -303,11 +308,11 @@ static int call(int (*function)(const struct ctcx_cpu_batch *), const struct ctc
   return status == CTCX_CPU_OK ? 0 : -1;
 }
 
-/* compute(logits, labels, logit_lengths, label_lengths, losses, gradient, type, blank, threads) */
+/* compute(logits, labels, logit_lengths, label_lengths, losses, gradient, weights, type, blank, threads) */
 static PyObject *compute(PyObject *module, PyObject *const *args, Py_ssize_t count) {
   (void)module;
   if (count != OF_COMPUTE + 3) {
-    PyErr_SetString(PyExc_TypeError, "compute() takes 9 arguments");
+    PyErr_SetString(PyExc_TypeError, "compute() takes 10 arguments");
     return NULL;
   }
   struct interpreter interpreter = {NULL};

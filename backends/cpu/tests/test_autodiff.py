@@ -29,6 +29,25 @@ def test_torch(logits, expected):
     np.testing.assert_allclose(x.grad, expected.grad, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_gradients_of_means_are_those_of_sums_with_weights(logits, dtype):
+    """On NumPy, PyTorch and JAX, eagerly."""
+    counts = [max(len(labels), 1) for labels in LABELS]
+    weights = (1 / (np.float32(3) * np.array(counts, np.float32)))[:, None, None]
+    plain = ctcx.ctc_loss_and_grad(logits.astype(dtype).astype(np.float32), LABELS).grad
+    expected = (plain * weights).astype(dtype)
+    jax, torch = pytest.importorskip("jax"), pytest.importorskip("torch")
+    for make in np.asarray, torch.tensor, jax.numpy.asarray:
+        x = make(logits.astype(dtype))
+        found = ctcx.ctc_loss_and_grad(x, LABELS, reduction="mean_per_label", backend="cpu")
+        np.testing.assert_allclose(
+            np.asarray(found.grad, np.float32),
+            expected.astype(np.float32),
+            rtol=1e-6 if dtype == "float32" else 2e-3,
+            atol=1e-8,
+        )
+
+
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_jax(logits, expected, compiled):
     jax = pytest.importorskip("jax")

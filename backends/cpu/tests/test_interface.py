@@ -50,7 +50,7 @@ def test_a_batch_of_another_version_is_refused():
     assert b"another version" in library.ctcx_cpu_check(empty)
     assert library.ctcx_cpu_compute(empty) == 1
     library.ctcx_cpu_version.restype = ctypes.c_char_p
-    assert library.ctcx_cpu_version() == b"1.4"
+    assert library.ctcx_cpu_version() == b"1.5"
 
 
 SOURCE = Path(__file__).parent.parent
@@ -97,7 +97,7 @@ def test_minor_versions_take_each_others_batches(tmp_path):
     assert "extra_columns" not in shortened
     (first / "ctcx_cpu.h").write_text(shortened)
     assert run_program(tmp_path, first, here) == "0 1.09861 "
-    changed = re.sub(r"(  double label_bonus;.*\n)", r"\1  int64_t more;\n", header)
+    changed = re.sub(r"(  const void \*gradient_weights;\n)", r"\1  int64_t more;\n", header)
     assert changed != header
     (later / "ctcx_cpu.h").write_text(changed)
     assert run_program(tmp_path, later, here) == "0 1.09861 "
@@ -211,7 +211,8 @@ ctcx.show_versions()
 def test_what_arrays_do_not_fit_is_an_error():
     x, y, lengths = np.zeros((2, 5, 4), np.float32), np.ones((2, 2), np.int64), np.full(2, 3)
     losses, grad = np.empty(2, np.float32), np.empty_like(x)
-    right = [x, y, lengths, lengths, losses, grad, 2, 0, 1]
+    weights = np.ones(2, np.float32)
+    right = [x, y, lengths, lengths, losses, grad, weights, 2, 0, 1]
     _native.compute(*right)
     for place, wrong in (
         (0, x[0]),
@@ -224,10 +225,13 @@ def test_what_arrays_do_not_fit_is_an_error():
         (4, losses[:1]),
         (4, np.empty(2, np.float64)),
         (5, grad[:, :4]),
-        (6, 4),
+        (6, weights[:1]),
+        (6, np.ones(4, np.float32)[::2]),
+        (6, weights.astype(np.float64)),
         (7, 4),
-        (7, -1),
+        (8, 4),
         (8, -1),
+        (9, -1),
     ):
         arguments = list(right)
         arguments[place] = wrong
@@ -236,7 +240,7 @@ def test_what_arrays_do_not_fit_is_an_error():
     read_only = losses.copy()
     read_only.flags.writeable = False
     with pytest.raises((BufferError, ValueError)):
-        _native.compute(x, y, lengths, lengths, read_only, grad, 2, 0, 1)
+        _native.compute(x, y, lengths, lengths, read_only, grad, None, 2, 0, 1)
 
 
 def test_what_arrays_do_not_fit_occupancies_is_an_error():

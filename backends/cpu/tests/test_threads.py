@@ -160,7 +160,7 @@ y, frames, counts = np.ones((4000, 40), np.int64), np.full(4000, 400), np.full(4
 grad = np.empty_like(x)
 
 def compute():
-    _native.compute(x, y, frames, counts, losses, grad, 2, 0, {threads})
+    _native.compute(x, y, frames, counts, losses, grad, None, 2, 0, {threads})
 
 class Stopped(Exception):
     pass

@@ -15,9 +15,10 @@ from ctcx._errors import BackendError, BackendRejectedError, CTCInputError
 from ctcx._plugins.backend import Decline, Feature
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
-from ctcx.conformance._checks.judging import raise_if, same
+from ctcx.conformance._checks.judging import in_group, raise_if, same
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._failures import CheckFailure, NotApplicable
+from ctcx.conformance._mismatches import grad_faults
 from ctcx.conformance.cases import Batch, case
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "check_checks_values",
     "check_rejects_what_it_does_not_declare",
     "check_takes_what_it_declares",
+    "check_weights",
 ]
 
 
@@ -97,6 +99,28 @@ def check_checks_values(subject: Subject) -> None:
                     faults.append(f"{what} in sequence {n}: the error names {error.sequence}")
             else:
                 faults.append(f"{what} in sequence {n} is not reported")
+    raise_if(faults)
+
+
+@check(requires={Feature.GRAD, Feature.WEIGHTS})
+def check_weights(subject: Subject) -> None:
+    """The gradient of a mean per label is that of the sum, each sequence times its own weight."""
+    faults: list[str] = []
+    for batch in (case("notebook"), case("ragged"), *in_group("infeasible")):
+        plain = subject.run(batch, grad=True)
+        each = 1.0 / (len(batch.label_lengths) * np.maximum(batch.label_lengths, 1))
+        inputs = subject.inputs(batch)
+        loss, grad, *_ = subject.call(
+            inputs, grad=True, blank=batch.blank, reduction="mean_per_label", infeasible="zero"
+        )
+        expected = float(np.sum(np.where(plain.loss < np.inf, plain.loss, 0.0) * each))
+        got = float(subject.numpy(loss))
+        if not abs(got - expected) <= 1e-5 * max(expected, 1.0):
+            faults.append(f"{batch.name}: mean loss {got}, expected {expected}")
+        unweighted = subject.numpy(grad).astype(np.float64) / each[:, None, None]
+        allowed = 2 * subject.tolerance.grad
+        assert plain.grad is not None  # noqa: S101 - it was asked for
+        faults += grad_faults(batch, unweighted, plain.grad, allowed, against="without weights")
     raise_if(faults)
 
 

@@ -135,6 +135,7 @@ struct Result {
   std::vector<double> losses, gradient, states, log_probs, classes, class_log_probs, prefixes, prefix_log_probs;
   std::vector<double> occupancy_losses, of_classes, of_states, drawn, guided, guided_labels;
   bool agrees_in_chunks = true;  // the guided search
+  bool is_weighted = true;       // the gradient of a call with weights is the product
   bool operator==(const Result &other) const {
     auto same = [](const std::vector<double> &a, const std::vector<double> &b) {
       return a.size() == b.size() && (a.empty() || !std::memcmp(a.data(), b.data(), a.size() * 8));
@@ -145,7 +146,7 @@ struct Result {
            same(prefix_log_probs, other.prefix_log_probs) && same(occupancy_losses, other.occupancy_losses) &&
            same(of_classes, other.of_classes) && same(of_states, other.of_states) && same(drawn, other.drawn) &&
            same(guided, other.guided) && same(guided_labels, other.guided_labels) &&
-           agrees_in_chunks == other.agrees_in_chunks;
+           agrees_in_chunks == other.agrees_in_chunks && is_weighted == other.is_weighted;
   }
 };
 
@@ -295,6 +296,27 @@ void guided_search(const Problem &p, const C &call, const ctcx_cpu_phrases *phra
   r.guided_labels.assign(labels.get(), labels.get() + all * positions);
 }
 
+// Whether a call with weights gives the gradient `plain` times those, to the last bit, and the same losses.
+template <class T, class C> bool is_product(const Problem &p, const C &call, const T *plain) {
+  const Size row = p.frames * p.classes;
+  auto gradient = exact<T>(p.sequences * row), losses = exact<T>(p.sequences), weights = exact<T>(p.sequences);
+  for (Size n = 0; n < p.sequences; n++) weights[n] = T(1) / T(n + 2);
+  ctcx_cpu_batch b = call.batch;
+  b.losses = losses.get(), b.gradient = gradient.get(), b.gradient_weights = weights.get();
+  expect_ok(ctcx_cpu_compute(&b));
+  auto are_same = [](T one, T other) { return one == other || (one != one && other != other); };
+  const T *plain_losses = static_cast<const T *>(call.batch.losses);
+  for (Size n = 0; n < p.sequences; n++) {
+    if (!are_same(losses[n], plain_losses[n])) return false;
+    for (Size t = 0; t < p.frames; t++)
+      for (Size c = 0; c < p.classes; c++) {
+        const Size at = n * call.sequence + t * call.frame + c;
+        if (!are_same(gradient[at], plain[at] * weights[n])) return false;
+      }
+  }
+  return true;
+}
+
 template <class T, class I> Result run_as(const Problem &p, int threads) {
   auto g = exact<T>(p.gradient ? p.sequences * p.frames * p.classes : 0), losses = exact<T>(p.sequences);
   Call<T, I> call(p, p.labels, threads);
@@ -308,6 +330,7 @@ template <class T, class I> Result run_as(const Problem &p, int threads) {
     for (Size n = 0; n < p.sequences; n++)
       for (Size t = 0; t < p.frames; t++)
         for (Size c = 0; c < p.classes; c++) r.gradient.push_back(g[n * call.sequence + t * call.frame + c]);
+  if (p.gradient) r.is_weighted = is_product(p, call, g.get());
   const Size all = p.sequences * p.frames, columns = 2 * p.positions + 1;
   auto of_classes = exact<T>(all * p.classes), of_states = exact<T>(all * columns);
   b.gradient = nullptr, b.class_occupancies = of_classes.get();
@@ -782,6 +805,7 @@ int main(int count, char **arguments) {
     }
     if (alone.occupancy_losses != alone.losses) fail(p, "losses that differ beside occupancies");
     for (Size n = 0; n < p.sequences; n++) {
+      if (!alone.is_weighted) fail(p, "a gradient that isn't the product with its weight", n);
       expect_occupancies(p, alone, n);
       expect_best_path(p, alone, n);
       expect_best_classes(p, alone, n);
