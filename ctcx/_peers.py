@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["PEERS", "PREPARE", "MissingError", "PeerBatch", "PreparedPeer"]
+    from ctcx.data.batch import Batch
+
+__all__ = ["PEERS", "PREPARE", "MissingError", "PreparedPeer"]
 
 PEERS = {
     "torch": "torch.nn.functional.ctc_loss with log_softmax, and its backward",
@@ -35,30 +37,6 @@ PreparedPeer: TypeAlias = (
 )
 
 
-class PeerBatch(Protocol):
-    """A batch in float32, with the blank counted from 0."""
-
-    @property
-    def logits(self) -> NDArray[np.float32]:
-        """Emissions before the softmax, (N, T, C)."""
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Labels, (N, S), padded on the right."""
-
-    @property
-    def logit_lengths(self) -> NDArray[np.int64]:
-        """How many frames count, (N,)."""
-
-    @property
-    def label_lengths(self) -> NDArray[np.int64]:
-        """How many labels count, (N,)."""
-
-    @property
-    def blank(self) -> int:
-        """In ``range(C)``."""
-
-
 class MissingError(Exception):
     """The implementation is not installed; the message says what to install."""
 
@@ -69,15 +47,12 @@ def _need(module: str, install: str) -> None:
         raise MissingError(msg)
 
 
-def prepare_torch(inputs: PeerBatch) -> PreparedPeer:
+def prepare_torch(inputs: Batch) -> PreparedPeer:
     """``torch.nn.functional.ctc_loss`` takes log-probabilities with time first."""
     _need("torch", "torch")
     import torch
 
-    logits, labels, logit_lengths, label_lengths = map(
-        torch.from_numpy,
-        (inputs.logits, inputs.labels, inputs.logit_lengths, inputs.label_lengths),
-    )
+    logits, labels, logit_lengths, label_lengths = map(torch.tensor, inputs.arrays)
 
     def call() -> Any:
         leaf = logits.detach().requires_grad_()
@@ -91,7 +66,7 @@ def prepare_torch(inputs: PeerBatch) -> PreparedPeer:
     return call, _as_numpy
 
 
-def prepare_optax(inputs: PeerBatch) -> PreparedPeer:
+def prepare_optax(inputs: Batch) -> PreparedPeer:
     """``optax.ctc_loss`` takes paddings in place of lengths."""
     _need("optax", "optax")
     import jax
@@ -123,7 +98,7 @@ def prepare_optax(inputs: PeerBatch) -> PreparedPeer:
     return call, _as_numpy
 
 
-def prepare_tensorflow_v1(inputs: PeerBatch) -> PreparedPeer:
+def prepare_tensorflow_v1(inputs: Batch) -> PreparedPeer:
     """``tf.compat.v1.nn.ctc_loss`` takes sparse labels, and its blank is the last class."""
     _need("tensorflow", "tensorflow-cpu")
     import tensorflow as tf
@@ -151,7 +126,7 @@ def prepare_tensorflow_v1(inputs: PeerBatch) -> PreparedPeer:
     return _tensorflow_call(loss_of, logits), read
 
 
-def prepare_tensorflow_v2(inputs: PeerBatch) -> PreparedPeer:
+def prepare_tensorflow_v2(inputs: Batch) -> PreparedPeer:
     """``tf.nn.ctc_loss`` with dense labels is TensorFlow's own recursion in the graph."""
     _need("tensorflow", "tensorflow-cpu")
     import tensorflow as tf
@@ -175,7 +150,7 @@ def prepare_tensorflow_v2(inputs: PeerBatch) -> PreparedPeer:
     return _tensorflow_call(loss_of, logits), _as_numpy
 
 
-def prepare_keras(inputs: PeerBatch) -> PreparedPeer:
+def prepare_keras(inputs: Batch) -> PreparedPeer:
     """``keras.ops.ctc_loss`` on Keras's configured backend, else on the first that is there."""
     _need("keras", "keras")
     if "KERAS_BACKEND" not in os.environ:
@@ -186,7 +161,7 @@ def prepare_keras(inputs: PeerBatch) -> PreparedPeer:
         os.environ["KERAS_BACKEND"] = there[0]
     import keras
 
-    logits = keras.ops.convert_to_tensor(inputs.logits)
+    logits = keras.ops.convert_to_tensor(inputs.logits.copy())  # a read-only array warns
     labels, label_lengths, logit_lengths = (
         keras.ops.convert_to_tensor(array.astype(np.int32))
         for array in (inputs.labels, inputs.label_lengths, inputs.logit_lengths)
@@ -208,7 +183,7 @@ def prepare_keras(inputs: PeerBatch) -> PreparedPeer:
     raise MissingError(msg)
 
 
-PREPARE: dict[str, Callable[[PeerBatch], PreparedPeer]] = {
+PREPARE: dict[str, Callable[[Batch], PreparedPeer]] = {
     "torch": prepare_torch,
     "optax": prepare_optax,
     "tensorflow-v1": prepare_tensorflow_v1,

@@ -30,8 +30,9 @@ from ctcx.bench import (
 )
 from ctcx.bench._measure import accuracy, duration_estimate, memory, session, worker_process
 from ctcx.bench.suite import RecordedClock
-from ctcx.bench.workloads import WorkloadBatch, random_inputs, workloads
+from ctcx.bench.workloads import random_inputs, workloads
 from ctcx.conformance.oracle import reference
+from ctcx.data.batch import Batch
 from tests.helpers import needed, posix_only, run_cli
 
 # One worker, so that the long run of the fixture `finished` is made once.
@@ -728,7 +729,7 @@ def test_an_order_that_fails_is_no_end():
 
 def ragged():
     rng = np.random.default_rng(5)
-    return WorkloadBatch(
+    return Batch(
         logits=rng.standard_normal((3, 12, 6), dtype=np.float32),
         labels=np.array([[1, 2, 2, 3], [4, 5, 9, 9], [1, 1, 1, 1]]),
         logit_lengths=np.array([12, 7, 4]),
@@ -772,7 +773,7 @@ def test_the_truth_is_kept_and_the_errors_are_against_it(tmp_path):
 def test_inputs_are_written_and_read(tmp_path):
     inputs = ragged()
     inputs.save(tmp_path / "x.npz")
-    again = WorkloadBatch.load(tmp_path / "x.npz")
+    again = Batch.load(tmp_path / "x.npz")
     assert again.blank == 0
     assert again.cells == inputs.cells == 12 * 9 + 7 * 5 + 4 * 9
     for name in ("logits", "labels", "logit_lengths", "label_lengths"):

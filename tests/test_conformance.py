@@ -19,8 +19,9 @@ import pytest
 
 import ctcx
 from ctcx.conformance import BackendConformance, _draws, _plan, _subject, checks, run_conformance
-from ctcx.conformance.cases import Batch, cases, from_plugin, truth
+from ctcx.conformance.cases import cases, truth
 from ctcx.conformance.oracle import TOLERANCES, enumerate_paths, reference, round_to_dtype
+from ctcx.data.batch import Batch
 from ctcx.fixtures import read_fixtures
 from ctcx.plugin import Case, Feature
 from tests.helpers import forget_kernels, needed, reload_plugins, run_cli
@@ -205,7 +206,7 @@ def test_a_plugins_case_becomes_a_batch() -> None:
         expected_loss=[math.log(2)],
         provenance="log 2",
     )
-    batch = from_plugin(given)
+    batch = Batch.of_case(given)
     assert batch.shape == (1, 1, 2, 1)
     assert batch.blank == 1
     assert truth(batch, "float64").loss[0] == pytest.approx(math.log(2))

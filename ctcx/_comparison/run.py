@@ -25,7 +25,8 @@ from ctcx._plugins.backend import Feature
 from ctcx._plugins.loader import devices_of
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
-from ctcx.data.bundled import BundledBatch, greedy_readings, notebook_fixture, ocr_lines
+from ctcx.data.batch import Batch
+from ctcx.data.bundled import TextLines, greedy_readings, notebook_fixture, ocr_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -78,7 +79,11 @@ def compare(
     Comparison
     """
     tell = progress or (lambda _: None)
-    make = {"notebook": _notebook, "ocr-lines": _ocr_lines, LONG: _long}
+    make: dict[str, Callable[[], Batch]] = {
+        "notebook": notebook_fixture,
+        "ocr-lines": lambda: _with_reference(ocr_lines()),
+        LONG: lambda: _with_reference(_long()),
+    }
     given = {name: made() for name, made in make.items() if inputs is None or name in inputs}
     plugins = registry()
     rows: list[BackendResult] = []
@@ -100,26 +105,26 @@ def compare(
     for name in PEERS if peers is None else peers:
         tell(name)
         rows += _merged([_run_peer(name, each, repeat) for each in given.values()])
+    references = {name: tuple(_expected(each)[0].tolist()) for name, each in given.items()}
+    lines = given.get("ocr-lines")
     return Comparison(
         rows=tuple(sorted(rows, key=_by_input)),
-        lines=read_lines(given["ocr-lines"].fixture, given["ocr-lines"].loss)
-        if "ocr-lines" in given
-        else (),
-        references={name: tuple(each.loss.tolist()) for name, each in given.items()},
+        lines=read_lines(lines, references["ocr-lines"]) if isinstance(lines, TextLines) else (),
+        references=references,
         repeat=repeat,
         versions={"ctcx": ctcx.__version__} | plugins.runtime_info(),
     )
 
 
 def read_lines(
-    fixture: BundledBatch, loss: Sequence[float] | NDArray[np.float64]
+    lines: TextLines, loss: Sequence[float] | NDArray[np.float64]
 ) -> tuple[TextLine, ...]:
     """Put the readings of a text recogniser beside the losses of the texts that were drawn.
 
     Parameters
     ----------
-    fixture : BundledBatch
-        One whose classes are characters.
+    lines : TextLines
+        What the recogniser emitted.
     loss : array_like of float, shape (N,)
         Negative log probability of each text.
     """
@@ -128,23 +133,14 @@ def read_lines(
             text=text, condition=condition, reading=reading, frames=int(frames), loss=float(nats)
         )
         for text, condition, reading, frames, nats in zip(
-            fixture.texts,
-            fixture.conditions,
-            greedy_readings(fixture),
-            fixture.logit_lengths,
+            lines.texts,
+            lines.conditions,
+            greedy_readings(lines),
+            lines.logit_lengths,
             loss,
             strict=True,
         )
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Input:
-    """A fixture with the answer that is right."""
-
-    fixture: BundledBatch
-    loss: NDArray[np.float64]
-    grad: NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -161,47 +157,31 @@ class _Place:
         return "loss_and_grad" if Feature.GRAD in self.backend.features else "loss"
 
 
-def _notebook() -> _Input:
-    fixture = notebook_fixture()
-    return _Input(
-        fixture=fixture,
-        loss=np.asarray(fixture.expected_loss, dtype=np.float64),
-        grad=np.asarray(fixture.expected_grad, dtype=np.float64),
-    )
-
-
-def _ocr_lines() -> _Input:
-    return _with_reference(ocr_lines())
-
-
-def _with_reference(fixture: BundledBatch) -> _Input:
+def _with_reference(batch: Batch) -> Batch:
+    """Return the batch with a float64 reference for what is expected."""
     from ctcx._reference.oracle import reference
 
-    truth = reference(
-        fixture.logits,
-        fixture.labels,
-        fixture.logit_lengths,
-        fixture.label_lengths,
-        fixture.blank % fixture.logits.shape[-1],
-    )
-    return _Input(fixture=fixture, loss=truth.loss, grad=truth.grad)
+    truth = reference(*batch.arrays, batch.blank)
+    return replace(batch, expected_loss=truth.loss, expected_grad=truth.grad)
 
 
-def _long() -> _Input:
+def _expected(batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the loss and the gradient that a batch must have."""
+    return np.asarray(batch.expected_loss), np.asarray(batch.expected_grad)
+
+
+def _long() -> Batch:
     """Return one sequence of 3,200 frames and 100 labels: random logits, the same everywhere."""
     rng = np.random.default_rng(0)
-    batch = BundledBatch(
+    return Batch(
         name=LONG,
         logits=rng.standard_normal((1, 3200, 32), dtype=np.float32) * 2,
         labels=rng.integers(1, 32, (1, 100)),
         logit_lengths=np.array([3200]),
         label_lengths=np.array([100]),
         blank=0,
-        expected_loss=None,
-        expected_grad=None,
         provenance="random",
     )
-    return _with_reference(batch)
 
 
 def _usable(only: Collection[str] | None, rows: list[BackendResult]) -> list[Backend]:
@@ -245,20 +225,20 @@ def _devices(library: Namespace, *, all_devices: bool, rows: list[BackendResult]
     yield from devices[:1] if pretended else devices
 
 
-def _run(place: _Place, given: _Input, repeat: int) -> BackendResult:
+def _run(place: _Place, given: Batch, repeat: int) -> BackendResult:
     """Compute one input in one place, and judge it."""
     row = functools.partial(
         BackendResult,
-        input=given.fixture.name,
+        input=given.name,
         backend=place.backend.name,
         library=place.library.name,
         device=place.device,
     )
     try:
-        arrays = _arrays(place, given.fixture)
-        if reason := _refusal(place, arrays, given.fixture.blank):
+        arrays = _arrays(place, given)
+        if reason := _refusal(place, arrays, given.blank):
             return row(verdict="unusable", reason=reason)
-        result, seconds = _timed(place, arrays, given.fixture.blank, repeat)
+        result, seconds = _timed(place, arrays, given.blank, repeat)
         read = load_target(place.library.to_numpy)
         loss, *more = (np.asarray(read(array), dtype=np.float64) for array in result)
         judged = _judge(given, loss, more[0] if more else None)
@@ -269,21 +249,20 @@ def _run(place: _Place, given: _Input, repeat: int) -> BackendResult:
     return row(loss=tuple(loss.ravel().tolist()), seconds=seconds, **judged)
 
 
-def _run_peer(name: str, given: _Input, repeat: int) -> BackendResult:
+def _run_peer(name: str, given: Batch, repeat: int) -> BackendResult:
     """Compute one input by another library's own CTC, and judge it: no error of it fails here."""
     row = functools.partial(
         BackendResult,
-        input=given.fixture.name,
+        input=given.name,
         backend=name,
         library=None,
         device=None,
         peer=True,
     )
-    batch = replace(given.fixture, blank=given.fixture.blank % given.fixture.logits.shape[-1])
     try:
         with warnings.catch_warnings():  # its own business
             warnings.simplefilter("ignore")
-            call, read = PREPARE[name](batch)
+            call, read = PREPARE[name](given)
             result, seconds = _median_time(call, repeat)
             loss, grad = (np.asarray(array, dtype=np.float64) for array in read(result))
     except MissingError as error:
@@ -296,13 +275,10 @@ def _run_peer(name: str, given: _Input, repeat: int) -> BackendResult:
     return row(loss=tuple(loss.ravel().tolist()), seconds=seconds, **judged)
 
 
-def _arrays(place: _Place, fixture: BundledBatch) -> tuple[Array, ...]:
+def _arrays(place: _Place, batch: Batch) -> tuple[Array, ...]:
     """Return logits, labels and lengths as arrays of the library, so that no call has to upload."""
     make = load_target(place.library.from_numpy)
-    return tuple(
-        make(array, None, place.device)
-        for array in (fixture.logits, fixture.labels, fixture.logit_lengths, fixture.label_lengths)
-    )
+    return tuple(make(array, None, place.device) for array in batch.arrays)
 
 
 def _refusal(place: _Place, arrays: tuple[Array, ...], blank: int) -> str | None:
@@ -348,16 +324,17 @@ def _median_time(call: Callable[[], Any], repeat: int) -> tuple[Any, float]:
 
 
 def _judge(
-    given: _Input, loss: NDArray[np.float64], grad: NDArray[np.float64] | None
+    given: Batch, loss: NDArray[np.float64], grad: NDArray[np.float64] | None
 ) -> dict[str, Any]:
     """Return verdict, reason and errors."""
-    for what, got, expected in (("loss", loss, given.loss), ("gradient", grad, given.grad)):
+    right_loss, right_grad = _expected(given)
+    for what, got, expected in (("loss", loss, right_loss), ("gradient", grad, right_grad)):
         if got is not None and got.shape != expected.shape:
             reason = f"the {what} has shape {got.shape}, expected {expected.shape}"
             return {"verdict": "differs", "reason": reason}
-    tolerance = TOLERANCE_OF[given.fixture.name]
-    loss_error = _error(loss, given.loss)
-    allowed = tolerance.loss(given.loss, given.fixture.logit_lengths)
+    tolerance = TOLERANCE_OF[given.name]
+    loss_error = _error(loss, right_loss)
+    allowed = tolerance.loss(right_loss, given.logit_lengths)
     reasons = []
     # Written so that a NaN is wrong.
     if wrong := int((~(loss_error <= allowed)).sum()):
@@ -367,7 +344,7 @@ def _judge(
     if grad is None:
         note = "has no gradient, so only the loss is compared"
     else:
-        grad_error = _error(grad, given.grad)
+        grad_error = _error(grad, right_grad)
         if wrong := int((~(grad_error <= tolerance.grad)).sum()):
             reasons.append(f"{wrong} of {grad.size} entries of the gradient")
         judged["grad_error"] = float(grad_error.max())

@@ -2,67 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ctcx.data.batch import Batch
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from ctcx._plugins.case import Case
-    from ctcx.data.bundled import BundledBatch
 
-__all__ = ["SWEEPS", "Sweep", "Workload", "WorkloadBatch", "random_inputs", "workloads"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class WorkloadBatch:
-    """A batch in float32, with the blank counted from 0.
-
-    Attributes
-    ----------
-    logits : ndarray of float32, shape (N, T, C)
-        Emissions before the softmax.
-    labels : ndarray of int64, shape (N, S)
-        Padded on the right.
-    logit_lengths, label_lengths : ndarray of int64, shape (N,)
-        How many frames and labels count.
-    blank : int
-        In ``range(C)``.
-    """
-
-    logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    logit_lengths: NDArray[np.int64]
-    label_lengths: NDArray[np.int64]
-    blank: int
-
-    def save(self, path: Path) -> None:
-        """Write the batch to a file, for :meth:`load` in another process."""
-        arrays: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        np.savez(path, **arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> WorkloadBatch:
-        """Read what :meth:`save` has written."""
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {each.name: stored[each.name] for each in fields(cls)}
-        return cls(**(arrays | {"blank": int(arrays["blank"])}))
-
-    @property
-    def cells(self) -> int:
-        """Cells of the lattice: frames times 2 L + 1 states, over all sequences."""
-        return int((self.logit_lengths * (2 * self.label_lengths + 1)).sum())
-
-    @property
-    def traffic(self) -> int:
-        """Bytes that no kernel can avoid: the logits read once, the gradient written once."""
-        return 2 * self.logits.nbytes
+__all__ = ["SWEEPS", "Sweep", "Workload", "random_inputs", "workloads"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -76,7 +29,7 @@ class Workload:
     origin : str
         Where it comes from, in a few words.
     make : callable
-        Returns the :class:`WorkloadBatch`, the same on every machine.
+        Returns the :class:`~ctcx.data.batch.Batch` in float32, the same on every machine.
     quick : bool
         Whether ``--quick`` measures it.
     sweep : str or None
@@ -87,7 +40,7 @@ class Workload:
 
     name: str
     origin: str
-    make: Callable[[], WorkloadBatch]
+    make: Callable[[], Batch]
     quick: bool = False
     sweep: str | None = None
     size: int = 0
@@ -158,12 +111,18 @@ def workloads() -> dict[str, Workload]:
     from ctcx.data.bundled import notebook_fixture, ocr_lines
 
     found = [
-        _real(
-            "notebook-fixture",
-            "the notebook's example, with the loss that it printed",
-            notebook_fixture,
+        Workload(
+            name="notebook-fixture",
+            origin="the notebook's example, with the loss that it printed",
+            quick=True,
+            make=notebook_fixture,
         ),
-        _real("ocr-lines", "what a text recogniser emitted for eight lines", ocr_lines),
+        Workload(
+            name="ocr-lines",
+            origin="what a text recogniser emitted for eight lines",
+            quick=True,
+            make=ocr_lines,
+        ),
     ]
     found += [
         Workload(
@@ -194,7 +153,7 @@ def workloads() -> dict[str, Workload]:
     return unique
 
 
-def random_inputs(n: int, t: int, c: int, length: int) -> WorkloadBatch:
+def random_inputs(n: int, t: int, c: int, length: int) -> Batch:
     """Return logits of scale 2, blank 0, and labels of which no two neighbours are equal."""
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((n, t, c), dtype=np.float32) * 2
@@ -202,7 +161,7 @@ def random_inputs(n: int, t: int, c: int, length: int) -> WorkloadBatch:
     for i in range(1, length):
         same = labels[:, i] == labels[:, i - 1]
         labels[same, i] = 1 + labels[same, i] % (c - 1)
-    return WorkloadBatch(
+    return Batch(
         logits=logits,
         labels=labels,
         logit_lengths=np.full(n, t),
@@ -211,26 +170,10 @@ def random_inputs(n: int, t: int, c: int, length: int) -> WorkloadBatch:
     )
 
 
-def _real(name: str, origin: str, load: Callable[[], BundledBatch]) -> Workload:
-    return Workload(name=name, origin=origin, quick=True, make=lambda: _as_inputs(load()))
-
-
 def _of_case(case: Case) -> Workload:
-    return Workload(
-        name=case.name, origin=case.description, quick=True, make=partial(_as_inputs, case)
-    )
+    make = partial(Batch.of_case, case, np.float32)
+    return Workload(name=case.name, origin=case.description, quick=True, make=make)
 
 
 def _renamed(workload: Workload, name: str) -> Workload:
     return Workload(name=name, origin=workload.origin, quick=workload.quick, make=workload.make)
-
-
-def _as_inputs(given: Any) -> WorkloadBatch:
-    logits = np.ascontiguousarray(given.logits, dtype=np.float32)
-    return WorkloadBatch(
-        logits=logits,
-        labels=np.ascontiguousarray(given.labels, dtype=np.int64),
-        logit_lengths=np.ascontiguousarray(given.logit_lengths, dtype=np.int64),
-        label_lengths=np.ascontiguousarray(given.label_lengths, dtype=np.int64),
-        blank=given.blank % logits.shape[-1],
-    )

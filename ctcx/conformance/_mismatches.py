@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ctcx.conformance.cases import Batch
+    from ctcx.data.batch import Batch
 
 __all__ = ["describe_grad", "describe_loss", "grad_faults", "loss_faults"]
 

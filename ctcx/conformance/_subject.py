@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ctcx._plugins.backend import Backend
     from ctcx._plugins.namespace import Namespace
     from ctcx._typing import Array
-    from ctcx.conformance.cases import Batch
+    from ctcx.data.batch import Batch
 
 __all__ = ["CallArrays", "Outcome", "Subject"]
 

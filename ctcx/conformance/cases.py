@@ -7,7 +7,7 @@ the same shape, because libraries that compile do so once for each shape.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,9 +18,9 @@ from ctcx._reference.oracle import (
     ReferenceAnswer,
     enumerate_paths,
     reference,
-    round_to_dtype,
     within_limit,
 )
+from ctcx.data.batch import Batch
 from ctcx.data.bundled import notebook_fixture, ocr_lines
 
 if TYPE_CHECKING:
@@ -28,96 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctcx._plugins.case import Case
-
-__all__ = ["Batch", "case", "cases", "from_plugin", "pick", "truth"]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Batch:
-    """A batch of CTC problems, with what is known about it.
-
-    Attributes
-    ----------
-    name : str
-        Short identifier, unique in a run.
-    why : str
-        One sentence: what this case catches.
-    logits : ndarray of float64, shape (N, T, C)
-        Unnormalised. Each dtype under test gets them rounded to itself; a mask written as the
-        most negative float64 becomes the most negative value of that dtype.
-    labels : ndarray of int64, shape (N, S)
-        Labels, padded on the right.
-    logit_lengths, label_lengths : ndarray of int64, shape (N,)
-        How many frames and labels count.
-    blank : int
-        The blank class, in ``range(C)``.
-    sequences : tuple of str
-        What each sequence is, for messages; may be empty.
-    expected_loss : ndarray of float64, shape (N,), or None
-        Loss that is known without an oracle: published, or from a closed form.
-    expected_grad : ndarray of float64, shape (N, T, C), or None
-        The same for the gradient.
-    expected_digits : float
-        How far the expected numbers may be off themselves (published ones are rounded).
-    provenance : str
-        Where the expected numbers come from.
-    groups : frozenset of str
-        Which checks use it; see :func:`cases`.
-    """
-
-    name: str
-    why: str
-    logits: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    logit_lengths: NDArray[np.int64]
-    label_lengths: NDArray[np.int64]
-    blank: int
-    sequences: tuple[str, ...] = ()
-    expected_loss: NDArray[np.float64] | None = None
-    expected_grad: NDArray[np.float64] | None = None
-    expected_digits: float = 0.0
-    provenance: str = ""
-    groups: frozenset[str] = field(default_factory=frozenset)
-
-    def __post_init__(self) -> None:
-        for name in ("labels", "logit_lengths", "label_lengths"):
-            array = np.array(getattr(self, name), dtype=np.int64)
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
-        logits = np.array(self.logits, dtype=np.float64)
-        logits.flags.writeable = False
-        object.__setattr__(self, "logits", logits)
-        shapes = (self.labels.shape[:1], self.logit_lengths.shape, self.label_lengths.shape)
-        if logits.ndim != 3 or self.labels.ndim != 2 or set(shapes) != {logits.shape[:1]}:
-            msg = (
-                f"case {self.name!r}: logits {logits.shape}, labels {self.labels.shape}, lengths "
-                f"{self.logit_lengths.shape} and {self.label_lengths.shape} are not a batch"
-            )
-            raise ValueError(msg)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Sequences, frames, classes and width of the labels: (N, T, C, S)."""
-        num_sequences, num_frames, num_classes = self.logits.shape
-        return num_sequences, num_frames, num_classes, self.labels.shape[1]
-
-    def rounded(self, dtype: str) -> tuple[Any, ...]:
-        """Return what a reference computes of: the arrays, logits rounded, and the blank."""
-        logits = round_to_dtype(self.logits, dtype)
-        return logits, self.labels, self.logit_lengths, self.label_lengths, self.blank
-
-    def label(self, n: int) -> str:
-        """Return what messages call sequence ``n``."""
-        return f"sequence {n} ({self.sequences[n]})" if n < len(self.sequences) else f"sequence {n}"
-
-    def padded_frames(self) -> NDArray[np.bool_]:
-        """Return which frames are past their sequence's length, shape (N, T)."""
-        return np.arange(self.logits.shape[1])[None, :] >= self.logit_lengths[:, None]
-
-    def padded_labels(self) -> NDArray[np.bool_]:
-        """Return which labels are past their sequence's length, shape (N, S)."""
-        return np.arange(self.labels.shape[1])[None, :] >= self.label_lengths[:, None]
+__all__ = ["case", "cases", "pick", "truth"]
 
 
 class _Sequence(NamedTuple):
@@ -154,35 +65,6 @@ def cases() -> tuple[Batch, ...]:
 def case(name: str) -> Batch:
     """Return the built-in case of that name."""
     return next(one for one in cases() if one.name == name)
-
-
-def from_plugin(given: Case) -> Batch:
-    """Return a plugin's case in the form of the built-in ones; the oracle checks its numbers too.
-
-    Parameters
-    ----------
-    given : ctcx.plugin.Case
-        What a plugin's ``ctcx_conformance_cases`` hook offered.
-    """
-    logits = np.asarray(given.logits, dtype=np.float64)
-    loss, grad = (
-        None if numbers is None else np.asarray(numbers, dtype=np.float64)
-        for numbers in (given.expected_loss, given.expected_grad)
-    )
-    return Batch(
-        name=given.name,
-        why=given.description,
-        logits=logits,
-        labels=np.asarray(given.labels, dtype=np.int64),
-        logit_lengths=np.asarray(given.logit_lengths, dtype=np.int64),
-        label_lengths=np.asarray(given.label_lengths, dtype=np.int64),
-        blank=given.blank % logits.shape[2],
-        expected_loss=loss,
-        expected_grad=grad,
-        # Nothing says with how many digits they were printed; float32 has seven.
-        expected_digits=1e-5,
-        provenance=given.provenance,
-    )
 
 
 def pick(batch: Batch, rows: NDArray[np.int64]) -> Batch:
@@ -259,26 +141,19 @@ def _batch(
 
 
 def _notebook() -> Batch:
-    fixture = notebook_fixture()
-    if fixture.expected_loss is None or fixture.expected_grad is None:  # pragma: no cover
-        msg = "the notebook's fixture has lost its numbers"
-        raise RuntimeError(msg)
-    return Batch(
-        name="notebook",
+    return _in_float64(
+        notebook_fixture(),
         why="The published example: labels that come back after one another, blank last, "
         "T = L + 1, a padded label.",
-        logits=fixture.logits.astype(np.float64),
-        labels=fixture.labels,
-        logit_lengths=fixture.logit_lengths,
-        label_lengths=fixture.label_lengths,
-        blank=fixture.blank % fixture.logits.shape[2],
-        expected_loss=fixture.expected_loss.astype(np.float64),
-        expected_grad=fixture.expected_grad.astype(np.float64),
         # TensorFlow printed float32 numbers that it had computed in float32.
         expected_digits=2e-6,
-        provenance=fixture.provenance,
         groups=frozenset({"published", "enumerable", "oracle"}),
     )
+
+
+def _in_float64(batch: Batch, **about: Any) -> Batch:
+    """Return a bundled batch in the kit's dtype, with what the kit says about it."""
+    return replace(batch, logits=batch.logits.astype(np.float64), **about)
 
 
 def _closed_forms() -> Batch:
@@ -711,21 +586,16 @@ def _very_long() -> Batch:
 
 
 def _ocr() -> Batch:
-    fixture = ocr_lines()
-    return Batch(
+    lines = ocr_lines()
+    return _in_float64(
+        lines,
         name="text lines",
         why="What a real recogniser emits: 6625 classes, peaks, long runs of blanks, and lines "
         "that it misread.",
-        logits=fixture.logits.astype(np.float64),
-        labels=fixture.labels,
-        logit_lengths=fixture.logit_lengths,
-        label_lengths=fixture.label_lengths,
-        blank=fixture.blank % fixture.logits.shape[2],
         sequences=tuple(
             f"{text!r}, {condition}"
-            for text, condition in zip(fixture.texts, fixture.conditions, strict=True)
+            for text, condition in zip(lines.texts, lines.conditions, strict=True)
         ),
-        provenance=fixture.provenance,
         groups=frozenset({"real"}),
     )
 

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ctcx.data.batch import Batch
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "BundledBatch",
+    "TextLines",
     "greedy_readings",
     "notebook_fixture",
     "notebook_random_example",
@@ -27,63 +29,35 @@ __all__ = [
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class BundledBatch:
-    """A named batch for the CTC loss, with what is known about it.
+class TextLines(Batch):
+    """A batch whose classes are characters.
 
     Attributes
     ----------
-    name : str
-        Short identifier.
-    logits : ndarray of float32, shape (N, T, C)
-        Emissions before the softmax: sequences, frames, classes.
-    labels : ndarray of int64, shape (N, S)
-        Label sequences, padded on the right.
-    logit_lengths : ndarray of int64, shape (N,)
-        Number of frames that count in each sequence.
-    label_lengths : ndarray of int64, shape (N,)
-        Number of labels that count in each sequence.
-    blank : int
-        Class of the blank; a negative one counts from the last class.
-    expected_loss : ndarray of float32, shape (N,), or None
-        Published loss of each sequence, where there is one.
-    expected_grad : ndarray of float32, shape (N, T, C), or None
-        Published gradient of the loss with respect to the logits, where there is one.
-    provenance : str
-        Where the numbers come from, and under which licence.
     texts : tuple of str
-        The text that each label sequence spells; empty where the classes are not characters.
+        The text that each label sequence spells.
     alphabet : tuple of str
-        The character of each class, the empty string for the blank; empty where the classes are not
-        characters.
+        The character of each class, the empty string for the blank.
     conditions : tuple of str
-        How each line was made, such as ``"clean"``; empty where that does not apply.
+        How each line was made, such as ``"clean"``.
     """
 
-    name: str
-    logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    logit_lengths: NDArray[np.int64]
-    label_lengths: NDArray[np.int64]
-    blank: int
-    expected_loss: NDArray[np.float32] | None
-    expected_grad: NDArray[np.float32] | None
-    provenance: str
     texts: tuple[str, ...] = ()
     alphabet: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
 
 
-def notebook_fixture() -> BundledBatch:
+def notebook_fixture() -> Batch:
     """Return the notebook's worked example, with its printed loss and gradient.
 
     Returns
     -------
-    BundledBatch
+    Batch
         One sequence of five frames and four classes; the blank is the last class.
     """
     numbers = _notebook()
     example = numbers["fixture"]
-    return BundledBatch(
+    return Batch(
         name="notebook",
         logits=np.array(example["logits"], dtype=np.float32),
         labels=np.array(example["labels"], dtype=np.int64),
@@ -96,12 +70,12 @@ def notebook_fixture() -> BundledBatch:
     )
 
 
-def notebook_random_example() -> BundledBatch:
+def notebook_random_example() -> Batch:
     """Return the notebook's random example, whose labels are invalid.
 
     Returns
     -------
-    BundledBatch
+    Batch
         One sequence of four frames and four classes, with the label 4, which is out of range. It
         serves to test that a loss refuses the label, so it has no expected loss.
     """
@@ -110,25 +84,23 @@ def notebook_random_example() -> BundledBatch:
     # The notebook puts the frames first; every fixture here puts the sequences first.
     logits = np.ascontiguousarray(np.array(example["logits"], dtype=np.float32).transpose(1, 0, 2))
     labels = np.array(example["labels"], dtype=np.int64)
-    return BundledBatch(
+    return Batch(
         name="notebook-random",
         logits=logits,
         labels=labels,
         logit_lengths=np.full(logits.shape[0], logits.shape[1], dtype=np.int64),
         label_lengths=np.full(labels.shape[0], labels.shape[1], dtype=np.int64),
         blank=-1,
-        expected_loss=None,
-        expected_grad=None,
         provenance=str(numbers["provenance"]),
     )
 
 
-def ocr_lines() -> BundledBatch:
+def ocr_lines() -> TextLines:
     """Return what a text recogniser emitted for a few drawn lines of text.
 
     Returns
     -------
-    BundledBatch
+    TextLines
         A padded batch: frames past a sequence's length hold 0.0, and labels past it 0. The labels
         are the text that was drawn, not the text that was read, so a misread line has a high loss.
     """
@@ -149,15 +121,13 @@ def ocr_lines() -> BundledBatch:
     starts = np.cumsum(logit_lengths) - logit_lengths
     for row, start, length in zip(logits, starts, logit_lengths, strict=True):
         np.multiply(quantised[start : start + length], step, out=row[:length])
-    return BundledBatch(
+    return TextLines(
         name="ocr-lines",
         logits=logits,
         labels=labels,
         logit_lengths=logit_lengths,
         label_lengths=label_lengths,
         blank=blank,
-        expected_loss=None,
-        expected_grad=None,
         provenance=provenance,
         texts=texts,
         alphabet=alphabet,
@@ -165,34 +135,27 @@ def ocr_lines() -> BundledBatch:
     )
 
 
-def greedy_readings(fixture: BundledBatch) -> list[str]:
+def greedy_readings(lines: TextLines) -> list[str]:
     """Read each sequence by its best path: the best class of each frame, less repeats and blanks.
 
     Parameters
     ----------
-    fixture : BundledBatch
-        A fixture whose classes are characters.
+    lines : TextLines
+        What a text recogniser emitted.
 
     Returns
     -------
     list of str
         One reading for each sequence.
-
-    Raises
-    ------
-    ValueError
-        If the fixture has no alphabet.
     """
-    if not fixture.alphabet:
-        msg = f"fixture {fixture.name!r} has no alphabet to read with"
-        raise ValueError(msg)
-    blank = fixture.blank % len(fixture.alphabet)
     readings = []
-    for logits, length in zip(fixture.logits, fixture.logit_lengths, strict=True):
+    for logits, length in zip(lines.logits, lines.logit_lengths, strict=True):
         path = logits[:length].argmax(axis=-1)
         starts_run = np.ones(len(path), dtype=np.bool_)
         starts_run[1:] = path[1:] != path[:-1]
-        readings.append("".join(fixture.alphabet[k] for k in path[starts_run & (path != blank)]))
+        readings.append(
+            "".join(lines.alphabet[k] for k in path[starts_run & (path != lines.blank)])
+        )
     return readings
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctcx.bench._implementations.registered import Kind
-    from ctcx.bench.workloads import WorkloadBatch
+    from ctcx.data.batch import Batch
 
 __all__ = [
     "PEER_GRAD",
@@ -119,7 +119,7 @@ def cache_directory() -> Path:
     return Path(base) / "ctcx" / "bench"
 
 
-def known_truth(inputs: WorkloadBatch, directory: Path) -> WorkloadReference:
+def known_truth(inputs: Batch, directory: Path) -> WorkloadReference:
     """Return the truth; what takes long is read from the directory, or computed and put there.
 
     Parameters
@@ -145,7 +145,7 @@ def known_truth(inputs: WorkloadBatch, directory: Path) -> WorkloadReference:
     return WorkloadReference(loss=kept.loss, grad=grad)
 
 
-def errors(inputs: WorkloadBatch, truth: WorkloadReference, loss: Any, grad: Any) -> Errors:
+def errors(inputs: Batch, truth: WorkloadReference, loss: Any, grad: Any) -> Errors:
     """Compare a result with the truth, entry by entry.
 
     Parameters
@@ -193,7 +193,7 @@ def errors(inputs: WorkloadBatch, truth: WorkloadReference, loss: Any, grad: Any
     )
 
 
-def _expand(inputs: WorkloadBatch, kept: _Kept, n: int, grad: NDArray[np.float64]) -> None:
+def _expand(inputs: Batch, kept: _Kept, n: int, grad: NDArray[np.float64]) -> None:
     """Write the gradient of one sequence, shape (T, C), over zeros."""
     frames = int(inputs.logit_lengths[n])
     if not frames or not np.isfinite(kept.loss[n]):
@@ -205,7 +205,7 @@ def _expand(inputs: WorkloadBatch, kept: _Kept, n: int, grad: NDArray[np.float64
     grad[:frames, kept.classes[n][used]] = kept.columns[n, :frames][:, used]
 
 
-def _compute(inputs: WorkloadBatch) -> _Kept:
+def _compute(inputs: Batch) -> _Kept:
     from ctcx._reference.oracle import reference
 
     count = len(inputs.logits)
@@ -219,28 +219,23 @@ def _compute(inputs: WorkloadBatch) -> _Kept:
     loss = np.zeros(count)
     for n, used in enumerate(spelled):
         one = slice(n, n + 1)
-        right = reference(
-            inputs.logits[one],
-            inputs.labels[one],
-            inputs.logit_lengths[one],
-            inputs.label_lengths[one],
-            inputs.blank,
-        )
+        logits, labels, frames, counts = (array[one] for array in inputs.arrays)
+        right = reference(logits, labels, frames, counts, inputs.blank)
         loss[n] = right.loss[0]
         classes[n, : len(used)] = used
         columns[n, :, : len(used)] = right.grad[0][:, used]
     return _Kept(loss=loss, classes=classes, columns=columns)
 
 
-def _digest(inputs: WorkloadBatch) -> str:
+def _digest(inputs: Batch) -> str:
     """Return a name that changes with the input and with the code that the truth comes from."""
     from ctcx._reference import oracle
 
     digest = hashlib.sha256(inspect.getsource(oracle).encode())
     digest.update(inspect.getsource(sys.modules[__name__]).encode())
     digest.update(repr((inputs.logits.shape, inputs.labels.shape, inputs.blank)).encode())
-    for array in (inputs.logits, inputs.labels, inputs.logit_lengths, inputs.label_lengths):
-        digest.update(np.ascontiguousarray(array).data)
+    for array in inputs.arrays:
+        digest.update(array.data)
     return digest.hexdigest()[:32]
 
 

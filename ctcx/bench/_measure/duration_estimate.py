@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ctcx.bench.workloads import WorkloadBatch
+    from ctcx.data.batch import Batch
 
 __all__ = ["DurationEstimate", "WorkloadSize"]
 
@@ -23,7 +23,7 @@ class WorkloadSize:
     traffic: int
 
     @classmethod
-    def of(cls, name: str, inputs: WorkloadBatch) -> WorkloadSize:
+    def of(cls, name: str, inputs: Batch) -> WorkloadSize:
         """Measure a batch."""
         return cls(name=name, cells=max(1, inputs.cells), traffic=max(1, inputs.traffic))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ctcx._peers import PreparedPeer
     from ctcx._plugins.namespace import Namespace
     from ctcx.bench._implementations.registered import Implementation
-    from ctcx.bench.workloads import WorkloadBatch
+    from ctcx.data.batch import Batch
 
 __all__ = ["prepare", "unusable"]
 
@@ -51,7 +51,7 @@ def unusable(implementation: Implementation) -> tuple[str | None, str]:
     return (None if accepted else f"it doesn't take arrays on {device}"), device
 
 
-def prepare(implementation: Implementation, inputs: WorkloadBatch) -> PreparedPeer:
+def prepare(implementation: Implementation, inputs: Batch) -> PreparedPeer:
     """Return ``(call, read)`` as in :mod:`ctcx._peers`.
 
     Raises
@@ -64,10 +64,7 @@ def prepare(implementation: Implementation, inputs: WorkloadBatch) -> PreparedPe
     library = registry().namespaces[implementation.library].namespace
     device = load_target(library.devices)()[0]
     make = load_target(library.from_numpy)
-    arrays = tuple(
-        make(array, None, device)
-        for array in (inputs.logits, inputs.labels, inputs.logit_lengths, inputs.label_lengths)
-    )
+    arrays = tuple(make(array, None, device) for array in inputs.arrays)
     wait = load_target(library.synchronize) if library.synchronize else None
     if implementation.kind == "lower_bound":
         return _lower_bound_call(implementation, arrays, inputs.blank, wait), _read_nothing

@@ -22,7 +22,7 @@ from ctcx.bench._implementations.registered import Implementation
 from ctcx.bench._measure.accuracy import WorkloadReference, errors, wrong
 from ctcx.bench._measure.memory import copy_rate, peak_growth
 from ctcx.bench._measure.timed_call import prepare, unusable
-from ctcx.bench.workloads import WorkloadBatch
+from ctcx.data.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ class Worker:
             ``peak`` in bytes.
         """
         one = self._implementations[implementation]
-        batch = WorkloadBatch.load(Path(inputs))
+        batch = Batch.load(Path(inputs))
         try:
             reason, self._devices[implementation] = unusable(one)
             if reason:

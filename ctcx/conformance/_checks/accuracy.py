@@ -18,7 +18,7 @@ from ctcx.conformance._checks.judging import (
 )
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._mismatches import grad_faults, loss_faults
-from ctcx.conformance.cases import Batch
+from ctcx.data.batch import Batch
 
 if TYPE_CHECKING:
     from ctcx.conformance._subject import Outcome, Subject

@@ -15,7 +15,7 @@ from ctcx._reference.oracle import round_to_dtype
 from ctcx.conformance._checks.judging import in_group, raise_if
 from ctcx.conformance._checks.optional_operations import LabelOperation, drawn_batch
 from ctcx.conformance._checks.registry import check
-from ctcx.conformance.cases import Batch
+from ctcx.data.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

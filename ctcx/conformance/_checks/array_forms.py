@@ -19,12 +19,14 @@ from ctcx.conformance._checks.registry import check
 from ctcx.conformance._draws import spread
 from ctcx.conformance._failures import NotApplicable
 from ctcx.conformance._subject import CallArrays, Outcome, Subject
-from ctcx.conformance.cases import Batch, case, truth
+from ctcx.conformance.cases import case, truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+
+    from ctcx.data.batch import Batch
 
 __all__ = [
     "check_half_precision",

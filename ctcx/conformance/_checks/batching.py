@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +13,10 @@ from ctcx.conformance._checks.registry import check
 from ctcx.conformance._failures import CheckFailure
 from ctcx.conformance._mismatches import grad_faults
 from ctcx.conformance._subject import Outcome, Subject
-from ctcx.conformance.cases import Batch, case
+from ctcx.conformance.cases import case
+
+if TYPE_CHECKING:
+    from ctcx.data.batch import Batch
 
 __all__ = [
     "check_batch_order",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ctcx.conformance._subject import Subject
-    from ctcx.conformance.cases import Batch
+    from ctcx.data.batch import Batch
 
 __all__: list[str] = []
 

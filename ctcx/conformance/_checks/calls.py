@@ -16,7 +16,8 @@ from ctcx.conformance._checks.judging import raise_if, right, same
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._failures import CheckFailure, NotApplicable
 from ctcx.conformance._subject import Outcome
-from ctcx.conformance.cases import Batch, case
+from ctcx.conformance.cases import case
+from ctcx.data.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,7 +104,7 @@ def _random_batch(name: str, sizes: tuple[int, int, int, int], why: str) -> Batc
     return Batch(
         name=name,
         why=why,
-        logits=rng.normal(size=(N, T, C)).astype(np.float32),
+        logits=rng.normal(size=(N, T, C)).astype(np.float32).astype(np.float64),
         labels=rng.integers(1, C, size=(N, S)),
         logit_lengths=rng.integers(T // 2, T + 1, size=N),
         label_lengths=rng.integers(S // 4, S + 1, size=N),

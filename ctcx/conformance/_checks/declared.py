@@ -19,12 +19,13 @@ from ctcx.conformance._checks.judging import in_group, raise_if, same
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._failures import CheckFailure, NotApplicable
 from ctcx.conformance._mismatches import grad_faults
-from ctcx.conformance.cases import Batch, case
+from ctcx.conformance.cases import case
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ctcx.conformance._subject import Subject
+    from ctcx.data.batch import Batch
 
 __all__ = [
     "check_checks_values",

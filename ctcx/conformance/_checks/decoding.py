@@ -16,7 +16,7 @@ from ctcx.conformance._checks.optional_operations import (
     with_other_bits,
 )
 from ctcx.conformance._failures import CheckFailure
-from ctcx.conformance.cases import Batch
+from ctcx.data.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from ctcx._plugins.backend import Feature
 from ctcx._plugins.registry import registry
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._failures import CheckFailure, NotApplicable
-from ctcx.conformance.cases import Batch
+from ctcx.data.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,13 +21,14 @@ from ctcx.conformance._checks.judging import (
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._failures import CheckFailure
 from ctcx.conformance._mismatches import describe_grad, describe_loss, grad_faults, loss_faults
-from ctcx.conformance.cases import Batch, case, truth
+from ctcx.conformance.cases import case, truth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctcx.conformance._checks.judging import Judge
     from ctcx.conformance._subject import Outcome, Subject
+    from ctcx.data.batch import Batch
 
 __all__ = [
     "check_certain_paths",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ctcx.conformance._subject import Subject
-    from ctcx.conformance.cases import Batch
+    from ctcx.data.batch import Batch
 
     _Result = tuple[tuple[int, ...], float, float]
 

@@ -9,12 +9,13 @@ import numpy as np
 
 from ctcx.conformance._failures import CheckFailure, NotApplicable
 from ctcx.conformance._mismatches import grad_faults, loss_faults
-from ctcx.conformance.cases import Batch, cases, pick, truth
+from ctcx.conformance.cases import cases, pick, truth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ctcx.conformance._subject import Outcome, Subject
+    from ctcx.data.batch import Batch
 
     Judge: TypeAlias = Callable[[Batch, Outcome], list[str]]
 

@@ -17,7 +17,7 @@ from ctcx.conformance._failures import CheckFailure
 
 if TYPE_CHECKING:
     from ctcx.conformance._subject import Subject
-    from ctcx.conformance.cases import Batch
+    from ctcx.data.batch import Batch
 
 __all__ = ["drawn"]
 

@@ -18,7 +18,8 @@ from ctcx.conformance._checks.delegation import raise_if_delegated
 from ctcx.conformance._checks.judging import pick, raise_if, with_padding
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._failures import CheckFailure, NotApplicable
-from ctcx.conformance.cases import Batch, case
+from ctcx.conformance.cases import case
+from ctcx.data.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator

@@ -13,13 +13,14 @@ from ctcx.conformance._checks.judging import in_group, raise_if, with_padding
 from ctcx.conformance._checks.occupancies import drawn
 from ctcx.conformance._checks.optional_operations import LabelOperation
 from ctcx.conformance._checks.registry import check
-from ctcx.conformance.cases import Batch, case
+from ctcx.conformance.cases import case
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctcx._typing import Array
     from ctcx.conformance._subject import Subject
+    from ctcx.data.batch import Batch
 
 __all__: list[str] = []
 

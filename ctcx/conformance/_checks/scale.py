@@ -9,7 +9,8 @@ from ctcx.conformance._checks.judging import as_published, in_group, judge_all, 
 from ctcx.conformance._checks.registry import check
 from ctcx.conformance._failures import NotApplicable
 from ctcx.conformance._mismatches import grad_faults
-from ctcx.conformance.cases import Batch, from_plugin, truth
+from ctcx.conformance.cases import truth
+from ctcx.data.batch import Batch
 
 if TYPE_CHECKING:
     from ctcx.conformance._subject import Outcome, Subject
@@ -52,7 +53,7 @@ def check_very_long_sequences(subject: Subject) -> None:
 @check()
 def check_cases_of_plugins(subject: Subject) -> None:
     """Worked examples that installed plugins contribute come out right."""
-    batches = [from_plugin(given) for given in registry().cases]
+    batches = [Batch.of_case(given) for given in registry().cases]
     if not batches:
         msg = "no installed plugin contributes cases"
         raise NotApplicable(msg)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ctcx._typing import Array
     from ctcx.conformance._draws.problem import DrawnProblem
     from ctcx.conformance._subject import Subject
-    from ctcx.conformance.cases import Batch
+    from ctcx.data.batch import Batch
 
 __all__ = ["faults_of", "spread"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from ctcx._reference.lattice import fewest_frames
 from ctcx._reference.oracle import ReferenceAnswer, reference, within_limit
 from ctcx.conformance._draws.sizes import Sizes, sizes
-from ctcx.conformance.cases import Batch
+from ctcx.data.batch import Batch
 from ctcx.fixtures._random_fixtures import PortableRandom, path_of
 
 if TYPE_CHECKING:

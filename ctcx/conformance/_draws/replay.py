@@ -15,7 +15,7 @@ from ctcx._errors import CTCInputError
 from ctcx._reference.oracle import round_to_dtype
 from ctcx.conformance._draws.problem import LAYOUTS, DrawnProblem, Form, draw
 from ctcx.conformance._draws.sizes import Sizes
-from ctcx.conformance.cases import Batch
+from ctcx.data.batch import Batch
 from ctcx.fixtures import read_fixtures, save
 from ctcx.fixtures._fixture import Recipe, build
 

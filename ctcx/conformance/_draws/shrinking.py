@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ctcx.conformance.cases import Batch
+    from ctcx.data.batch import Batch
 
 __all__ = ["shrink"]
 
