@@ -47,10 +47,7 @@ def load() -> float | None:
 def busy() -> str:
     """Say that more threads want to run than there are cores, so that times are too long.
 
-    Returns
-    -------
-    str
-        Empty where that is not so.
+    Empty where that is not so.
     """
     now = load()
     if now is None or now <= usable_cores():

@@ -17,17 +17,9 @@ __all__ = ["json_safe", "replaced"]
 
 @contextmanager
 def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of ``path`` at the end, unless an error comes first.
+    """Open a binary file that takes the place of ``path`` at the end, unless an error comes first.
 
-    Parameters
-    ----------
-    path : path
-        In a directory that exists. What is there already stays until the new one is whole.
-
-    Yields
-    ------
-    file
-        To write bytes to.
+    The directory must exist. What is there already stays until the new file is whole.
     """
     target = Path(path)
     # A link keeps pointing where it did.

@@ -13,21 +13,14 @@ __all__ = ["PLAIN", "Reduction", "weighted"]
 
 
 class Reduction(NamedTuple):
-    """How losses (N,) become the result of a call. Hashable; holds no array.
-
-    Attributes
-    ----------
-    kind
-        ``"none"``, ``"sum"``, ``"mean"`` or ``"mean_per_label"``.
-    zero
-        Whether an infinite loss counts as 0.
-    single
-        Whether the caller passed one sequence, without a batch axis.
-    """
+    """How losses (N,) become the result of a call. Hashable; holds no array."""
 
     kind: str
+    """``"none"``, ``"sum"``, ``"mean"`` or ``"mean_per_label"``."""
     zero: bool
+    """Whether an infinite loss counts as 0."""
     single: bool
+    """Whether the caller passed one sequence, without a batch axis."""
 
     def value(self, xp: ArrayModule, loss: Array, divisor: Array | int) -> Array:
         """Return the result of the call, given the result of :meth:`divisor`."""

@@ -56,17 +56,8 @@ def is_capturing(logits: Any) -> bool:
 def in_graph(function: Callable[..., Any], arrays: dict[str, Any], **options: Any) -> Any:
     """Call one of the public functions while its work goes into a CUDA graph.
 
-    All memory that it takes lives as long as one of its results. Values can't be read, so they are
-    not checked.
-
-    Parameters
-    ----------
-    function
-        The function.
-    arrays
-        Its array arguments, by name.
-    options
-        The others.
+    ``arrays`` are its array arguments by name. All memory that it takes lives as long as one of its
+    results. Values can't be read, so they are not checked.
 
     Raises
     ------

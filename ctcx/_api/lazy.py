@@ -55,22 +55,10 @@ def call_whole(
     backend: str | None,
     **options: Any,
 ) -> Any:
-    """Let the backend of a lazy library take a call.
+    """Let the backend of a lazy library take a call; ``arrays`` are its array arguments by name.
 
-    Parameters
-    ----------
-    operation
-        What it computes.
-    arrays
-        The array arguments of the public function, by name.
-    blank, time_major, backend, options
-        The others.
-
-    Returns
-    -------
-    object
-        What the kernel returns; None if the selected backend computes step by step, as any array
-        library's calls are.
+    Returns what the kernel returns; None if the selected backend computes step by step, as any
+    array library's calls are.
 
     Raises
     ------

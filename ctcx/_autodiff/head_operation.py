@@ -18,25 +18,17 @@ __all__ = ["HeadOperation"]
 
 
 class HeadOperation(NamedTuple):
-    """A call without its arrays: hidden, weight, bias, labels, logit lengths and label lengths.
-
-    Attributes
-    ----------
-    facts_only
-        The inputs without arrays.
-    constants
-        Of the kernels.
-    loss_and_grad
-        Computes losses (N,) and gradient (N, T, K) of the problem with few classes; its class 0 is
-        the blank.
-    validate
-        Whether to check values, where they can be read.
-    """
+    """A call without its arrays: hidden, weight, bias, labels, logit lengths and label lengths."""
 
     facts_only: HeadInputs
+    """The inputs without arrays."""
     constants: Constants
+    """Of the kernels."""
     loss_and_grad: Callable[[Array, Array, Array, Array], tuple[Array, Array]]
+    """Computes losses (N,) and gradient (N, T, K) of the problem with few classes; its class 0 is
+    the blank."""
     validate: bool
+    """Whether to check values, where they can be read."""
 
     def forward(self, *arrays: Array) -> tuple[Array, ...]:
         """Losses (N,), and what :meth:`backward` needs: three arrays without an axis of classes."""

@@ -44,31 +44,21 @@ class Stretch(NamedTuple):
 
 
 class Utterance(NamedTuple):
-    """The alignment of one sequence.
-
-    Attributes
-    ----------
-    name
-        From the name of the file.
-    text
-        That was asked for; None for labels.
-    frames
-        How many count.
-    score
-        Logarithm of the probability of the path, in nats.
-    lost
-        How far it is below that of the best path of all, in nats a frame.
-    tokens, words
-        Where they stand; ``words`` is None where nothing says where one ends.
-    """
+    """The alignment of one sequence."""
 
     name: str
+    """From the name of the file."""
     text: str | None
+    """That was asked for; None for labels."""
     frames: int
+    """How many count."""
     score: float
+    """Logarithm of the probability of the path, in nats."""
     lost: float
+    """How far it is below that of the best path of all, in nats a frame."""
     tokens: list[Stretch]
     words: list[Stretch] | None
+    """Where they stand; ``words`` is None where nothing says where one ends."""
 
 
 def tokens_of(alignment: Alignment[Any], n: int, table: TokenTable | None) -> list[Stretch]:

@@ -38,24 +38,16 @@ BACKEND = typer.Option(metavar="NAME", help="As if backend=NAME were passed.")
 
 
 class UtteranceLogits(NamedTuple):
-    """Utterances of a file.
-
-    Attributes
-    ----------
-    logits
-        (N, T, C).
-    lengths
-        How many frames of each count, (N,).
-    names
-        By the name of the file.
-    in_file
-        How many the file has.
-    """
+    """Utterances of a file."""
 
     logits: NDArray[Any]
+    """(N, T, C)."""
     lengths: NDArray[Any]
+    """How many frames of each count, (N,)."""
     names: list[str]
+    """By the name of the file."""
     in_file: int
+    """How many the file has."""
 
 
 def read_utterances(
@@ -90,11 +82,8 @@ def read_utterances(
 def _read(path: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Read logits (N, T, C), N and C at least 1, and how many frames of each count, (N,).
 
-    Parameters
-    ----------
-    path : str
-        Of an .npz file with the array ``logits``, and ``logit_lengths`` if there is padding; or of
-        an .npy file with the logits alone. (T, C) is one sequence.
+    The file is an .npz file with the array ``logits``, and ``logit_lengths`` if there is padding;
+    or an .npy file with the logits alone. (T, C) is one sequence.
 
     Raises
     ------

@@ -112,15 +112,7 @@ def bullets(lines: Sequence[tuple[str, str, str]]) -> Table:
 
 
 def new_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """Return an empty table that wraps and folds, and never cuts off.
-
-    Parameters
-    ----------
-    *columns
-        Their headings.
-    right
-        Those that hold numbers.
-    """
+    """Return an empty table that wraps and folds, and never cuts off; ``right`` hold numbers."""
     gap = 1 if console().width < _NARROW else 2
     table = Table(
         box=box.SIMPLE_HEAD,

@@ -24,21 +24,14 @@ _NUMBERED = re.compile(r"(\S+)[ \t]+(\d+)")
 
 @dataclass(frozen=True)
 class TokenTable:
-    """The tokens of a model.
-
-    Attributes
-    ----------
-    path : str
-        Of the file, for messages.
-    names : dict of int to str
-        The token of each class.
-    blank : int
-        Class of the blank, from 0.
-    """
+    """The tokens of a model."""
 
     path: str
+    """Of the file, for messages."""
     names: Mapping[int, str]
+    """The token of each class."""
     blank: int
+    """Class of the blank, from 0."""
 
     @property
     def space(self) -> str | None:
@@ -123,15 +116,8 @@ def read_text(argument: str, path: str) -> str:
 def read_tokens(path: str, classes: int, blank: int) -> TokenTable:
     """Read the token of each class.
 
-    Parameters
-    ----------
-    path : str
-        Of a text file with one token a line, in the order of the classes, or with lines of a token
-        and its class; or of a .json file with a list of tokens or an object from tokens to classes.
-    classes : int
-        How many there are.
-    blank : int
-        Class of the blank, from 0.
+    The file is text with one token a line, in the order of the classes, or with lines of a token
+    and its class; or it is a .json file with a list of tokens or an object from tokens to classes.
 
     Raises
     ------

@@ -44,38 +44,27 @@ TOLERANCE_OF = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendResult:
-    """One backend on one library and device with one input, or another library's own CTC.
-
-    Attributes
-    ----------
-    input, backend, library, device : str or None
-        None stands for all: the reason for not being usable lies elsewhere.
-    peer : bool
-        Whether it is another library's own CTC, by the name in :data:`ctcx._peers.PEERS`, instead
-        of a backend.
-    verdict : str
-        ``ok``, ``differs``, ``inexact``, ``failed`` or ``unusable``.
-    reason : str
-        Why it is not ok, or what it could not be asked for; else empty.
-    loss : tuple of float
-        Of each sequence, in nats.
-    loss_error, grad_error : float or None
-        Largest absolute difference from the reference; NaN where the result is.
-    seconds : float or None
-        Median time of a call with its gradient, until the result was there.
-    """
+    """One backend on one library and device with one input, or another library's own CTC."""
 
     input: str | None
     backend: str | None
     library: str | None
     device: str | None
+    """None stands for all: the reason for not being usable lies elsewhere."""
     verdict: Verdict
+    """``ok``, ``differs``, ``inexact``, ``failed`` or ``unusable``."""
     peer: bool = False
+    """Whether it is another library's own CTC, by the name in :data:`ctcx._peers.PEERS`, instead of
+    a backend."""
     reason: str = ""
+    """Why it is not ok, or what it could not be asked for; else empty."""
     loss: tuple[float, ...] = ()
+    """Of each sequence, in nats."""
     loss_error: float | None = None
     grad_error: float | None = None
+    """Largest absolute difference from the reference; NaN where the result is."""
     seconds: float | None = None
+    """Median time of a call with its gradient, until the result was there."""
 
     @property
     def computed(self) -> bool:
@@ -99,27 +88,18 @@ class BackendResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextLine:
-    """One real line of text, and what the recogniser that emitted the logits made of it.
-
-    Attributes
-    ----------
-    text : str
-        What was drawn.
-    condition : str
-        How it was drawn.
-    reading : str
-        The best path: the best class of each frame, less repeats and blanks.
-    frames : int
-        Length of the emissions.
-    loss : float
-        Negative log probability of the text that was drawn, in nats.
-    """
+    """One real line of text, and what the recogniser that emitted the logits made of it."""
 
     text: str
+    """What was drawn."""
     condition: str
+    """How it was drawn."""
     reading: str
+    """The best path: the best class of each frame, less repeats and blanks."""
     frames: int
+    """Length of the emissions."""
     loss: float
+    """Negative log probability of the text that was drawn, in nats."""
 
     @property
     def misread(self) -> bool:
@@ -139,27 +119,18 @@ class TextLine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """What :func:`compare` found.
-
-    Attributes
-    ----------
-    rows : tuple of BackendResult
-        By input, then what can't be used.
-    lines : tuple of TextLine
-        The real lines of text.
-    references : dict of str to tuple of float
-        By input: the loss of each sequence that is right.
-    repeat : int
-        How many calls each time is the median of.
-    versions : dict of str to str
-        What it ran on.
-    """
+    """What :func:`compare` found."""
 
     rows: tuple[BackendResult, ...]
+    """By input, then what can't be used."""
     lines: tuple[TextLine, ...]
+    """The real lines of text."""
     references: dict[str, tuple[float, ...]]
+    """By input: the loss of each sequence that is right."""
     repeat: int
+    """How many calls each time is the median of."""
     versions: dict[str, str]
+    """What it ran on."""
 
     @property
     def passed(self) -> bool:

@@ -58,25 +58,10 @@ def compare(
 ) -> Comparison:
     """Run every backend on every array library and device, and other libraries' own CTC.
 
-    Parameters
-    ----------
-    backends, libraries : collection of str, optional
-        Only these, by the names that are registered; default: all, but for array_api_strict, which
-        is for tests.
-    peers : collection of str, optional
-        Only these of :data:`ctcx._peers.PEERS`; default: all.
-    inputs : collection of str, optional
-        Only these of :data:`ctcx._comparison.result.TOLERANCE_OF`; default: all.
-    repeat : int
-        How many calls to take the median time of, after one that is not counted.
-    all_devices : bool
-        Whether to use also the pretended devices of array_api_strict, which compute all the same.
-    progress : callable, optional
-        Called with what comes next.
-
-    Returns
-    -------
-    Comparison
+    Names choose a part: of what is registered, of :data:`ctcx._peers.PEERS`, and of the inputs in
+    :data:`ctcx._comparison.result.TOLERANCE_OF`. array_api_strict, which is for tests, has to be
+    named, and its further devices are left out without ``all_devices``. The time of ``repeat``
+    calls is the median, after one that is not counted. ``progress`` is called with each next step.
     """
     tell = progress or (lambda _: None)
     make: dict[str, Callable[[], Batch]] = {
@@ -119,15 +104,7 @@ def compare(
 def read_lines(
     lines: TextLines, loss: Sequence[float] | NDArray[np.float64]
 ) -> tuple[TextLine, ...]:
-    """Put the readings of a text recogniser beside the losses of the texts that were drawn.
-
-    Parameters
-    ----------
-    lines : TextLines
-        What the recogniser emitted.
-    loss : array_like of float, shape (N,)
-        Negative log probability of each text.
-    """
+    """Put the readings of a text recogniser beside the losses (N,) of the texts that were drawn."""
     return tuple(
         TextLine(
             text=text, condition=condition, reading=reading, frames=int(frames), loss=float(nats)

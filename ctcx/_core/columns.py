@@ -14,16 +14,9 @@ __all__ = ["Columns", "picked"]
 
 
 class Columns:
-    """Looks up logits, and columns that the caller made beside them, by sequence, frame and class.
+    """Looks up logits (N, T, C), and columns beside them, by sequence, frame and class.
 
-    Parameters
-    ----------
-    logits
-        (N, T, C).
-    extra
-        (N, T, W), the classes C to C + W - 1; None if there are none.
-    context
-        Of the call.
+    The columns ``extra`` (N, T, W) that the caller made are the classes C to C + W - 1.
     """
 
     def __init__(self, logits: Array, extra: Array | None, context: Context) -> None:

@@ -69,14 +69,8 @@ def denominator(
 class ClassSums:
     """Adds up occupancies by class, with gathers and running sums only (there is no scatter in the
     standard): sorted by class, equal labels stand together, and the sum of a class is the
-    difference of the running sum at the two ends of its group.
-
-    Parameters
-    ----------
-    classes
-        (N, S+1): class of each column of the occupancies, the blank's last. Several may be equal.
-    num_classes
-        C.
+    difference of the running sum at the two ends of its group. ``classes`` (N, S+1) are those of
+    the columns of the occupancies, the blank's last; several may be equal.
     """
 
     def __init__(self, classes: Array, num_classes: int, context: Context) -> None:

@@ -24,23 +24,16 @@ _BLOCK = 2**20
 
 
 class BeamArrays(NamedTuple):
-    """Beams of N sequences, W entries each, the best first.
-
-    Attributes
-    ----------
-    labels
-        (N, W, L) int32, padded with -1.
-    ends_blank, ends_label
-        (N, W): logarithms of the probabilities of the paths that end in the blank, and in the last
-        label; both -inf where there is no entry.
-    bonus
-        (N, W): what phrases, language model and number of labels add so far.
-    """
+    """Beams of N sequences, W entries each, the best first."""
 
     labels: NDArray[np.int32]
+    """(N, W, L) int32, padded with -1."""
     ends_blank: NDArray[np.float64]
     ends_label: NDArray[np.float64]
+    """(N, W): logarithms of the probabilities of the paths that end in the blank, and in the last
+    label; both -inf where there is no entry."""
     bonus: NDArray[np.float64]
+    """(N, W): what phrases, language model and number of labels add so far."""
 
 
 def first_beams(rows: int, width: int) -> BeamArrays:

@@ -34,21 +34,14 @@ __all__ = ["Constants", "compute_dtype", "gradients", "reduced_problem"]
 
 
 class Constants(NamedTuple):
-    """What is the same for all sequences of a call.
-
-    Attributes
-    ----------
-    blank
-        In ``range(C)``.
-    chunk
-        How many classes a block has at most.
-    ragged
-        Whether there may be frames past a sequence's length, in which anything may stand.
-    """
+    """What is the same for all sequences of a call."""
 
     blank: int
+    """In ``range(C)``."""
     chunk: int
+    """How many classes a block has at most."""
     ragged: bool
+    """Whether there may be frames past a sequence's length, in which anything may stand."""
 
 
 def compute_dtype(xp: Any, *arrays: Array | None) -> Any:

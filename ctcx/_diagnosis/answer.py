@@ -28,16 +28,9 @@ QUANTITIES = ("softmax", "log_softmax", "alpha", "loss", "beta", "occupancy", "g
 def read_answer(place: str, document: Any, fixture: Fixture) -> Answer:
     """Return the numbers of an answer, or of the fixture of the same name in a file of fixtures.
 
-    Parameters
-    ----------
-    place : str
-        What errors call the document.
-    document : object
-        An object with some of :data:`QUANTITIES`, each a nested list in the shape that the fixture
-        has, with ``"inf"``, ``"-inf"`` and ``"nan"`` as strings; and ``"layout"``, if it is
-        ``"time-major"``.
-    fixture : Fixture
-        What it is about.
+    The answer is an object with some of :data:`QUANTITIES`, each a nested list in the shape that
+    the fixture has, with ``"inf"``, ``"-inf"`` and ``"nan"`` as strings; and with ``"layout"``, if
+    it is ``"time-major"``. Errors call it ``place``.
 
     Raises
     ------

@@ -15,19 +15,8 @@ __all__ = ["best_path"]
 def best_path(lattice: Lattice) -> list[int]:
     """Return the state of each frame on the most probable path that emits the labels.
 
-    Parameters
-    ----------
-    lattice : Lattice
-        Of one sequence.
-
-    Returns
-    -------
-    list of int
-        T states; empty where no path emits the labels.
-
-    Notes
-    -----
-    The recursion of alpha with a maximum in place of the sum (Viterbi 1967).
+    Empty where no path emits them. It is the recursion of alpha with a maximum in place of the sum
+    (Viterbi 1967).
     """
     if not lattice.feasible or not len(lattice.alpha):
         return []

@@ -25,32 +25,22 @@ _AS_GOOD_AS_NOTHING = -650.0
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """A number that is wrong, while all that is computed before it is right.
-
-    Attributes
-    ----------
-    quantity : str
-        What it is.
-    sequence : int
-        In which sequence of the batch.
-    frame, column : int or None
-        Where; the column is a state or a class. None for a loss.
-    got, expected : float
-        The two numbers.
-    count : int
-        How many numbers of this quantity are wrong in this sequence.
-    note : str
-        What is remarkable.
-    """
+    """A number that is wrong, while all that is computed before it is right."""
 
     quantity: str
+    """What it is."""
     sequence: int
+    """In which sequence of the batch."""
     frame: int | None
     column: int | None
+    """Where; the column is a state or a class. None for a loss."""
     got: float
     expected: float
+    """The two numbers."""
     count: int
+    """How many numbers of this quantity are wrong in this sequence."""
     note: str = ""
+    """What is remarkable."""
 
     def __str__(self) -> str:
         """Say where, what, and what was expected."""

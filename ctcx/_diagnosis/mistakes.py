@@ -29,48 +29,33 @@ __all__ = ["MISTAKES", "LikelyMistakes", "Mistake", "diagnose"]
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """A mistake with a name.
-
-    Attributes
-    ----------
-    name : str
-        For programs.
-    sentence : str
-        For people: what is likely wrong, and what would be right.
-    ways : callable or None
-        What it gives for a batch: always the same number of ways to make it. None if it is told
-        by a pattern.
-    in_loss : bool
-        Whether it must show in a loss: a right loss with a wrong gradient is no sign of it.
-    """
+    """A mistake with a name."""
 
     name: str
+    """For programs."""
     sentence: str
+    """For people: what is likely wrong, and what would be right."""
     ways: Callable[[h.MistakenBatch], Iterator[h.Way]] | None = None
+    """What it gives for a batch: always the same number of ways to make it. None if it is told by a
+    pattern."""
     in_loss: bool = True
+    """Whether it must show in a loss: a right loss with a wrong gradient is no sign of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LikelyMistakes:
-    """What is said of the answers to one or more problems.
-
-    Attributes
-    ----------
-    mistakes : tuple of Mistake
-        What gives these numbers. Empty: none that is known. Several: the problems can't tell them
-        apart.
-    matched, wrong, total : int
-        How many problems the mistake gives all numbers of; how many were answered wrongly, and how
-        many were answered.
-    loss_only : bool
-        Whether the losses are those of the mistake, but no gradient that would follow from them.
-    """
+    """What is said of the answers to one or more problems."""
 
     mistakes: tuple[Mistake, ...] = ()
+    """What gives these numbers. Empty: none that is known. Several: the problems can't tell them
+    apart."""
     matched: int = 0
     wrong: int = 0
     total: int = 0
+    """How many problems the mistake gives all numbers of; how many were answered wrongly, and how
+    many were answered."""
     loss_only: bool = False
+    """Whether the losses are those of the mistake, but no gradient that would follow from them."""
 
     @property
     def verdict(self) -> str:
@@ -394,14 +379,9 @@ _SMALLEST = 80.0
 
 
 def diagnose(pairs: Sequence[tuple[Fixture, Answer]], dtype: str) -> LikelyMistakes:
-    """Return the mistake that gives these numbers.
+    """Return the mistake that gives these numbers; a problem without a loss is not looked at.
 
-    Parameters
-    ----------
-    pairs : sequence of (Fixture, dict)
-        Problems, and what somebody computed; a problem without a loss is not looked at.
-    dtype : str
-        Whose tolerances hold.
+    ``dtype`` is the one whose tolerances hold.
     """
     given = [_Judged.of(fixture, answer, dtype) for fixture, answer in pairs if "loss" in answer]
     given.sort(key=lambda one: one.batch.logits.size)

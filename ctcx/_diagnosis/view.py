@@ -30,59 +30,37 @@ _ARRAYS = ("log_softmax", "softmax", "alpha", "beta", "occupancy", "gradient")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SequenceInspection:
-    """One sequence of a fixture from inside.
-
-    Attributes
-    ----------
-    fixture : Fixture
-        Where it is from.
-    sequence : int
-        Which one.
-    lattice : Lattice
-        Its numbers, computed anew.
-    best_path : list of int
-        A state for each frame.
-    best_score : float
-        Log-probability of that path; -inf where there is none.
-    best_is_unique : bool
-        Whether all other paths are worse.
-    dtype : str
-        Whose tolerances hold for `answer`.
-    answer : Answer or None
-        What another implementation says about the whole fixture.
-    divergence : Divergence or None
-        Where that first goes wrong in this sequence.
-    diagnosis : LikelyMistakes or None
-        What it probably does.
-    """
+    """One sequence of a fixture from inside."""
 
     fixture: Fixture
+    """Where it is from."""
     sequence: int
+    """Which one."""
     lattice: Lattice
+    """Its numbers, computed anew."""
     best_path: list[int]
+    """A state for each frame."""
     best_score: float
+    """Log-probability of that path; -inf where there is none."""
     best_is_unique: bool
+    """Whether all other paths are worse."""
     dtype: str
+    """Whose tolerances hold for `answer`."""
     answer: Answer | None = None
+    """What another implementation says about the whole fixture."""
     divergence: Divergence | None = None
+    """Where that first goes wrong in this sequence."""
     diagnosis: LikelyMistakes | None = None
+    """What it probably does."""
 
 
 def inspect_sequence(
     fixture: Fixture, sequence: int | None, dtype: str, answer: Answer | None = None
 ) -> SequenceInspection:
-    """Return what there is to see.
+    """Return what there is to see of a sequence, and of another program's ``answer`` about it.
 
-    Parameters
-    ----------
-    fixture : Fixture
-        The problem.
-    sequence : int or None
-        Which sequence; None for the first that `answer` is wrong in, or else the first.
-    dtype : str
-        Whose tolerances hold.
-    answer : Answer, optional
-        Another implementation's numbers.
+    Without a ``sequence``, it is the first that the answer is wrong in, or else the first.
+    ``dtype`` is the one whose tolerances hold.
 
     Raises
     ------

@@ -75,14 +75,7 @@ def integers(
 ) -> NDArray[np.int64]:
     """Integers of a list, one by one if need be.
 
-    Parameters
-    ----------
-    argument : str
-        For messages.
-    values : sequence
-        As :func:`is_list` says.
-    sequence : int, optional
-        Whose labels they are. Without it they are lengths, one for each sequence.
+    They are the labels of a ``sequence``; without one they are lengths, one for each sequence.
 
     Raises
     ------

@@ -132,12 +132,7 @@ def _padded(
 ) -> _Padded:
     """Check labels and lengths as far as can be, and bring them into one form.
 
-    Parameters
-    ----------
-    labels, label_lengths
-        As the public functions take them.
-    classes, blank : int, optional
-        What the labels must be below, and must not be; where that isn't known, any class will do.
+    Labels must be below ``classes`` and not be the ``blank``, where these are known.
     """
     labels = plain("labels", labels)
     single = False

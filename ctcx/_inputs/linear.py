@@ -21,23 +21,16 @@ __all__ = ["HeadInputs", "check_chunk", "check_head_values", "check_logits", "pr
 
 
 class HeadInputs(NamedTuple):
-    """The arrays of a call with a linear layer.
-
-    Attributes
-    ----------
-    call
-        As for a call without one, with the hidden states (N, T, D) in the place of the logits;
-        ``call.blank`` is the class in ``range(C)``.
-    weight, bias
-        (C, D), and (C,) or None.
-    time_major
-        Whether the caller's hidden states are (T, N, D).
-    """
+    """The arrays of a call with a linear layer."""
 
     call: KernelInputs
+    """As for a call without one, with the hidden states (N, T, D) in the place of the logits;
+    ``call.blank`` is the class in ``range(C)``."""
     weight: Array
     bias: Array | None
+    """(C, D), and (C,) or None."""
     time_major: bool
+    """Whether the caller's hidden states are (T, N, D)."""
 
     @property
     def traced(self) -> bool:

@@ -39,21 +39,14 @@ class Wildcard(NamedTuple):
 
 
 class ExtraColumns(NamedTuple):
-    """What a kernel gets for wildcards and free ends.
-
-    Attributes
-    ----------
-    extra
-        (N, T, W), or None.
-    ends
-        ExtraColumns of the first and of the last blank.
-    best
-        For each wildcard: the best class of each frame (N, T), or None for none.
-    """
+    """What a kernel gets for wildcards and free ends."""
 
     extra: Array | None
+    """(N, T, W), or None."""
     ends: tuple[int, int]
+    """ExtraColumns of the first and of the last blank."""
     best: tuple[Array | None, ...]
+    """For each wildcard: the best class of each frame (N, T), or None for none."""
 
 
 class Wildcards(NamedTuple):

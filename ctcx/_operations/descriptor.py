@@ -18,27 +18,19 @@ __all__ = ["Operation", "ResultArray"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResultArray:
-    """One array that a kernel returns.
-
-    Attributes
-    ----------
-    name
-        As error messages say it, and the name of the attribute in the reference's answer.
-    axes
-        One letter an axis, for sizes of logits (N, T, C) and labels (N, S), P for 2S + 1 states,
-        K for the option ``top`` or that of ``uniforms`` (N, K, T), W for the option ``width``, and
-        L for T more labels than ``entries`` have: ``"N"``, ``"NT"``, ...
-    dtype
-        ``"logits"``: theirs. ``"loss"``: float64 for float64 logits, else float32. ``"int32"``,
-        ``"float64"``: that one.
-    asked_by
-        The option that asks for it by True; None for one that is always returned.
-    """
+    """One array that a kernel returns."""
 
     name: str
+    """As error messages say it, and the name of the attribute in the reference's answer."""
     axes: str
+    """One letter an axis, for sizes of logits (N, T, C) and labels (N, S), P for 2S + 1 states, K
+    for the option ``top`` or that of ``uniforms`` (N, K, T), W for the option ``width``, and L for
+    T more labels than ``entries`` have: ``"N"``, ``"NT"``, ..."""
     dtype: Literal["logits", "loss", "int32", "float64"]
+    """``"logits"``: theirs. ``"loss"``: float64 for float64 logits, else float32. ``"int32"``,
+    ``"float64"``: that one."""
     asked_by: str | None = None
+    """The option that asks for it by True; None for one that is always returned."""
 
     def shape(
         self, logits: Array, labels: Array | None, options: Mapping[str, Any] | None = None
@@ -63,46 +55,31 @@ class ResultArray:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Operation:
-    """What a kernel computes of logits and their lengths, and of labels and theirs if it has any.
-
-    Attributes
-    ----------
-    name
-        The key of :attr:`ctcx.plugin.Backend.kernels`.
-    results
-        The arrays that a kernel returns: one as it is, several in a tuple.
-    labels
-        Whether a kernel gets labels and their lengths.
-    options
-        Names of the keyword arguments that a kernel takes after ``blank``.
-    reduced
-        Whether the public function returns the first result alone, reduced.
-    differentiable
-        Whether callers expect to differentiate the result by means of their library.
-    feature
-        Name of the :class:`ctcx.plugin.Feature` that goes together with a kernel for it, if any.
-    reference
-        ``"package.module:function"`` of the right answer, with an attribute for each result.
-    on_host
-        Whether kernels get arrays of NumPy in float32 or float64, whatever the caller's library.
-    marks_wrong_values
-        Whether results for wrong values can be told from those for right ones, so that a kernel may
-        be trusted with the checks.
-    checks
-        Modules of the conformance kit that prove a kernel right, in the order in which they run.
-    """
+    """What a kernel computes of logits, labels if it has any, and the lengths of both."""
 
     name: str
+    """The key of :attr:`ctcx.plugin.Backend.kernels`."""
     results: tuple[ResultArray, ...]
+    """The arrays that a kernel returns: one as it is, several in a tuple."""
     labels: bool = True
+    """Whether a kernel gets labels and their lengths."""
     options: tuple[str, ...] = ()
+    """Names of the keyword arguments that a kernel takes after ``blank``."""
     reduced: bool
+    """Whether the public function returns the first result alone, reduced."""
     differentiable: bool
+    """Whether callers expect to differentiate the result by means of their library."""
     feature: str | None
+    """Name of the :class:`ctcx.plugin.Feature` that goes together with a kernel for it, if any."""
     reference: str
+    """``"package.module:function"`` of the right answer, with an attribute for each result."""
     checks: tuple[str, ...]
+    """Modules of the conformance kit that prove a kernel right, in the order in which they run."""
     on_host: bool = False
+    """Whether kernels get arrays of NumPy in float32 or float64, whatever the caller's library."""
     marks_wrong_values: bool = True
+    """Whether results for wrong values can be told from those for right ones, so that a kernel may
+    be trusted with the checks."""
 
     def expected(self, options: Mapping[str, Any] | None) -> tuple[ResultArray, ...]:
         """Give the results that a kernel returns with these options."""

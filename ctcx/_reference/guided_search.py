@@ -32,21 +32,14 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LabelModel:
-    """An n-gram model in which each label is a word, as :func:`model_bonus` reads it.
-
-    Attributes
-    ----------
-    grams : mapping of tuple of str to (float, float)
-        Natural logarithms of the probability and of the back-off of each n-gram.
-    order : int
-        The most words of an n-gram.
-    tokens : tuple of str
-        The words of classes.
-    """
+    """An n-gram model in which each label is a word, as :func:`model_bonus` reads it."""
 
     grams: Mapping[tuple[str, ...], tuple[float, float]]
+    """Natural logarithms of the probability and of the back-off of each n-gram."""
     order: int
+    """The most words of an n-gram."""
     tokens: tuple[str, ...]
+    """The words of classes."""
     separator: None = None
 
 

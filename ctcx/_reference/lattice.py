@@ -41,41 +41,30 @@ class LatticeInputs(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Lattice:
-    """All that a CTC computation has in it, for T frames, C classes and S = 2 L + 1 states.
-
-    Attributes
-    ----------
-    states : ndarray of int64, shape (S,)
-        The class of each state: the labels with blanks around them.
-    skips : ndarray of bool, shape (S,)
-        Whether a state can be entered from the one before the last: a label that differs from the
-        label before.
-    softmax, log_softmax : ndarray of float64, shape (T, C)
-        Probabilities of the classes, and their logarithms.
-    alpha : ndarray of float64, shape (T, S)
-        Logarithm of the probability of all beginnings of paths that are in a state at a frame, the
-        frame included.
-    beta : ndarray of float64, shape (T, S)
-        Logarithm of the probability of all ends of paths after a frame, given the state there. So
-        the log-likelihood is the logarithm of the sum of ``exp(alpha + beta)`` at any frame.
-    occupancy : ndarray of float64, shape (T, S)
-        Probability of a state at a frame, given the labels; rows add up to 1, or are 0 where the
-        labels can't be emitted.
-    gradient : ndarray of float64, shape (T, C)
-        Of the loss with respect to the logits.
-    loss : float
-        In nats; inf where the labels can't be emitted.
-    """
+    """All that a CTC computation has in it, for T frames, C classes and S = 2 L + 1 states."""
 
     states: NDArray[np.int64]
+    """(S,): the class of each state: the labels with blanks around them."""
     skips: NDArray[np.bool_]
+    """(S,): whether a state can be entered from the one before the last: a label that differs from
+    the label before."""
     softmax: NDArray[np.float64]
     log_softmax: NDArray[np.float64]
+    """(T, C): probabilities of the classes, and their logarithms."""
     alpha: NDArray[np.float64]
+    """(T, S): logarithm of the probability of all beginnings of paths that are in a state at a
+    frame, the frame included."""
     beta: NDArray[np.float64]
+    """(T, S): logarithm of the probability of all ends of paths after a frame, given the state
+    there. So the log-likelihood is the logarithm of the sum of ``exp(alpha + beta)`` at any
+    frame."""
     occupancy: NDArray[np.float64]
+    """(T, S): probability of a state at a frame, given the labels; rows add up to 1, or are 0 where
+    the labels can't be emitted."""
     gradient: NDArray[np.float64]
+    """(T, C): of the loss with respect to the logits."""
     loss: float
+    """In nats; inf where the labels can't be emitted."""
 
     @property
     def feasible(self) -> bool:

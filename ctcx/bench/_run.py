@@ -23,21 +23,9 @@ def run_suite(
 ) -> tuple[Session, bool]:
     """Measure, and let pytest-benchmark write its JSON; it isn't written if nothing was measured.
 
-    Parameters
-    ----------
-    options
-        What to measure.
-    json
-        The file.
-    tell
-        Called with a line about what goes on, and how many cells of how many are done.
-
-    Returns
-    -------
-    Session
-        Closed; it knows what is missing.
-    bool
-        Whether it was interrupted.
+    ``tell`` is called with a line about each step, and with how many cells of how many are done.
+    The session that is returned is closed, and knows what is missing; the second value says whether
+    it was interrupted.
 
     Raises
     ------

@@ -20,52 +20,35 @@ __all__ = ["SWEEPS", "Sweep", "Workload", "random_inputs", "workloads"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Workload:
-    """A named input for the benchmarks.
-
-    Attributes
-    ----------
-    name : str
-        What ``--workload`` takes.
-    origin : str
-        Where it comes from, in a few words.
-    make : callable
-        Returns the :class:`~ctcx.data.batch.Batch` in float32, the same on every machine.
-    quick : bool
-        Whether ``--quick`` measures it.
-    sweep : str or None
-        ``"T"``, ``"N"``, ``"C"`` or ``"L"`` for a point of a scaling plot.
-    size : int
-        That dimension's size at this point.
-    """
+    """A named input for the benchmarks."""
 
     name: str
+    """What ``--workload`` takes."""
     origin: str
+    """Where it comes from, in a few words."""
     make: Callable[[], Batch]
+    """Returns the :class:`~ctcx.data.batch.Batch` in float32, the same on every machine."""
     quick: bool = False
+    """Whether ``--quick`` measures it."""
     sweep: str | None = None
+    """``"T"``, ``"N"``, ``"C"`` or ``"L"`` for a point of a scaling plot."""
     size: int = 0
+    """That dimension's size at this point."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sweep:
-    """One size that grows while the others stay.
-
-    Attributes
-    ----------
-    what : str
-        In words.
-    N, T, C, L : int
-        The sizes that stay; the one that grows is not looked at.
-    sizes : tuple of int
-        What the growing one takes.
-    """
+    """One size that grows while the others stay."""
 
     what: str
+    """In words."""
     sizes: tuple[int, ...]
+    """What the growing one takes."""
     N: int = 8
     T: int = 200
     C: int = 32
     L: int = 20
+    """The sizes that stay; the one that grows is not looked at."""
 
     def shape(self, letter: str, size: int) -> tuple[int, int, int, int]:
         """Return N, T, C, L at one point."""

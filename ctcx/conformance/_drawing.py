@@ -19,28 +19,19 @@ FAILURES = "ctcx-failures"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawing:
-    """What the check of drawn problems is asked for.
-
-    Attributes
-    ----------
-    count : int or None
-        How many problems; None: what a run draws by default, for which fewer are drawn where a call
-        takes longer.
-    seed : int
-        Other seeds give other problems.
-    thorough : bool
-        Draw thousands, the largest among them: for a night.
-    folder : str
-        Where a problem that comes out wrong is written to.
-    replay : str or None
-        Only this one: a file that the kit has written, or the name of a drawn problem.
-    """
+    """What the check of drawn problems is asked for."""
 
     count: int | None = None
+    """How many problems; None: what a run draws by default, for which fewer are drawn where a call
+    takes longer."""
     seed: int = 0
+    """Other seeds give other problems."""
     thorough: bool = False
+    """Draw thousands, the largest among them: for a night."""
     folder: str = FAILURES
+    """Where a problem that comes out wrong is written to."""
     replay: str | None = None
+    """Only this one: a file that the kit has written, or the name of a drawn problem."""
 
     def __post_init__(self) -> None:
         for name, value in (("count", self.count), ("seed", self.seed)):

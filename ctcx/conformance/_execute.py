@@ -66,19 +66,9 @@ class Result:
 
 
 def execute(item: PlannedCheck, expected_failure: str | None = None) -> Result:
-    """Run a planned check.
+    """Run a planned check; whatever the kernel does, short of ending the process, is a result.
 
-    Parameters
-    ----------
-    item : PlannedCheck
-        Check and subject.
-    expected_failure : str, optional
-        Why it is known to fail. If it passes, that is a failure.
-
-    Returns
-    -------
-    Result
-        Whatever the kernel does, short of ending the process.
+    A check with an ``expected_failure``, which is the reason, fails if it passes.
     """
     begin = time.perf_counter()
     status, message = _outcome(item)

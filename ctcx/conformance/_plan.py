@@ -36,21 +36,14 @@ _EXPECTATION = re.compile(r"(?P<check>\w+)(?:\[(?P<where>[^\]]+)\])?\Z")
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCheck:
-    """One check to run on one subject.
-
-    Attributes
-    ----------
-    check : Check
-        The check.
-    subject : Subject
-        What it is run on.
-    excuse : str or None
-        Why it isn't run; None if it is.
-    """
+    """One check to run on one subject."""
 
     check: Check
+    """The check."""
     subject: Subject
+    """What it is run on."""
     excuse: str | None = None
+    """Why it isn't run; None if it is."""
 
     @property
     def id(self) -> str:
@@ -60,34 +53,23 @@ class PlannedCheck:
 
 @dataclass(kw_only=True)
 class CheckPlan:
-    """All that one run of the kit is about.
-
-    Attributes
-    ----------
-    backend : str
-        Name of the backend under test.
-    items : list of PlannedCheck
-        Checks in order, with the reasons of those that are left out.
-    not_run : dict of str to str
-        Whole libraries, devices and dtypes that are left out, with the reason.
-    problems : list of str
-        What is wrong with the run itself: a required library is missing, nothing is left to run.
-    """
+    """All that one run of the kit is about."""
 
     backend: str
+    """Name of the backend under test."""
     items: list[PlannedCheck] = field(default_factory=list)
+    """Checks in order, with the reasons of those that are left out."""
     not_run: dict[str, str] = field(default_factory=dict)
+    """Whole libraries, devices and dtypes that are left out, with the reason."""
     problems: list[str] = field(default_factory=list)
+    """What is wrong with the run itself: a required library is missing, nothing is left to run."""
 
 
 class Expectations:
     """Failures that are known: ``{"check_x": reason}`` or ``{"check_x[torch-*-float32]": reason}``.
 
-    Parameters
-    ----------
-    given : mapping of str to str
-        A name alone means that the check fails wherever it is run; in brackets stands a pattern
-        of ``library-device-dtype``.
+    A name alone means that the check fails wherever it is run; in brackets stands a pattern of
+    ``library-device-dtype``.
 
     Raises
     ------
@@ -126,18 +108,9 @@ def make_plan(
     slow: bool = False,
     drawing: Drawing | None = None,
 ) -> CheckPlan:
-    """Decide what is run on a backend.
+    """Decide what is run on a backend, out of what it declares and is there.
 
-    Parameters
-    ----------
-    backend : str
-        Its name.
-    namespaces, devices, dtypes, checks : collection of str, optional
-        Only these, out of what the backend declares and is there.
-    slow : bool
-        Whether to include the checks that take a minute.
-    drawing : Drawing, optional
-        Which problems are drawn.
+    Names restrict that; checks that take a minute are run only if ``slow``.
 
     Raises
     ------

@@ -72,26 +72,18 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Subject:
-    """One backend on one library, device and dtype.
-
-    Attributes
-    ----------
-    backend : str
-        The backend's name.
-    namespace, device, dtype : str
-        Of the logits, by the names that :class:`ctcx.plugin.Namespace` uses.
-    drawing : Drawing
-        Which problems are drawn.
-    notes : list of str
-        What a check could not do; shown with its result.
-    """
+    """One backend on one library, device and dtype."""
 
     backend: str
+    """The backend's name."""
     namespace: str
     device: str
     dtype: str
+    """Of the logits, by the names that :class:`ctcx.plugin.Namespace` uses."""
     drawing: Drawing = field(default_factory=Drawing)
+    """Which problems are drawn."""
     notes: list[str] = field(default_factory=list)
+    """What a check could not do; shown with its result."""
 
     def __str__(self) -> str:
         return f"{self.namespace}-{self.device}-{self.dtype}"
@@ -188,20 +180,9 @@ class Subject:
     ) -> Outcome:
         """Compute a batch, and check all that is not about the numbers.
 
-        Parameters
-        ----------
-        batch : Batch
-            The problem.
-        grad : bool
-            Whether to ask for the gradient.
-        inputs : CallArrays, optional
-            The batch as arrays, if not as :meth:`inputs` makes them.
-        grad_shape : tuple of int, optional
-            Shape of the gradient, if not (N, T, C).
-        blank : int, optional
-            How the blank class is called, if not by the batch's number.
-        **options
-            More arguments of ``ctc_loss``.
+        ``inputs`` are the batch as arrays, if not as :meth:`inputs` makes them; ``grad_shape`` is
+        the shape of the gradient, if not (N, T, C); ``blank`` is another name of the blank class,
+        such as -1; ``options`` are more arguments of ``ctc_loss``.
 
         Raises
         ------

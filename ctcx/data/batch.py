@@ -24,51 +24,35 @@ __all__ = ["Batch"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
-    """A batch for the CTC loss, with what is known about it; its arrays are read-only.
-
-    Attributes
-    ----------
-    logits : ndarray of float32 or float64, shape (N, T, C)
-        Unnormalised. The conformance kit, whose batches are float64, rounds them to each dtype
-        under test; a mask written as the most negative float64 becomes the most negative value of
-        that dtype.
-    labels : ndarray of int64, shape (N, S)
-        Labels, padded on the right.
-    logit_lengths, label_lengths : ndarray of int64, shape (N,)
-        How many frames and labels count.
-    blank : int
-        The blank class, in ``range(C)``; a negative one that is given counts from the last class.
-    name : str
-        Short identifier.
-    why : str
-        One sentence: what this batch is for.
-    sequences : tuple of str
-        What each sequence is, for messages; may be empty.
-    expected_loss : ndarray of float64, shape (N,), or None
-        Loss that is known without an oracle: published, or from a closed form.
-    expected_grad : ndarray of float64, shape (N, T, C), or None
-        The same for the gradient of the summed loss.
-    expected_digits : float
-        How far the expected numbers may be off themselves (published ones are rounded).
-    provenance : str
-        Where the numbers come from, and under which licence.
-    groups : frozenset of str
-        Which checks of the kit use it; see :func:`ctcx.conformance.cases.cases`.
-    """
+    """A batch for the CTC loss, with what is known about it; its arrays are read-only."""
 
     logits: NDArray[Any]
+    """(N, T, C): unnormalised. The conformance kit, whose batches are float64, rounds them to each
+    dtype under test; a mask written as the most negative float64 becomes the most negative value of
+    that dtype."""
     labels: NDArray[np.int64]
+    """(N, S): labels, padded on the right."""
     logit_lengths: NDArray[np.int64]
     label_lengths: NDArray[np.int64]
+    """(N,): how many frames and labels count."""
     blank: int
+    """The blank class, in ``range(C)``; a negative one that is given counts from the last class."""
     name: str = ""
+    """Short identifier."""
     why: str = ""
+    """One sentence: what this batch is for."""
     sequences: tuple[str, ...] = ()
+    """What each sequence is, for messages; may be empty."""
     expected_loss: NDArray[np.float64] | None = None
+    """(N,): loss that is known without an oracle: published, or from a closed form."""
     expected_grad: NDArray[np.float64] | None = None
+    """(N, T, C): the same for the gradient of the summed loss."""
     expected_digits: float = 0.0
+    """How far the expected numbers may be off themselves (published ones are rounded)."""
     provenance: str = ""
+    """Where the numbers come from, and under which licence."""
     groups: frozenset[str] = frozenset()
+    """Which checks of the kit use it; see :func:`ctcx.conformance.cases.cases`."""
 
     def __post_init__(self) -> None:
         logits = np.asarray(self.logits)

@@ -30,30 +30,20 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TextLines(Batch):
-    """A batch whose classes are characters.
-
-    Attributes
-    ----------
-    texts : tuple of str
-        The text that each label sequence spells.
-    alphabet : tuple of str
-        The character of each class, the empty string for the blank.
-    conditions : tuple of str
-        How each line was made, such as ``"clean"``.
-    """
+    """A batch whose classes are characters."""
 
     texts: tuple[str, ...] = ()
+    """The text that each label sequence spells."""
     alphabet: tuple[str, ...] = ()
+    """The character of each class, the empty string for the blank."""
     conditions: tuple[str, ...] = ()
+    """How each line was made, such as ``"clean"``."""
 
 
 def notebook_fixture() -> Batch:
     """Return the notebook's worked example, with its printed loss and gradient.
 
-    Returns
-    -------
-    Batch
-        One sequence of five frames and four classes; the blank is the last class.
+    One sequence of five frames and four classes; the blank is the last class.
     """
     numbers = _notebook()
     example = numbers["fixture"]
@@ -73,11 +63,8 @@ def notebook_fixture() -> Batch:
 def notebook_random_example() -> Batch:
     """Return the notebook's random example, whose labels are invalid.
 
-    Returns
-    -------
-    Batch
-        One sequence of four frames and four classes, with the label 4, which is out of range. It
-        serves to test that a loss refuses the label, so it has no expected loss.
+    One sequence of four frames and four classes, with the label 4, which is out of range. It serves
+    to test that a loss refuses the label, so it has no expected loss.
     """
     numbers = _notebook()
     example = numbers["random_example"]
@@ -98,11 +85,8 @@ def notebook_random_example() -> Batch:
 def ocr_lines() -> TextLines:
     """Return what a text recogniser emitted for a few drawn lines of text.
 
-    Returns
-    -------
-    TextLines
-        A padded batch: frames past a sequence's length hold 0.0, and labels past it 0. The labels
-        are the text that was drawn, not the text that was read, so a misread line has a high loss.
+    A padded batch: frames past a sequence's length hold 0.0, and labels past it 0. The labels are
+    the text that was drawn, not the text that was read, so a misread line has a high loss.
     """
     raw = (files("ctcx.data") / "ocr_lines.npz").read_bytes()
     with np.load(io.BytesIO(raw), allow_pickle=False) as stored:
@@ -136,18 +120,7 @@ def ocr_lines() -> TextLines:
 
 
 def greedy_readings(lines: TextLines) -> list[str]:
-    """Read each sequence by its best path: the best class of each frame, less repeats and blanks.
-
-    Parameters
-    ----------
-    lines : TextLines
-        What a text recogniser emitted.
-
-    Returns
-    -------
-    list of str
-        One reading for each sequence.
-    """
+    """Read each sequence by its best path: the best classes, less repeats and blanks."""
     readings = []
     for logits, length in zip(lines.logits, lines.logit_lengths, strict=True):
         path = logits[:length].argmax(axis=-1)

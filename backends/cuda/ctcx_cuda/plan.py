@@ -44,31 +44,21 @@ _CHOICES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a batch is computed.
-
-    Attributes
-    ----------
-    variant
-        Which kernels.
-    sequences
-        How many at a time; fewer than the batch has only where nothing else fits the limit.
-    sizes
-        Bytes of each part of the scratch memory, by the name of its field in ``Problem``.
-    shift, segments
-        A checkpoint is kept every ``2**shift`` frames; how many there are (1 without any).
-    shared_states
-        Whether the states of ``ctc_checkpoints`` fit into shared memory.
-    workers
-        Blocks of ``ctc_segments``.
-    """
+    """How a batch is computed."""
 
     variant: Variant
+    """Which kernels."""
     sequences: int
+    """How many at a time; fewer than the batch has only where nothing else fits the limit."""
     sizes: Mapping[str, int]
+    """Bytes of each part of the scratch memory, by the name of its field in ``Problem``."""
     shift: int
     segments: int
+    """A checkpoint is kept every ``2**shift`` frames; how many there are (1 without any)."""
     shared_states: bool
+    """Whether the states of ``ctc_checkpoints`` fit into shared memory."""
     workers: int
+    """Blocks of ``ctc_segments``."""
 
     @property
     def scratch(self) -> int:
@@ -78,30 +68,21 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class PathPlan:
-    """How the best paths of a batch are computed.
-
-    Attributes
-    ----------
-    sequences, sizes
-        As in :class:`Plan`.
-    span, spans
-        Sums are kept before every ``span`` frames; how many such spans there are. One, and all
-        choices are kept.
-    width
-        Positions (labels, and the blank after the last one) that a sequence can have.
-    units
-        Groups of 32 positions whose choices are kept together.
-    threads
-        Of a block.
-    """
+    """How the best paths of a batch are computed."""
 
     sequences: int
     sizes: Mapping[str, int]
+    """As in :class:`Plan`."""
     span: int
     spans: int
+    """Sums are kept before every ``span`` frames; how many such spans there are. One, and all
+    choices are kept."""
     width: int
+    """Positions (labels, and the blank after the last one) that a sequence can have."""
     units: int
+    """Groups of 32 positions whose choices are kept together."""
     threads: int
+    """Of a block."""
 
     @property
     def scratch(self) -> int:

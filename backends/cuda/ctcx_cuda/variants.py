@@ -27,27 +27,19 @@ _LOSS = ("rows", "step", "occupancy")
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What is compiled together, and how a sequence is laid out over a block.
-
-    Attributes
-    ----------
-    name
-        As ``python -m ctcx_cuda warmup`` prints it.
-    parts
-        Files of the source, after those of all variants.
-    kernels
-        Their names.
-    pairs, warps, group
-        Pairs of states a lane, warps a sequence, frames between two barriers; all 0 where that
-        is not fixed when the kernels are compiled.
-    """
+    """What is compiled together, and how a sequence is laid out over a block."""
 
     name: str
+    """As ``python -m ctcx_cuda warmup`` prints it."""
     parts: tuple[str, ...]
+    """Files of the source, after those of all variants."""
     kernels: tuple[str, ...]
+    """Their names."""
     pairs: int = 0
     warps: int = 0
     group: int = 0
+    """Pairs of states a lane, warps a sequence, frames between two barriers; all 0 where that is
+    not fixed when the kernels are compiled."""
 
     @property
     def slots(self) -> int:

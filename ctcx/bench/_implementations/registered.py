@@ -85,14 +85,7 @@ def backend_implementations(
     differentiates (under jit if it has one).
 
     What can't be used here is yielded too: whether it can is found out in a process of its own.
-
-    Parameters
-    ----------
-    plugins
-        The registry.
-    backends, libraries
-        Only these, by registered names; None for all. :data:`TEST_ONLY_LIBRARY` is yielded only if
-        it is named.
+    :data:`TEST_ONLY_LIBRARY` is yielded only if ``libraries`` name it.
     """
     for entry in plugins.backends.values():
         backend = entry.backend
@@ -147,13 +140,7 @@ def lower_bounds(
 
 
 def peers(only: Collection[str] | None = None) -> Iterator[Implementation]:
-    """Yield the other implementations, whether they are installed or not.
-
-    Parameters
-    ----------
-    only
-        Names in :data:`ctcx._peers.PEERS`; None for all.
-    """
+    """Yield the other implementations, or some of them, whether they are installed or not."""
     for name, about in PEERS.items():
         if only is None or name in only:
             yield Implementation(name=name, kind="peer", about=about)

@@ -41,18 +41,12 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class WorkloadReference:
-    """The right answer in float64.
-
-    Attributes
-    ----------
-    loss : ndarray of float64, shape (N,)
-        In nats, +inf where the labels can't be emitted.
-    grad : ndarray of float64, shape (N, T, C)
-        Of each loss with respect to the logits.
-    """
+    """The right answer in float64."""
 
     loss: NDArray[np.float64]
+    """(N,): in nats, +inf where the labels can't be emitted."""
     grad: NDArray[np.float64]
+    """(N, T, C): of each loss with respect to the logits."""
 
     def save(self, directory: Path) -> None:
         """Write it to files, for :meth:`load` in another process."""
@@ -81,27 +75,18 @@ class _Kept:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Errors:
-    """How far a result is from the truth.
-
-    Attributes
-    ----------
-    loss_rel : float
-        Largest relative error of a loss; absolute below 1 nat.
-    loss_abs : float
-        Largest error of a loss, in nats.
-    loss_excess : float
-        Largest error of a loss, as a multiple of what the conformance kit allows in float32.
-    largest_loss : float
-        Largest finite loss of the truth, in nats.
-    grad : float
-        Largest error of an entry of the gradient, which lies in [-1, 1].
-    """
+    """How far a result is from the truth."""
 
     loss_rel: float
+    """Largest relative error of a loss; absolute below 1 nat."""
     loss_abs: float
+    """Largest error of a loss, in nats."""
     loss_excess: float
+    """Largest error of a loss, as a multiple of what the conformance kit allows in float32."""
     largest_loss: float
+    """Largest finite loss of the truth, in nats."""
     grad: float
+    """Largest error of an entry of the gradient, which lies in [-1, 1]."""
 
     def as_dict(self) -> dict[str, float]:
         """Return plain data."""
@@ -120,15 +105,7 @@ def cache_directory() -> Path:
 
 
 def known_truth(inputs: Batch, directory: Path) -> WorkloadReference:
-    """Return the truth; what takes long is read from the directory, or computed and put there.
-
-    Parameters
-    ----------
-    inputs
-        The batch.
-    directory
-        Made if it doesn't exist.
-    """
+    """Return the truth; what takes long is read from the directory, or computed and put there."""
     path = directory / f"{_digest(inputs)}.npz"
     if not path.is_file():
         kept = _compute(inputs)
@@ -146,21 +123,9 @@ def known_truth(inputs: Batch, directory: Path) -> WorkloadReference:
 
 
 def errors(inputs: Batch, truth: WorkloadReference, loss: Any, grad: Any) -> Errors:
-    """Compare a result with the truth, entry by entry.
+    """Compare losses (N,) and a gradient (N, T, C) with the truth, entry by entry.
 
-    Parameters
-    ----------
-    inputs, truth
-        What was computed, and the right answer.
-    loss : array_like, shape (N,)
-        Of each sequence.
-    grad : array_like, shape (N, T, C)
-        Of the sum of the losses with respect to the logits.
-
-    Returns
-    -------
-    Errors
-        NaN where the result has NaN.
+    Errors are NaN where the result has NaN.
 
     Raises
     ------
@@ -248,19 +213,12 @@ PEER_GRAD = 2e-2
 
 
 def wrong(kind: Kind, errors: Errors) -> str | None:
-    """Return what is wrong with a result; None if its time counts.
+    """Return what is wrong with the result of an implementation; None if its time counts.
 
     A backend must be as exact as the conformance kit demands in float32. A peer is measured as it
-    is, with its error beside its time: it is wrong only if it computes something else. Where a
-    peer subtracts numbers of the size of the loss, each of them rounded to ``eps * loss``, the
-    gradient can be off by thousands of those: up to a whole probability for thousands of nats.
-
-    Parameters
-    ----------
-    kind
-        Of the implementation.
-    errors
-        Of its result.
+    is, with its error beside its time: it is wrong only if it computes something else. Where a peer
+    subtracts numbers of the size of the loss, each of them rounded to ``eps * loss``, the gradient
+    can be off by thousands of those: up to a whole probability for thousands of nats.
     """
     if kind == "peer":
         grad_allowed = min(2.0, PEER_GRAD * max(1.0, errors.largest_loss / 500.0))

@@ -28,11 +28,6 @@ def peak_growth(call: Callable[[], object]) -> int | None:
 
     On Linux the kernel's own high-water mark, set back before the call. Elsewhere the mark can't be
     set back, so the growth is known only if the call exceeds all before it; else None.
-
-    Parameters
-    ----------
-    call
-        Run once. What it returns is dropped.
     """
     gc.collect()
     _give_back()
@@ -85,12 +80,8 @@ def _highest_ever() -> int | None:
 def copy_rate(size: int = 2**28) -> float:
     """Return the bytes a second, read and written, of a large copy: the best of five.
 
-    With one thread, and with one for each core that may be used; what is faster counts.
-
-    Parameters
-    ----------
-    size
-        Bytes of the array that is copied; well above any cache.
+    With one thread, and with one for each core that may be used; the faster of both counts.
+    ``size`` is in bytes, and well above any cache.
     """
     source = np.ones(size, dtype=np.uint8)
     target = np.empty_like(source)

@@ -47,26 +47,19 @@ _FEWEST_TURNS = ((1, 1.0), (3, 0.0))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimingBudget:
-    """How long to measure.
-
-    Attributes
-    ----------
-    seconds
-        To spend on calls of one implementation with one workload, as far as calls are short enough.
-    turns
-        In how many turns.
-    patience
-        Seconds after which an implementation that doesn't answer is ended; its first answer, which
-        may have to wait for a compiler, may take three times as long.
-    longest
-        Seconds that a call may take: an implementation that would need more, by its pace with
-        earlier workloads, is not measured.
-    """
+    """How long to measure."""
 
     seconds: float
+    """To spend on calls of one implementation with one workload, as far as calls are short
+    enough."""
     turns: int
+    """In how many turns."""
     patience: float
+    """Seconds after which an implementation that doesn't answer is ended; its first answer, which
+    may have to wait for a compiler, may take three times as long."""
     longest: float = float("inf")
+    """Seconds that a call may take: an implementation that would need more, by its pace with
+    earlier workloads, is not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,29 +73,20 @@ class WorkloadFiles:
 
 @dataclass(kw_only=True, slots=True)
 class Measurement:
-    """One implementation with one workload.
-
-    Attributes
-    ----------
-    implementation
-        Who.
-    verdict, reason
-        ``ok``, or what is in the way.
-    facts
-        What the worker found when it prepared: first call, errors, peak memory; and the highest
-        load of the machine while it was timed.
-    durations
-        Seconds of each round.
-    iterations
-        Calls in a round.
-    """
+    """One implementation with one workload."""
 
     implementation: Implementation
+    """Who."""
     verdict: Verdict = "ok"
     reason: str = ""
+    """``ok``, or what is in the way."""
     facts: dict[str, Any] = field(default_factory=dict)
+    """What the worker found when it prepared: first call, errors, peak memory; and the highest load
+    of the machine while it was timed."""
     durations: list[float] = field(default_factory=list)
+    """Seconds of each round."""
     iterations: int = 1
+    """Calls in a round."""
 
     def out(self, verdict: Verdict, reason: str) -> None:
         """Take the implementation out; what was measured of it doesn't count."""
@@ -117,18 +101,10 @@ Tell: TypeAlias = "Callable[[str, str], None]"
 
 
 class WorkerPool:
-    """The processes of all implementations in one layout.
+    """The processes of all implementations, which take turns in their order, in one layout.
 
-    Parameters
-    ----------
-    layout
-        See :data:`Layout`.
-    implementations
-        In the order in which they take turns.
-    baseline
-        The implementation that is measured even where it is slow: others are compared with it.
-    deadline
-        On the clock of :func:`time.monotonic`: nothing new is begun after it.
+    The ``baseline`` is measured even where it is slow, since others are compared with it. Nothing
+    new is begun after the ``deadline`` on the clock of :func:`time.monotonic`.
     """
 
     def __init__(
@@ -156,23 +132,9 @@ class WorkerPool:
         implementations: Sequence[Implementation],
         tell: Tell = lambda _who, _what: None,
     ) -> Measurements:
-        """Measure one workload.
+        """Measure one workload with all implementations, or those that are given.
 
-        Parameters
-        ----------
-        given
-            The workload.
-        effort
-            How long.
-        implementations
-            Those who take part, some or all of those of this field.
-        tell
-            See :data:`Tell`.
-
-        Returns
-        -------
-        dict of str to Measurement
-            By implementation, in order; all that were measured have the verdict ``ok``.
+        All measurements that are returned with the verdict ``ok`` have times.
         """
         cells = {one.name: Measurement(implementation=one) for one in implementations}
         while not (

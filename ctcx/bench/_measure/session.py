@@ -52,31 +52,22 @@ class UnknownNameError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionOptions:
-    """What was asked for.
-
-    Attributes
-    ----------
-    quick
-        A few workloads and peers, briefly, each implementation in a process of its own only.
-    backends, libraries, peers, workloads
-        Only these; empty for all. Workloads may be patterns, as for files; ``none`` is no peer.
-    baseline
-        The implementation by whose time the others are divided.
-    max_seconds
-        After so many seconds nothing new is begun; None for no limit.
-    patience
-        Seconds after which an implementation that doesn't answer is ended. Its first call, which
-        may have to compile, has three times as long.
-    """
+    """What was asked for."""
 
     quick: bool = False
+    """A few workloads and peers, briefly, each implementation in a process of its own only."""
     backends: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     workloads: tuple[str, ...] = ()
+    """Only these; empty for all. Workloads may be patterns, as for files; ``none`` is no peer."""
     baseline: str = "torch"
+    """The implementation by whose time the others are divided."""
     max_seconds: float | None = None
+    """After so many seconds nothing new is begun; None for no limit."""
     patience: float = 120.0
+    """Seconds after which an implementation that doesn't answer is ended. Its first call, which may
+    have to compile, has three times as long."""
 
     def command(self) -> str:
         """Return the command that asks for the same."""
@@ -127,14 +118,8 @@ class _Done:
 class Session:
     """Measures each workload when its first cell is asked for.
 
-    Parameters
-    ----------
-    options
-        What was asked for.
-    time_it : bool
-        Whether to time; else each implementation only computes once, and is checked.
-    tell : callable
-        Called with a line about what goes on.
+    Without ``time_it``, each implementation only computes once, and is checked. ``tell`` is called
+    with a line about each step.
 
     Raises
     ------

@@ -37,13 +37,7 @@ _LONGEST_REST = 0.5
 
 
 class Worker:
-    """What a process does for its implementations.
-
-    Parameters
-    ----------
-    implementations : list of Implementation
-        One, or all of them.
-    """
+    """The work of one process for one implementation, or for all of them."""
 
     def __init__(self, implementations: list[Implementation]) -> None:
         self._implementations = {one.name: one for one in implementations}

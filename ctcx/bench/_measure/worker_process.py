@@ -34,13 +34,7 @@ class WorkerError(Exception):
 
 
 class WorkerProcess:
-    """A worker process with its implementations.
-
-    Parameters
-    ----------
-    implementations
-        Who runs in it.
-    """
+    """A worker process with its implementations."""
 
     def __init__(self, implementations: Sequence[Implementation]) -> None:
         # A file, not a pipe: nobody has to read it for the process to go on.

@@ -32,12 +32,7 @@ _POINT = "graphics-symbol"
 
 
 def scaling_charts(run: BenchmarkRun) -> dict[str, str]:
-    """Return a plot for each of T, N, C and L that was measured.
-
-    Returns
-    -------
-    dict of str to str
-        SVG by letter. Empty without a sweep.
+    """Return a plot (SVG) for each of T, N, C and L that was measured; empty without a sweep.
 
     Raises
     ------
@@ -56,12 +51,9 @@ def scaling_charts(run: BenchmarkRun) -> dict[str, str]:
 
 
 def opening_charts(run: BenchmarkRun) -> dict[str, str]:
-    """Return two plots over the number of frames: the error of the gradient, and the time.
+    """Return two plots (SVG by title) over the number of frames: error of the gradient, and time.
 
-    Returns
-    -------
-    dict of str to str
-        SVG by title. Empty if the sweep over frames was not measured.
+    Empty if the sweep over frames was not measured.
 
     Raises
     ------

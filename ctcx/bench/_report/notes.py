@@ -38,12 +38,6 @@ registers: the work that no kernel can avoid; on the same library if there is on
 
 
 def notes(baseline: str) -> tuple[str, ...]:
-    """Return one text for each thing to know.
-
-    Parameters
-    ----------
-    baseline
-        The implementation that others are compared with.
-    """
+    """Return one text for each thing to know; others are compared with the ``baseline``."""
     text = _TEXT.format(times=TIMES, baseline=baseline).strip()
     return tuple(" ".join(part.split()) for part in text.split("\n\n"))

@@ -28,28 +28,20 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """Times of one implementation with one workload, in seconds a call.
-
-    Attributes
-    ----------
-    layout, workload, implementation
-        Which.
-    median, q1, q3
-        Quartiles over all rounds.
-    rounds
-        How many there were.
-    facts
-        First call, errors, peak memory, device.
-    """
+    """Times of one implementation with one workload, in seconds a call."""
 
     layout: str
     workload: str
     implementation: str
+    """Which."""
     median: float
     q1: float
     q3: float
+    """Quartiles over all rounds."""
     rounds: int
+    """How many there were."""
     facts: dict[str, Any]
+    """First call, errors, peak memory, device."""
 
     @property
     def key(self) -> Key:

@@ -32,25 +32,17 @@ class DifferentMachinesError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """What has become of one cell.
-
-    Attributes
-    ----------
-    key
-        Layout, workload, implementation.
-    kind
-        ``slower``, ``faster``, ``error``, ``memory``, ``gone``, ``new``.
-    old, new
-        For people.
-    note
-        How much, or why.
-    """
+    """What has become of one cell."""
 
     key: Key
+    """Layout, workload, implementation."""
     kind: str
+    """``slower``, ``faster``, ``error``, ``memory``, ``gone``, ``new``."""
     old: str
     new: str
+    """For people."""
     note: str
+    """How much, or why."""
 
     @property
     def bad(self) -> bool:
@@ -60,27 +52,18 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
-    """All changes, and what was taken for noise.
-
-    Attributes
-    ----------
-    changes
-        The largest first.
-    compared
-        How many cells both runs have.
-    drift
-        The share by which a time must change, since things that can't have changed did so.
-    control
-        How many such things there were.
-    versions
-        What differs in the environment.
-    """
+    """All changes, and what was taken for noise."""
 
     changes: tuple[Change, ...]
+    """The largest first."""
     compared: int
+    """How many cells both runs have."""
     drift: float
+    """The share by which a time must change, since things that can't have changed did so."""
     control: int
+    """How many such things there were."""
     versions: tuple[tuple[str, str, str], ...]
+    """What differs in the environment."""
 
     def table(self) -> Table:
         """Return the changes as a table."""

@@ -28,18 +28,7 @@ class Slope:
 
 
 def fit(sizes: Sequence[float], times: Sequence[float]) -> Slope | None:
-    """Fit a straight line to the logarithms by least squares.
-
-    Parameters
-    ----------
-    sizes, times : sequence of float
-        Positive, of equal length.
-
-    Returns
-    -------
-    Slope or None
-        None for fewer than three points.
-    """
+    """Fit a straight line to the logarithms by least squares; None for fewer than three points."""
     if len(sizes) < _FEWEST:
         return None
     x, y = np.log(np.asarray(sizes, dtype=float)), np.log(np.asarray(times, dtype=float))

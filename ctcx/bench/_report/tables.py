@@ -49,26 +49,18 @@ LAYOUTS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """Rows of text under headings; the first column says what a row is about.
-
-    Attributes
-    ----------
-    title, about
-        What is above it.
-    head, rows
-        Its text; numbers are in all columns but the first ``words``.
-    words
-        How many columns are words.
-    kinds
-        For each row, a word by which it may be coloured.
-    """
+    """Rows of text under headings; the first column says what a row is about."""
 
     title: str
     about: str = ""
+    """What is above it."""
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    """Its text; numbers are in all columns but the first ``words``."""
     words: int = 1
+    """How many columns are words."""
     kinds: tuple[str, ...] = ()
+    """For each row, a word by which it may be coloured."""
 
 
 def header(run: BenchmarkRun) -> Table:

@@ -20,25 +20,17 @@ _NEVER = float("-inf")
 
 
 class Rules(NamedTuple):
-    """Logarithms of the weights of what a path may do; 0 is free, -inf forbidden.
-
-    Attributes
-    ----------
-    stay
-        To emit the same label again in the next frame.
-    skip
-        (N, S): to enter label i from label i-1, without a blank between them.
-    elsewhere
-        To start in any state but the first, in the forward direction only.
-    end_labels, end_blanks
-        (N, S) and (N, S + 1): to end in that state.
-    """
+    """Logarithms of the weights of what a path may do; 0 is free, -inf forbidden."""
 
     stay: float
+    """To emit the same label again in the next frame."""
     skip: Array
+    """(N, S): to enter label i from label i-1, without a blank between them."""
     elsewhere: float
+    """To start in any state but the first, in the forward direction only."""
     end_labels: Array
     end_blanks: Array
+    """(N, S) and (N, S + 1): to end in that state."""
 
 
 def occupancies(

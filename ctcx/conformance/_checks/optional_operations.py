@@ -44,37 +44,25 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class OptionalOperation(ABC):
-    """A public function, and what can be checked whatever it computes.
-
-    Attributes
-    ----------
-    name
-        Of the operation.
-    function
-        Calls the public function, and returns a named tuple.
-    forms
-        Axes and dtype of each result: N, T and C as for logits, S labels, P states, others of any
-        size; the dtype ``"loss"`` is that of a loss.
-    options
-        Returns what the function gets besides the blank and the backend.
-    kernel_options
-        Returns what the kernel gets besides the blank, when it is called alone.
-    batch
-        Returns the batch of a seed, for checks that need no special one.
-    mark
-        What tells the results for wrong values from others, in words.
-    is_marked
-        Whether the results for sequence ``n`` have that mark.
-    """
+    """A public function, and what can be checked whatever it computes."""
 
     name: str
+    """Of the operation."""
     function: Callable[..., Any]
+    """Calls the public function, and returns a named tuple."""
     forms: tuple[tuple[str, str], ...]
+    """Axes and dtype of each result: N, T and C as for logits, S labels, P states, others of any
+    size; the dtype ``"loss"`` is that of a loss."""
     options: _Options = lambda *_: {}
+    """Returns what the function gets besides the blank and the backend."""
     kernel_options: _Options = lambda *_: {}
+    """Returns what the kernel gets besides the blank, when it is called alone."""
     batch: Callable[[int], Batch]
+    """Returns the batch of a seed, for checks that need no special one."""
     mark: str
+    """What tells the results for wrong values from others, in words."""
     is_marked: Callable[[Any, int], bool]
+    """Whether the results for sequence ``n`` have that mark."""
     calls_others: ClassVar[bool] = False
     """Whether the function computes other operations too, by whichever backend."""
 
@@ -197,15 +185,10 @@ class OptionalOperation(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOperation(OptionalOperation):
-    """A public function of logits and labels.
-
-    Attributes
-    ----------
-    judge
-        Returns what is wrong with the results for a batch.
-    """
+    """A public function of logits and labels."""
 
     judge: Callable[[Subject, Batch, Any], list[str]]
+    """Returns what is wrong with the results for a batch."""
 
     def judge_all(self, subject: Subject, batches: Iterable[Batch]) -> None:
         """Fail with all that is wrong with the results for these batches."""

@@ -29,18 +29,6 @@ _VERY_LONG = 2000
 def faults_of(subject: Subject, problem: DrawnProblem) -> list[str]:
     """Return what is wrong with the loss alone, and with loss and gradient together.
 
-    Parameters
-    ----------
-    subject : Subject
-        What is tested.
-    problem : DrawnProblem
-        What is asked.
-
-    Returns
-    -------
-    list of str
-        Empty if all is right.
-
     Raises
     ------
     NotApplicable

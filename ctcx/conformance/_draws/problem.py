@@ -61,15 +61,8 @@ def draw(
 ) -> DrawnProblem:
     """Return the drawn problem ``index`` of a seed; it depends on nothing else.
 
-    Parameters
-    ----------
-    seed, index : int
-        Which one.
-    within : Sizes, optional
-        Shape of the arrays, for libraries that compile for each shape: the problem is then one
-        that fits into it, in one form. Default: as large as the problem.
-    blank : int, optional
-        The blank class; default: drawn too.
+    For libraries that compile for each shape, the problem can be one that fits ``within`` arrays of
+    some sizes, in one form. The blank class is drawn too, unless it is given.
     """
     bits = PortableRandom(seed, index, 2)
     size = sizes(seed, index) if within is None else _inside(within, bits)

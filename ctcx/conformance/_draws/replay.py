@@ -116,21 +116,10 @@ def _junk(batch: Batch) -> tuple[float, int]:
 
 
 def write_problem(subject: Subject, problem: DrawnProblem, about: str) -> Path:
-    """Write a problem as a fixture file.
+    """Write a problem as a fixture file, with the logits in the dtype of the subject.
 
-    Parameters
-    ----------
-    subject : Subject
-        What gets it wrong; its dtype is that of the logits.
-    problem : DrawnProblem
-        The problem.
-    about : str
-        What is wrong.
-
-    Returns
-    -------
-    Path
-        In the folder that was asked for, or in one for temporary files if that can't be made.
+    The file is in the folder that was asked for, or in one for temporary files if that can't be
+    made.
     """
     batch = problem.batch
     num_sequences, num_frames, num_classes, width = batch.shape

@@ -25,19 +25,8 @@ def shrink(
 ) -> DrawnProblem:
     """Return the smallest problem found that still fails; the same one every time.
 
-    Parameters
-    ----------
-    problem : DrawnProblem
-        One that fails.
-    fails : callable
-        Whether another one does.
-    tries : int
-        How many others are tried at most.
-
-    Returns
-    -------
-    DrawnProblem
-        Fewer sequences, frames, labels and classes; then simpler values and a plainer form.
+    It has fewer sequences, frames, labels and classes; then simpler values and a plainer form. At
+    most so many others are tried.
     """
     left = tries
 

@@ -79,15 +79,8 @@ def read_beams(
 ) -> list[SaidBeam]:
     """Return the results of each sequence.
 
-    Parameters
-    ----------
-    document : dict
-        The answer.
-    fixture : Fixture
-        What was asked.
-    numbers : sequence of str
-        Members that have a number for each result: the probability's logarithm first, the score
-        last.
+    ``numbers`` are the members of the answer that have a number for each result: the logarithm of
+    the probability first, the score last.
 
     Raises
     ------
@@ -276,20 +269,10 @@ def mistaken_beam(
 ) -> SaidBeam | None:
     """Return the results of a search with something changed; None where programs may differ.
 
-    Parameters
-    ----------
-    asked : Asked
-        The sequence.
-    which : int, optional
-        Which of the other blanks is taken for the blank.
-    rows : callable, optional
-        Returns what is taken for logarithms of probabilities.
-    then : callable, optional
-        What happens to the results afterwards.
-    bonus : callable
-        Returns what labels get besides their probability; NaN where programs may differ.
-    **rules
-        Of the search.
+    ``which`` of the other blanks is taken for the blank; ``rows`` returns what is taken for
+    logarithms of probabilities, and ``then`` changes the results afterwards. ``bonus`` returns what
+    labels get besides their probability, NaN where programs may differ. ``rules`` are those of the
+    search.
     """
     if not _is_small(asked):
         return None

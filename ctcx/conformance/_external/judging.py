@@ -59,13 +59,7 @@ def result(
 
 
 class Judge(ABC):
-    """All answers of a program for one operation.
-
-    Parameters
-    ----------
-    dtype : str
-        Whose tolerances hold.
-    """
+    """All answers of a program for one operation, by the tolerances of a dtype."""
 
     _prefix = ""
     """Of the files of a wrong problem."""
@@ -97,10 +91,7 @@ class Judge(ABC):
     def findings(self, failures: str | os.PathLike[str] | None) -> dict[str, Any]:
         """Return what all answers together tell, as fields of a report.
 
-        Parameters
-        ----------
-        failures : path or None
-            Folder for the files of one wrong problem; None to write none.
+        The files of one wrong problem are written to the folder ``failures``, if there is one.
         """
         if not self._wrong:
             return {}

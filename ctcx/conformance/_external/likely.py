@@ -47,17 +47,7 @@ def new(name: str, sentence: str) -> Mistake:
 def likely_mistakes(
     operation: ExternalOperation, given: Sequence[Judged], dtype: str
 ) -> LikelyMistakes:
-    """Return the mistake that gives these answers.
-
-    Parameters
-    ----------
-    operation : ExternalOperation
-        What was asked for.
-    given : sequence
-        All sequences that were answered.
-    dtype : str
-        Whose tolerances hold.
-    """
+    """Return the mistake that gives these answers, by the tolerances of a dtype."""
     # What is wrong comes first: most hypotheses fail there.
     given = sorted(given, key=lambda one: (not one[2], one[0].padded.size))
     problems = {asked.fixture.name for asked, _, _ in given}

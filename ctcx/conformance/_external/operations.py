@@ -26,47 +26,32 @@ __all__ = ["OPERATIONS", "ExternalOperation"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalOperation:
-    """An operation of a program in any language.
-
-    Attributes
-    ----------
-    name : str
-        As it stands in a problem.
-    fields : tuple of str
-        Members of an answer, of which one tells that it is offered.
-    read : callable
-        Returns what an answer says of each sequence.
-    fault : callable
-        Returns what is wrong with it; None if it is right.
-    same : callable
-        Returns whether what a mistake gives is what is said.
-    mistakes : tuple
-        Mistakes, each with the ways to make it.
-    unique : str or None
-        Array of the fixture that says whether the right answer is the only one.
-    settings : mapping
-        What else a problem has.
-    facts, arrays : tuple of str
-        What else a problem has of its fixture: attributes, and arrays.
-    problems : str
-        ``"small"``: those with few labels that the frames can say; ``"guided"``: those with
-        phrases, n-grams or a label bonus; ``"all"``: all others.
-    protocol : int
-        The version of the protocol that the problems have had since they are as they are.
-    """
+    """An operation of a program in any language."""
 
     name: str
+    """As it stands in a problem."""
     fields: tuple[str, ...]
+    """Members of an answer, of which one tells that it is offered."""
     read: Callable[[dict[str, Any], Fixture], list[Any]]
+    """Returns what an answer says of each sequence."""
     fault: Callable[[Asked, Any, str], str | None]
+    """Returns what is wrong with it; None if it is right."""
     same: Callable[[Asked, Any, Any, str], bool]
+    """Returns whether what a mistake gives is what is said."""
     mistakes: tuple[Ways[Any], ...]
+    """Mistakes, each with the ways to make it."""
     unique: str | None = None
+    """Array of the fixture that says whether the right answer is the only one."""
     settings: Mapping[str, int] = field(default_factory=dict)
+    """What else a problem has."""
     facts: tuple[str, ...] = ()
     arrays: tuple[str, ...] = ()
+    """What else a problem has of its fixture: attributes, and arrays."""
     problems: Literal["all", "small", "guided"] = "all"
+    """``"small"``: those with few labels that the frames can say; ``"guided"``: those with phrases,
+    n-grams or a label bonus; ``"all"``: all others."""
     protocol: int = 2
+    """The version of the protocol that the problems have had since they are as they are."""
 
 
 _BEAM = {"width": beam_search.BEAM_WIDTH, "top": beam_search.BEAM_TOP}

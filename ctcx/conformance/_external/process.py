@@ -32,13 +32,7 @@ class ProgramError(Exception):
 
 
 class ProgramProcess:
-    """A child process, started when it is first asked, and again after trouble.
-
-    Parameters
-    ----------
-    command : sequence of str
-        Program and arguments; no shell.
-    """
+    """A child process, started without a shell when it is first asked, and again after trouble."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = list(command)
@@ -49,14 +43,7 @@ class ProgramProcess:
         self._ears: list[threading.Thread] = []
 
     def ask(self, line: str, seconds: float) -> bytes:
-        """Send a line and return the one that comes back.
-
-        Parameters
-        ----------
-        line : str
-            Without its end.
-        seconds : float
-            How long to wait.
+        """Send a line and return the one that comes back, both without their end.
 
         Raises
         ------
