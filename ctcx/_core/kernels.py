@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ctcx._arrays.facts import is_undecided, library_name
 from ctcx._core.gradient import block_shape, denominator, gradient_rows
-from ctcx._core.loops.base import Loop, PythonLoop
+from ctcx._core.loops.base import Loop
 from ctcx._core.recursion import Recursion, TooManyLogitsError
 from ctcx._plugins.backend import Decline
 from ctcx._plugins.registry import registry
@@ -241,7 +241,7 @@ def _by_class(
     return loss, whole, possible
 
 
-_PYTHON_LOOP = PythonLoop()
+_PYTHON_LOOP = Loop()
 
 
 def loop_for(namespace: str) -> Loop:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ctcx._core.context import Context
     from ctcx._typing import Array, ArrayModule
 
-__all__ = ["Loop", "Power", "PythonLoop", "by_comparison", "exponential", "one_by_one", "slices"]
+__all__ = ["Loop", "Power", "by_comparison", "exponential", "one_by_one", "slices"]
 
 
 Power = Callable[[Any, Any], Any]
@@ -34,26 +34,30 @@ def exponential(exponents: Array, xp: ArrayModule) -> Array:
     return xp.exp(exponents)
 
 
-class Loop(Protocol):
-    """What the core asks of a loop.
+class Loop:
+    """The loop in Python, for libraries that compute at once; others replace what they must.
 
     A *past* is what earlier blocks left, in the loop's own form.
     """
 
-    reads_values: bool
+    reads_values = False
     """Whether reading a value costs nothing: no synchronisation, no error while tracing."""
 
-    reads_ahead: bool
+    reads_ahead = False
     """Whether a scan asks for the source of all its frames at once."""
 
-    frames_a_block: int
+    frames_a_block = 16
     """How many frames a step does at most."""
 
     def run(
         self, kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: Hashable
     ) -> Any:
-        """Call ``kernel(*arrays, constants)``; the place to compile it."""
-        ...
+        """Call ``kernel(*arrays, constants)``; the place to compile it.
+
+        NumPy would warn of numbers that are meant to vanish.
+        """
+        with np.errstate(all="ignore"):
+            return kernel(*arrays, constants)
 
     def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
         """Give ``function(xp, power, *arrays)`` as a function of the arrays, which may compile it.
@@ -62,7 +66,7 @@ class Loop(Protocol):
         ``power(exponents, xp)`` is ``exp`` of numbers of at most 0 that are multiples of
         :data:`ctcx._core.context.GRAIN`.
         """
-        ...
+        return partial(function, xp, exponential)
 
     def scan(
         self,
@@ -80,89 +84,7 @@ class Loop(Protocol):
         ``frame`` counts up from ``first``. ``earlier`` is an element of ``past``, the last one
         first, or None. Returns the last carry and the past that the ``out`` make.
         """
-        ...
-
-    def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
-        """Join a past of tuples of arrays (frames, ...) along the frames."""
-        ...
-
-    def class_sums(
-        self, classes: Array, num_classes: int, context: Context
-    ) -> Callable[[Array, slice], Array]:
-        """Give what adds up occupancies by class, as :class:`ctcx._core.gradient.ClassSums`."""
-        ...
-
-    def viterbi(self, context: Context) -> Viterbi:
-        """Give what goes through frames of the recursion for the best path."""
-        ...
-
-    def largest(self, values: Array, count: int, context: Context) -> Array:
-        """Where the largest numbers of each row (M, K) stand, largest first: (M, count).
-
-        Of equal ones the first goes first.
-        """
-        ...
-
-    def assemble(
-        self,
-        block: Callable[[slice, slice], tuple[Array, ...]],
-        shape: tuple[int, int],
-        templates: Sequence[tuple[tuple[int, ...], Any]],
-        block_shape: tuple[int, int],
-        context: Context,
-    ) -> tuple[Array, ...]:
-        """Make arrays ``(*shape, *trailing)`` of the templates ``(trailing, dtype)`` in blocks.
-
-        ``block(rows, frames)`` gives one block of each.
-        """
-        ...
-
-    def over_blocks(
-        self,
-        step: Callable[[Any, tuple[Array, ...]], tuple[Any, tuple[Array, ...]]],
-        carry: Any,
-        arrays: tuple[Array, ...],
-        size: int,
-        context: Context,
-    ) -> tuple[Any, tuple[Array, ...]]:
-        """Run ``carry, made = step(carry, block)`` for each block of the arrays' rows.
-
-        ``block`` has up to ``size`` rows of each of the arrays, and ``made`` as many rows of each
-        result. Returns the last carry and the results, of all rows.
-        """
-        ...
-
-
-class PythonLoop:
-    """The loop in Python, for libraries that compute at once."""
-
-    reads_values = False
-    reads_ahead = False
-    frames_a_block = 16
-
-    def run(
-        self, kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: Hashable
-    ) -> Any:
-        """Call it; NumPy would warn of numbers that are meant to vanish."""
-        with np.errstate(all="ignore"):
-            return kernel(*arrays, constants)
-
-    def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
-        """Operation by operation."""
-        return partial(function, xp, exponential)
-
-    def scan(
-        self,
-        step: Callable[[Any, Any, Any], tuple[Any, Any]],
-        carry: Any,
-        source: Callable[[int, int], Any],
-        *,
-        first: int,
-        blocks: int,
-        size: int,
-        past: Any = None,
-    ) -> tuple[Any, Any]:
-        """Run block after block. Takes ``past`` apart on the way, so that its memory is freed."""
+        # Takes ``past`` apart on the way, so that its memory is freed.
         made = []
         for block in range(blocks):
             earlier = None if past is None else past.pop()
@@ -171,24 +93,28 @@ class PythonLoop:
         return carry, made
 
     def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
-        """Join the blocks."""
+        """Join a past of tuples of arrays (frames, ...) along the frames."""
         return tuple(xp.concat(parts) for parts in zip(*past, strict=True))
 
     def class_sums(
         self, classes: Array, num_classes: int, context: Context
     ) -> Callable[[Array, slice], Array]:
-        """By running sums."""
+        """Give what adds up occupancies by class, as :class:`ctcx._core.gradient.ClassSums`."""
         return ClassSums(classes, num_classes, context)
 
     def viterbi(self, context: Context) -> Viterbi:
-        """In new arrays."""
+        """Give what goes through frames of the recursion for the best path."""
         return Viterbi(context)
 
     def largest(self, values: Array, count: int, context: Context) -> Array:
-        """Sort, first all, or groups by their largest and then those that can hold one."""
+        """Where the largest numbers of each row (M, K) stand, largest first: (M, count).
+
+        Of equal ones the first goes first.
+        """
         xp = context.xp
         if context.index_dtype != xp.int64:  # sorting may give integers that the device has not
             return by_comparison(values, count, context)
+        # Sort all, or groups by their largest and then those that can hold one.
         size = values.shape[1]
         group = round(math.sqrt(size / count))
         groups = -(-size // group) if group > 2 else 0
@@ -215,7 +141,11 @@ class PythonLoop:
         block_shape: tuple[int, int],
         context: Context,
     ) -> tuple[Array, ...]:
-        """Write block after block into arrays of its own: concatenating would hold them twice."""
+        """Make arrays ``(*shape, *trailing)`` of the templates ``(trailing, dtype)`` in blocks.
+
+        ``block(rows, frames)`` gives one block of each.
+        """
+        # Written into arrays of its own: concatenating would hold them twice.
         wholes = tuple(
             context.xp.empty((*shape, *trailing), dtype=dtype, device=context.device)
             for trailing, dtype in templates
@@ -241,7 +171,11 @@ class PythonLoop:
         size: int,
         context: Context,
     ) -> tuple[Any, tuple[Array, ...]]:
-        """Write block after block into arrays of its own, as :meth:`assemble` does."""
+        """Run ``carry, made = step(carry, block)`` for each block of the arrays' rows.
+
+        ``block`` has up to ``size`` rows of each of the arrays, and ``made`` as many rows of each
+        result. Returns the last carry and the results, of all rows.
+        """
         wholes: tuple[Array, ...] | None = None
         length = arrays[0].shape[0]
         for part in slices(length, size):

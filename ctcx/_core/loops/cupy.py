@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import cupy
 
-from ctcx._core.loops.base import PythonLoop, by_comparison, exponential, one_by_one
+from ctcx._core.loops.base import Loop, by_comparison, exponential, one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,8 @@ __all__ = ["CUPY_LOOP", "CupyLoop"]
 _MOST_COMPARED = 2**24
 
 
-class CupyLoop(PythonLoop):
-    """A :class:`PythonLoop` that compiles the elementwise functions of the core."""
+class CupyLoop(Loop):
+    """A :class:`Loop` that compiles the elementwise functions of the core."""
 
     def fused(self, function: Callable[..., Any], xp: ArrayModule) -> Callable[..., Any]:
         """One kernel for each combination of dtypes, compiled on first use."""

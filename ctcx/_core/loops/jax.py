@@ -17,7 +17,7 @@ from ctcx._arrays.facts import is_undecided
 from ctcx._arrays.jax import same_axes
 from ctcx._core.context import GRAIN
 from ctcx._core.gradient import ClassSums
-from ctcx._core.viterbi import Viterbi
+from ctcx._core.loops.base import Loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -63,8 +63,8 @@ def _power(exponents: Array, xp: ArrayModule) -> Array:
     return power
 
 
-class JaxLoop:
-    """A :class:`ctcx._core.loops.base.Loop` that XLA can compile at any number of frames.
+class JaxLoop(Loop):
+    """A :class:`Loop` that XLA can compile at any number of frames.
 
     Parameters
     ----------
@@ -140,10 +140,6 @@ class JaxLoop:
             return jax.numpy.einsum("tns,nsc->ntc", occupancy, one_hot[rows], precision="highest")
 
         return sums
-
-    def viterbi(self, context: Context) -> Viterbi:
-        """In XLA's operations, which it fuses."""
-        return Viterbi(context)
 
     def largest(self, values: Array, count: int, context: Context) -> Array:
         """By XLA's own operation, which puts the first of equal ones first."""

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ctcx._arrays.mlx import as_constant, evaluate
-from ctcx._core.loops.base import PythonLoop, by_comparison, one_by_one, slices
+from ctcx._core.loops.base import Loop, by_comparison, one_by_one, slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -28,8 +28,8 @@ def _power(exponents: Array, xp: ArrayModule) -> Array:
     return 1.0 / (xp.expm1(-exponents) + 1.0)
 
 
-class MlxLoop(PythonLoop):
-    """A :class:`PythonLoop` that computes as it goes, where MLX doesn't trace."""
+class MlxLoop(Loop):
+    """A :class:`Loop` that computes as it goes, where MLX doesn't trace."""
 
     def run(
         self, kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: Hashable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctcx._core.loops.base import PythonLoop
+from ctcx._core.loops.base import Loop
 from ctcx._core.viterbi import PathState, Viterbi
 from ctcx._cores import usable_cores
 
@@ -29,8 +29,8 @@ _FEWEST_ELEMENTS = 2**20
 """Below this much work, starting threads costs more than they save."""
 
 
-class ThreadedLoop(PythonLoop):
-    """A :class:`PythonLoop` that makes blocks on several threads if there is enough to do.
+class ThreadedLoop(Loop):
+    """A :class:`Loop` that makes blocks on several threads if there is enough to do.
 
     The threads live as long as the call: none are left behind for a fork to lose.
     """
