@@ -15,10 +15,7 @@ _FALSE = frozenset({"", "0", "false", "no", "off"})
 def env_flag(variable: str) -> bool:
     """Whether a yes-or-no environment variable says yes; unset or empty is no.
 
-    Raises
-    ------
-    CTCError
-        The value is neither a yes nor a no.
+    Raises CTCError: the value is neither a yes nor a no.
     """
     value = os.environ.get(variable, "").strip().lower()
     if value in _TRUE:
@@ -35,10 +32,7 @@ def env_flag(variable: str) -> bool:
 def env_count(variable: str, default: int | None) -> int | None:
     """Return the number in an environment variable; unset or empty is the default.
 
-    Raises
-    ------
-    CTCError
-        The value is no whole number, or a negative one.
+    Raises CTCError: the value is no whole number, or a negative one.
     """
     text = os.environ.get(variable, "").strip()
     if not text:

@@ -349,10 +349,7 @@ def _is_default(number: Any, default: int) -> bool:
 def check_sizes(width: Any, top: Any, max_classes: Any) -> dict[str, int | None]:
     """Return the options of a kernel that are sizes.
 
-    Raises
-    ------
-    CTCInputError
-        One is no positive integer; ``top`` is above ``width``.
+    Raises CTCInputError: one is no positive integer; ``top`` is above ``width``.
     """
     sizes = {"width": _size("width", width), "top": _size("top", top)}
     if sizes["top"] > sizes["width"]:

@@ -59,10 +59,7 @@ def in_graph(function: Callable[..., Any], arrays: dict[str, Any], **options: An
     ``arrays`` are its array arguments by name. All memory that it takes lives as long as one of its
     results. Values can't be read, so they are not checked.
 
-    Raises
-    ------
-    CTCInputError
-        ``infeasible="raise"``, or labels or lengths on the host.
+    Raises CTCInputError: ``infeasible="raise"``, or labels or lengths on the host.
     """
     cupy = sys.modules["cupy"]
     if options.get("infeasible") == "raise":

@@ -115,10 +115,8 @@ class BestLabels(NamedTuple):
 def wishes_of(boost: Any, lm: Any, lm_weight: Any, label_bonus: Any, state: Any) -> Wishes:
     """Check all that doesn't depend on the logits.
 
-    Raises
-    ------
-    CTCInputError
-        A number is too large, or no number; ``lm`` lacks a method; ``state`` is no state.
+    Raises CTCInputError: a number is too large, or no number; ``lm`` lacks a method; ``state`` is
+    no state.
     """
     if boost is not None and not isinstance(boost, Mapping):
         msg = (
@@ -171,13 +169,8 @@ def search(
 ) -> BestLabels:
     """Search the most probable labels on the host.
 
-    Raises
-    ------
-    CTCInputError
-        Wrong values; phrases that can't be; a state of another search; a language model that
-        returns what is no logarithm of a probability.
-    BackendError
-        As for any operation.
+    Raises CTCInputError: wrong values; phrases that can't be; a state of another search; a language
+    model that returns what is no logarithm of a probability. BackendError: as for any operation.
     """
     # As NumPy has them: kernels for this need no other library.
     logits = on_host(prepared.logits)
@@ -284,10 +277,7 @@ class _ThisModel:
 def _identity_of(lm: LanguageModel | None) -> str | _ThisModel | None:
     """Say which language model it is.
 
-    Raises
-    ------
-    CTCInputError
-        Its fingerprint is no str.
+    Raises CTCInputError: its fingerprint is no str.
     """
     if lm is None:
         return None
@@ -363,10 +353,7 @@ def _phrases(
 ) -> tuple[tuple[tuple[int, ...], float], ...]:
     """Return phrases and their weights in a fixed order.
 
-    Raises
-    ------
-    CTCInputError
-        One that can't be emitted, or a weight that is too large, or no number.
+    Raises CTCInputError: one that can't be emitted, or a weight that is too large, or no number.
     """
 
     def refuse(phrase: Any, why: str) -> CTCInputError:
@@ -425,10 +412,7 @@ def _entries(
 ) -> BeamArrays:
     """Return the beams that a state holds.
 
-    Raises
-    ------
-    CTCInputError
-        It isn't of a search like this, or of as many sequences.
+    Raises CTCInputError: it isn't of a search like this, or of as many sequences.
     """
     foreign = CTCInputError(
         "state doesn't hold what a search leaves behind: pass the state of the results so far "

@@ -60,12 +60,7 @@ def call_whole(
     Returns what the kernel returns; None if the selected backend computes step by step, as any
     array library's calls are.
 
-    Raises
-    ------
-    CTCInputError
-        A wrong type, dtype or shape.
-    BackendError
-        No backend can take the call.
+    Raises CTCInputError: a wrong type, dtype or shape. BackendError: no backend can take the call.
     """
     prepared = _checked(operation, arrays, blank, time_major=time_major)
     decision = select(_problem(operation, arrays["logits"], prepared), backend)
@@ -90,10 +85,7 @@ def whole_problem(
 ) -> Problem:
     """Describe a call on lazy arrays.
 
-    Raises
-    ------
-    CTCInputError
-        A wrong type, dtype or shape.
+    Raises CTCInputError: a wrong type, dtype or shape.
     """
     prepared = _checked(operation, arrays, blank, time_major=time_major)
     return _problem(operation, arrays["logits"], prepared)

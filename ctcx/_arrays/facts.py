@@ -76,10 +76,8 @@ def is_numpy(value: object) -> bool:
 def describe(array: Array, argument: str | None = None) -> ArrayFacts:
     """Read off the facts.
 
-    Raises
-    ------
-    CTCInputError
-        It is the ``argument`` of a call, and a tensor of PyTorch that :func:`form_of` refuses.
+    Raises CTCInputError: it is the ``argument`` of a call, and a tensor of PyTorch that
+    :func:`form_of` refuses.
     """
     xp = namespace_of(array)
     dtype = _dtype_name(array.dtype)

@@ -63,10 +63,7 @@ _forms: dict[int, Form] = {}  # by the set of keys, of which a process sees a fe
 def form_of(argument: str, tensor: Array) -> Form:
     """Tell the form of one tensor of a call.
 
-    Raises
-    ------
-    CTCInputError
-        Of a layout or kind that ctcx doesn't compute on, or its memory was freed.
+    Raises CTCInputError: ctcx doesn't compute on its layout or kind, or its memory was freed.
     """
     torch: Any = sys.modules["torch"]
     form = _forms.get(torch._C._dispatch_keys(tensor).raw_repr())  # noqa: SLF001 - see _form

@@ -83,10 +83,7 @@ def hessian_times(
 ) -> Array:
     """Second derivatives times ``vector``, (N, T, C), from the core, whoever computed ``grad``.
 
-    Raises
-    ------
-    BackendError
-        The core can't take logits of this size.
+    Raises BackendError: the core can't take logits of this size.
     """
     from ctcx._core.hessian import hessian_vector_product
 

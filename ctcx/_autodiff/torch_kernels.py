@@ -115,10 +115,7 @@ loss_and_grad.register_autograd(_backward, setup_context=_keep)
 def dispatched(operation: str, options: Options, prepared: KernelInputs) -> Any:
     """Call the operator for what a kernel would compute, so that PyTorch's dispatcher sees it.
 
-    Raises
-    ------
-    BackendError
-        PyTorch can't take the operator to a kernel for tensors of these types.
+    Raises BackendError: PyTorch can't take the operator to a kernel for tensors of these types.
     """
     arguments = (
         *prepared[:4],

@@ -55,12 +55,8 @@ def read_utterances(
 ) -> UtteranceLogits:
     """Read a file, and return all its utterances or the one that ``sequence`` asks for.
 
-    Raises
-    ------
-    CTCInputError
-        It can't be read, or holds something else.
-    typer.BadParameter
-        An option doesn't fit it.
+    Raises CTCInputError: it can't be read, or holds something else. typer.BadParameter: an option
+    doesn't fit it.
     """
     logits, lengths = _read(path)
     count, _, classes = logits.shape
@@ -85,10 +81,7 @@ def _read(path: str) -> tuple[NDArray[Any], NDArray[Any]]:
     The file is an .npz file with the array ``logits``, and ``logit_lengths`` if there is padding;
     or an .npy file with the logits alone. (T, C) is one sequence.
 
-    Raises
-    ------
-    CTCInputError
-        It can't be read, or holds something else.
+    Raises CTCInputError: it can't be read, or holds something else.
     """
     logits, lengths = _arrays(path)
     if logits.dtype.kind != "f" or logits.dtype.itemsize > 8 or logits.ndim not in {2, 3}:

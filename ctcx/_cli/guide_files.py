@@ -24,10 +24,8 @@ _SPACE = "<space>"
 def read_phrases(path: str, table: TokenTable) -> dict[tuple[int, ...], float]:
     """Read phrases, one a line, perhaps with a tab and a weight.
 
-    Raises
-    ------
-    CTCInputError
-        The file can't be read; a phrase can't be spelled; a weight is no finite number.
+    Raises CTCInputError: the file can't be read; a phrase can't be spelled; a weight is no finite
+    number.
     """
     found: dict[tuple[int, ...], float] = {}
     for number, line in enumerate(read_text("boost", path).split("\n"), start=1):
@@ -55,10 +53,7 @@ def read_phrases(path: str, table: TokenTable) -> dict[tuple[int, ...], float]:
 def read_model(path: str, table: TokenTable, classes: int, *, words: bool) -> NGram:
     """Read a model of tokens, or of words that are spelled in them.
 
-    Raises
-    ------
-    CTCInputError
-        The file is wrong; no token stands between words.
+    Raises CTCInputError: the file is wrong; no token stands between words.
     """
     names = [table.names.get(label, f"<{label}>") for label in range(classes)]
     if not words:

@@ -57,10 +57,7 @@ def library_name(name: str) -> str | None:
 def known_libraries(given: Sequence[str] | None) -> tuple[str, ...] | None:
     """Return registered names for those given; None, for all, if none is.
 
-    Raises
-    ------
-    typer.BadParameter
-        Nobody registered it.
+    Raises typer.BadParameter: nobody registered it.
     """
     if not given:
         return None
@@ -81,10 +78,7 @@ def _known_library(given: str) -> str:
 def known_backends(given: Sequence[str] | None) -> tuple[str, ...] | None:
     """Return the names given; None, for all, if none is.
 
-    Raises
-    ------
-    UnknownBackendError
-        Nobody registered it.
+    Raises UnknownBackendError: nobody registered it.
     """
     if not given:
         return None
@@ -95,10 +89,7 @@ def known_backends(given: Sequence[str] | None) -> tuple[str, ...] | None:
 def known_peers(given: Sequence[str] | None) -> tuple[str, ...] | None:
     """Return the names given, nothing for ``none``; None, for all, if none is given.
 
-    Raises
-    ------
-    typer.BadParameter
-        There is no such implementation.
+    Raises typer.BadParameter: there is no such implementation.
     """
     if not given:
         return None

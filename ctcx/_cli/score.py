@@ -74,10 +74,7 @@ def score_command(
 def _scorer() -> Callable[..., Any]:
     """Find the function that a package offers.
 
-    Raises
-    ------
-    CTCError
-        None does, or it needs other packages.
+    Raises CTCError: none does, or it needs other packages.
     """
     advice = "pip install 'ctcx-dask[score]'"
     for entry in metadata.entry_points(group=GROUP, name="score"):

@@ -52,10 +52,7 @@ class TokenTable:
     def labels_of(self, text: str) -> list[int]:
         """Spell a text: at each place with the longest token that is there.
 
-        Raises
-        ------
-        CTCInputError
-            No token stands for a character, or several classes have the same one.
+        Raises CTCInputError: no token stands for a character, or several classes have the same one.
         """
         classes: dict[str, list[int]] = {}
         for label, name in self.names.items():
@@ -119,10 +116,7 @@ def read_tokens(path: str, classes: int, blank: int) -> TokenTable:
     The file is text with one token a line, in the order of the classes, or with lines of a token
     and its class; or it is a .json file with a list of tokens or an object from tokens to classes.
 
-    Raises
-    ------
-    CTCInputError
-        It can't be read, or names more or fewer classes than there are.
+    Raises CTCInputError: it can't be read, or names more or fewer classes than there are.
     """
     text = read_text("tokens", path)
     is_json = path.lower().endswith(".json")

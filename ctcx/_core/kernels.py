@@ -254,10 +254,7 @@ def loop_for(namespace: str) -> Loop:
 def run(kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: Hashable) -> Any:
     """Call ``kernel(*arrays, constants)`` as the library of the first array runs kernels.
 
-    Raises
-    ------
-    Decline
-        The batch has more logits than the library can count.
+    Raises Decline: the batch has more logits than the library can count.
     """
     loop = loop_for(library_name(arrays[0]))
     try:

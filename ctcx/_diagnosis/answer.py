@@ -32,10 +32,7 @@ def read_answer(place: str, document: Any, fixture: Fixture) -> Answer:
     the fixture has, with ``"inf"``, ``"-inf"`` and ``"nan"`` as strings; and with ``"layout"``, if
     it is ``"time-major"``. Errors call it ``place``.
 
-    Raises
-    ------
-    CTCInputError
-        Nothing to compare, a wrong shape, or no number; names the place.
+    Raises CTCInputError: nothing to compare, a wrong shape, or no number; names the place.
     """
     if not isinstance(document, dict):
         msg = f"{place} is of type {type(document).__name__}: expected an object with 'loss'"

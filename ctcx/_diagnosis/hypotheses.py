@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -552,28 +552,22 @@ def _by(values: Array) -> Array:
     return np.where(values > 0, values, np.nan)
 
 
-def _scaled_gradient(
-    *factors: Callable[[MistakenBatch], Array],
-) -> Callable[[MistakenBatch], Iterator[Way]]:
+Factor: TypeAlias = "Callable[[MistakenBatch], Array | float]"
+
+
+def _scaled(*factors: Factor, loss_too: bool) -> Callable[[MistakenBatch], Iterator[Way]]:
+    """Return the ways of a mistake that multiplies the gradient by a factor, or the loss, too."""
+
     def ways(batch: MistakenBatch) -> Iterator[Way]:
         loss, (gradient, *_) = batch.right
         for factor in factors:
-            by = factor(batch)
-            said = np.where(np.isnan(by), np.nan, loss)
-            yield Way(said, (gradient * np.nan_to_num(by)[:, None, None],))
-
-    return ways
-
-
-def _scaled_loss(
-    *factors: Callable[[MistakenBatch], Array],
-) -> Callable[[MistakenBatch], Iterator[Way]]:
-    def ways(batch: MistakenBatch) -> Iterator[Way]:
-        loss, (gradient, *_) = batch.right
-        for factor in factors:
-            by = factor(batch)
+            by = np.broadcast_to(factor(batch), loss.shape)
+            scaled = gradient * np.nan_to_num(by)[:, None, None]
             with np.errstate(invalid="ignore"):
-                yield Way(loss * by, (gradient * np.nan_to_num(by)[:, None, None], gradient))
+                if loss_too:
+                    yield Way(loss * by, (scaled, gradient))
+                else:
+                    yield Way(np.where(np.isnan(by), np.nan, loss), (scaled,))
 
     return ways
 
@@ -582,45 +576,37 @@ def _labels(batch: MistakenBatch) -> Array:
     return 1.0 / _by(batch.counts.astype(np.float64))
 
 
-def _frames(batch: MistakenBatch) -> Array:
-    return 1.0 / _by(batch.frames.astype(np.float64))
+_BY_LABELS: tuple[Factor, ...] = (
+    _labels,
+    lambda batch: 1.0 / max(1, batch.labels.shape[1]),
+    lambda batch: _labels(batch) / len(batch.frames),
+)
+_BY_FRAMES: tuple[Factor, ...] = (
+    lambda batch: 1.0 / _by(batch.frames.astype(np.float64)),
+    lambda batch: 1.0 / max(1, batch.logits.shape[1]),
+    lambda batch: 1.0 / max(1, int(batch.frames.sum())),
+)
 
 
-def _all_frames(batch: MistakenBatch) -> Array:
-    return np.full(len(batch.frames), 1.0 / max(1, batch.logits.shape[1]))
-
-
-def _sequences(batch: MistakenBatch) -> Array:
-    return np.full(len(batch.frames), 1.0 / len(batch.frames))
-
-
-def _labels_and_sequences(batch: MistakenBatch) -> Array:
-    return _labels(batch) / len(batch.frames)
-
-
-def _width(batch: MistakenBatch) -> Array:
-    return np.full(len(batch.frames), 1.0 / max(1, batch.labels.shape[1]))
-
-
-def _total_frames(batch: MistakenBatch) -> Array:
-    return np.full(len(batch.frames), 1.0 / max(1, int(batch.frames.sum())))
-
-
-def _states_count(batch: MistakenBatch) -> Array:
+def _by_states(batch: MistakenBatch) -> Array:
     return 1.0 / (2.0 * batch.counts.astype(np.float64) + 1.0)
+
+
+def _by_sequences(batch: MistakenBatch) -> float:
+    return 1.0 / len(batch.frames)
 
 
 def _likelihood(batch: MistakenBatch) -> Array:
     return np.exp(-batch.right.loss)
 
 
-gradient_by_labels = _scaled_gradient(_labels, _width, _labels_and_sequences)
-gradient_by_frames = _scaled_gradient(_frames, _all_frames, _total_frames)
-gradient_by_sequences = _scaled_gradient(_sequences)
-gradient_of_likelihood = _scaled_gradient(_likelihood, lambda batch: -_likelihood(batch))
-loss_by_labels = _scaled_loss(_labels, _width, _labels_and_sequences, _states_count)
-loss_by_frames = _scaled_loss(_frames, _all_frames, _total_frames)
-loss_by_sequences = _scaled_loss(_sequences)
+gradient_by_labels = _scaled(*_BY_LABELS, loss_too=False)
+gradient_by_frames = _scaled(*_BY_FRAMES, loss_too=False)
+gradient_by_sequences = _scaled(_by_sequences, loss_too=False)
+gradient_of_likelihood = _scaled(_likelihood, lambda batch: -_likelihood(batch), loss_too=False)
+loss_by_labels = _scaled(*_BY_LABELS, _by_states, loss_too=True)
+loss_by_frames = _scaled(*_BY_FRAMES, loss_too=True)
+loss_by_sequences = _scaled(_by_sequences, loss_too=True)
 
 
 def doubled_gradient(batch: MistakenBatch) -> Iterator[Way]:

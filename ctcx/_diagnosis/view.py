@@ -62,10 +62,7 @@ def inspect_sequence(
     Without a ``sequence``, it is the first that the answer is wrong in, or else the first.
     ``dtype`` is the one whose tolerances hold.
 
-    Raises
-    ------
-    CTCInputError
-        There is no such sequence.
+    Raises CTCInputError: there is no such sequence.
     """
     count = fixture.shape[0]
     if sequence is not None and not 0 <= sequence < count:

@@ -18,10 +18,7 @@ __all__ = ["check_beside"]
 def check_beside(argument: str, array: Any, logits: Array, dtypes: Collection[str]) -> None:
     """Refuse what is no array of these dtypes of the library and device of the logits.
 
-    Raises
-    ------
-    CTCInputError
-        It is not, or one of both is of a layout that has no shape.
+    Raises CTCInputError: it is not, or one of both is of a layout that has no shape.
     """
     if not is_array(array) or library_name(array) != library_name(logits):
         kind = library_name(array) if is_array(array) else type(array).__name__

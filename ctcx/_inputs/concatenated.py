@@ -20,10 +20,7 @@ def padded(labels: Array, label_lengths: Any) -> Array:
 
     The number S is read on the host: one synchronisation if the lengths lie on another device.
 
-    Raises
-    ------
-    CTCInputError
-        The lengths don't add up to the number of labels, or one is negative.
+    Raises CTCInputError: the lengths don't add up to the number of labels, or one is negative.
     """
     xp = namespace_of(labels)
     device = device_of(labels)

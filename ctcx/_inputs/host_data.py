@@ -38,10 +38,8 @@ def plain(argument: str, value: Any) -> Any:
     Kernels take the address of an array and know nothing of subclasses, so each array that comes
     from a caller goes through here, before anything else is asked about it.
 
-    Raises
-    ------
-    CTCInputError
-        A masked array: ctcx has no masks, and to ignore one would give a wrong number.
+    Raises CTCInputError: a masked array: ctcx has no masks, and to ignore one would give a wrong
+    number.
     """
     if type(value) is np.ndarray:
         return value if value.flags.aligned else value.copy()
@@ -77,10 +75,8 @@ def integers(
 
     They are the labels of a ``sequence``; without one they are lengths, one for each sequence.
 
-    Raises
-    ------
-    CTCInputError
-        One that is no integer, or needs more than 64 bits; names sequence, position and value.
+    Raises CTCInputError: one that is no integer, or needs more than 64 bits; names sequence,
+    position and value.
     """
     if set(map(type, values)) <= {int}:
         try:
@@ -121,10 +117,7 @@ def as_integer(value: object) -> int | None:
 def host_lengths(argument: str, given: Any) -> NDArray[Any]:
     """Lengths that are no array, as an array: an int as a 0-d one, a list as a 1-d one.
 
-    Raises
-    ------
-    CTCInputError
-        Something else, or no integers.
+    Raises CTCInputError for anything else, and for what is no integer.
     """
     if is_list(given):
         return integers(argument, given)
@@ -141,10 +134,7 @@ def host_lengths(argument: str, given: Any) -> NDArray[Any]:
 def check_integer_dtype(argument: str, array: Any) -> None:
     """Refuse arrays of floats, booleans and objects.
 
-    Raises
-    ------
-    CTCInputError
-        With the dtype.
+    Raises CTCInputError, which names the dtype.
     """
     if is_numpy(array):
         integral = array.dtype.kind in "iu"

@@ -51,10 +51,7 @@ __all__ = ["from_lists", "labels_from_one_hot", "labels_to_one_hot", "min_frames
 def resolve_blank(blank: int, num_classes: int) -> int:
     """Index of the blank in ``range(num_classes)``; negative ones count from the end.
 
-    Raises
-    ------
-    CTCInputError
-        Not an integer, or out of range.
+    Raises CTCInputError: not an integer, or out of range.
     """
     index = as_integer(blank)
     if index is None:
@@ -82,10 +79,8 @@ def from_lists(rows: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64
 
     -1 is no class, so that no other lengths can make labels of the padding.
 
-    Raises
-    ------
-    CTCInputError
-        A row that is no list, or a label that is no integer; names sequence and position.
+    Raises CTCInputError: a row that is no list, or a label that is no integer; names sequence and
+    position.
     """
     checked = [_row(sequence, row) for sequence, row in enumerate(rows)]
     lengths = np.asarray([len(row) for row in checked], dtype=np.int64)

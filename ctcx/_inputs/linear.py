@@ -52,10 +52,8 @@ def prepare_head(
 ) -> HeadInputs:
     """Check all that can be checked without values.
 
-    Raises
-    ------
-    CTCInputError
-        A wrong type, dtype or shape; another library or device than that of the hidden states.
+    Raises CTCInputError: a wrong type, dtype or shape; another library or device than that of the
+    hidden states.
     """
     hidden, weight = plain("hidden", hidden), plain("weight", weight)
     check_frames("hidden", hidden, "D")
@@ -112,10 +110,7 @@ def _about_hidden(error: CTCInputError) -> CTCInputError:
 def check_chunk(chunk: Any) -> int | None:
     """Give how many classes the caller wants in a block, if any number is given.
 
-    Raises
-    ------
-    CTCInputError
-        Not a positive int.
+    Raises CTCInputError for anything but a positive int.
     """
     number = None if chunk is None else as_integer(chunk)
     if chunk is not None and (number is None or number < 1):
@@ -129,10 +124,7 @@ def check_head_values(head: HeadInputs) -> None:
 
     A bias of -inf masks a class.
 
-    Raises
-    ------
-    CTCInputError
-        Says which, and where.
+    Raises CTCInputError, which says what is wrong and where.
     """
     call, xp = head.call, head.call.facts.xp
     check_integers(call, head.weight.shape[0])
@@ -178,10 +170,7 @@ def check_logits(call: KernelInputs, logits: Array, total: Array, dtype: str) ->
 
     ``logits`` are those of the sequences' own classes, ``total`` the sums for the others.
 
-    Raises
-    ------
-    CTCInputError
-        Says in which sequence and frame.
+    Raises CTCInputError, which names sequence and frame.
     """
     xp = call.facts.xp
     bad = xp.isnan(total) | xp.any(~(logits < float("inf")), axis=2)

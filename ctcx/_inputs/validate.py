@@ -29,11 +29,8 @@ def check_values(
 
     ``wildcards`` are numbers that may stand among the labels though they are no classes.
 
-    Raises
-    ------
-    CTCInputError
-        A length outside its range, a label out of range or equal to the blank, a NaN or +inf logit
-        inside a sequence; with sequence, position and value.
+    Raises CTCInputError: a length outside its range, a label out of range or equal to the blank, a
+    NaN or +inf logit inside a sequence; with sequence, position and value.
     """
     labels, ok_small = _integers_ok(call, call.logits.shape[2], wildcards)
     logits = call.logits
@@ -50,10 +47,7 @@ def check_values(
 def check_integers(call: KernelInputs, num_classes: int) -> None:
     """Raise what is wrong with labels and lengths where ``call.logits`` isn't of these classes.
 
-    Raises
-    ------
-    CTCInputError
-        As :func:`check_values`.
+    Raises CTCInputError, as :func:`check_values` does.
     """
     _, ok = _integers_ok(call, num_classes, ())
     if not bool(ok):
@@ -143,10 +137,7 @@ def _raise(call: KernelInputs, *, time_major: bool, wildcards: tuple[int, ...]) 
 def locate(call: KernelInputs, *, time_major: bool, wildcards: tuple[int, ...] = ()) -> None:
     """Find the first value that is wrong and raise it; return if there is none.
 
-    Raises
-    ------
-    CTCInputError
-        As :func:`check_values`.
+    Raises CTCInputError, as :func:`check_values` does.
     """
     logit_lengths = _locate_integers(call, call.logits.shape[2], wildcards)
     _report_logits(call, logit_lengths, time_major=time_major)

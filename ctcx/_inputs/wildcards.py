@@ -59,10 +59,7 @@ class Wildcards(NamedTuple):
     def of(cls, wildcards: Any, free_ends: Any, classes: int) -> Wildcards:
         """Check the arguments.
 
-        Raises
-        ------
-        CTCInputError
-            With the argument, what was passed and what is expected.
+        Raises CTCInputError, which names the argument, what was passed and what is expected.
         """
         if wildcards is None:
             wildcards = {}

@@ -124,10 +124,7 @@ def settle(draft: PluginState) -> None:
 def ask(draft: PluginState, hook: str) -> Any:
     """Call one hook of a plugin; None if it doesn't implement it.
 
-    Raises
-    ------
-    BaseException
-        Whatever the plugin raises.
+    Raises BaseException: whatever the plugin raises.
     """
     assert draft.manager is not None  # noqa: S101 - it has been loaded
     results = getattr(draft.manager.hook, hook)()
@@ -147,10 +144,7 @@ def devices_of(library: Namespace) -> tuple[tuple[str, ...], str | None]:
 def at_most(things: Iterable[Any]) -> list[Any]:
     """Return the items that a hook returned, as a list.
 
-    Raises
-    ------
-    ValueError
-        There are more than a thousand.
+    Raises ValueError: there are more than a thousand.
     """
     found = list(islice(things, LIMIT + 1))
     if len(found) > LIMIT:

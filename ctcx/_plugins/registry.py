@@ -253,12 +253,8 @@ _generations = itertools.count(1)
 def registry() -> Registry:
     """Return the registry of this process; the first call loads all plugins.
 
-    Raises
-    ------
-    PluginError
-        Under ``CTCX_STRICT_PLUGINS=1``, if a plugin can't be used; else each is a warning.
-    CTCError
-        An environment variable has a value that means nothing.
+    Raises PluginError: under ``CTCX_STRICT_PLUGINS=1``, if a plugin can't be used; else each is a
+    warning. CTCError: an environment variable has a value that means nothing.
     """
     return _current if _current is not None else _load(fresh=False)
 

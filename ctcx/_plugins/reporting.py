@@ -26,10 +26,7 @@ def strict() -> bool:
 def report(message: str, error: BaseException | None = None) -> None:
     """Warn, or raise under ``CTCX_STRICT_PLUGINS=1``, chained to what went wrong.
 
-    Raises
-    ------
-    PluginError
-        In strict mode.
+    Raises PluginError: in strict mode.
     """
     if strict():
         raise PluginError(message) from error

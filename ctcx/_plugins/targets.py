@@ -20,13 +20,8 @@ _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 def load_target(target: str) -> Any:
     """Import what ``"package.module:attribute"`` names.
 
-    Raises
-    ------
-    ImportError
-        The module can't be imported, has no such attribute, or tried to end the process; the
-        message names ``target``.
-    Exception
-        Whatever else the import raises.
+    Raises ImportError: the module can't be imported, has no such attribute, or tried to end the
+    process; the message names ``target``. Exception: whatever else the import raises.
     """
     found, error = attempt(_imported, target)
     if error is None:

@@ -27,10 +27,7 @@ def run_suite(
     The session that is returned is closed, and knows what is missing; the second value says whether
     it was interrupted.
 
-    Raises
-    ------
-    UnknownNameError
-        A name in the options is not known.
+    Raises UnknownNameError: a name in the options is not known.
     """
     watcher = _Watcher(options, tell)
     with _without_variables("PYTEST_ADDOPTS", "PYTEST_PLUGINS"), _set_autoload_off():

@@ -71,10 +71,7 @@ class Expectations:
     A name alone means that the check fails wherever it is run; in brackets stands a pattern of
     ``library-device-dtype``.
 
-    Raises
-    ------
-    ValueError
-        A key that names no check, or no reason.
+    Raises ValueError: a key that names no check, or no reason.
     """
 
     def __init__(self, given: Mapping[str, str]) -> None:
@@ -112,12 +109,8 @@ def make_plan(
 
     Names restrict that; checks that take a minute are run only if ``slow``.
 
-    Raises
-    ------
-    UnknownBackendError
-        Nobody registered the backend.
-    ValueError
-        A library, device, dtype or check that doesn't exist, or that the backend doesn't declare.
+    Raises UnknownBackendError: nobody registered the backend. ValueError: a library, device, dtype
+    or check that doesn't exist, or that the backend doesn't declare.
     """
     plugins = registry()
     if backend not in plugins.backends:
@@ -209,10 +202,7 @@ def _libraries(
 def _required() -> tuple[str, ...]:
     """Return the libraries that must not be missing.
 
-    Raises
-    ------
-    CTCError
-        The variable names a library that nobody registered.
+    Raises CTCError: the variable names a library that nobody registered.
     """
     names = split_names(os.environ.get(REQUIRED, ""))
     known = registry().namespaces

@@ -184,12 +184,9 @@ class Subject:
         the shape of the gradient, if not (N, T, C); ``blank`` is another name of the blank class,
         such as -1; ``options`` are more arguments of ``ctc_loss``.
 
-        Raises
-        ------
-        CheckFailure
-            Another backend ran, the result has the wrong form, or an input was changed.
-        NotApplicable
-            The backend's own ``accepts`` says that it doesn't take such a problem.
+        Raises CheckFailure: another backend ran, the result has the wrong form, or an input was
+        changed. NotApplicable: the backend's own ``accepts`` says that it doesn't take such a
+        problem.
         """
         inputs = inputs or self.inputs(batch)
         blank = batch.blank if blank is None else blank

@@ -48,12 +48,9 @@ def view(array: Any) -> View:
 def require_memory(*arrays: Any) -> None:
     """Decline arrays whose elements do not lie where their address and strides say.
 
-    Raises
-    ------
-    Decline
-        A tensor that is no plain one (fake, wrapped, of a subclass with memory of its own, lazily
-        negated or zero, sparse, with freed storage), a dispatch mode that makes such tensors, or a
-        CuPy array whose elements are not aligned.
+    Raises Decline: a tensor that is no plain one (fake, wrapped, of a subclass with memory of its
+    own, lazily negated or zero, sparse, with freed storage), a dispatch mode that makes such
+    tensors, or a CuPy array whose elements are not aligned.
     """
     if not array_api_compat.is_torch_array(arrays[0]):
         for array in arrays:

@@ -94,10 +94,8 @@ def module(variant: Variant, dtype: str) -> Any:
 def function(kernel: str, variant: Variant, dtype: str) -> Any:
     """Return a kernel that is loaded on the current device; compile and load it the first time.
 
-    Raises
-    ------
-    LaunchError
-        It is not loaded, and the current stream is being captured, when nothing can be.
+    Raises LaunchError: it is not loaded, and the current stream is being captured, when nothing can
+    be.
     """
     import cupy
 
@@ -127,10 +125,7 @@ def launch(
 ) -> None:
     """Launch one kernel on the current device and stream.
 
-    Raises
-    ------
-    LaunchError
-        CUDA refuses it; the message has the kernel, the variant and CUDA's reason.
+    Raises LaunchError: CUDA refuses it; the message has the kernel, the variant and CUDA's reason.
     """
     import cupy
 

@@ -119,10 +119,7 @@ def grid(frames: int, sequences: int, *, lists: bool = False) -> tuple[int, int]
 def scratch_limit() -> int:
     """Return the limit in bytes: 256 MiB, or what ``CTCX_CUDA_SCRATCH_MIB`` says.
 
-    Raises
-    ------
-    ValueError
-        The variable is set, and is no whole number above 0.
+    Raises ValueError: the variable is set, and is no whole number above 0.
     """
     text = os.environ.get("CTCX_CUDA_SCRATCH_MIB")
     if text is None:

@@ -127,10 +127,7 @@ def errors(inputs: Batch, truth: WorkloadReference, loss: Any, grad: Any) -> Err
 
     Errors are NaN where the result has NaN.
 
-    Raises
-    ------
-    ValueError
-        A shape is wrong.
+    Raises ValueError: a shape is wrong.
     """
     loss, grad = np.asarray(loss, dtype=np.float64), np.asarray(grad)
     for what, got, wanted in (

@@ -121,10 +121,7 @@ class Session:
     Without ``time_it``, each implementation only computes once, and is checked. ``tell`` is called
     with a line about each step.
 
-    Raises
-    ------
-    UnknownNameError
-        A name in the options is not known.
+    Raises UnknownNameError: a name in the options is not known.
     """
 
     def __init__(

@@ -54,10 +54,7 @@ def unusable(implementation: Implementation) -> tuple[str | None, str]:
 def prepare(implementation: Implementation, inputs: Batch) -> PreparedPeer:
     """Return ``(call, read)`` as in :mod:`ctcx._peers`.
 
-    Raises
-    ------
-    MissingError
-        A peer is not installed.
+    Raises MissingError: a peer is not installed.
     """
     if implementation.kind == "peer":
         return PREPARE[implementation.name](inputs)

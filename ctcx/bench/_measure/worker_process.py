@@ -61,10 +61,8 @@ class WorkerProcess:
     def ask(self, do: str, *, timeout: float, **order: Any) -> dict[str, Any]:
         """Give an order and wait for the answer.
 
-        Raises
-        ------
-        WorkerError
-            The process ended, or did not answer in ``timeout`` seconds; it is ended then.
+        Raises WorkerError: the process ended, or did not answer in ``timeout`` seconds; it is ended
+        then.
         """
         if not self._ready:  # to start Python takes as long as it takes; nobody's fault
             self._hear(_START)

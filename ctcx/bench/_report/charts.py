@@ -34,10 +34,7 @@ _POINT = "graphics-symbol"
 def scaling_charts(run: BenchmarkRun) -> dict[str, str]:
     """Return a plot (SVG) for each of T, N, C and L that was measured; empty without a sweep.
 
-    Raises
-    ------
-    ImportError
-        vl-convert is not installed.
+    Raises ImportError: vl-convert is not installed.
     """
     found = sweeps(run)
     if not found:
@@ -55,10 +52,7 @@ def opening_charts(run: BenchmarkRun) -> dict[str, str]:
 
     Empty if the sweep over frames was not measured.
 
-    Raises
-    ------
-    ImportError
-        vl-convert is not installed.
+    Raises ImportError: vl-convert is not installed.
     """
     lines = sweeps(run).get("T", {})
     # What bounds a kernel from below has no gradient, and is no result.

@@ -51,10 +51,7 @@ def refuse(
 ) -> NoReturn:
     """Raise the error that says what an argument must be and what it is.
 
-    Raises
-    ------
-    CTCInputError
-        Always; of the class ``kind``.
+    Raises CTCInputError: always; of the class ``kind``.
     """
     msg = f"{argument} must {expected}; got {got}"
     raise kind(msg, argument=argument)
@@ -76,10 +73,7 @@ def shape_of(value: Any) -> str:
 def to_host(argument: str, value: Any) -> Any:
     """Small integers of any library, or lists, as a NumPy array.
 
-    Raises
-    ------
-    CTCInputError
-        A masked array.
+    Raises CTCInputError: a masked array.
     """
     if hasattr(value, "get") and hasattr(value, "dtype"):  # CuPy
         value = value.get()
@@ -91,10 +85,7 @@ def to_host(argument: str, value: Any) -> Any:
 def required(module: str, extra: str, what: str) -> Any:
     """Import a framework for something that can't do without it.
 
-    Raises
-    ------
-    ImportError
-        It isn't installed; names the extra of ctcx that installs it.
+    Raises ImportError: it isn't installed; names the extra of ctcx that installs it.
     """
     try:
         return import_module(module)

@@ -232,7 +232,7 @@ def _long(frames: int, count: int) -> Batch:
     return Batch(
         name=f"{frames} frames, {count} labels",
         why="Long sequences: memory, and sums of many logits.",
-        logits=logits.astype(np.float32),
+        logits=logits.astype(np.float32).astype(np.float64),
         labels=rng.integers(0, 7, size=(2, count)),
         logit_lengths=np.array([frames - 3, frames]),
         label_lengths=np.array([count, count // 3]),

@@ -29,10 +29,7 @@ _VERY_LONG = 2000
 def faults_of(subject: Subject, problem: DrawnProblem) -> list[str]:
     """Return what is wrong with the loss alone, and with loss and gradient together.
 
-    Raises
-    ------
-    NotApplicable
-        The backend's own ``accepts`` turns it down.
+    Raises NotApplicable: the backend's own ``accepts`` turns it down.
     """
     faults = []
     for grad in subject.with_and_without_grad:

@@ -52,10 +52,7 @@ def command_for(subject: Subject, what: str) -> str:
 def read_problem(what: str) -> DrawnProblem:
     """Return the problem of a fixture file, or the drawn one of that name.
 
-    Raises
-    ------
-    CTCInputError
-        There is no such file, or it isn't one with a single fixture.
+    Raises CTCInputError: there is no such file, or it isn't one with a single fixture.
     """
     if match := _NAME.match(what):
         within = Sizes(*map(int, match["sizes"].split("x"))) if match["sizes"] else None  # type: ignore[arg-type]

@@ -43,10 +43,7 @@ class Path(NamedTuple):
 def read_paths(document: dict[str, Any], fixture: Fixture) -> list[Path]:
     """Return the path of each sequence.
 
-    Raises
-    ------
-    CTCInputError
-        There is none, or something else.
+    Raises CTCInputError: there is none, or something else.
     """
     count = fixture.shape[0]
     rows = {

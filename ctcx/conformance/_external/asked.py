@@ -83,10 +83,7 @@ def close(got: float, expected: float, dtype: str) -> bool:
 def number_rows(document: dict[str, Any], name: str, count: int) -> NDArray[np.float64] | None:
     """Return an array of numbers whose first axis is that of sequences; None if there is none.
 
-    Raises
-    ------
-    CTCInputError
-        It is something else.
+    Raises CTCInputError: it is something else.
     """
     if document.get(name) is None:
         return None
@@ -99,10 +96,8 @@ def number_rows(document: dict[str, Any], name: str, count: int) -> NDArray[np.f
 def label_rows(place: str, value: Any, depth: int, count: int | None = None) -> Any:
     """Return nested lists of integers, of any lengths; at depth 1, without -1 at the end.
 
-    Raises
-    ------
-    CTCInputError
-        Something else stands there, or the outermost has another length than ``count``.
+    Raises CTCInputError: something else stands there, or the outermost has another length than
+    ``count``.
     """
     if not isinstance(value, list):
         _wrong(place, f"is {str(value)[:40]!r}", "a list")

@@ -82,10 +82,7 @@ def read_beams(
     ``numbers`` are the members of the answer that have a number for each result: the logarithm of
     the probability first, the score last.
 
-    Raises
-    ------
-    CTCInputError
-        There are none, or something else.
+    Raises CTCInputError: there are none, or something else.
     """
     for name in ("labels", *numbers):
         if document.get(name) is None:

@@ -54,10 +54,7 @@ class SaidLabels(NamedTuple):
 def read_labels(document: dict[str, Any], fixture: Fixture) -> list[SaidLabels]:
     """Return the labels of each sequence.
 
-    Raises
-    ------
-    CTCInputError
-        There are none, or something else.
+    Raises CTCInputError: there are none, or something else.
     """
     if document.get("labels") is None:
         msg = "the answer has no 'labels'"

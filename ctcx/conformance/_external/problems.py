@@ -107,10 +107,7 @@ def problems_of(operation: str) -> tuple[Fixture, ...]:
 def known_operations(names: Sequence[str]) -> tuple[str, ...]:
     """Return operations once each, ``"all"`` as all of them.
 
-    Raises
-    ------
-    CTCInputError
-        There is no such operation, or none is named.
+    Raises CTCInputError: there is no such operation, or none is named.
     """
     every = (LOSS, *OPERATIONS)
     for name in names:
@@ -128,10 +125,7 @@ def chosen(
 ) -> list[tuple[str, Fixture]]:
     """Return the problems of these names, each with its operation; None for all.
 
-    Raises
-    ------
-    CTCInputError
-        There is no problem of that name, or no such operation.
+    Raises CTCInputError: there is no problem of that name, or no such operation.
     """
     asked = [(each, one) for each in known_operations(operations) for one in problems_of(each)]
     by_name = {fixture.name for _, fixture in asked}

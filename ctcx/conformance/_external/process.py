@@ -45,12 +45,8 @@ class ProgramProcess:
     def ask(self, line: str, seconds: float) -> bytes:
         """Send a line and return the one that comes back, both without their end.
 
-        Raises
-        ------
-        ProgramError
-            No line came in time, or the program ended, or wrote a line without end.
-        CTCInputError
-            It can't be started.
+        Raises ProgramError: no line came in time, or the program ended, or wrote a line without
+        end. CTCInputError: it can't be started.
         """
         if self._process is None:
             self._start()
