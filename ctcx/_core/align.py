@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, cast
 from ctcx._arrays.facts import index_dtype, is_undecided, library_name
 from ctcx._core.best_path import BestPath
 from ctcx._core.columns import Columns
-from ctcx._core.gradient import block_shape, denominator
 from ctcx._core.kernels import loop_for, run
 from ctcx._core.recursion import Recursion
 from ctcx._core.spans import path_columns
@@ -84,21 +83,7 @@ def _align(
     column = path_columns(states, classes, counts, constants, context)
     row, frame = context.arange(0, rows)[:, None], context.arange(0, frames)[None, :]
 
-    def block(some: slice, part: slice) -> tuple[Array]:
-        where = (some, part)
-        _, _, spread = denominator(
-            logits[(*where, slice(None))],
-            call.peak[where],
-            call.inside[where],
-            context,
-            all_inside=call.all_inside,
-        )
-        return (spread,)
-
-    (spread,) = loop.assemble(
-        block, (rows, frames), [((), context.dtype)], block_shape(*logits.shape), context
-    )
-    log_probs = (columns(row, frame, xp.maximum(column, 0)) - call.peak) - spread
+    log_probs = (columns(row, frame, xp.maximum(column, 0)) - call.peak) - call.spread()
     log_probs = xp.where(inside, log_probs, 0.0)
     if call.wrong is not None:
         log_probs = xp.where(call.wrong[:, None], float("nan"), log_probs)

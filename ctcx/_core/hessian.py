@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ctcx._arrays.facts import library_name
 from ctcx._core.emissions import ClassLookup
-from ctcx._core.gradient import block_shape, denominator
+from ctcx._core.gradient import block_shape
 from ctcx._core.kernels import loop_for, run
 from ctcx._core.lattice import advance, inflow, is_due, renormalise
 from ctcx._core.occupancy import likelihood, meet_at_frame, other_direction
@@ -98,13 +98,7 @@ def _product(
     inside = recursion.inside
 
     def softmax(part: tuple[slice, slice]) -> Array:
-        powers, total, _ = denominator(
-            logits[(*part, ...)],
-            recursion.peak[part],
-            inside[part],
-            context,
-            all_inside=recursion.all_inside,
-        )
+        powers, total, _ = recursion.denominator(part)
         return powers / total
 
     def centre(rows: slice, frames: slice) -> tuple[Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from ctcx._arrays.facts import is_undecided, library_name
-from ctcx._core.gradient import block_shape, denominator, gradient_rows
+from ctcx._core.gradient import block_shape, gradient_rows
 from ctcx._core.loops.base import Loop
 from ctcx._core.recursion import Recursion, TooManyLogitsError
 from ctcx._plugins.backend import Decline
@@ -77,28 +77,13 @@ def _loss(
     blank, route = constants
     loop = loop_for(library_name(logits))
     call = Recursion(loop, logits, labels, logit_lengths, label_lengths, blank, route=route)
-    context = call.context
     if (result := call.small()) is not None:
         return result.loss
     call.prepare()
     _, _, total = call.first_half(keep=False)
     found = call.log_likelihood(total)
 
-    def block(rows: slice, frames: slice) -> tuple[Array]:
-        part = (rows, frames)
-        _, _, spread = denominator(
-            logits[(*part, slice(None))],
-            call.peak[part],
-            call.inside[part],
-            context,
-            all_inside=call.all_inside,
-        )
-        return (spread,)
-
-    (spread,) = call.loop.assemble(
-        block, logits.shape[:2], [((), context.dtype)], block_shape(*logits.shape), context
-    )
-    return call.loss(spread, found, call.possible(found))
+    return call.loss(call.spread(), found, call.possible(found))
 
 
 def _loss_and_grad(
@@ -213,14 +198,7 @@ def _by_class(
     sum_by_class = call.loop.class_sums(call.columns, classes, context)
 
     def block(rows: slice, frames: slice) -> tuple[Array, ...]:
-        part = (rows, frames)
-        powers, total, spread = denominator(
-            logits[(*part, slice(None))],
-            call.peak[part],
-            call.inside[part],
-            context,
-            all_inside=call.all_inside,
-        )
+        powers, total, spread = call.denominator((rows, frames))
         sums = sum_by_class(occupancies(frames, rows), rows)
         return rows_of(powers, total, sums, call.factor(rows, frames, possible)), spread
 

@@ -8,7 +8,7 @@ from ctcx._arrays.facts import is_undecided
 from ctcx._core import scaled_probabilities, transition_matrix
 from ctcx._core.context import DEAD, Context, in_grains
 from ctcx._core.emissions import Emissions, EmissionSource, LabelLogits
-from ctcx._core.gradient import block_shape
+from ctcx._core.gradient import block_shape, denominator
 from ctcx._core.lattice import (
     States,
     Topology,
@@ -232,6 +232,28 @@ class Recursion:
         is_number = self.inside & (self.peak > -float("inf"))
         self.peak = xp.where(is_number, self.peak, 0.0)
         self.all_inside = self.loop.reads_values and bool(xp.all(self.inside))
+
+    def denominator(self, part: tuple[slice, slice]) -> tuple[Array, Array, Array]:
+        """Softmax of some rows and frames: see :func:`ctcx._core.gradient.denominator`."""
+        return denominator(
+            self.logits[(*part, slice(None))],
+            self.peak[part],
+            self.inside[part],
+            self.context,
+            all_inside=self.all_inside,
+        )
+
+    def spread(self) -> Array:
+        """Logarithm of the softmax's denominator, relative to the largest logit: (N, T)."""
+
+        def block(rows: slice, frames: slice) -> tuple[Array]:
+            return (self.denominator((rows, frames))[2],)
+
+        shape = self.logits.shape
+        (spread,) = self.loop.assemble(
+            block, shape[:2], [((), self.context.dtype)], block_shape(*shape), self.context
+        )
+        return spread
 
     def small(self) -> transition_matrix.Solution | None:
         """Loss and occupancies the short way, where there is little to compute and it is exact."""

@@ -26,18 +26,12 @@ DISABLE = "CTCX_DISABLE_PLUGINS"
 
 
 class Found(NamedTuple):
-    """What is installed: plugins, and what can't be told whether it is one.
-
-    Attributes
-    ----------
-    drafts
-        All plugins, the built-in one first.
-    unreadable
-        ``{distribution: reason}`` of other packages whose metadata can't be read.
-    """
+    """What is installed: plugins, and what can't be told whether it is one."""
 
     drafts: list[PluginState]
+    """All plugins, the built-in one first."""
     unreadable: dict[str, str]
+    """``{distribution: reason}`` of other packages whose metadata can't be read."""
 
 
 def load_plugins() -> Found:

@@ -82,32 +82,22 @@ class SkippedDescriptor(_FromPlugin):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PluginRecord:
-    """What became of one entry point of the group ``ctcx.plugins``.
-
-    Attributes
-    ----------
-    name : str
-        Of the entry point.
-    distribution, version : str
-        Of the package that declares it.
-    status : str
-        ``active``, ``blocked``, ``failed``, ``incompatible`` or ``invalid``.
-    reason : str
-        Why it is not active, or which of its parts were left out; else empty.
-    traceback : str
-        Of the exception, where there was one; else empty.
-    backends, namespaces : tuple of str
-        Names of what it registered and can be used.
-    """
+    """What became of one entry point of the group ``ctcx.plugins``."""
 
     name: str
+    """Of the entry point."""
     distribution: str
     version: str
+    """Of the package that declares it."""
     status: PluginStatus
+    """``active``, ``blocked``, ``failed``, ``incompatible`` or ``invalid``."""
     reason: str = ""
+    """Why it is not active, or which of its parts were left out; else empty."""
     traceback: str = ""
+    """Of the exception, where there was one; else empty."""
     backends: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ()
+    """Names of what it registered and can be used."""
 
     @property
     def provenance(self) -> str:
