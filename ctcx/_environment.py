@@ -1,4 +1,4 @@
-"""Environment variables, read strictly: a value that means nothing is an error, never ignored."""
+"""Environment variables, read strictly: a value that means nothing raises an error."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     * CTCInputError (ValueError): the caller's arrays or options are wrong
         * InfeasibleError: infeasible="raise", and a sequence can't emit its labels
     * BackendError (RuntimeError): no backend could be used; the message has the table of candidates
-        * UnknownBackendError: a name that nobody registered
+        * UnknownBackendError: a name that no plugin registered
         * BackendRejectedError: the named backend can't take this call, with the reason
     * KernelError (RuntimeError): a kernel returned something wrong, tried to end the process, or
       raised what can't be printed

@@ -1,7 +1,7 @@
 """Run the code of plugins so that nothing it raises ends the process, while the user still can.
 
 ``SystemExit``, ``KeyboardInterrupt`` and other exceptions that are no `Exception` end a process
-where nobody catches them. A plugin that raises one is broken, and its fault is recorded like any
+where no code catches them. A plugin that raises one is broken, and its fault is recorded like any
 other. What an application's own signals raise goes on to the application: Ctrl-C, and whatever its
 signal handlers raise, such as ``SystemExit`` on SIGTERM or a timeout on SIGALRM.
 """

@@ -254,7 +254,7 @@ def _aligned(prepared: KernelInputs, meaning: Wildcards, options: Options) -> Al
     arrays = (states, log_probs, labels, prepared.logit_lengths, prepared.label_lengths)
     path: PathFacts = run(path_facts, arrays, constants)
     if options.infeasible == "raise" and not facts.traced:
-        marked = path.score != path.score  # NaN: values that nobody has checked are wrong
+        marked = path.score != path.score  # NaN: unchecked values are wrong
         masks = "logits or prices" if meaning.needs_columns else "logits"
         raise_if_infeasible(path.feasible | marked, prepared, 'infeasible="empty"', masks=masks)
     found = meaning.classes_of(path.columns, beside, prepared.blank, classes, xp)
@@ -332,7 +332,7 @@ def spans(
     a 1 2 -0.22
     b 2 3 -0.51
 
-    A label that nobody could read:
+    An unreadable label:
 
     >>> labels = [1, -9]
     >>> found = ctcx.ctc_align(logits, labels, wildcards={-9: ("any", 0.0)})

@@ -56,8 +56,8 @@ def ctc_hvp(
     logits, labels, logit_lengths, label_lengths
         As for :func:`ctcx.ctc_loss`.
     vector : array
-        Of the shape, layout, library and device of the logits, in any floating dtype. What stands
-        past a sequence's length never matters.
+        Of the shape, layout, library and device of the logits, in any floating dtype. Frames
+        past a sequence's length are ignored.
     blank, time_major, reduction, infeasible, validate
         As for :func:`ctcx.ctc_loss`.
     backend

@@ -85,7 +85,7 @@ def linear_ctc_loss_and_grad(
     ----------
     hidden : array (N, T, D)
         Input of the layer. (T, N, D) with ``time_major=True``; (T, D) for one sequence. Finite in
-        the frames of each sequence; what stands in later frames never matters. Its library and
+        the frames of each sequence; later frames are ignored. Its library and
         device are those of the results.
     weight : array (C, D)
         A row for each class, as in ``torch.nn.Linear``. Finite.

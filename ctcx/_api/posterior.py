@@ -285,7 +285,7 @@ def ctc_sample_paths(
 ) -> Array:
     r"""Paths drawn by their probabilities, given the labels.
 
-    Every path that emits the labels comes out as often as it is probable among them. ``uniforms``
+    Each path that emits the labels is drawn with its probability among them. ``uniforms``
     are the random numbers, so that the same ones give the same paths on every library, device and
     backend.
 
@@ -302,7 +302,7 @@ def ctc_sample_paths(
     uniforms : array (N, K, T), or (K, T) for one sequence
         Random numbers from 0 up to, but not including, 1: one for each sequence, each of the K
         paths that are drawn of it, and each frame. In float32 or float64, of the library and device
-        of the logits. What stands past a sequence's length never matters.
+        of the logits. Numbers past a sequence's length are ignored.
     blank, time_major, backend, validate
         As for :func:`ctcx.ctc_loss`. ``time_major`` is about the logits only.
 

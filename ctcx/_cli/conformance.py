@@ -79,7 +79,7 @@ def conformance_command(
     ] = None,
     failures: Annotated[
         str,
-        typer.Option(metavar="DIR", help="Where to write problems that come out wrong."),
+        typer.Option(metavar="DIR", help="Where to write problems with wrong results."),
     ] = FAILURES,
     command: Annotated[
         str | None,

@@ -41,7 +41,7 @@ PEERS = typer.Option(
 
 
 def library_name(name: str) -> str | None:
-    """Return the registered name of an array library; None if nobody registered it.
+    """Return the registered name of an array library; None if no plugin registered it.
 
     ``jax`` stands for ``jax.numpy``, and ``array-api-strict`` for ``array_api_strict``.
     """
@@ -57,7 +57,7 @@ def library_name(name: str) -> str | None:
 def known_libraries(given: Sequence[str] | None) -> tuple[str, ...] | None:
     """Return registered names for those given; None, for all, if none is.
 
-    Raises typer.BadParameter: nobody registered it.
+    Raises typer.BadParameter: no plugin registered it.
     """
     if not given:
         return None
@@ -78,7 +78,7 @@ def _known_library(given: str) -> str:
 def known_backends(given: Sequence[str] | None) -> tuple[str, ...] | None:
     """Return the names given; None, for all, if none is.
 
-    Raises UnknownBackendError: nobody registered it.
+    Raises UnknownBackendError: no plugin registered it.
     """
     if not given:
         return None

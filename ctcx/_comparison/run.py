@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["BackendResult", "Comparison", "TextLine", "compare", "read_lines"]
 
 _FOR_TESTS = "array_api_strict"
-"""A library that nobody computes with: left out unless it is named."""
+"""A library for tests only: left out unless it is named."""
 
 _ENOUGH_SECONDS = 1.0
 """No call is repeated for longer than this."""

@@ -69,7 +69,7 @@ def hessian_vector_product(
         (N, T, C), as a kernel returns it. Only to keep numbers small: an error in it does not reach
         the result.
     vector
-        (N, T, C); what stands past a sequence's length never matters.
+        (N, T, C); frames past a sequence's length are ignored.
 
     Returns
     -------

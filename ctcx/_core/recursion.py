@@ -127,7 +127,7 @@ class Recursion:
         self.inside = frames < self.logit_lengths[:, None]
 
     def _out_of_range(self) -> Array:
-        """Sequences (N,) with a length or a label that can't be, where nobody has checked."""
+        """Sequences (N,) with a length or a label out of range, where values are unchecked."""
         logit_lengths, label_lengths, classes = self.logit_lengths, self.label_lengths, self.classes
         frames = self.logits.shape[1]
         bad = (classes < 0) | (classes >= self._num_classes)

@@ -361,7 +361,7 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         name="nan",
-        sentence="NaN comes out, as of 0 times inf, or inf minus inf: test for -inf before "
+        sentence="NaN is returned, as of 0 times inf, or inf minus inf: test for -inf before "
         "subtracting it.",
     ),
 )
@@ -598,7 +598,7 @@ def _count(one: _Judged, way: h.Way, row: list[_Score]) -> None:
 
 
 def _by_pattern(given: Sequence[_Judged]) -> tuple[Mistake | None, int]:
-    """Return a mistake that is known by what comes out, and of how many problems."""
+    """Return a mistake that is known by a pattern of the results, and of how many problems."""
     undefined = [one.undefined & one.wrong for one in given]
     if any(places.any() for places in undefined) and all(
         (places | one.underflown | one.impossible)[one.wrong].all()

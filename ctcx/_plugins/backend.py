@@ -268,7 +268,7 @@ class Backend:
         In automatic selection the highest goes first; ties are broken by name.
     opt_in
         True (the default): never chosen automatically, so that installing a package changes
-        nobody's results. First-party backends earn False by passing the whole conformance kit.
+        no results. First-party backends earn False by passing the whole conformance kit.
     probe
         Called once, when first needed: None if usable on this machine, else why not.
     accepts

@@ -142,7 +142,7 @@ def _load_builtin() -> object:
 
 
 def _drop_duplicates(drafts: Sequence[PluginState], kind: str) -> None:
-    """Leave out what is registered twice: the built-in one wins, between others nobody does."""
+    """Leave out what is registered twice: the built-in one wins, between others neither does."""
     owners: dict[str, list[PluginState]] = defaultdict(list)
     for draft in drafts:
         for descriptor in getattr(draft, kind):

@@ -19,7 +19,7 @@ _INNER = (str(Path(__file__).parents[1]) + os.sep, contextlib.__file__)
 
 
 def strict() -> bool:
-    """Whether a broken plugin is an error (``CTCX_STRICT_PLUGINS``) rather than a warning."""
+    """Whether a broken plugin raises an error (``CTCX_STRICT_PLUGINS``), not a warning."""
     return env_flag(STRICT)
 
 

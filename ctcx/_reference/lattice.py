@@ -172,7 +172,7 @@ def _loss(alpha: _Scaled, width: int) -> float:
     if not len(alpha.m):
         return 0.0 if width == 1 else np.inf
     end = _Scaled(alpha.m[-1, -2:], alpha.k[-1, -2:]).added()
-    # A certain path may come out as a probability of 1 and a bit.
+    # Rounding may give a certain path a probability slightly above 1.
     return max(0.0, -float(log(end.m, end.k)))
 
 

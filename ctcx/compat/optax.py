@@ -51,7 +51,7 @@ def ctc_loss(
         1 where a frame is padding, else 0; of any dtype. Padding may stand anywhere: such a frame
         is passed over.
     labels : array of int (B, N)
-        What stands where there is padding never matters.
+        Entries in the padding are ignored.
     label_paddings : array (B, N)
         1 where a label is padding, else 0; of any dtype, padding on the right.
     blank_id : int

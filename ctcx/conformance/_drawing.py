@@ -29,7 +29,7 @@ class Drawing:
     thorough: bool = False
     """Draw thousands, the largest among them: for a night."""
     folder: str = FAILURES
-    """Where a problem that comes out wrong is written to."""
+    """Where a problem with a wrong result is written to."""
     replay: str | None = None
     """Only this one: a file that the kit has written, or the name of a drawn problem."""
 

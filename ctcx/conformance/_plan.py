@@ -109,8 +109,8 @@ def make_plan(
 
     Names restrict that; checks that take a minute are run only if ``slow``.
 
-    Raises UnknownBackendError: nobody registered the backend. ValueError: a library, device, dtype
-    or check that doesn't exist, or that the backend doesn't declare.
+    Raises UnknownBackendError: no plugin registered the backend. ValueError: a library, device,
+    dtype or check that doesn't exist, or that the backend doesn't declare.
     """
     plugins = registry()
     if backend not in plugins.backends:
@@ -202,7 +202,7 @@ def _libraries(
 def _required() -> tuple[str, ...]:
     """Return the libraries that must not be missing.
 
-    Raises CTCError: the variable names a library that nobody registered.
+    Raises CTCError: the variable names a library that no plugin registered.
     """
     names = split_names(os.environ.get(REQUIRED, ""))
     known = registry().namespaces

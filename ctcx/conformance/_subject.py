@@ -1,7 +1,7 @@
 """What a check is run on: one backend, on one library, device and dtype.
 
 Every call goes through :meth:`Subject.run`, which also looks at what has nothing to do with the
-numbers: that the named backend and nobody else computed, that the result has the library, device,
+numbers: that the named backend alone computed, that the result has the library, device,
 dtype and shape that it should have, and that the inputs are as they were.
 """
 

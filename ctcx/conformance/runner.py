@@ -168,7 +168,7 @@ def run_conformance(
     thorough : bool
         For a night: thousands of drawn problems, large ones among them, and the slow checks.
     failures : path
-        Folder for fixture files of drawn problems that come out wrong; made when there is one.
+        Folder for fixture files of drawn problems with wrong results; made when there is one.
     replay : path or str, optional
         Run only this problem: such a file, or the name of a drawn problem.
     expected_failures : mapping of str to str, optional
@@ -184,7 +184,7 @@ def run_conformance(
     Raises
     ------
     UnknownBackendError
-        Nobody registered the backend.
+        No plugin registered the backend.
     ValueError
         A library, device, dtype or check that doesn't exist, or that the backend doesn't declare.
 

@@ -39,7 +39,7 @@ class BackendConformance:
     seed : int
         Other seeds draw other problems.
     failures : str
-        Folder for fixture files of drawn problems that come out wrong, below the current directory.
+        Folder for fixture files of drawn problems with wrong results, below the current directory.
     expected_failures : dict of str to str
         Failures that are known, ``{"check_x": reason}``: the check fails wherever it is run; or
         ``{"check_x[torch-*-float32]": reason}``: where library, device and dtype match the pattern.

@@ -217,7 +217,7 @@ def _entry(name: str) -> str:
 
 
 def returned_classes() -> str:
-    """The classes of what functions return that nobody makes by hand."""
+    """The classes of results, which callers get and do not make."""
     classes = (
         "_dispatch.decision.Decision",
         "_dispatch.decision.Candidate",

@@ -56,7 +56,7 @@ def beam_search(**call: Any) -> tuple[Lazy, ...]:
 
 
 def _check_reduction(call: dict[str, Any]) -> None:
-    """Refuse a mean of nobody knows how many losses."""
+    """Refuse a mean of an unknown number of losses."""
     logits = call["logits"]
     unknown = logits.ndim == 3 and math.isnan(logits.shape[1 if call["time_major"] else 0])
     if call["reduction"] in ("mean", "mean_per_label") and unknown:

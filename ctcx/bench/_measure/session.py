@@ -146,7 +146,7 @@ class Session:
 
     @property
     def scratch(self) -> Path:
-        """A directory for files that nobody needs later."""
+        """A directory for files that are not needed later."""
         return Path(self._directory.name)
 
     def measured(self, planned: PlannedMeasurement) -> Measurement:

@@ -37,7 +37,7 @@ class WorkerProcess:
     """A worker process with its implementations."""
 
     def __init__(self, implementations: Sequence[Implementation]) -> None:
-        # A file, not a pipe: nobody has to read it for the process to go on.
+        # A file, not a pipe, which would stop the process while it is full.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
         who = json.dumps([one.as_dict() for one in implementations])
         paths = [str(Path(ctcx.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -64,7 +64,7 @@ class WorkerProcess:
         Raises WorkerError: the process ended, or did not answer in ``timeout`` seconds; it is ended
         then.
         """
-        if not self._ready:  # to start Python takes as long as it takes; nobody's fault
+        if not self._ready:  # the time to start Python is not held against it
             self._hear(_START)
             self._ready = True
         try:

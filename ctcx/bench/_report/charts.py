@@ -195,5 +195,5 @@ def _with_titles(svg: str) -> str:
             element.set("tabindex", "0")
             ET.SubElement(element, f"{{{_SVG}}}title").text = described
     text = ET.tostring(root, encoding="unicode")
-    # Coordinates to a hundredth of a pixel: half the size, and nobody sees it.
+    # Coordinates to a hundredth of a pixel: half the size, and no visible difference.
     return re.sub(r"(\d+\.\d{2})\d+", r"\1", text)

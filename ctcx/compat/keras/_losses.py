@@ -36,7 +36,7 @@ class CTC(keras.losses.Loss):  # type: ignore[misc] # keras is skipped by mypy
     strict_compat : bool
         Keras' rule for labels with a 0 between others: as many of the first labels count as there
         are labels other than 0, and a 0 among them is a label that is emitted as the blank is. For
-        comparing with Keras; otherwise such a 0 is an error.
+        comparing with Keras; otherwise such a 0 raises an error.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class CTC(keras.losses.Loss):  # type: ignore[misc] # keras is skipped by mypy
 
     @without_autograph
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Losses (N,); a 0 between labels is an error wherever values can be read."""
+        """Losses (N,); a 0 between labels raises an error wherever values can be read."""
         for argument, array, rank in (("y_true", y_true, 2), ("y_pred", y_pred, 3)):
             if len(array.shape) != rank:
                 shape = "(N, S)" if rank == 2 else "(N, T, C)"

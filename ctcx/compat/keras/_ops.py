@@ -52,7 +52,7 @@ def ctc_loss(
     Parameters
     ----------
     target : array of int (N, S)
-        What stands past ``target_length`` never matters.
+        Entries past ``target_length`` are ignored.
     output : array (N, T, C)
         Before the softmax. Of TensorFlow or any array library, or symbolic.
     target_length, output_length : array of int (N,)

@@ -68,7 +68,7 @@ def ctc_loss(
     Parameters
     ----------
     labels : array of int (N, S), SparseTensor, or (indices, values, shape)
-        Padded or sparse. What stands past ``label_length`` never matters.
+        Padded or sparse. Entries past ``label_length`` are ignored.
     logits : array (T, N, C)
         Before the softmax. (N, T, C) with ``logits_time_major=False``. A TensorFlow tensor or
         variable, or an array of any array library; a list becomes a tensor.

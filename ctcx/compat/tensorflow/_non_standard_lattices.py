@@ -75,7 +75,7 @@ def leaky(
 
     A path may end in any state, at a price of 706.8936, also in the states of the padding past a
     label's length. So labels that can't be emitted cost 706.8936 and what the best such path
-    costs, and a loss that is really larger than that comes out as that. The gradient is that of
+    costs, and a loss that is really larger is replaced by that. The gradient is that of
     TensorFlow, which may in addition start anywhere at that price.
 
     Returns

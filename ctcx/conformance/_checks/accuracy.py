@@ -38,7 +38,7 @@ __all__ = [
 
 @check()
 def check_published_numbers(subject: Subject) -> None:
-    """Losses and gradients that others have published come out the same."""
+    """Losses and gradients are those that others have published."""
     judge_all(subject, in_group("published"), as_published(subject), grad=subject.can_grad)
 
 

@@ -40,7 +40,7 @@ _TRIES = 250
 def check_drawn_problems(subject: Subject) -> None:
     """Problems of drawn sizes and values are right: ragged, masked, confident, in any layout.
 
-    The first that comes out wrong is made smaller and written as a fixture file, and the message
+    The first with a wrong result is made smaller and written as a fixture file, and the message
     has the command that replays it.
     """
     wrong: list[tuple[DrawnProblem, list[str]]] = []

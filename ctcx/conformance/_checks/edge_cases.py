@@ -74,7 +74,7 @@ def check_unchecked_logits(subject: Subject) -> None:
     logits = batch.logits.copy()
     for n, (value, frame) in spoiled.items():
         logits[n, frame % batch.logit_lengths[n], n % batch.shape[2]] = value
-    # Past a length nothing matters.
+    # Values past a length are ignored.
     wrong = with_padding(replace(batch, logits=logits), np.nan, 0)
     rows = list(spoiled)
     expected = truth(batch, subject.dtype)
@@ -132,9 +132,9 @@ def _infeasible_exactly(subject: Subject) -> Judge:
         got = np.where(expected.feasible, got, outcome.loss)
         faults = loss_faults(batch, got, inf_or_not, no_slack)
         if outcome.grad is not None:
-            hopeless = ~expected.feasible[:, None, None]
+            infeasible = ~expected.feasible[:, None, None]
             faults += grad_faults(
-                batch, np.where(hopeless, outcome.grad, 0.0), np.zeros_like(outcome.grad), 0.0
+                batch, np.where(infeasible, outcome.grad, 0.0), np.zeros_like(outcome.grad), 0.0
             )
         if outcome.feasible is not None and (outcome.feasible != expected.feasible).any():
             faults.append(
@@ -160,17 +160,16 @@ def check_infeasible_policies(subject: Subject) -> None:
     raise_if(loss_faults(batch, outcome.loss, loss, allowed))
     if outcome.grad is not None:
         raise_if(right_grad(subject)(batch, outcome))
-    hopeless = tuple(np.flatnonzero(~expected.feasible).tolist())
+    infeasible = tuple(np.flatnonzero(~expected.feasible).tolist())
     try:
         subject.run(batch, grad=grad, infeasible="raise")
     except InfeasibleError as error:
-        if tuple(error.sequences) != hopeless:
-            msg = (
-                f"case {batch.name!r}: the error names sequences {error.sequences}, not {hopeless}"
-            )
+        named = tuple(error.sequences)
+        if named != infeasible:
+            msg = f"case {batch.name!r}: the error names sequences {named}, not {infeasible}"
             raise CheckFailure(msg) from error
     else:
-        msg = f"case {batch.name!r}: infeasible='raise' raised nothing for sequences {hopeless}"
+        msg = f"case {batch.name!r}: infeasible='raise' raised nothing for sequences {infeasible}"
         raise CheckFailure(msg)
 
 

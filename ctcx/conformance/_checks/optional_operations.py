@@ -112,7 +112,7 @@ class OptionalOperation(ABC):
 
     @abstractmethod
     def marks_wrong_values(self, subject: Subject) -> None:
-        """A wrong length, label or logit is an error; unchecked, it marks its own sequence only."""
+        """A wrong length, label or logit raises; unchecked, it marks its own sequence only."""
 
     @abstractmethod
     def time_major(self, subject: Subject) -> None:
@@ -227,7 +227,7 @@ class LabelOperation(OptionalOperation):
         self.judge_all(subject, [pick(batch, order), alone])
 
     def marks_wrong_values(self, subject: Subject) -> None:
-        """A wrong length, label or logit is an error; unchecked, it marks its own sequence only."""
+        """A wrong length, label or logit raises; unchecked, it marks its own sequence only."""
         batch = case("ragged")
         right = self(subject, batch)
         n, batches = _wrong_values(batch)
@@ -357,7 +357,7 @@ def drawn_batch(seed: int, *, salt: int, frames: int, width: int) -> Batch:
         logits[rng.random(logits.shape) < 0.03] = -np.inf
     return Batch(
         name=f"drawn {seed}",
-        why="Nobody chose it.",
+        why="Drawn at random.",
         logits=logits,
         labels=labels + (labels >= blank),
         logit_lengths=rng.integers(frames // 2, frames + 1, size=rows),

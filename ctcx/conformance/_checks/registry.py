@@ -43,7 +43,7 @@ class Check:
     slow : bool
         Run only when asked for.
     provisional : bool
-        New in this version of the kit: reported, but its failure fails nobody yet.
+        New in this version of the kit: reported, but does not yet fail the run.
     """
 
     name: str

@@ -25,7 +25,7 @@ __all__ = [
 
 @check()
 def check_real_inputs(subject: Subject) -> None:
-    """Emissions of a real text recogniser, with 6625 classes, come out right."""
+    """Emissions of a real text recogniser, with 6625 classes, have right results."""
     judge_all(subject, in_group("real"), right(subject), grad=subject.can_grad)
 
 
@@ -52,7 +52,7 @@ def check_very_long_sequences(subject: Subject) -> None:
 
 @check()
 def check_cases_of_plugins(subject: Subject) -> None:
-    """Worked examples that installed plugins contribute come out right."""
+    """Worked examples that installed plugins contribute have right results."""
     batches = [Batch.of_case(given) for given in registry().cases]
     if not batches:
         msg = "no installed plugin contributes cases"

@@ -1,4 +1,4 @@
-"""Make a problem that comes out wrong smaller and simpler, as long as it still comes out wrong."""
+"""Make a problem with a wrong result smaller and simpler, as long as the result stays wrong."""
 
 from __future__ import annotations
 

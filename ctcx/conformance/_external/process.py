@@ -111,7 +111,7 @@ class ProgramProcess:
         except OSError as error:
             msg = f"command {self._command[0]!r} can't be started: {error.strerror}"
             raise CTCInputError(msg, argument="command", value=self._command[0]) from None
-        # Small: what nobody reads stays in the pipe, and then in the program.
+        # Small: unread output stays in the pipe, and then in the program.
         self._lines, self._stop, self._told = queue.Queue(maxsize=4), threading.Event(), bytearray()
         self._ears = [
             threading.Thread(
