@@ -42,10 +42,15 @@ def everything():
     return fixtures.named()
 
 
+@pytest.fixture(scope="module")
+def three_fixtures(tmp_path_factory):
+    path = tmp_path_factory.mktemp("three") / "f.json"
+    return written(path, "repeats", "infeasible", "guided").read_bytes()
+
+
 @pytest.fixture
-def document(tmp_path):
-    names = ("repeats", "infeasible", "guided")
-    return json.loads(written(tmp_path / "f.json", *names).read_bytes())
+def document(three_fixtures):
+    return json.loads(three_fixtures)
 
 
 # Whoever changes these on purpose raises the version of the files, or explains it in CHANGELOG.md.
@@ -394,15 +399,16 @@ def test_a_number_that_two_ways_do_not_agree_on_is_not_written(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("form", "layout"),
+    ("form", "time_major"),
     [
-        pytest.param("json", (), marks=pytest.mark.slow),
-        ("npz", ("--time-major",)),
-        pytest.param("safetensors", (), marks=pytest.mark.slow),
+        pytest.param("json", False, marks=pytest.mark.slow),
+        ("npz", True),
+        pytest.param("safetensors", False, marks=pytest.mark.slow),
     ],
 )
-def test_files_come_back_to_the_last_bit(tmp_path, everything, form, layout):
-    path = written(tmp_path / f"f.{form}", "--format", form, *layout)
+def test_files_come_back_to_the_last_bit(tmp_path, everything, form, time_major):
+    path = tmp_path / f"f.{form}"
+    fixtures.save(everything, path, form, time_major=time_major)
     for got, expected in zip(fixtures.check_file(path), everything, strict=True):
         assert (got.name, got.blank, got.dtype) == (expected.name, expected.blank, expected.dtype)
         for name in fixtures.ARRAYS:
@@ -594,15 +600,15 @@ GUIDE = {"phrases", "phrase_weights", "ngrams", "ngram_log_probs", "ngram_back_o
 
 @pytest.mark.parametrize("name", [name for name in fixtures.ARRAYS if name not in INPUTS | GUIDE])
 def test_a_wrong_number_in_a_file_is_found(tmp_path, document, name):
-    i = 2 if "guided" in name else 0
-    holder, key = document["fixtures"][i], name
+    holder = document["fixtures"][2 if "guided" in name else 0]
+    document["fixtures"], fixture, key = [holder], holder["name"], name
     while isinstance(holder[key], list):
         holder, key = holder[key], 0
     was = holder[key]
     holder[key] = not was if isinstance(was, bool) else was + 1 if isinstance(was, int) else -0.123
     file = tmp_path / "bad.json"
     file.write_text(json.dumps(document))
-    assert f"{('repeats', '', 'guided')[i]}.{name}[0]" in refused("--check", file)
+    assert f"{fixture}.{name}[0]" in refused("--check", file)
 
 
 @pytest.mark.parametrize(
@@ -624,15 +630,19 @@ def test_a_file_that_is_something_else(tmp_path, name, content, expected):
 
 @pytest.mark.parametrize(
     ("module", "arguments"),
-    [("jsonschema", ("--check", "f.json")), ("safetensors", ("--format", "safetensors"))],
+    [
+        ("jsonschema", ("--check", "f.json")),
+        ("safetensors", ("notebook", "--format", "safetensors")),
+    ],
 )
 def test_a_missing_package_is_named_with_the_extra(tmp_path, monkeypatch, module, arguments):
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "f.json", "notebook")
     for name in (module, f"{module}.numpy"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
-    assert f"needs the package {module}: pip install" in refused(*arguments)
-    assert "ctcx[fixtures]" in refused(*arguments)
+    told = refused(*arguments)
+    assert f"needs the package {module}: pip install" in told
+    assert "ctcx[fixtures]" in told
     assert [path.name for path in tmp_path.iterdir()] == ["f.json"]
 
 
