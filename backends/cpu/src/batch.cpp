@@ -1,6 +1,7 @@
 #include "batch.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 #include <utility>
 
@@ -11,6 +12,9 @@ namespace ctcx {
 Sequence::~Sequence() = default;
 
 void Arena::refuse() { throw std::bad_alloc(); }
+#ifdef CTCX_CPU_SEPARATE_SCRATCH
+bool Arena::planted_overrun() { return std::getenv("CTCX_CPU_PLANTED_OVERRUN"); }
+#endif
 
 namespace {
 

@@ -85,11 +85,10 @@ def test_no_race(with_tsan):
     assert passed(run(with_tsan))
 
 
-def test_a_planted_overrun_of_one_element_is_found(tmp_path):
-    planted = "-DCTCX_CPU_PLANTED_OVERRUN=ON", "-DCTCX_CPU_INSTRUCTION_SETS=baseline"
-    targets = "fuzz", "_native"
-    folder = build(tmp_path / "build", "-DCTCX_CPU_SANITIZE=address", *planted, targets=targets)
-    for result in run(folder, seconds="5"), run_python(folder, tmp_path, "asan", "-c", CALL):
+@ASAN
+def test_a_planted_overrun_of_one_element_is_found(with_asan, tmp_path, monkeypatch):
+    monkeypatch.setenv("CTCX_CPU_PLANTED_OVERRUN", "1")
+    for result in run(with_asan, seconds="5"), run_python(with_asan, tmp_path, "asan", "-c", CALL):
         assert result.returncode != 0
         assert "heap-buffer-overflow" in result.stderr
 
