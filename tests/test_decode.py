@@ -312,6 +312,28 @@ def test_a_beam_is_that_of_the_textbook(seed, width, max_classes):
     np.testing.assert_allclose(found.log_probs, truth.log_probs, atol=1e-9)
 
 
+@pytest.mark.parametrize("library", ["numpy", "jax"])
+def test_a_wide_beam_is_that_of_the_textbook(library):
+    # Wide ones find parents by sorting; JAX has integers of 32 bits here.
+    logits = np.random.default_rng(20).normal(size=(2, 8, 5)).astype(np.float32)
+    truth = prefix_beams(logits, [8, 6], 1, width=300, top=10, max_classes=None)
+    call = functools.partial(ctcx.ctc_beam_search, width=300, top=10, blank=1, exact_scores=False)
+    found = (jax.jit(call) if library == "jax" else call)(logits, np.array([8, 6]))
+    size = found.labels.shape[2]
+    np.testing.assert_array_equal(found.labels, truth.labels[:, :, :size])
+    np.testing.assert_allclose(found.log_probs, truth.log_probs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("state", [None, ctcx.BeamState()])
+def test_the_memory_of_a_beam_is_linear_in_its_width(state):
+    # A comparison of all entries with all would take 4 GiB and more.
+    logits = np.random.default_rng(21).normal(size=(4, 16))
+    options = {"width": 65536, "top": 65536, "exact_scores": False, "state": state}
+    found = ctcx.ctc_beam_search(logits, **options, backend="array-api")
+    assert found.count > 44_000
+    assert np.exp(found.beam_log_probs).sum() == pytest.approx(1, abs=1e-9)
+
+
 def test_a_prefix_that_left_the_beam_and_came_back_is_one_entry():
     # In a beam of 2, "ab" leaves while "aba" stays, comes back, and adds to "aba" again.
     probabilities = [

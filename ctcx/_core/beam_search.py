@@ -42,11 +42,13 @@ def _beam_search(
     context = Context.of(logits, logit_lengths)
     xp = context.xp
     context = context._replace(index_dtype=index_dtype(xp, context.device))
-    loop = loop_for(library_name(logits))
+    library = library_name(logits)
+    loop = loop_for(library)
     rows, frames, classes = logits.shape
     # Of the blank alone there is no label; it stands in for one, with probability 0.
     count = max(1, min(width + 1, classes - 1, max_classes or width + 1))
-    beams = PrefixBeam(rows, classes, count, width, loop, context)
+    sorts = context.index_dtype == xp.int64 or library == "jax"
+    beams = PrefixBeam(rows, classes, count, width, loop, context, sorts=sorts)
     beam = beams.first()
     if not is_undecided(rows, frames) and 0 in (rows, frames):
         labels = xp.full((rows, top, frames), -1, dtype=xp.int32, device=context.device)

@@ -265,8 +265,12 @@ class GuidedBeam:
         at = np.arange(len(rows))[:, None]
         beam = _Places._make(part[rows] for part in self._beam)
         total = np.logaddexp(beam.blank, beam.label)
-        is_parent = beam.node[:, None, :] == beam.parent[:, :, None]
-        has_parent, place = is_parent.any(axis=2), is_parent.argmax(axis=2)
+        # Nodes of all sequences are different.
+        by_node = beam.node.argsort(axis=None)
+        nodes = beam.node.ravel()[by_node]
+        found = np.minimum(nodes.searchsorted(beam.parent), nodes.size - 1)
+        has_parent = nodes[found] == beam.parent
+        place = np.where(has_parent, by_node[found] % self._width, 0)
         # Those that stay.
         repeats = beam.last[at, place] == beam.last
         from_parent = np.where(repeats, beam.blank[at, place], total[at, place])

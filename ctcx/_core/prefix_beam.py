@@ -20,8 +20,10 @@ same in each frame, and W + 1 labels a frame, however many classes there are. Su
 monotonically, so this holds for computed numbers too, as long as totals are carried, not computed
 again.
 
-**Whose parent an entry is** is found by comparing hashes of prefixes, of about 62 bits: in a beam
-of 100 over 20,000 frames two prefixes are taken for one with a probability of 1e-10.
+**Whether a child is in the beam already, and whose parent an entry is,** is found by comparing all
+with all where the beam is narrow; a wide one is sorted, so that memory is that of the pairs.
+Prefixes are told apart by hashes of about 62 bits: in a beam of 100 over 20,000 frames two
+prefixes are taken for one with a probability of 1e-10.
 
 Numbers are relative to the best of each frame. Of what is taken off, the sum is kept apart, in two
 parts, so that long sequences lose no digits.
@@ -43,6 +45,9 @@ _LANES_32 = ((31337, 46337), (27644, 46327), (40503, 46309), (22695, 46307))
 """Multipliers and primes of the hashes; two lanes make a key. No product overflows."""
 
 _INFINITY = float("inf")
+
+_NARROW = 256
+"""Width up to which comparing is as fast as sorting."""
 
 
 class Frame(NamedTuple):
@@ -101,10 +106,20 @@ class PrefixBeam:
         N, C and K: how many labels of a frame can make new entries.
     width
         W.
+    sorts
+        Whether the library's sort is stable, and gives integers that the device has.
     """
 
     def __init__(
-        self, rows: int, classes: int, labels: int, width: int, loop: Loop, context: Context
+        self,
+        rows: int,
+        classes: int,
+        labels: int,
+        width: int,
+        loop: Loop,
+        context: Context,
+        *,
+        sorts: bool,
     ) -> None:
         xp = context.xp
         self._rows, self._classes, self._width = rows, classes, width
@@ -123,6 +138,7 @@ class PrefixBeam:
         self._row_entry = self._flat(row * width + constant([0] * width)[None, :])
         self._row_class = self._flat(row * classes + constant([0] * width)[None, :])
         self._row_candidate = row * (width + len(pairs))
+        self._by_sorting = sorts and width > _NARROW
         self._place = context.arange(0, width)[None, :, None]
         lanes = _LANES_64 if context.index_dtype == xp.int64 else _LANES_32
         self._lanes = len(lanes)
@@ -185,11 +201,7 @@ class PrefixBeam:
             repeats, take(beam.blank, self._pair_entry), take(beam.total, self._pair_entry)
         )
         new = xp.reshape(new + take(self._flat(frame.values), self._pair_label), (rows, -1))
-        # Of those in the beam already, all comes in where they stay.
-        child = xp.where(has_parent, beam.parent * self._classes + beam.last, -1)
-        code = xp.reshape(added, (rows, -1)) + self._pair_code
-        is_there = xp.any(code[:, None, :] == xp.reshape(child, (rows, width, 1)), axis=1)
-        new = xp.where(is_there, -_INFINITY, new)
+        new = xp.where(self._are_there(added, beam, has_parent), -_INFINITY, new)
         # The best.
         score = xp.concat([xp.reshape(stay, (rows, width)), new], axis=1)
         order = self._loop.largest(score, width, context)
@@ -234,12 +246,59 @@ class PrefixBeam:
         origin = (xp.reshape(source, (rows, width)), xp.where(is_new, last, -1))
         return following, (origin[0], xp.reshape(origin[1], (rows, width)))
 
+    def _are_there(self, added: Array, beam: Beam, has_parent: Array) -> Array:
+        """Which new ones are in the beam already, (N, pairs): all comes in where they stay."""
+        xp, shape = self._context.xp, (self._rows, self._width)
+        child = xp.where(has_parent, beam.parent * self._classes + beam.last, -1)
+        child = xp.reshape(child, shape)
+        code = xp.reshape(added, (self._rows, -1)) + self._pair_code
+        if self._by_sorting:
+            return places(child[None, ...], code[None, ...], self._context) >= 0
+        return xp.any(code[:, None, :] == child[:, :, None], axis=1)
+
     def _parents(self, key: Array, parent_key: Array) -> Array:
         """Place in the beam of each entry's parent, (N * W,), or -1."""
         xp, shape = self._context.xp, (self._rows, self._width)
+        if self._by_sorting:
+            mine, wanted = (
+                xp.reshape(part, (self._lanes // 2, *shape)) for part in (key, parent_key)
+            )
+            return self._flat(places(mine, wanted, self._context))
         same = None
         for lane in range(self._lanes // 2):
             mine = xp.reshape(key[lane, :], (*shape, 1))
             wanted = xp.reshape(parent_key[lane, :], (shape[0], 1, shape[1]))
             same = mine == wanted if same is None else same & (mine == wanted)
         return self._flat(xp.max(xp.where(same, self._place, -1), axis=1))
+
+
+def places(keys: Array, wanted: Array, context: Context) -> Array:
+    """Where the wanted ones (lanes, N, B) stand in each row of keys (lanes, N, A), or -1: (N, B).
+
+    A key that is wanted stands in its row once. Both are sorted together, keys before what equals
+    them; so the last key up to a wanted one is it, or none is.
+    """
+    xp, count = context.xp, keys.shape[2]
+    both = xp.concat([keys, wanted], axis=2)
+    order = None
+    for lane in reversed(range(keys.shape[0])):
+        values = both[lane, ...]
+        if order is None:
+            order = _order(values, context)
+        else:
+            following = _order(xp.take_along_axis(values, order, axis=1), context)
+            order = xp.take_along_axis(order, following, axis=1)
+    is_key = xp.astype(order < count, context.index_dtype)
+    so_far = xp.cumulative_sum(is_key, axis=1, dtype=context.index_dtype)
+    sorted_keys = xp.take_along_axis(order, _order(-is_key, context)[:, :count], axis=1)
+    of_wanted = _order(order, context)[:, count:]
+    before = xp.take_along_axis(so_far, of_wanted, axis=1)
+    place = xp.take_along_axis(sorted_keys, xp.maximum(before - 1, 0), axis=1)
+    same = before > 0
+    for lane in range(keys.shape[0]):
+        same = same & (xp.take_along_axis(keys[lane, ...], place, axis=1) == wanted[lane, ...])
+    return xp.where(same, place, -1)
+
+
+def _order(values: Array, context: Context) -> Array:
+    return context.as_indices(context.xp.argsort(values, axis=1, stable=True))

@@ -264,7 +264,7 @@ def test_the_public_functions_take_these_kernels(operation):
 
 @pytest.mark.parametrize(
     ("classes", "width", "max_classes"),
-    [(30, 1, None), (30, 12, None), (400, 8, None), (400, 12, 5), (5, 60, None)],
+    [(30, 1, None), (30, 12, None), (400, 8, None), (400, 12, 5), (5, 60, None), (30, 300, None)],
 )
 @pytest.mark.parametrize("scale", [0.7, 4])
 def test_the_prefixes_of_the_core(classes, width, max_classes, scale):
