@@ -199,7 +199,7 @@ def test_too_few_frames_say_how_many_are_needed(cli):
     np.save("few.npy", emissions(SAID)[:6])
     arguments = ("few.npy", "--tokens", "tokens.txt", "--text")
     ended = cli(*arguments, "ab abab")
-    assert ended.exit_code == 2
+    assert ended.exit_code == 1
     assert ended.stderr == (
         "ctcx: error: utterance few needs at least 7 frames for its 7 labels, and has 6\n"
     )
@@ -213,6 +213,19 @@ def test_too_few_frames_say_how_many_are_needed(cli):
     np.save("masked.npy", masked)
     ended = cli("masked.npy", "--labels", "4")
     assert "utterance masked has logits of -inf on every path of its 1 labels" in ended.stderr
+
+
+def test_an_utterance_without_a_path_keeps_no_other_from_being_aligned(cli):
+    ended = cli("two.npz", "--labels", "1,2", "--labels", "1,1,1", "--output", "two.json")
+    assert ended.exit_code == 1
+    needs = "needs at least 5 frames for its 3 labels"
+    assert ended.stderr.splitlines()[-1].startswith(f"ctcx: error: utterance two-1 {needs}")
+    assert "no path: it needs at least 5 frames" in ended.stdout
+    first, second = json.loads(Path("two.json").read_text())["utterances"]
+    assert [token["label"] for token in first["tokens"]] == [1, 2]
+    assert first["infeasible"] is None
+    assert second["tokens"] == []
+    assert second["infeasible"].startswith(needs)
 
 
 def files():

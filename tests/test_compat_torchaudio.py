@@ -234,7 +234,7 @@ def test_impossible_targets_say_how_many_frames_are_needed():
     assert str(caught.value).endswith('ctcx.ctc_align(..., infeasible="empty") goes on.')
     masked = TIE.copy()
     masked[..., 2] = -np.inf
-    with pytest.raises(ctcx.InfeasibleError, match="-inf log_probs forbid them"):
+    with pytest.raises(ctcx.InfeasibleError, match=r"log_probs of -inf, .* forbid them"):
         forced_align(masked, np.asarray([[1, 2]]))
     assert forced_align(TIE, np.zeros((1, 0), dtype=np.int64))[0].tolist() == [[0, 0, 0]]
 

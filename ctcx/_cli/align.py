@@ -34,7 +34,6 @@ from ctcx._cli.emission_files import (
 )
 from ctcx._cli.output import check_target, heading, opened, show
 from ctcx._cli.token_files import TokenTable, read_tokens
-from ctcx._errors import InfeasibleError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +92,8 @@ def align_command(
     """Say where each token of a text stands in emissions.
 
     The most probable path is that of ctcx.ctc_align. Prints a table for each utterance, and how
-    well the text fits.
+    well the text fits. An utterance that can't be of its text is an error of its own: the others
+    are aligned, and the exit code is 1.
     """
     chosen = _format(output, form)
     picked = read_utterances(emissions, blank=blank, sequence=sequence, frame_seconds=frame_seconds)
@@ -125,6 +125,11 @@ def align_command(
     if chosen is None or output not in {None, "-"}:
         for one in found:
             _print(one, frame_seconds)
+    infeasible = [one for one in found if one.infeasible is not None]
+    for one in infeasible:
+        typer.echo(f"ctcx: error: utterance {one.name} {one.infeasible}", err=True)
+    if infeasible:
+        raise typer.Exit(1)
 
 
 def _format(output: str | None, form: _Format | None) -> _Format | None:
@@ -169,9 +174,6 @@ def _aligned(
     logits, lengths, names, _ = emissions
     blank, table, texts, backend = options
     found = ctc_align(logits, labels, lengths, blank=blank, backend=backend, infeasible="empty")
-    for name, feasible, frames, wanted in zip(names, found.feasible, lengths, labels, strict=True):
-        if not feasible:
-            _refuse(name, int(frames), wanted)
     space = None if table is None else table.space
     utterances = []
     for n, name in enumerate(names):
@@ -182,7 +184,8 @@ def _aligned(
         text = None if not texts else texts[n]
         joined = None if space is None else words(tokens, space)
         lost = max(0.0, best - score) / max(1, frames)
-        utterances.append(Utterance(name, text, frames, score, lost, tokens, joined))
+        why = None if found.feasible[n] else _why_infeasible(frames, labels[n])
+        utterances.append(Utterance(name, text, frames, score, lost, tokens, joined, why))
     return utterances
 
 
@@ -192,15 +195,13 @@ def _best_path(logits: NDArray[np.float64]) -> float:
     return -float(np.log(np.exp(above).sum(axis=1)).sum())
 
 
-def _refuse(name: str, frames: int, labels: Sequence[int]) -> None:
+def _why_infeasible(frames: int, labels: Sequence[int]) -> str:
     repeats = sum(one == other for one, other in pairwise(labels))
     need = len(labels) + repeats
     between = ", as a blank must stand between equal neighbours" if repeats else ""
-    why = f"needs at least {need} frames for its {len(labels)} labels{between}, and has {frames}"
     if need <= frames:
-        why = f"has logits of -inf on every path of its {len(labels)} labels"
-    msg = f"utterance {name} {why}"
-    raise InfeasibleError(msg, sequences=())
+        return f"has logits of -inf on every path of its {len(labels)} labels"
+    return f"needs at least {need} frames for its {len(labels)} labels{between}, and has {frames}"
 
 
 def _written(found: list[Utterance], form: _Format, seconds: float | None, unit: str) -> str:
@@ -215,6 +216,9 @@ def _written(found: list[Utterance], form: _Format, seconds: float | None, unit:
 
 def _print(one: Utterance, seconds: float | None) -> None:
     said = "" if one.text is None else f": {one.text!r}"
+    if one.infeasible is not None:
+        show(heading(f"{one.name}{said}"), Text(f"no path: it {one.infeasible}"))
+        return
     show(
         heading(f"{one.name}{said}"),
         Text(

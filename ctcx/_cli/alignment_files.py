@@ -59,6 +59,8 @@ class Utterance(NamedTuple):
     tokens: list[Stretch]
     words: list[Stretch] | None
     """Where they stand; ``words`` is None where nothing says where one ends."""
+    infeasible: str | None
+    """Why no path emits the labels, so that they stand nowhere; None if one does."""
 
 
 def tokens_of(alignment: Alignment[Any], n: int, table: TokenTable | None) -> list[Stretch]:
@@ -135,6 +137,7 @@ def as_json(utterances: Sequence[Utterance], seconds: float | None) -> str:
                     "nats_a_frame_below_best_path": one.lost,
                     "tokens": list(map(stretch, one.tokens)),
                     "words": None if one.words is None else list(map(stretch, one.words)),
+                    "infeasible": one.infeasible,
                 }
                 for one in utterances
             ],

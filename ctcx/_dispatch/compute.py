@@ -170,7 +170,9 @@ def raise_if_infeasible(
     frames, count = int(prepared.logit_lengths[first]), int(prepared.label_lengths[first])
     labels = to_lists(prepared.labels[first, :count])
     need = count + sum(one == other for one, other in pairwise(labels))
-    why = f"-inf {masks} forbid them" if need <= frames else f"they need at least {need} frames"
+    why = f"they need at least {need} frames"
+    if need <= frames:
+        why = f"{masks} of -inf, or of so little that no path is left, forbid them"
     msg = (
         f"no path emits the labels of {len(bad)} of {among(feasible.shape[0])}: {shown}. "
         f"Sequence {bad[0]} has {frames} frames and {count} labels: {why} (see ctcx.min_frames). "
