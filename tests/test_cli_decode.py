@@ -19,7 +19,6 @@ def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("one.npz", logits=LOGITS)
     np.savez("two.npz", logits=np.stack([LOGITS, LOGITS]), logit_lengths=[3, 2])
-    np.save("none.npy", np.full((2, 3), -np.inf))
     (tmp_path / "tokens.txt").write_text("\na\n|\n")
 
 
@@ -63,8 +62,16 @@ def test_json_has_all_of_it_and_nothing_else_is_printed():
     assert "start" not in one["tokens"][0]
 
 
-def test_what_says_nothing():
-    assert "allow no text" in decode("none.npy", "--tokens", "tokens.txt", "--beam", "4")
+@pytest.mark.parametrize("way", [(), ("--beam", "4")])
+@pytest.mark.parametrize("frames", [slice(0, 2), slice(1, 2)])  # all of them, or one
+def test_what_says_nothing(way, frames):
+    logits = LOGITS.copy()
+    logits[frames] = -np.inf
+    np.save("none.npy", logits)
+    arguments = ("none.npy", "--tokens", "tokens.txt", *way)
+    assert "3 frames, of which logits of -inf allow no text" in decode(*arguments)
+    (found,) = json.loads(decode(*arguments, "--json", "-"))["utterances"]
+    assert (found["alternatives"], found["tokens"]) == ([], [])
 
 
 def test_real_lines_are_read():

@@ -263,6 +263,24 @@ def test_random_examples_have_a_beam_search_if_one_is_asked_for():
     assert (with_one.beam_width, with_one.arrays["beam_log_probs"].shape) == (5, (1, 3))
 
 
+def test_random_examples_have_a_guided_search_if_one_is_asked_for(tmp_path):
+    options = {"count": 4, "frames": (3, 5), "classes": 3, "blank": -1, "seed": 1}
+    plain, guided = (
+        fixtures.random(fixtures.RandomOptions(**options, guided=asked)) for asked in (False, True)
+    )
+    for one, other in zip(plain, guided, strict=True):
+        np.testing.assert_array_equal(one.arrays["logits"], other.arrays["logits"])
+        assert one.guide is None
+        assert other.guide.phrases
+        assert (other.arrays["guided_scores"][0, :2] > -np.inf).all()
+    assert {bool(one.guide.ngrams) for one in guided} == {False, True}
+    # A reader computes nothing again; a check does.
+    fixtures.save(guided, tmp_path / "guided.json")
+    assert len(fixtures.check_file(tmp_path / "guided.json")) == 4
+    with pytest.raises(ctcx.CTCInputError, match="20 frames and 3 classes is among more than"):
+        fixtures.RandomOptions(count=1, frames=(2, 20), classes=3, guided=True)
+
+
 @pytest.mark.parametrize(("form", "version"), [("json", 1), ("npz", 1), ("json", 2)])
 def test_an_old_file_is_read_and_completed(tmp_path, everything, form, version):
     file = tmp_path / f"new.{form}"

@@ -79,7 +79,11 @@ def test_words_can_be_spelled_in_tokens(small):
     np.testing.assert_allclose(logarithms(lm, [1])[-1], NATS * (-0.5 - 100 - 0.6))
 
 
-@pytest.mark.parametrize("change", [lambda s: s.replace("\n", "\r\n"), lambda s: "a title\n\n" + s])
+@pytest.mark.parametrize(
+    "change",
+    [lambda s: s.replace("\n", "\r\n"), lambda s: "a title\n\n" + s, lambda s: "\ufeff" + s],
+    ids=["carriage returns", "title", "byte order mark"],
+)
 def test_other_ways_to_write_a_file(tmp_path, small, change):
     expected = logarithms(ctcx.NGram.from_arpa(small, ["", "ab", "b"]), [1, 2, 2])
     data = change(SMALL.replace("\t", " ")).encode()

@@ -331,7 +331,9 @@ class _Reader:
         for line in file:
             self._number += 1
             try:
-                yield line.decode("utf-8").strip(" \t\r\n")
+                # Some editors put a mark before the first line.
+                text = line.decode("utf-8-sig" if self._number == 1 else "utf-8")
+                yield text.strip(" \t\r\n")
             except UnicodeDecodeError as error:
                 self._refuse(f"it is no UTF-8: {error.reason} at byte {error.start}")
 

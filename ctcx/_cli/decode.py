@@ -161,7 +161,7 @@ def _read(
     for n, name in enumerate(names):
         alternatives = []
         for k in range(counts.shape[1]):
-            if counts[n, k] >= 0:
+            if counts[n, k] >= 0 and log_probs[n, k] > -math.inf:  # greedily, some say nothing
                 said = labels[n, k, : counts[n, k]].tolist()
                 numbers = float(log_probs[n, k]), float(scores[n, k])
                 alternatives.append(_Alternative(table.text_of(said), said, *numbers))

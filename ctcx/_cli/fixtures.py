@@ -50,6 +50,14 @@ def fixtures_command(
             metavar="N", help="Width of a beam search of random ones; 0 for none: it takes time."
         ),
     ] = 0,
+    guided: Annotated[
+        bool,
+        typer.Option(
+            "--guided",
+            help="A search with phrases, a language model and a label bonus in random ones, which "
+            "must be small: --frames 3:8 --classes 4.",
+        ),
+    ] = False,
     form: Annotated[
         str,
         typer.Option("--format", metavar="NAME", help="json, npz, safetensors, typescript or c."),
@@ -111,6 +119,7 @@ def fixtures_command(
                 distribution=distribution,
                 scale=scale,
                 beam_width=beam,
+                guided=guided,
             )
         _write(names or [], options, form, out, time_major=time_major)
 
