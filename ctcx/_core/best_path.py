@@ -67,41 +67,21 @@ class _Window(NamedTuple):
 
 
 class BestPath:
-    """The best path of each sequence of a batch.
-
-    Parameters
-    ----------
-    columns
-        The emissions.
-    classes
-        (N, S), S at least 1: columns of the labels; past a sequence's length any valid one.
-    logit_lengths, label_lengths
-        (N,), within T and S.
-    frames
-        T, at least 1.
-    ends
-        Columns of the first and of the last blank.
-    blank
-        Column of the others.
-    largest
-        (N, T): the largest logit of each frame, a number.
-    all_full, all_differ
-        Whether all sequences are known to have T frames, and no label to equal the one before.
-    """
+    """The best path of each sequence of a batch."""
 
     def __init__(
         self,
         columns: Columns,
-        classes: Array,
-        logit_lengths: Array,
-        label_lengths: Array,
+        classes: Array,  # (N, S >= 1): columns of the labels; past a length any valid one
+        logit_lengths: Array,  # (N,), within T
+        label_lengths: Array,  # (N,), within S
         *,
-        frames: int,
-        blank: int,
-        ends: tuple[int, int],
-        largest: Array,
-        all_full: bool,
-        all_differ: bool,
+        frames: int,  # T, at least 1
+        blank: int,  # column of the blanks between the first and the last
+        ends: tuple[int, int],  # columns of these two
+        largest: Array,  # (N, T): the largest logit of each frame, a number
+        all_full: bool,  # all sequences have T frames, as far as is known
+        all_differ: bool,  # no label equals the one before, as far as is known
         loop: Loop,
         context: Context,
     ) -> None:

@@ -69,36 +69,18 @@ def _shifts(frame: Array, context: Context) -> Array:
 
 
 class ClassLookup:
-    """Looks up the labels' and the blank's entries by step, for both directions at once.
-
-    Parameters
-    ----------
-    array
-        (N, T, C).
-    classes
-        (N, S), the labels; past a sequence's length stands any valid class.
-    blank
-        Class of the blank.
-    logit_lengths
-        (N,).
-    resting
-        (2N, S+1): what stands in frames past a sequence's length.
-    steps
-        How many frames a direction runs through: T, or more.
-    at_once
-        Whether to look all up now, each entry once, not by step, each twice.
-    """
+    """Looks up the labels' and the blank's entries by step, for both directions at once."""
 
     def __init__(
         self,
-        array: Array,
-        classes: Array,
+        array: Array,  # (N, T, C)
+        classes: Array,  # (N, S), the labels; past a length any valid class
         blank: int,
-        logit_lengths: Array,
-        resting: Array,
+        logit_lengths: Array,  # (N,)
+        resting: Array,  # (2N, S+1): the entries of frames past a length
         *,
-        steps: int,
-        at_once: bool,
+        steps: int,  # how many frames a direction runs through: T, or more
+        at_once: bool,  # look all up now, each entry once, not by step, each twice
         context: Context,
     ) -> None:
         xp = context.xp
@@ -162,25 +144,15 @@ class ClassLookup:
 
 
 class EmissionSource:
-    """Emissions by step, for both directions of the recursion at once.
-
-    Parameters
-    ----------
-    logits
-        (N, T, C).
-    classes, blank, logit_lengths, steps, at_once
-        As for :class:`ClassLookup`.
-    reference
-        (N, T), the largest logit of each frame in grains; 0 past a sequence's length.
-    """
+    """Emissions by step, for both directions of the recursion at once; see :class:`ClassLookup`."""
 
     def __init__(
         self,
-        logits: Array,
+        logits: Array,  # (N, T, C)
         classes: Array,
         blank: int,
         logit_lengths: Array,
-        reference: Array,
+        reference: Array,  # (N, T), the largest logit of each frame in grains; 0 past a length
         *,
         steps: int,
         at_once: bool,

@@ -55,26 +55,15 @@ def hessian_vector_product(
     logit_lengths: Array,
     label_lengths: Array,
     grad: Array,
-    vector: Array,
+    vector: Array,  # (N, T, C); frames past a length are ignored
     *,
     blank: int,
 ) -> Array:
     """Second derivatives of each sequence's loss times ``vector``, (N, T, C).
 
-    Parameters
-    ----------
-    logits, labels, logit_lengths, label_lengths, blank
-        As a kernel gets them; see :class:`ctcx.plugin.Backend`.
-    grad
-        (N, T, C), as a kernel returns it. Only to keep numbers small: an error in it does not reach
-        the result.
-    vector
-        (N, T, C); frames past a sequence's length are ignored.
-
-    Returns
-    -------
-    array (N, T, C)
-        Of the dtype of the logits; 0 past a sequence's length and for infeasible sequences.
+    The arguments are those of a kernel (see :class:`ctcx.plugin.Backend`), and the gradient that it
+    returns: only to keep numbers small, so an error in it does not reach the result. The result has
+    the dtype of the logits; it is 0 past a sequence's length and for infeasible sequences.
     """
     arrays = (logits, labels, logit_lengths, label_lengths, grad, vector)
     return cast("Array", run(_product, arrays, blank))

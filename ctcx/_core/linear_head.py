@@ -51,35 +51,19 @@ def compute_dtype(xp: Any, *arrays: Array | None) -> Any:
 
 
 def reduced_problem(
-    hidden: Array,
-    weight: Array,
-    bias: Array | None,
-    labels: Array,
-    logit_lengths: Array,
-    label_lengths: Array,
+    hidden: Array,  # (N, T, D), finite
+    weight: Array,  # (C, D)
+    bias: Array | None,  # (C,)
+    labels: Array,  # (N, S)
+    logit_lengths: Array,  # (N,)
+    label_lengths: Array,  # (N,)
     constants: Constants,
 ) -> tuple[Array, ...]:
-    """Make the problem with few classes.
+    """Make the problem with few classes: logits, labels, peak and total.
 
-    Parameters
-    ----------
-    hidden
-        (N, T, D), finite.
-    weight, bias
-        (C, D), and (C,) or None.
-    labels, logit_lengths, label_lengths
-        (N, S), (N,) and (N,).
-    constants
-        Of the call.
-
-    Returns
-    -------
-    logits
-        (N, T, K): class 0 is the blank, K - 1 all classes that are not the sequence's own.
-    labels
-        (N, max(S, 1)) in these classes.
-    peak, total
-        (N, T): the largest logit of those other classes, and the sum of the powers below it.
+    Of the logits (N, T, K), class 0 is the blank, and K - 1 all classes that are not the sequence's
+    own; the labels (N, max(S, 1)) are in these classes. Peak and total (N, T) are the largest logit
+    of those other classes, and the sum of the powers below it.
     """
     head = _Head(hidden, weight, bias, labels, logit_lengths, label_lengths, constants)
     xp = head.context.xp
@@ -111,24 +95,12 @@ def gradients(
     label_lengths: Array,
     peak: Array,
     total: Array,
-    slopes: Array,
+    slopes: Array,  # (N, T, K): derivatives by the logits of the reduced problem
     constants: Constants,
 ) -> tuple[Array, Array, Array | None]:
-    """Turn derivatives by the few logits into those by hidden states, weight and bias.
+    """Turn derivatives by the few logits into those by hidden states, weight and bias, if any.
 
-    Parameters
-    ----------
-    hidden, weight, bias, labels, logit_lengths, label_lengths, constants
-        As for :func:`reduced_problem`.
-    peak, total
-        From there.
-    slopes
-        (N, T, K): derivatives with respect to the logits from there.
-
-    Returns
-    -------
-    hidden, weight, bias
-        Of the shapes and dtypes of the arrays; None without bias.
+    The arguments are those of :func:`reduced_problem`, and results of it.
     """
     head = _Head(hidden, weight, bias, labels, logit_lengths, label_lengths, constants)
     xp = head.context.xp

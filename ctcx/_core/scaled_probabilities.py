@@ -80,38 +80,18 @@ class _Past(NamedTuple):
 
 def run(
     source: EmissionSource,
-    may_skip: Array,
-    start: Array,
-    possible: Array,
+    may_skip: Array,  # (2N, S+1), as in ctcx._core.lattice.Topology
+    start: Array,  # (2N, S+1): 1 for the blank that each row starts in, else 0
+    possible: Array,  # (2N, 1): whether a row has enough frames for its labels
     *,
-    all_full: bool,
-    half: int,
+    all_full: bool,  # every sequence uses all frames
+    half: int,  # frames to the middle
     context: Context,
-    each_blank: bool,
+    each_blank: bool,  # 2S+1 columns of occupancies, S of labels and S+1 of blanks
 ) -> tuple[Array, LogLikelihood] | None:
     """Occupancies (2 * half, N, S+1) and log likelihoods of the forward rows, if proved.
 
-    Parameters
-    ----------
-    source
-        Of the emissions.
-    may_skip
-        (2N, S+1), as in :class:`ctcx._core.lattice.Topology`.
-    start
-        (2N, S+1): 1 for the blank that each row starts in, else 0.
-    possible
-        (2N, 1): whether a row has enough frames for its labels.
-    all_full
-        Whether every sequence uses all frames.
-    half
-        Frames to the middle.
-    each_blank
-        Whether there are 2S+1 columns of occupancies, S of labels and S+1 of blanks.
-
-    Returns
-    -------
-    tuple or None
-        None where what was added, or what underflowed, may matter.
+    None where a number that was added, or that underflowed, may change the result.
     """
     recursion = _Probabilities(source, may_skip, start, possible, all_full, half, context)
     return recursion.run(each_blank=each_blank)

@@ -56,36 +56,15 @@ def is_small(rows: int, frames: int, classes: int, labels: int) -> bool:
 
 
 def solve(
-    logits: Array,
-    classes: Array,
+    logits: Array,  # (N, T, C)
+    classes: Array,  # (N, S), with the blank past each length
     blank: int,
-    inside: Array,
-    label_lengths: Array,
-    possible: Array,
+    inside: Array,  # (N, T): which frames are within the lengths
+    label_lengths: Array,  # (N,)
+    possible: Array,  # (N, 1): whether there are enough frames for the labels
     context: Context,
 ) -> Solution | None:
-    """Loss and occupancies, if they can be trusted.
-
-    Parameters
-    ----------
-    logits
-        (N, T, C).
-    classes
-        (N, S), with the blank past each sequence's length.
-    blank
-        Class of the blank.
-    inside
-        (N, T): which frames are within the sequences' lengths.
-    label_lengths
-        (N,).
-    possible
-        (N, 1): whether a sequence has enough frames for its labels.
-
-    Returns
-    -------
-    Solution or None
-        None where something that matters may have been lost.
-    """
+    """Loss and occupancies; None where digits that matter may have been lost."""
     rows, labels = classes.shape
     seen = inside[:, :, None]
     x = np.where(seen, logits.astype(np.float64), 0.0)

@@ -120,26 +120,17 @@ class Viterbi:
 
     def __call__(
         self,
-        state: PathState,
-        blanks: Sums,
-        labels: Sums,
-        may_not_skip: Array | None,
+        state: PathState,  # before the frames; it isn't changed
+        blanks: Sums,  # emissions (t, N, 1 or W+1)
+        labels: Sums,  # (t, N, W)
+        may_not_skip: Array | None,  # (N, W): impossible at a repeat, else 0; None: none
         *,
         choices: bool,
     ) -> tuple[PathState, Array | None]:
-        """Go through t frames; if wanted, how many states back each state comes from.
+        """Go through t frames; with ``choices``, how many states back each state comes from.
 
-        Parameters
-        ----------
-        state
-            Before the frames; it isn't changed.
-        blanks, labels
-            Emissions, (t, N, 1 or W+1) and (t, N, W).
-        may_not_skip
-            (N, W): impossible where a label equals the one before, else 0; None if all differ.
-        choices
-            Whether these are wanted, (t, N, 2W+2) of int8: of blank and label by turns. No label
-            stands after the last blank.
+        These are (t, N, 2W+2) of int8, of blank and label by turns; no label stands after the last
+        blank.
         """
         moves = []
         for i in range(labels[0].shape[0]):
