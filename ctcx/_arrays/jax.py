@@ -152,14 +152,9 @@ def without_types(function: Callable[..., Any], ranks: Any, *arrays: Any) -> Any
     Axes of ``jax.shard_map`` are taken care of as :func:`same_axes` does; axes of
     ``AxisType.Explicit`` are of ``AxisType.Auto`` inside, where XLA's partitioner decides.
 
-    Parameters
-    ----------
-    function
-        Of the arrays; any of its results may depend on any of them.
-    ranks
-        Number of dimensions of each result, in the form of the results. The first is the batch's.
-    *arrays
-        The first ones are the logits (N, T, C). Results are sharded as these are.
+    Any result may depend on any of the arrays. ``ranks`` are the numbers of dimensions of the
+    results, in their form; the first dimension is the batch's. The first of the arrays are the
+    logits (N, T, C), and results are sharded as these are.
     """
     arrays = same_axes(arrays)
     every = frozenset().union(*map(_varying, arrays))

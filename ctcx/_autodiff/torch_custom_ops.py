@@ -37,17 +37,10 @@ def define_operator(
 ) -> Callable[[Callable[..., Any]], Any]:
     """Make a function an operator; ``torch.vmap`` adds sequences to its batch.
 
-    Parameters
-    ----------
-    name, arguments
-        Of the operator, in the namespace ``ctcx``; arguments as in a schema.
-    arrays
-        How many of its arguments, from the first, have sequences in front.
-    results
-        Axes and dtype of each result: N, T and C of the logits, and those in ``sizes``;
-        ``"probability"`` is the dtype of losses and probabilities, ``"logits"`` that of the logits.
-    sizes
-        Gives the other axes for the arguments.
+    The name is in the namespace ``ctcx``, the arguments are as in a schema; the first ``arrays`` of
+    them have sequences in front. ``results`` are axes and dtype of each result: N, T and C of the
+    logits, and those that ``sizes`` gives for the arguments; ``"probability"`` is the dtype of
+    losses and probabilities, ``"logits"`` that of the logits.
     """
     tensors = ", ".join(["Tensor"] * len(results))
     schema = f"({arguments}) -> {tensors if len(results) == 1 else f'({tensors})'}"

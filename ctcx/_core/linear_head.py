@@ -136,14 +136,8 @@ def gradients(
 class _OwnClasses:
     """The classes of each sequence, as columns: the blank, and the labels in ascending order.
 
-    Attributes
-    ----------
-    classes
-        (N, 1 + S): class of each column.
-    used
-        The same shape: False where a label has a column already, and past a sequence's labels.
-    labels
-        (N, S): column of each label.
+    ``classes`` (N, 1 + S) are those of the columns. ``used`` (N, 1 + S) is False where a label has
+    a column already, and past a sequence's labels; ``labels`` (N, S) are columns of the labels.
     """
 
     def __init__(

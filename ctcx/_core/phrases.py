@@ -36,12 +36,7 @@ class Phrases:
     States get numbers when they are first seen. ``gains`` (states, columns) says how much more a
     prefix has with a label, of ``column[label]``; ``most`` (states,) is the largest of each row.
 
-    Parameters
-    ----------
-    weights
-        Of each phrase, for each of its labels, of which it has some, in ``range(classes)``.
-    classes
-        How many there are.
+    The weight of a phrase, which isn't empty, is that of each of its labels, in ``range(classes)``.
     """
 
     def __init__(self, weights: Mapping[tuple[int, ...], float], classes: int) -> None:

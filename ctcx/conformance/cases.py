@@ -50,14 +50,10 @@ _LOWEST = -float(np.finfo(np.float64).max)
 def cases() -> tuple[Batch, ...]:
     """Return all built-in cases, in the order that they are run.
 
-    Returns
-    -------
-    tuple of Batch
-        Their groups are ``published`` and ``closed-form`` (carry expected numbers),
-        ``enumerable`` (few enough paths), ``oracle`` (the everyday ones), ``infeasible`` (some
-        sequence can't emit its labels), ``limit`` (losses that are too large), ``masked``,
-        ``confident``, ``degenerate`` (an axis of size
-        0 or 1), ``real``, ``long`` and ``very-long``.
+    Their groups are ``published`` and ``closed-form`` (carry expected numbers), ``enumerable`` (few
+    enough paths), ``oracle`` (the everyday ones), ``infeasible`` (some sequence can't emit its
+    labels), ``limit`` (losses that are too large), ``masked``, ``confident``, ``degenerate`` (an
+    axis of size 0 or 1), ``real``, ``long`` and ``very-long``.
     """
     return tuple(make() for make in _MAKERS)
 

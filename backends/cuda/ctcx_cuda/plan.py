@@ -131,19 +131,10 @@ def scratch_limit() -> int:
 
 
 def make_plan(N: int, T: int, C: int, S: int, *, real: int, grad: bool, limit: int) -> Plan:
-    """Choose for a batch of N sequences, T frames, C classes and labels of width S.
+    """Choose for a batch of N >= 1 sequences, T frames, C classes and labels of width S.
 
-    Parameters
-    ----------
-    N, T, C, S
-        The batch's shape; none of them negative, N at least 1.
-    real
-        Bytes of the numbers computed with: 4 or 8.
-    grad
-        Whether the gradient is wanted too.
-    limit
-        Bytes of scratch memory that the plan is to stay within. A single sequence that needs
-        more gets it.
+    Numbers have ``real`` bytes, 4 or 8. The plan stays within ``limit`` bytes of scratch memory; a
+    single sequence that needs more gets it.
     """
     fitting = [variant for variant in IN_REGISTERS if variant.slots > S]
     if fitting:
@@ -164,14 +155,9 @@ def make_plan(N: int, T: int, C: int, S: int, *, real: int, grad: bool, limit: i
 
 
 def make_path_plan(N: int, T: int, S: int, *, real: int, limit: int, threads: int) -> PathPlan:
-    """Choose for the best paths of a batch of N sequences, T frames and labels of width S.
+    """Choose for the best paths of a batch, as :func:`make_plan` does for losses.
 
-    Parameters
-    ----------
-    N, T, S, real, limit
-        As for :func:`make_plan`.
-    threads
-        The most of a block: a multiple of 32, at least 96.
+    A block has at most so many threads: a multiple of 32, at least 96.
     """
     # More labels than frames can't be emitted, so they need no room.
     width = min(S, T) + 1

@@ -66,11 +66,8 @@ def _power(exponents: Array, xp: ArrayModule) -> Array:
 class JaxLoop(Loop):
     """A :class:`Loop` that XLA can compile at any number of frames.
 
-    Parameters
-    ----------
-    programs
-        How many of those compiled outside of ``jax.jit`` are kept, the ones used last. On a CPU one
-        takes up to 400 memory maps; a process that needs more than 65,530 is ended by Linux.
+    It keeps so many of the ``programs`` compiled outside of ``jax.jit``, the ones used last. On a
+    CPU one takes up to 400 memory maps; a process that needs more than 65,530 is ended by Linux.
     """
 
     reads_values = False

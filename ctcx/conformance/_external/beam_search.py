@@ -207,22 +207,12 @@ def _search(
 ) -> list[tuple[Labels, float]]:
     """Return all labels that are found with all prefixes kept, and their numbers.
 
-    Parameters
-    ----------
-    log_probs : ndarray of float64, shape (T, C)
-        Logarithms of probabilities, or what is taken for them.
-    blank : int
-        What is taken for the blank class.
-    equal : str
-        When a class that equals the last label is one more label: ``"after a blank"``, which is
-        right; ``"also"``: then, and without a blank too; ``"always"``: it never goes on the last
-        one; ``"never"``.
-    apart : str
-        What isn't added up: ``"nothing"``, which is right; ``"ends"``: a prefix that ends in a
-        blank, and in a label; ``"arrivals"``: a prefix that is in the beam, and the same one made
-        from a shorter one.
-    best : bool
-        Whether the largest is taken for the sum.
+    ``equal`` says when a class that equals the last label is one more label: ``"after a blank"``,
+    which is right; ``"also"``: then, and without a blank too; ``"always"``: it never goes on the
+    last one; ``"never"``. ``apart`` says which numbers aren't added up: ``"nothing"``, which is
+    right; ``"ends"``: of a prefix that ends in a blank, and in a label; ``"arrivals"``: of a prefix
+    that is in the beam, and of the same one made from a shorter one. With ``best``, the largest is
+    taken for the sum.
     """
     add = max if best else _sum
     # Key: labels, whether a blank came last, and what else tells entries apart.
