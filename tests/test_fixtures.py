@@ -553,6 +553,7 @@ NOT_THERE = object()
         (("format",), "other", "format is 'other': expected 'ctcx-fixtures'"),
         (("version",), 4, "version is 4: expected 1 to 3"),
         (("layout",), "odd", "layout is 'odd': expected 'batch-major' or 'time-major'"),
+        (("layout",), {}, "layout is {}: expected 'batch-major' or 'time-major'"),
         (("fixtures",), 3, "fixtures is 3: expected a list"),
         (("fixtures", 1), 3, "fixtures[1] is 3: expected an object"),
         (("fixtures", 1, "name"), "repeats", "fixtures[1].name is 'repeats', as before"),
@@ -576,6 +577,7 @@ NOT_THERE = object()
         (("fixtures", 0, "beam_width"), NOT_THERE, "(repeats).beam_width is missing"),
         (("fixtures", 0, "beam_width"), -1, "(repeats).beam_width is -1: expected at least 0"),
         (("fixtures", 0, "lm_weight"), "1", "(repeats).lm_weight is '1': expected type float"),
+        (("fixtures", 0, "lm_weight"), 10**400, "lm_weight[0] is 1000000"),
         (("fixtures", 2, "lm_weight"), -1, "lm_weight is -1.0: expected a finite number, at least"),
         (("fixtures", 2, "label_bonus"), math.nan, "label_bonus is nan: expected a finite number"),
         (("fixtures", 2, "phrases", 0, 1), 3, "phrases[0][1] is 3: expected 0 to 3, and not the"),
@@ -636,7 +638,9 @@ def test_a_wrong_number_in_a_file_is_found(tmp_path, document, name):
         ("f.json", b"\xff\xfe", "not JSON"),
         ("f.json", b"[" * 100_000, "not JSON"),
         ("f.json", b"[]", "format is []"),
+        ("f.json", b'{"version": ' + b"1" * 5000 + b"}", "not JSON"),
         ("f.npz", b"PK nonsense", "not an NPZ file"),
+        ("f.npz", b"\x93NUMPY\x01\x00\x02\x00{\n", "not an NPZ file"),  # an array, cut off
         ("f.safetensors", b"12345678 nonsense", "not a safetensors file"),
     ],
 )
