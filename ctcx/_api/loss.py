@@ -64,11 +64,11 @@ def ctc_loss(
         sequence. float16, bfloat16, float32 or float64, of NumPy, CuPy, PyTorch, JAX or another
         library of the array API standard, which decides where it is computed. -inf masks a class.
     labels : array of int (N, S) or list of lists
-        Classes, without blanks. What stands past a sequence's length never matters. (S,) for one
+        Classes, without blanks. Entries past a sequence's length are ignored. (S,) for one
         sequence. Lists (also tuples and ranges; the rows may be arrays) and NumPy arrays go along
         with logits of any library.
     logit_lengths : array of int (N,), optional
-        Frames of each sequence; default T. What stands in later frames never matters. A list, or
+        Frames of each sequence; default T. Later frames are ignored. A list, or
         an int for one sequence.
     label_lengths : array of int (N,), optional
         Labels of each sequence; default S, or the lengths of the lists.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Candidate", "Decision", "Source", "Status", "describe", "table"]
 
 Source: TypeAlias = Literal["argument", "use_backend", "CTCX_BACKEND", "auto"]
-"""Who chose: ``backend=``, :func:`ctcx.use_backend`, the environment, or nobody."""
+"""Who chose: ``backend=``, :func:`ctcx.use_backend`, the environment, or the automatic order."""
 
 Status: TypeAlias = Literal["selected", "rejected", "available", "opt-in", "unusable", "declined"]
 """selected: computes this call. rejected: can't take it. available: could take it too. opt-in:

@@ -94,7 +94,7 @@ def check_type(backend: object) -> None:
 def check_known(
     plugins: Registry, names: Sequence[str], source: Source, problem: Problem | None = None
 ) -> None:
-    """Refuse names that nobody registered, with what is known of them.
+    """Refuse names that no plugin registered, with what is known of them.
 
     Raises
     ------

@@ -33,7 +33,7 @@ def choose(
     overrides: Overrides | None = None,
     thorough: bool = False,
 ) -> Decision:
-    """Judge all candidates; the decision has none selected if nobody can take the problem.
+    """Judge all candidates; the decision has none selected if none can take the problem.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def in_order(registry: Registry, names: tuple[str, ...] = ()) -> list[Registered
 
 
 def without_backend(registry: Registry) -> Iterator[Candidate]:
-    """Candidates that nobody can choose: backends left out, and plugins that offer none."""
+    """Candidates that can not be chosen: backends left out, and plugins that offer none."""
     explained = set()
     for part in registry.left_out:
         if part.kind == "backend":
@@ -124,7 +124,7 @@ def _excluded(entry: RegisteredBackend, names: tuple[str, ...]) -> tuple[Status,
 def rejection(entry: RegisteredBackend, problem: Problem, registry: Registry) -> str | None:
     """Why this backend can't take the problem on this machine; None if it can.
 
-    What is declared is looked at first: a probe may import a heavy library, which nobody should
+    What is declared is looked at first: a probe may import a heavy library, which no call should
     pay for whose arrays that library's kernels don't take anyway.
     """
     return (
