@@ -28,7 +28,13 @@ def counted_call(problem, **options):
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean_per_label"])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(dtype, marks=pytest.mark.xdist_group(dtype.__name__))
+        for dtype in (np.float32, np.float64, np.float16)
+    ],
+)
 def test_without_validation_nothing_is_read_and_nothing_waits(dtype, reduction):
     problem = on_device(random_problem(0, 3, 20, 7, 5, dtype=dtype))
     counted = counted_call(problem, validate=False, reduction=reduction)
