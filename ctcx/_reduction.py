@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ctcx._arrays.facts import at_least_one, is_numpy, is_undecided
+from ctcx._arrays.facts import at_least_one, can_be_written, is_undecided
 
 if TYPE_CHECKING:
     from ctcx._typing import Array, ArrayModule
@@ -79,7 +79,7 @@ def weighted(xp: ArrayModule, array: Array, weights: Array, *, reuse: bool = Tru
     factors = weights[:, None, None]
     if array.dtype != weights.dtype:  # half precision lacks numbers as small as weights may be
         return xp.astype(xp.astype(array, weights.dtype) * factors, array.dtype)
-    if not reuse or (is_numpy(array) and not array.flags.writeable):  # as others' memory may be
+    if not reuse or not can_be_written(array):
         return array * factors
     array *= factors
     return array

@@ -425,14 +425,17 @@ class TestOverAPlugin:
         # The gradient that comes out is the very one that the kernel returned.
         assert x.grad.data_ptr() == gradient
 
-    def test_a_gradient_of_one_number(self, plugin, monkeypatch):
+    @pytest.mark.parametrize("reduction", REDUCTIONS)
+    def test_a_gradient_of_one_number(self, plugin, monkeypatch, reduction):
         zeros = torch.zeros(1, 1, 1).expand(4, 6, 4)
         kernel = lambda *_, blank: (torch.ones(4), zeros)
         monkeypatch.setattr(plugin, "loss_and_grad", kernel)
         forget_kernels()
         x = leaf(torch.randn(4, 6, 4))
-        (2 * ctcx.ctc_loss(x, LABELS, backend="remembering").sum()).backward()
+        options = {"backend": "remembering", "reduction": reduction}
+        (2 * ctcx.ctc_loss(x, LABELS, **options).sum()).backward()
         assert not x.grad.any()
+        assert not ctcx.ctc_loss_and_grad(x, LABELS, **options).grad.any()
 
 
 class TestCompiling:

@@ -68,8 +68,8 @@ def ctc_loss(
         sequence. Lists (also tuples and ranges; the rows may be arrays) and NumPy arrays go along
         with logits of any library.
     logit_lengths : array of int (N,), optional
-        Frames of each sequence; default T. Later frames are ignored. A list, or
-        an int for one sequence.
+        Frames of each sequence; default T. Later frames are ignored. A list, or an int for one
+        sequence.
     label_lengths : array of int (N,), optional
         Labels of each sequence; default S, or the lengths of the lists.
     blank : int

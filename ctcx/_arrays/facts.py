@@ -21,6 +21,7 @@ __all__ = [
     "ArrayFacts",
     "any_traced",
     "at_least_one",
+    "can_be_written",
     "describe",
     "device_name",
     "device_of",
@@ -71,6 +72,17 @@ def is_array(value: object) -> bool:
 def is_numpy(value: object) -> bool:
     """Whether ``value`` is a NumPy array: data that lies in the host's memory."""
     return isinstance(value, np.ndarray)
+
+
+def can_be_written(array: Array) -> bool:
+    """Whether each element has memory of its own, which isn't read-only, as others' may be.
+
+    A kernel may return one number for many entries.
+    """
+    if is_numpy(array):
+        return bool(array.flags.writeable)
+    strides = getattr(array, "stride", None)  # of PyTorch
+    return strides is None or 0 not in strides()
 
 
 def describe(array: Array, argument: str | None = None) -> ArrayFacts:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ctcx._arrays.facts import can_be_written
 from ctcx._arrays.tensor_forms import BATCHED, TRANSFORMED, forms_of
 from ctcx._autodiff.operation import hessian_times
 from ctcx._dispatch.results import on_host
@@ -238,8 +239,7 @@ class _Direct(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
             if not _is_one(above):
                 weights = _weights(ctx, above, losses, 1)
                 weights = weights[:, None, None] if weights.ndim else weights
-                # A gradient of one number for many entries can't be written to.
-                total = total * weights if 0 in total.stride() else total.mul_(weights)
+                total = total.mul_(weights) if can_be_written(total) else total * weights
         return None, None, total, None, None, None
 
 

@@ -95,7 +95,7 @@ def in_order(registry: Registry, names: tuple[str, ...] = ()) -> list[Registered
 
 
 def without_backend(registry: Registry) -> Iterator[Candidate]:
-    """Candidates that can not be chosen: backends left out, and plugins that offer none."""
+    """Candidates that cannot be chosen: backends left out, and plugins that offer none."""
     explained = set()
     for part in registry.left_out:
         if part.kind == "backend":

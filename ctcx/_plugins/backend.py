@@ -230,10 +230,10 @@ class Backend:
     searches.
 
     With :attr:`Feature.WEIGHTS`, ``loss_and_grad`` may get ``weights``, one more argument by name,
-    (N,) in the dtype of the losses, of which none is NaN: ``grad`` is then weights[n] d loss[n] /
-    d logits, multiplied before it is rounded to half precision, and 0 and NaN where it would be
-    without; ``loss`` stays as it is. So the mean over a batch costs no pass over its gradient. For
-    kernels without it, ctcx multiplies.
+    (N,) in the dtype of the losses, positive and finite: ``grad`` is then weights[n] d loss[n] /
+    d logits, and 0 or NaN where it would be without them; ``loss`` stays as it is. A kernel for
+    half precision multiplies before it rounds, if it can. So the mean over a batch costs no pass
+    over its gradient. For kernels without the feature, ctcx multiplies.
 
     With :attr:`Feature.LAZY`, for libraries such as dask.array, a kernel gets the arguments of the
     public function by name, all of them but ``backend``, and returns what that returns. Types,
