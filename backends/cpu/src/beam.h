@@ -16,7 +16,8 @@
 // The new prefixes of one class are in order already, that of the beam, but for those that repeat a
 // label. So are the entries that stay, but for a few. So a heap of streams gives the candidates in
 // order: one stream a class, one for most of the entries, and one for each other entry and each
-// repeated label. A class of which even the best entry would make none that counts isn't opened. Denominators of the softmax are the same for all prefixes, and multiplied apart.
+// repeated label. A class of which even the best entry would make none that counts isn't opened.
+// Denominators of the softmax are the same for all prefixes, and multiplied apart.
 #pragma once
 #include <algorithm>
 #include <bit>
@@ -30,6 +31,74 @@
 #include "wide.h"
 
 namespace {
+
+// The probabilities of a frame, that of the largest logit as 1: of all classes at once; or, of many
+// float ones, for a vector of classes as soon as one is asked for, since few count. What all of them add
+// up to then is computed in float, which is several times as fast.
+template <class T> class FramePowers {
+ public:
+  FramePowers(Size classes, bool has_many, ctcx::Arena &arena)
+      : classes_(classes), by_vectors_(has_many && std::is_same_v<T, float>) {
+    const Size vectors = (classes + step - 1) / step;
+    powers_ = arena.take<Wide>(vectors * step);
+    is_known_ = arena.take<bool>(by_vectors_ ? vectors : 0);
+  }
+  // Returns what they add up to; NaN or +inf if a logit is NaN or +inf.
+  double begin(const T *x) {
+    x_ = x;
+    if (!by_vectors_) {
+      const T largest = largest_of_row(x, classes_);
+      return wide_powers(x, classes_, largest == -infinity ? 0 : largest, powers_);
+    }
+    std::fill_n(is_known_, (classes_ + step - 1) / step, false);
+    const Spread<T> spread = spread_of_row(x, classes_, x);
+    largest_ = spread.largest;
+    return spread.sum();
+  }
+  Wide operator[](Size c) {
+    if (by_vectors_) compute(c / step);
+    return powers_[c];
+  }
+  // Calls for the classes of `needed` at least, in order. The call may raise it.
+  template <class Call> CTCX_INLINE void each(const Wide &needed, Call &&call) {
+    T bound = bound_of(needed);
+    for (Size c = 0; c < classes_; c += step) {
+      if (by_vectors_) {
+        const Vector<T> x = c + step <= classes_ ? load(x_ + c) : load_short(x_ + c, classes_ - c);
+        if (!any_positive(x > splat(bound) ? splat(T(1)) : Vector<T>{})) continue;
+        compute(c / step);
+      }
+      for (Size i = c; i < c + step; i += lanes_of<double>)
+        for (unsigned bits = greater_bits(load(powers_ + i), splat(needed - 1)); bits; bits &= bits - 1)
+          if (const Size at = i + std::countr_zero(bits); powers_[at] >= needed) call(at), bound = bound_of(needed);
+    }
+  }
+
+ private:
+  static constexpr T infinity = std::numeric_limits<T>::infinity();
+  static constexpr Size step = lanes_of<T>;
+
+  void compute(Size vector) {
+    if (is_known_[vector]) return;
+    is_known_[vector] = true;
+    const Size c = vector * step;
+    wide_powers(x_ + c, std::min(classes_ - c, step), largest_, powers_ + c);
+  }
+  // Logits up to this have powers below `needed`: log2(1 + f) is f or more.
+  T bound_of(Wide needed) const {
+    if (!by_vectors_ || needed < wide_near) return -infinity;
+    const double digits = double(needed) / double(Wide(1) << wide_bits);
+    const double bound = double(largest_) + digits / log2_e;
+    return T(bound - 1e-6 * (1 + std::fabs(bound) + std::fabs(digits)));
+  }
+
+  const Size classes_;
+  const bool by_vectors_;
+  const T *x_ = nullptr;
+  T largest_ = 0;
+  Wide *powers_;
+  bool *is_known_;
+};
 
 // The beam of a sequence. Its memory is that of `width` entries and of the prefixes' labels.
 class Beam {
@@ -59,8 +128,11 @@ class Beam {
   }
   Size count() const { return count_; }
 
-  // A frame, of probabilities that need not add up to 1, up to a whole vector, in zeros.
-  void advance(const Wide *p) {
+  // Whether few classes of a frame count.
+  static bool has_many_classes(Size classes, Size width) { return classes / 16 > width; }
+
+  // A frame, of probabilities that need not add up to 1.
+  template <class T> void advance(FramePowers<T> &p) {
     size_ = rows_ = 0;
     rank(p);
     offer_entries(p);
@@ -100,30 +172,30 @@ class Beam {
     return a.label != b.label ? a.label < b.label : a.slot < b.slot;
   }
 
-  // Whether it pays to know, while classes are opened, which can't be among the best any more.
-  bool has_many_classes() const { return classes_ / 16 > width_; }
+  // Then it pays to know, while classes are opened, which can't be among the best any more.
+  bool has_many_classes() const { return has_many_classes(classes_, width_); }
 
   // Finds the last label, in their order, that may make new prefixes.
-  void rank(const Wide *p) {
+  template <class T> void rank(FramePowers<T> &p) {
     last_ranked_ = {std::numeric_limits<Wide>::min(), 0};
     if (most_labels_ >= classes_ - 1) return;
     std::int32_t *end = ranked_;
     for (Size c = 0; c < classes_; c++)
       if (c != blank_) *end++ = std::int32_t(c);
-    std::nth_element(ranked_, ranked_ + most_labels_ - 1, end, [p](std::int32_t a, std::int32_t b) {
+    std::nth_element(ranked_, ranked_ + most_labels_ - 1, end, [&p](std::int32_t a, std::int32_t b) {
       return p[a] != p[b] ? p[a] > p[b] : a < b;
     });
     const std::int32_t last = ranked_[most_labels_ - 1];
     last_ranked_ = {p[last], last};
   }
-  bool may_be_new(const Wide *p, Size label) const {
-    return p[label] != last_ranked_.probability ? p[label] > last_ranked_.probability
-                                                : label <= last_ranked_.label;
+  bool may_be_new(Wide probability, Size label) const {
+    return probability != last_ranked_.probability ? probability > last_ranked_.probability
+                                                   : label <= last_ranked_.label;
   }
 
   // The entries as they stay, and what a new prefix must at least be to count. Takes down which
   // prefixes with one more label are in the beam.
-  void offer_entries(const Wide *p) {
+  template <class T> void offer_entries(FramePowers<T> &p) {
     std::fill_n(repeated_, count_, false);
     least_ = std::numeric_limits<Wide>::max();
     chained_ = 0, next_in_chain_ = 1;
@@ -169,21 +241,24 @@ class Beam {
     return {staying_[slot].total, std::numeric_limits<Wide>::max(), -1, slot, goes_on};
   }
   // Prefixes that repeat their last label: only paths that end in a blank lead there.
-  void offer_repeats(const Wide *p) {
+  template <class T> void offer_repeats(FramePowers<T> &p) {
     for (Size i = 0; i < count_; i++) {
       const std::int32_t last = entries_[i].last;
-      if (last < 0 || repeated_[i] || !may_be_new(p, last)) continue;
-      const Wide probability = product(entries_[i].blank, p[last]);
-      if (probability >= least_) heap_[size_++] = {probability, p[last], last, std::int32_t(i), false};
+      if (last < 0 || repeated_[i]) continue;
+      const Wide of_label = p[last];
+      if (!may_be_new(of_label, last)) continue;
+      const Wide probability = product(entries_[i].blank, of_label);
+      if (probability >= least_) heap_[size_++] = {probability, of_label, last, std::int32_t(i), false};
     }
   }
-  void offer_classes(const Wide *p) {
+  template <class T> void offer_classes(FramePowers<T> &p) {
     const Wide best = entries_[0].total;
     Wide needed = least_factor(least_, best);
     Size known = 0;  // of the probabilities of the best first prefixes, the least first
-    const auto offer = [&](Size c) {
-      if (p[c] < needed || c == blank_ || !may_be_new(p, c)) return;
-      Candidate first{0, p[c], std::int32_t(c), -1, true};
+    p.each(needed, [&](Size c) {
+      const Wide of_label = p[c];
+      if (c == blank_ || !may_be_new(of_label, c)) return;
+      Candidate first{0, of_label, std::int32_t(c), -1, true};
       if (!go_on(first)) return;
       heap_[size_++] = first;
       if (!has_many_classes()) return;
@@ -191,10 +266,7 @@ class Beam {
       best_[known++] = first.probability;
       std::push_heap(best_, best_ + known, std::greater<>());
       if (known == width_) least_ = std::max(least_, best_[0]), needed = least_factor(least_, best);
-    };
-    for (Size c = 0; c < classes_; c += lanes_of<double>)
-      for (unsigned bits = greater_bits(load(p + c), splat(needed - 1)); bits; bits &= bits - 1)
-        offer(c + std::countr_zero(bits));
+    });
   }
   // The next candidate of a stream; returns whether there is one that counts.
   bool go_on(Candidate &candidate) {
@@ -301,7 +373,7 @@ template <class X, class T = typename ComputedIn<X>::Type> struct BeamSearch {
   struct Search {
     Search(const BeamSearch &in, ctcx::Arena &arena)
         : beam(in.classes, in.blank, in.width, in.most_labels, arena),
-          powers(arena.take<Wide>((in.classes + lanes_of<T> - 1) / lanes_of<T> * lanes_of<T>)),
+          powers(in.classes, Beam::has_many_classes(in.classes, in.width) && in.most_labels >= in.classes - 1, arena),
           widened(arena.take<T>(std::is_same_v<X, T> ? 0 : in.classes)) {}
     bool run(const BeamSearch &in, std::int32_t *labels, T *log_probs) {
       constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -310,8 +382,7 @@ template <class X, class T = typename ComputedIn<X>::Type> struct BeamSearch {
       beam.set_up();
       for (Size t = 0; t < in.length; t++) {
         const T *x = computed_row(in.logits + t * in.logits_row, in.classes, widened);
-        const T largest = largest_of_row(x, in.classes);
-        const double sum = wide_powers(x, in.classes, largest == -infinity ? 0 : largest, powers);
+        const double sum = powers.begin(x);
         if (!(sum < infinity)) return false;
         beam.advance(powers);
         if (sum > 0) denominator *= sum;
@@ -329,7 +400,7 @@ template <class X, class T = typename ComputedIn<X>::Type> struct BeamSearch {
     }
 
     Beam beam;
-    Wide *powers;
+    FramePowers<T> powers;
     T *widened;
   };
 };

@@ -237,14 +237,14 @@ template <class X, class T = typename ComputedIn<X>::Type> class BestPath {
   bool measure(Size t) {
     const T *x = computed_row(row(t), in_.classes, widened_);
     spreads_[t] = spread_of_row(x, in_.classes, x);
-    return spreads_[t].log_sum < std::numeric_limits<double>::infinity();
+    return spreads_[t].others < std::numeric_limits<double>::infinity();
   }
   T log_prob(Size t, Size state) const {
     const Size blank = state == 0                ? in_.first_blank
                        : state == 2 * in_.count ? in_.last_blank
                                                 : in_.blank;
     const double x = column(t, state % 2 ? Size(at_[state / 2]) : blank);
-    return T((x - spreads_[t].largest) - spreads_[t].log_sum);
+    return T((x - spreads_[t].largest) - spreads_[t].log_sum());
   }
 
   static void copy(const double *blanks, const double *labels, double *to_blanks, double *to_labels,

@@ -248,47 +248,69 @@ __attribute__((noinline)) double softmax_of_rows(const X *x, Size x_row, T *p, S
   return narrow_rows(std::integral_constant<int, 4>());
 }
 
-// The largest logit of a row, and the logarithm of the sum of exponentials relative to it: for a
-// nearly certain class, a small number with all its digits. Both are 0 where all classes are masked,
-// and the logarithm is NaN if a logit is NaN or +inf.
+// The first class with that logit, or -1 if there is none.
+template <class T> CTCX_INLINE Size first_equal(const T *x, Size classes, T logit) {
+  constexpr int step = lanes_of<T>;
+  Size c = 0;
+  for (; c + step <= classes; c += step) {
+    const Vector<T> equal = load(x + c) == splat<T>(logit) ? splat<T>(1) : Vector<T>{};
+    if (any_positive(equal)) break;
+  }
+  for (; c < classes; c++)
+    if (x[c] == logit) return c;
+  return -1;
+}
+
+// The largest logit of a row, the first class that has it, and the sum of the exponentials of all other
+// classes relative to it: for a nearly certain class, a small number with all its digits. Where all
+// classes are masked they are 0, -1 and 0. The sum is NaN if a logit is NaN or +inf.
 template <class T> struct Spread {
   T largest;
-  double log_sum;
+  Size first;
+  double others;
+  double sum() const { return first < 0 ? others : 1 + others; }
+  // log1p takes longer: the quotient makes up for the digits that the sum lost.
+  double log_sum() const {
+    const double all = 1 + others;
+    return all == 1 ? others : std::log(all) * (others / (all - 1));
+  }
 };
-// Meanwhile memory fetches the row `ahead`.
+// Meanwhile memory fetches the row `ahead`. Powers are added in double, of which the result is the same
+// for vectors of any width, but for the last digits.
 template <class T> __attribute__((noinline)) Spread<T> spread_of_row(const T *x, Size classes, const T *ahead) {
   constexpr int step = lanes_of<T>;
   constexpr T infinity = std::numeric_limits<T>::infinity();
   T largest = largest_of_row(x, classes);
-  if (largest == infinity) return {largest, std::nan("")};
+  if (largest == infinity) return {largest, -1, std::nan("")};
   if (largest == -infinity) largest = 0;  // there may be a NaN yet
+  const Size first = first_equal(x, classes, largest);
   const Power<T> power(T(0), T(0));
   const Vector<T> offset = splat<T>(largest);
-  // The largest ones are counted apart: beside 1, float would lose many small powers.
-  Vector<T> equal{};
-  auto other = [&](Vector<T> v, Vector<T> counted) __attribute__((always_inline)) {
-    equal += v == offset ? counted : Vector<T>{};
-    return v == offset ? Vector<T>{} : power(v - offset);
+  auto others = [&](Size at, Vector<T> v) __attribute__((always_inline)) {
+    const Integers<T> is_first = counting<Integer<T>>() == splat(Integer<T>(first - at));
+    return is_first ? Vector<T>{} : power(v - offset);
   };
-  const Vector<T> one = splat<T>(1);
   Vector<double> sum{};
   if (classes < step) {
-    sum = widened(other(load_short(x, classes), one));
+    sum = widened(others(0, load_short(x, classes)));
   } else {
     Size i = 0;
     for (; i + 4 * step <= classes; i += 4 * step) {
       for (int byte = 0; byte < 4 * CTCX_VECTOR_BYTES; byte += 64)
         __builtin_prefetch(reinterpret_cast<const char *>(ahead + i) + byte);
-      const Vector<T> a = other(load(x + i), one), b = other(load(x + i + step), one);
-      const Vector<T> c = other(load(x + i + 2 * step), one), d = other(load(x + i + 3 * step), one);
-      sum += widened((a + b) + (c + d));
+      if (i <= first && first < i + 4 * step) {
+        for (Size k = i; k < i + 4 * step; k += step) sum += widened(others(k, load(x + k)));
+      } else {
+        for (Size k = i; k < i + 4 * step; k += step) sum += widened(power(load(x + k) - offset));
+      }
     }
-    for (; i + step <= classes; i += step) sum += widened(other(load(x + i), one));
-    if (i < classes)
-      sum += widened(last_lanes<T>(other(load(x + classes - step), last_lanes<T>(one, classes - i)), classes - i));
+    for (; i + step <= classes; i += step) sum += widened(others(i, load(x + i)));
+    if (i < classes) {
+      const Size last = classes - step;
+      sum += widened(last_lanes<T>(others(last, load(x + last)), classes - i));
+    }
   }
-  const double count = sum_of(widened(equal)), total = sum_of(sum);
-  return {largest, count == 0 ? total : std::log1p(count - 1 + total)};
+  return {largest, first, sum_of(sum)};
 }
 
 // A row of logits in the type that they are computed in: itself, or a copy.

@@ -88,6 +88,13 @@ template <class T> CTCX_INLINE Vector<T> splat(T value) { return value - Vector<
 // Of a NaN, `greater(a, b)` and `smaller(a, b)` are b.
 template <class V> CTCX_INLINE V greater(V a, V b) { return a > b ? a : b; }
 template <class V> CTCX_INLINE V smaller(V a, V b) { return a < b ? a : b; }
+#if defined(__AVX512F__)  // of which GCC makes two instructions, where one number is a constant
+CTCX_INLINE Vector<float> greater(Vector<float> a, Vector<float> b) { return _mm512_max_ps(a, b); }
+CTCX_INLINE Vector<double> greater(Vector<double> a, Vector<double> b) { return _mm512_max_pd(a, b); }
+#elif defined(__AVX2__) && CTCX_VECTOR_BYTES == 32
+CTCX_INLINE Vector<float> greater(Vector<float> a, Vector<float> b) { return _mm256_max_ps(a, b); }
+CTCX_INLINE Vector<double> greater(Vector<double> a, Vector<double> b) { return _mm256_max_pd(a, b); }
+#endif
 
 namespace by_lane {
 template <class T, std::size_t... i>

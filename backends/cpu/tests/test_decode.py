@@ -217,9 +217,10 @@ def test_the_best_class_of_each_frame(dtype, classes):
     np.testing.assert_allclose(log_probs, right, rtol=digits, atol=digits)
 
 
-def test_float32_keeps_its_digits_over_thousands_of_frames():
+@pytest.mark.parametrize("classes", [12, 300])
+def test_float32_keeps_its_digits_over_thousands_of_frames(classes):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(1, 8000, 12)).astype(np.float32)
+    x = rng.normal(size=(1, 8000, classes)).astype(np.float32)
     x[:, :, 0] += 9
     wide = x.astype(np.float64)
     labels, log_probs = decoded(x, width=8)
