@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
+import numpy as np
+
 from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
 from ctcx._api.lazy import call_whole, is_lazy
 from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
 from ctcx._core.kernels import run
-from ctcx._core.readout import Readout, label_counts, readout
+from ctcx._core.readout import Readout, label_counts, readout, readout_of_numpy
 from ctcx._dispatch.compute import compute
 from ctcx._dispatch.results import first_where
 from ctcx._inputs.options import Options, check_flags
@@ -159,6 +161,17 @@ def greedy_eagerly(
         partial(_wrong_classes, num_classes=prepared.logits.shape[2]),
     )
     rules = (prepared.blank, bool(merge_repeated))
+    if _is_in_host_memory(prepared.facts):
+        host = readout_of_numpy(
+            np.asarray(classes),
+            np.asarray(log_probs),
+            prepared.blank,
+            merge_repeated=bool(merge_repeated),
+            width=prepared.logits.shape[1] if full_width else None,
+        )
+        if prepared.facts.namespace != "numpy":
+            host = Readout(*map(prepared.facts.xp.asarray, host))
+        return Decoded(*as_asked(host, prepared, logits))
     width, most = _widths(classes, log_probs, rules, prepared, full_width=full_width)
     parts: Readout = run(readout, (classes, log_probs), (*rules, width))
     found = tuple(part[:, :most] if part.ndim == 2 and most != width else part for part in parts)
@@ -185,6 +198,13 @@ def _widths(
     return (min(frames, 1 << max(0, most - 1).bit_length()) if compiles else most), most
 
 
+def _is_in_host_memory(facts: ArrayFacts) -> bool:
+    """Whether NumPy can read what a kernel returns, and gives it back, without a copy."""
+    return facts.namespace == "numpy" or (
+        facts.namespace == "torch" and facts.device == "cpu" and not facts.traced
+    )
+
+
 def _wrong_classes(
     result: tuple[Array, Array], facts: ArrayFacts, *, num_classes: int
 ) -> str | None:
@@ -193,6 +213,8 @@ def _wrong_classes(
     if 0 in classes.shape:
         return None
     fine = (classes >= -1) & (classes < num_classes) & (log_probs <= 0.0)
+    if bool(facts.xp.all(fine)):
+        return None
     n = first_where(~facts.xp.all(fine, axis=1), facts)
     if n is None:
         return None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from ctcx._arrays.facts import index_dtype, is_numpy, is_undecided
 from ctcx._core.context import Context
 from ctcx._core.spans import label_frames
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ctcx._typing import Array
 
-__all__ = ["Readout", "label_counts", "readout"]
+__all__ = ["Readout", "label_counts", "readout", "readout_of_numpy"]
 
 
 class Readout(NamedTuple):
@@ -55,6 +59,55 @@ def readout(classes: Array, log_probs: Array, constants: tuple[int, bool, int]) 
         integers(last + 1),
         xp.where(there, best, 0.0),
         score,
+    )
+
+
+def readout_of_numpy(
+    classes: NDArray[Any],
+    log_probs: NDArray[Any],
+    blank: int,
+    *,
+    merge_repeated: bool,
+    width: int | None,
+) -> Readout:
+    """Do the same in NumPy, which can list the labels: several times as fast.
+
+    The width of None is the largest number of labels.
+    """
+    rows, frames = classes.shape
+    is_label = (classes >= 0) & (classes != blank)
+    begins, goes_on = is_label.copy(), np.zeros_like(is_label)
+    if merge_repeated:
+        repeats = classes[:, 1:] == classes[:, :-1]
+        begins[:, 1:] &= ~repeats
+        np.logical_and(is_label[:, 1:], repeats, out=goes_on[:, :-1])
+    count = np.count_nonzero(begins, axis=1)
+    width = int(count.max(initial=0)) if width is None else width
+    # Indices into flat arrays of all frames, one for each label of the batch.
+    first = np.flatnonzero(begins)
+    end = np.flatnonzero(is_label & ~goes_on) + 1
+    row = np.repeat(np.arange(rows), count)
+    before = np.cumsum(count) - count
+    place = np.arange(len(first)) + (row * width - before[row])
+
+    def placed(values: NDArray[Any], padding: int, dtype: Any) -> NDArray[Any]:
+        array = np.full((rows, width), padding, dtype=dtype)
+        array.reshape(-1)[place] = values
+        return array
+
+    # Most labels have one frame. Of the others, the segments from first to end are every other one.
+    values = np.append(log_probs, -np.inf).astype(log_probs.dtype, copy=False)
+    best, several = values[first], np.flatnonzero(end - first > 1)
+    if len(several):
+        segments = np.stack((first[several], end[several]), axis=1).reshape(-1)
+        best[several] = np.maximum.reduceat(values, segments)[::2]
+    return Readout(
+        placed(classes.reshape(-1)[first], -1, np.int32),
+        count.astype(np.int32),
+        placed(first - row * frames, -1, np.int32),
+        placed(end - row * frames, -1, np.int32),
+        placed(best, 0, log_probs.dtype),
+        np.sum(log_probs, axis=1, dtype=np.float64).astype(log_probs.dtype),
     )
 
 
