@@ -11,6 +11,7 @@ import pluggy
 
 from ctcx._arrays.facts import has_host_memory
 from ctcx._cores import usable_cores
+from ctcx._environment import env_text
 from ctcx._nesting import nested_call
 from ctcx._operations import OPERATIONS as _DESCRIPTORS
 from ctcx._plugins import hookspecs
@@ -30,6 +31,7 @@ __all__ = [
     "LowerBound",
     "Namespace",
     "Problem",
+    "env_text",
     "has_host_memory",
     "hookimpl",
     "hookspecs",

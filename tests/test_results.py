@@ -111,6 +111,25 @@ def test_the_loss_of_a_pair_is_looked_at_too(way):
         ctcx.ctc_loss_and_grad(LOGITS, LABELS, backend=way)
 
 
+@pytest.mark.parametrize("way", [*FORMS, *PAIRS, *VALUES])
+@pytest.mark.usefixtures("garbage")
+def test_a_kernel_that_was_right_before_is_looked_at_again(way):
+    """The form of a call, and so whose kernel it is, is remembered; the result never is."""
+    arrays = np.array([[1, 0], [2, 3]]), np.array([5, 4]), np.array([1, 2])
+    marked = LOGITS.copy()
+    marked[0, 0, 0] = 7  # the plugin is right where logits begin with it
+    for operation, messages in (
+        (ctcx.ctc_loss, FORMS | VALUES),
+        (ctcx.ctc_loss_and_grad, FORMS | PAIRS | VALUES),
+    ):
+        if way not in messages:
+            continue
+        for _ in range(2):
+            operation(marked, *arrays, backend=way)
+        with pytest.raises(ctcx.KernelError, match=messages[way]):
+            operation(LOGITS, *arrays, backend=way)
+
+
 @pytest.mark.usefixtures("garbage")
 def test_a_loss_in_half_precision_is_an_error():
     with pytest.raises(ctcx.KernelError, match="an array of float16 as loss, expected float32"):

@@ -55,7 +55,14 @@ def awkward(plugins):
 
 def run(problem=PROBLEM, backend=None):
     """Call the kernel selected; the decision."""
-    return dispatcher.call(problem, backend, ARRAYS, {"blank": problem.blank})[1]
+    return called(problem, backend)[1]
+
+
+def called(problem, backend=None):
+    """Call the kernel selected; its result and the decision."""
+    plan = dispatcher.Plan(dispatcher.select(problem, backend))
+    result, plan = dispatcher.call(plan, backend, ARRAYS, {"blank": problem.blank})
+    return result, plan.decision
 
 
 def selected(**changes):
@@ -349,9 +356,7 @@ def test_a_name_said_twice_counts_once(good):
 
 
 def test_the_selected_kernel_runs(good):
-    (loss, grad), decision = dispatcher.call(
-        replace(PROBLEM, operation="loss_and_grad"), "good", ARRAYS, {"blank": 0}
-    )
+    (loss, grad), decision = called(replace(PROBLEM, operation="loss_and_grad"), "good")
     assert not loss.any()
     assert grad.shape == (2, 5, 4)
     assert decision.selected.provenance == "ctcx-good 1.2"
@@ -525,6 +530,43 @@ def test_the_cache_is_bounded(good):
     for frames in range(30):
         dispatcher.select(replace(PROBLEM, T=frames))
     assert len(dispatcher._cache) == 10
+
+
+def test_calls_of_one_form_ask_again_whose_kernel_it_is(good):
+    def ran(*arrays, **options):
+        with ctcx.trace() as runs:
+            for _ in range(2):
+                ctcx.ctc_loss(*(arrays or ARRAYS), **options)
+        return {run.backend for run in runs}
+
+    assert ran() == {"good-auto"}
+    assert ran(backend="good") == {"good"}
+    with ctcx.use_backend("array-api"):
+        assert ran() == {"array-api"}
+    assert ran() == {"good-auto"}
+    good.monkeypatch.setenv("CTCX_BACKEND", "good")
+    assert ran() == {"good"}
+    good.monkeypatch.delenv("CTCX_BACKEND")
+    with pytest.raises(ctcx.CTCInputError, match="backend must be the name of a backend, got list"):
+        ran(backend=[])
+    # Of the same shapes and dtypes, but of another form.
+    logits = np.asfortranarray(ARRAYS[0])
+    assert ran(logits, *ARRAYS[1:]) == {"array-api"}
+    with pytest.raises(ctcx.CTCInputError, match="blank"):
+        ran(blank=True)
+    good.monkeypatch.setenv("CTCX_DISABLE_PLUGINS", "good")
+    good.load()
+    assert ran() == {"array-api"}
+
+
+def test_few_forms_of_calls_are_remembered(monkeypatch):
+    forms = {}
+    monkeypatch.setattr("ctcx._inputs.prepare._MOST_FORMS", 10)
+    monkeypatch.setattr("ctcx._inputs.prepare._forms", forms)
+    for frames in range(5, 35):
+        logits = np.zeros((2, frames, 4), np.float32)
+        assert ctcx.ctc_loss(logits, *ARRAYS[1:]).shape == (2,)
+    assert len(forms) == 10
 
 
 def test_new_plugins_mean_new_decisions(plugins):

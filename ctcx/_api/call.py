@@ -103,6 +103,8 @@ def reduction_of(prepared: KernelInputs, options: Options) -> Reduction:
 
 def weights_of(prepared: KernelInputs, options: Options) -> Array | None:
     """Give the derivatives of the result with respect to the losses (N,); None if they are 1."""
+    if options.reduction in ("none", "sum"):
+        return None
     xp = prepared.facts.xp
     wide = xp.float64 if prepared.facts.dtype == "float64" else xp.float32
     return reduction_of(prepared, options).weights(xp, prepared.label_lengths, wide)

@@ -28,6 +28,7 @@ __all__ = [
     "Form",
     "form_of",
     "form_of_modes",
+    "forms_as_seen",
     "forms_of",
     "is_plain",
     "is_torch_compiling",
@@ -84,6 +85,31 @@ def form_of(argument: str, tensor: Array) -> Form:
         is_default = type(tensor).__torch_function__ is torch._C._disabled_torch_function_impl  # noqa: SLF001
         return 0 if is_default else SUBCLASS  # a Parameter, for example, leaves none
     return form
+
+
+def forms_as_seen(*tensors: Array | None) -> tuple[Any, ...] | None:
+    """Tell tensors of different forms apart without knowing any: a look-up instead of questions.
+
+    None if one isn't known to be plain, or doesn't lie in its storage. A tensor may be left out.
+    """
+    torch: Any = sys.modules["torch"]
+    plain, keys_of = torch.Tensor, torch._C._dispatch_keys  # noqa: SLF001 - see _form
+    seen: list[Any] = []
+    for tensor in tensors:
+        if tensor is None:
+            seen.append(None)
+            continue
+        if type(tensor) is not plain or _forms.get(keys_of(tensor).raw_repr()) != 0:
+            return None
+        contiguous = tensor.is_contiguous()
+        if not (
+            contiguous
+            and tensor.storage_offset() == 0
+            and tensor.untyped_storage().nbytes() >= tensor.nbytes
+        ) and not _lies_in_storage(tensor):
+            return None
+        seen.append((tensor.dtype, tensor.shape, tensor.device, contiguous))
+    return tuple(seen)
 
 
 def forms_of(*tensors: Array) -> Form:

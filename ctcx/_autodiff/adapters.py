@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -41,6 +42,8 @@ def adapter_for(namespace: str, form: Form, *arrays: Array, differentiate: bool)
     ``differentiate`` says that the caller may expect the result to be differentiable with respect
     to the first.
     """
+    if namespace == "numpy":
+        return None
     if namespace == "torch" and _torch_asks(form, arrays[0], differentiate=differentiate):
         return _adapter("torch_function")
     if namespace == "jax.numpy" and (any_traced(*arrays) or has_jax_types(*arrays)):
@@ -56,6 +59,7 @@ def _is_recorded_by_mlx(logits: Array) -> bool:
     return is_recorded(logits)
 
 
+@lru_cache(maxsize=8)
 def _adapter(module: str) -> Adapter:
     return cast("Adapter", import_module(f"ctcx._autodiff.{module}"))
 

@@ -8,14 +8,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ctcx._arrays.facts import is_undecided
-from ctcx._dispatch.dispatcher import CACHE_SIZE, Decision, call, select, takes_weights
+from ctcx._dispatch.dispatcher import CACHE_SIZE, call, circumstances, select
+from ctcx._dispatch.plan import Plan
 from ctcx._dispatch.results import fault, wrong_losses
 from ctcx._errors import CTCInputError, InfeasibleError
 from ctcx._inputs.host_data import to_lists
 from ctcx._inputs.validate import check_values, locate
 from ctcx._nesting import among, numbered
 from ctcx._operations import OPERATIONS
-from ctcx._plugins.backend import Feature, Problem
+from ctcx._plugins.backend import Problem
 from ctcx._reduction import weighted
 
 if TYPE_CHECKING:
@@ -92,39 +93,42 @@ def compute(
     KernelError
         The kernel returned something wrong.
     """
-    problem = problem_of(operation, prepared)
+    what = OPERATIONS[operation]
+    key = operation, *circumstances(options.backend)
+    # Options of a kernel are no part of the form of a call.
+    plans = None if what.options else prepared.plans
+    plan = None if plans is None else plans.get(key)
+    is_new = plan is None
+    if plan is None:
+        plan = Plan(select(problem_of(operation, prepared), options.backend))
     validate = options.validate and not prepared.facts.traced
-    decision = select(problem, options.backend)
     left_to_kernel = (
         validate
-        and _checks_values(decision)
-        and OPERATIONS[operation].marks_wrong_values
+        and plan.checks_values
+        and what.marks_wrong_values
         and 0 not in prepared.logits.shape  # nor can what is empty be marked
     )
     if validate and not left_to_kernel:
         check_values(prepared, time_major=options.time_major, wildcards=wildcards)
-    given = prepared.labels if labels is None else labels
     arrays: tuple[Array, ...] = (prepared.logits, prepared.logit_lengths)
-    if OPERATIONS[operation].labels:
+    if what.labels:
+        given = prepared.labels if labels is None else labels
         arrays = (prepared.logits, given, prepared.logit_lengths, prepared.label_lengths)
-    result, decision = call(problem, options.backend, arrays, arguments, decision, weights)
-    if left_to_kernel and not _checks_values(decision):
+    result, ran = call(plan, options.backend, arrays, arguments, weights)
+    if is_new and plans is not None and ran is plan:
+        plan.remember(result)
+        plans[key] = plan
+    if left_to_kernel and not ran.checks_values:
         # The kernel that checks values declined, and another one has computed.
         check_values(prepared, time_major=options.time_major, wildcards=wildcards)
-    if validate and (what := wrong(result, prepared.facts)):
+    if validate and (fault_found := wrong(result, prepared.facts)):
         if left_to_kernel:
             locate(prepared, time_major=options.time_major, wildcards=wildcards)
-        raise fault(decision, what)
-    if weights is not None and not takes_weights(decision):
+        raise fault(ran.decision, fault_found)
+    if weights is not None and not ran.takes_weights:
         loss, grad = result
         result = loss, weighted(prepared.facts.xp, grad, weights)
     return result
-
-
-def _checks_values(decision: Decision) -> bool:
-    """Whether the selected backend checks values itself, in the pass that it makes anyway."""
-    entry = decision.selected
-    return entry is not None and Feature.CHECKS_VALUES in entry.backend.features
 
 
 def problem_of(operation: str, prepared: KernelInputs) -> Problem:

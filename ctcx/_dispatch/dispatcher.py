@@ -7,11 +7,11 @@ error. Only the automatic selection goes on to the next candidate.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
 from ctcx._dispatch.decision import Candidate, Decision
+from ctcx._dispatch.plan import Plan
 from ctcx._dispatch.requested import (
     VARIABLE,
     asked_for,
@@ -22,6 +22,7 @@ from ctcx._dispatch.requested import (
 from ctcx._dispatch.results import check_form, fault
 from ctcx._dispatch.selection import choose
 from ctcx._dispatch.tracing import Run, record, trace
+from ctcx._environment import env_text
 from ctcx._errors import (
     BackendError,
     BackendRejectedError,
@@ -33,7 +34,7 @@ from ctcx._errors import (
 )
 from ctcx._isolation import attempt_at_once, forget_interrupt, is_the_users
 from ctcx._nesting import preferred
-from ctcx._plugins.backend import Decline, Feature
+from ctcx._plugins.backend import Decline
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
 
@@ -50,9 +51,9 @@ __all__ = [
     "Decision",
     "Run",
     "call",
+    "circumstances",
     "explain_problem",
     "select",
-    "takes_weights",
     "trace",
     "use_backend",
 ]
@@ -90,8 +91,7 @@ def select(problem: Problem, backend: str | None = None) -> Decision:
     BackendError
         Nothing can.
     """
-    check_type(backend)
-    key = (problem, backend, preferred.get(), os.environ.get(VARIABLE), registry().generation)
+    key = problem, *circumstances(backend)
     decision = _cache.get(key)
     if decision is None:
         decision = _select(problem, backend, {})
@@ -101,6 +101,15 @@ def select(problem: Problem, backend: str | None = None) -> Decision:
                 del _cache[next(iter(_cache))]
             _cache[key] = decision
     return decision
+
+
+def circumstances(backend: str | None) -> tuple[object, ...]:
+    """Return all that a choice depends on beside the problem.
+
+    Raises CTCInputError: ``backend`` can't be the name of one.
+    """
+    check_type(backend)
+    return backend, preferred.get(), env_text(VARIABLE), registry().generation
 
 
 def explain_problem(problem: Problem, backend: str | None = None) -> Decision:
@@ -121,32 +130,31 @@ def explain_problem(problem: Problem, backend: str | None = None) -> Decision:
 
 
 def call(
-    problem: Problem,
+    plan: Plan,
     backend: str | None,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    decision: Decision | None = None,
     weights: Any = None,
-) -> tuple[Any, Decision]:
-    """Select a backend, import its kernel if need be, run it, and record that in :func:`trace`.
+) -> tuple[Any, Plan]:
+    """Import a kernel if need be, run it, and record that in :func:`trace`.
 
     Parameters
     ----------
-    problem, backend
-        As for `select`.
+    plan
+        Whose kernel it is.
+    backend
+        As for `select`: another one is selected where the kernel can't be imported or declines.
     args, kwargs
         Of the kernel, as its contract in :class:`ctcx.plugin.Backend` says.
-    decision
-        What `select` has said already.
     weights
-        For a kernel that takes them; see :func:`takes_weights`.
+        For a kernel that takes them.
 
     Returns
     -------
     result
         Of the kernel.
-    decision : Decision
-        Whose kernel it was.
+    plan : Plan
+        Whose kernel it was in the end.
 
     Raises
     ------
@@ -158,46 +166,41 @@ def call(
     Exception
         Whatever else the kernel raises, with a note that says whose kernel it is.
     """
-    decision = decision or select(problem, backend)
     overrides: dict[str, tuple[Status, str]] = {}
     while True:
+        decision = plan.decision
         entry = _require(decision)
-        name = entry.backend.name
-        if (kernel := _kernel(entry, decision)) is not None:
+        if plan.kernel is None:
+            plan.kernel = _kernel(entry, decision)
+        if plan.kernel is not None:
             try:
-                if weights is not None and takes_weights(decision):
-                    result = kernel(*args, **kwargs, weights=weights)
+                if weights is not None and plan.takes_weights:
+                    result = plan.kernel(*args, **kwargs, weights=weights)
                 else:
-                    result = kernel(*args, **kwargs)
+                    result = plan.kernel(*args, **kwargs)
             except Decline as decline:
                 verdict: tuple[Status, str] = ("declined", _words(decline))
                 if decision.source != "auto":
                     raise BackendRejectedError(_refusal(decision, entry, verdict)) from decline
-                overrides[name] = verdict
+                overrides[entry.backend.name] = verdict
             except BaseException as error:
-                _add_note(error, entry, problem.operation)
+                _add_note(error, entry, decision.problem.operation)
                 if is_ordinary(error) or is_the_users(error):
                     raise
                 forget_interrupt()
                 raise fault(decision, f"raised {one_line(error)}") from error
             else:
-                _check_form(result, args, decision, kwargs)
+                _check_form(result, args, plan, kwargs)
                 record(decision)
-                return result, decision
-        decision = _select(problem, backend, overrides)
+                return result, plan
+        plan = Plan(_select(decision.problem, backend, overrides))
 
 
-def takes_weights(decision: Decision) -> bool:
-    """Whether the selected backend multiplies gradients by weights itself."""
-    return Feature.WEIGHTS in _require(decision).backend.features
-
-
-def _check_form(
-    result: Any, args: Sequence[Any], decision: Decision, kwargs: Mapping[str, Any]
-) -> None:
+def _check_form(result: Any, args: Sequence[Any], plan: Plan, kwargs: Mapping[str, Any]) -> None:
     """Look at a result, whatever its attributes do."""
     try:
-        check_form(result, args, decision, kwargs)
+        if not plan.fits(result, args[0]):
+            check_form(result, args, plan.decision, kwargs)
     except KernelError:
         raise
     except BaseException as error:
@@ -205,7 +208,7 @@ def _check_form(
             raise
         forget_interrupt()
         what = f"returned a result that can't be looked at: {one_line(error)}"
-        raise fault(decision, what) from error
+        raise fault(plan.decision, what) from error
 
 
 def _words(decline: Decline) -> str:

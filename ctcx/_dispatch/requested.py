@@ -6,13 +6,12 @@ The first that speaks wins: the argument ``backend=``, :func:`use_backend`, the 
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ctcx._dispatch.decision import Candidate, table
 from ctcx._dispatch.selection import choose, in_order, without_backend
-from ctcx._environment import split_names
+from ctcx._environment import env_text, split_names
 from ctcx._errors import CTCInputError, UnknownBackendError
 from ctcx._nesting import preferred
 from ctcx._plugins.registry import registry
@@ -79,7 +78,7 @@ def asked_for(backend: str | None) -> tuple[tuple[str, ...], Source]:
         return (backend,), "argument"
     if (preference := preferred.get()) is not None:
         return preference, "use_backend" if preference else "auto"
-    if names := split_names(os.environ.get(VARIABLE, "")):
+    if names := split_names(env_text(VARIABLE) or ""):
         return names, "CTCX_BACKEND"
     return (), "auto"
 

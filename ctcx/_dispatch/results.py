@@ -121,7 +121,9 @@ def wrong_losses(result: Any, facts: ArrayFacts) -> str | None:
     if host is None:
         right = bool(facts.xp.all(loss >= 0))
     elif isinstance(host, list):
-        right = all(each >= 0 for each in host)
+        right = True
+        for each in host:  # all() takes twice as long
+            right = right and each >= 0
     else:
         right = bool(np.minimum.reduce(host) >= 0)  # NaN wins every minimum
     if right:

@@ -28,7 +28,14 @@ from ctcx._arrays.facts import (
     library_name,
     namespace_of,
 )
-from ctcx._arrays.tensor_forms import META, SUBCLASS, form_of, forms_of
+from ctcx._arrays.tensor_forms import (
+    META,
+    SUBCLASS,
+    form_of,
+    form_of_modes,
+    forms_as_seen,
+    forms_of,
+)
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import (
     check_integer_dtype,
@@ -73,6 +80,9 @@ class KernelInputs(NamedTuple):
     host_labels, host_logit_lengths, host_label_lengths
         The same as NumPy arrays where the caller passed host data, else None. Checks of values read
         these, so that nothing has to come back from the device.
+    plans
+        What is remembered of calls of this form (:mod:`ctcx._dispatch.plan`), which differ in
+        values only; None where nothing is.
     """
 
     logits: Array
@@ -87,6 +97,7 @@ class KernelInputs(NamedTuple):
     host_labels: Any
     host_logit_lengths: Any
     host_label_lengths: Any
+    plans: dict[Any, Any] | None = None
 
 
 def prepare(
@@ -201,6 +212,20 @@ def _prepare_any(
     )
 
 
+class _PlainForm(NamedTuple):
+    """What the form of a call tells about it, where the arrays need no conversion."""
+
+    blank: int
+    facts: ArrayFacts
+    every_frame: bool
+    every_label: bool
+    plans: dict[Any, Any]
+
+
+_forms: dict[tuple[Any, ...], _PlainForm] = {}
+_MOST_FORMS = 1024
+
+
 def _prepare_plain(
     logits: Any,
     labels: Any,
@@ -215,14 +240,88 @@ def _prepare_plain(
     They are NumPy's own, or PyTorch's plain tensors. None for all else, right or wrong: the general
     way asks its questions one by one, and has the words for what is wrong.
     """
-    facts = _plain_facts(logits, labels, logit_lengths, label_lengths)
-    if facts is None or logits.ndim != 3 or labels.ndim != 2 or type(blank) is not int:
+    arrays = logits, labels, logit_lengths, label_lengths
+    if type(blank) is not int or (seen := _form_as_seen(*arrays)) is None:
         return None
-    xp = facts.xp
+    key = (seen, blank, time_major)
+    form = _forms.get(key)
+    if form is None:
+        form = _plain_form(*arrays, blank, time_major=time_major)
+        if form is None:
+            return None
+        while len(_forms) >= _MOST_FORMS:  # sizes change from batch to batch
+            _forms.pop(next(iter(_forms)), None)
+        _forms[key] = form
+    facts = form.facts
     if time_major:
-        logits = xp.permute_dims(logits, (1, 0, 2))
-        facts = facts._replace(contiguous=facts.contiguous and 1 in logits.shape[:2])
+        logits = facts.xp.permute_dims(logits, (1, 0, 2))
+    if form.every_frame:
+        logit_lengths = _all_of(logits, logits.shape[1], facts)
+    if form.every_label:
+        label_lengths = _all_of(logits, labels.shape[1], facts)
+    on_host = facts.namespace == "numpy"
+    return KernelInputs(
+        logits,
+        labels,
+        logit_lengths,
+        label_lengths,
+        form.blank,
+        facts,
+        False,
+        form.every_frame,
+        form.every_label,
+        labels if on_host else None,
+        logit_lengths if on_host and not form.every_frame else None,
+        label_lengths if on_host and not form.every_label else None,
+        form.plans,
+    )
+
+
+def _form_as_seen(*arrays: Any) -> tuple[Any, ...] | None:
+    """Tell calls of different forms apart: types, dtypes, shapes, layouts and devices.
+
+    None if an array is neither NumPy's own nor a plain tensor in memory of its own.
+    """
+    kind = type(arrays[0])
+    if kind is np.ndarray:
+        seen: list[Any] = []
+        for array in arrays:
+            if type(array) is kind:
+                seen.append((array.dtype, array.shape, array.flags.num))
+            elif array is None:
+                seen.append(None)
+            else:
+                return None
+        return tuple(seen)
+    torch = sys.modules.get("torch")
+    if torch is None or kind is not torch.Tensor or form_of_modes():
+        return None
+    return forms_as_seen(*arrays)
+
+
+def _all_of(logits: Array, size: int, facts: ArrayFacts) -> Array:
+    """Give the same length to each sequence."""
+    xp = facts.xp
+    return xp.full((logits.shape[0],), size, dtype=xp.int64, device=device_of(logits))
+
+
+def _plain_form(
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    blank: int,
+    *,
+    time_major: bool,
+) -> _PlainForm | None:
+    """Look at a call of a new form; None if it isn't for :func:`_prepare_plain`."""
+    facts = _plain_facts(logits, labels, logit_lengths, label_lengths)
+    if facts is None or logits.ndim != 3 or labels.ndim != 2:
+        return None
     count, frames, classes = logits.shape
+    if time_major:
+        count, frames = frames, count
+        facts = facts._replace(contiguous=facts.contiguous and 1 in (count, frames))
     every_frame, every_label = logit_lengths is None, label_lengths is None
     if (
         not -classes <= blank < classes
@@ -231,37 +330,13 @@ def _prepare_plain(
         or not (every_label or label_lengths.shape == (count,))
     ):
         return None
-
-    def all_of(size: Any) -> Array:
-        return xp.full((count,), size, dtype=xp.int64, device=device_of(logits))
-
-    if every_frame:
-        logit_lengths = all_of(frames)
-    if every_label:
-        label_lengths = all_of(labels.shape[1])
-    on_host = facts.namespace == "numpy"
-    return KernelInputs(
-        logits,
-        labels,
-        logit_lengths,
-        label_lengths,
-        blank % classes,
-        facts,
-        False,
-        every_frame,
-        every_label,
-        labels if on_host else None,
-        logit_lengths if on_host and not every_frame else None,
-        label_lengths if on_host and not every_label else None,
-    )
+    return _PlainForm(blank % classes, facts, every_frame, every_label, {})
 
 
 def _plain_facts(logits: Any, *integers: Any) -> ArrayFacts | None:
     """Facts about logits, if kernels can have them and the other arrays as they are."""
     kind = type(logits)
-    is_tensor = kind is getattr(sys.modules.get("torch"), "Tensor", None)
-    if kind is not np.ndarray and not is_tensor:
-        return None
+    is_tensor = kind is not np.ndarray
     facts = describe(logits, "logits")
     if facts.form or facts.dtype not in DTYPES or not (is_tensor or logits.flags.aligned):
         return None
@@ -305,7 +380,7 @@ def rebind(
     host = (prepared.host_labels, prepared.host_logit_lengths, prepared.host_label_lengths)
     if any(h is not None and h.shape[0] != logits.shape[0] for h in host):
         host = (None, None, None)
-    return KernelInputs(*arrays, *prepared[4:5], facts, *prepared[6:9], *host)
+    return KernelInputs(*arrays, prepared.blank, facts, *prepared[6:9], *host)
 
 
 def _plain_tensors(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["API_VERSION", "Backend", "Decline", "Feature", "Problem"]
 
-API_VERSION: tuple[int, int] = (2, 5)
+API_VERSION: tuple[int, int] = (2, 6)
 """Version of the plugin API, ``(major, minor)``; see :class:`Backend` for what is compatible."""
 
 

@@ -95,7 +95,7 @@ def ctcx_backends() -> list[Backend]:
     """Offer one backend, for arrays in the host's memory."""
     return [
         Backend(
-            api=(2, 5),
+            api=(2, 6),
             name="cpu",
             kernels={
                 "align": "ctcx_cpu.kernels:align",

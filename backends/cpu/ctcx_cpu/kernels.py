@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 
-from ctcx.plugin import usable_cores
+from ctcx.plugin import env_text, usable_cores
 from ctcx_cpu import _jax, _native, check_instructions
 from ctcx_cpu._host import BFLOAT16, TYPES, integers, like_given, on_host, rows
 from ctcx_cpu._results import empty, empty_like
@@ -333,7 +332,7 @@ def number_of_threads(asked: object = None) -> int:
             msg = f"num_threads must be a positive int or None, got {asked!r}"
             raise ValueError(msg)
         return min(asked, _MOST_THREADS)
-    text = os.environ.get(VARIABLE)
+    text = env_text(VARIABLE)
     if not text or not text.strip():
         return usable_cores()
     if not text.strip().isdecimal() or int(text) < 1:

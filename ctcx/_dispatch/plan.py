@@ -1,0 +1,78 @@
+"""What calls of one form have in common: whose kernel it is, and what its results are like.
+
+The calls of a training loop differ in values alone. The first of a form is looked at from all
+sides; its plan, which is kept where the form is (:class:`ctcx._inputs.prepare.KernelInputs`), is
+enough for the next ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctcx._plugins.backend import Feature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ctcx._dispatch.decision import Decision
+    from ctcx._typing import Array
+
+__all__ = ["Plan"]
+
+
+class Plan:
+    """A decision, and what follows from it.
+
+    Attributes
+    ----------
+    decision
+        With a backend selected.
+    checks_values, takes_weights
+        Whether the backend has these features.
+    kernel
+        Of the backend, once it has been imported.
+    """
+
+    __slots__ = ("_results", "checks_values", "decision", "kernel", "takes_weights")
+
+    def __init__(self, decision: Decision) -> None:
+        entry = decision.selected
+        assert entry is not None  # noqa: S101 - else there is no plan
+        self.decision = decision
+        self.checks_values = Feature.CHECKS_VALUES in entry.backend.features
+        self.takes_weights = Feature.WEIGHTS in entry.backend.features
+        self.kernel: Callable[..., Any] | None = None
+        self._results: tuple[tuple[Any, ...], ...] = ()
+
+    def remember(self, result: Any) -> None:
+        """Keep the form of a result, of NumPy or PyTorch, that was found to be in order."""
+        self._results = tuple(map(_form, _arrays(result)))
+
+    def fits(self, result: Any, logits: Array) -> bool:
+        """Whether a result is certainly like the one remembered, and not in the logits' memory."""
+        arrays = _arrays(result)
+        if not self._results or len(arrays) != len(self._results):
+            return False
+        for array, (kind, dtype, shape, device) in zip(arrays, self._results):  # noqa: B905 - equal
+            if (
+                type(array) is not kind
+                or array.dtype != dtype
+                or array.shape != shape
+                or (device is not None and array.device != device)
+            ):
+                return False
+        if isinstance(logits, np.ndarray):
+            return not np.may_share_memory(arrays[-1], logits)
+        return bool(arrays[-1].data_ptr() != logits.data_ptr())
+
+
+def _arrays(result: Any) -> tuple[Any, ...]:
+    return result if type(result) is tuple else (result,)
+
+
+def _form(array: Any) -> tuple[Any, ...]:
+    """Type, dtype, shape and device, which is None for NumPy."""
+    kind = type(array)
+    return kind, array.dtype, array.shape, None if kind is np.ndarray else array.device
