@@ -355,58 +355,69 @@ def _both_ways(
     left = np.zeros_like(skips)
     left[:, :-2] = skips[:, 2:]
     every = np.concatenate([emitted, backwards]).swapaxes(0, 1)
-    allowed = np.where(np.concatenate([skips, left[rows, s] & inside]), 0.0, -np.inf)
-    allowed = allowed.astype(log_probs.dtype)
+    # Three ways lead into a state: by a skip, from the one before, and from itself.
+    allowed = np.zeros((3, *every.shape[1:]), dtype=log_probs.dtype)
+    allowed[0][~np.concatenate([skips, left[rows, s] & inside])] = -np.inf
     alpha, beta = (np.empty_like(every[:, : len(states)]) for _ in range(2))
     offsets = np.empty((len(every), len(states)), dtype=log_probs.dtype)
-    now = np.full(every.shape[1:], -np.inf, dtype=log_probs.dtype)
-    now[:, :2] = 0.0
-    # What rounding takes off in a frame, it takes off in every frame that is equal to it: kept.
+    # Two columns stand before the first state. What rounding takes off in a frame, it takes off in
+    # every frame that is equal to it: kept.
+    width = states.shape[1]
+    now = np.full((every.shape[1], 2 + width), -np.inf, dtype=log_probs.dtype)
     lost = np.zeros_like(now)
+    came, lost_then = (
+        np.lib.stride_tricks.as_strided(
+            each, (3, len(each), width), (each.strides[1], *each.strides), writeable=False
+        )
+        for each in (now, lost)
+    )
+    now[:, 2:4] = 0.0
+    before, lost_before = now[:, 2:].copy(), lost[:, 2:]
     for step in range(len(every)):
-        before, lost = _step(now, lost, allowed) if step else (now, lost)
-        now, lost = _add(before, every[step], lost)
-        shift = now.max(axis=1, keepdims=True)
-        now, lost = _add(now, -np.where(np.isneginf(shift), 0.0, shift), lost)
-        alpha[step], beta[step] = now[: len(states)], before[len(states) :]
+        if step:
+            before, lost_before = _step(came, lost_then, allowed)
+        total, rest = _add(before, every[step], lost_before)
+        shift = total.max(axis=1, keepdims=True)
         offsets[step] = shift[: len(states), 0]
+        shift[shift == -np.inf] = 0.0
+        now[:, 2:], lost[:, 2:] = _add(total, -shift, rest)
+        alpha[step], beta[step] = now[: len(states), 2:], before[len(states) :]
     return alpha, beta, offsets
 
 
 def _step(
-    values: NDArray[Any], lost: NDArray[Any], allowed: NDArray[Any]
+    came: NDArray[Any], lost: NDArray[Any], allowed: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the log of what flows into each state: from itself, the one before, and by a skip.
+    """Return the log of what flows into each state, and what rounding took off it.
 
-    ``allowed`` is 0 where a skip is, else -inf; all have the shape (n, S). ``lost`` is what
-    rounding took off the values; the second result is the same for the first one.
+    All arguments have the shape (3, n, S), for the three ways into a state: values, what rounding
+    took off them, and 0 where there is such a way, else -inf.
     """
-    one, lost_of_one = _moved(values, lost, 1)
-    two, lost_of_two = _moved(values, lost, 2)
-    two += allowed
-    top = np.maximum(np.maximum(values, one), two)
-    top[np.isneginf(top)] = 0.0
-    total = np.exp((values - top) + lost)
-    total += np.exp((one - top) + lost_of_one)
-    total += np.exp((two - top) + lost_of_two)
-    return _add(top, np.log(total), np.zeros_like(lost))
+    flows = np.add(came, allowed, order="C")
+    top = np.maximum(np.maximum(flows[2], flows[1]), flows[0])
+    top[top == -np.inf] = 0.0
+    flows -= top
+    flows += lost
+    np.exp(flows, out=flows)
+    total = flows[2] + flows[1]
+    total += flows[0]
+    return _add(top, np.log(total, out=total), 0.0)
 
 
-def _moved(
-    values: NDArray[Any], lost: NDArray[Any], distance: int
+def _add(
+    a: NDArray[Any], b: NDArray[Any], lost: NDArray[Any] | float
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    result = np.full_like(values, -np.inf), np.zeros_like(lost)
-    result[0][:, distance:], result[1][:, distance:] = values[:, :-distance], lost[:, :-distance]
-    return result
-
-
-def _add(a: NDArray[Any], b: NDArray[Any], lost: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return a + b, and ``lost`` plus what rounding took off that (Knuth's TwoSum)."""
     total = a + b
     back = total - a
-    error = (a - (total - back)) + (b - back)
+    error = total - back
+    np.subtract(a, error, out=error)
+    np.subtract(b, back, out=back)
+    error += back
+    error += lost
     # Beyond some size digits are too coarse for what is lost to be a correction.
-    return total, np.where(np.abs(total) < _HUGE, lost + error, 0.0)
+    error[~(np.abs(total, out=back) < _HUGE)] = 0.0
+    return total, error
 
 
 def _exact_sum(terms: list[np.floating[Any]]) -> float:
