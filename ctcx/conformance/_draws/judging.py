@@ -16,6 +16,7 @@ from ctcx.conformance._subject import CallArrays, Outcome
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ctcx._reference.oracle import ReferenceAnswer
     from ctcx._typing import Array
     from ctcx.conformance._draws.problem import DrawnProblem
     from ctcx.conformance._subject import Subject
@@ -32,6 +33,7 @@ def faults_of(subject: Subject, problem: DrawnProblem) -> list[str]:
     Raises NotApplicable: the backend's own ``accepts`` turns it down.
     """
     faults = []
+    right = right_answer(problem.batch, subject.dtype)
     for grad in subject.with_and_without_grad:
         operation = "ctc_loss_and_grad" if grad else "ctc_loss"
         try:
@@ -44,12 +46,13 @@ def faults_of(subject: Subject, problem: DrawnProblem) -> list[str]:
         except Exception as error:  # noqa: BLE001 - a kernel may raise anything; it is reported
             faults.append(f"{operation}: raised {type(error).__name__}: {error}")
             continue
-        faults += [f"{operation}: {fault}" for fault in _wrong(subject, problem.batch, outcome)]
+        faults += [
+            f"{operation}: {fault}" for fault in _wrong(subject, problem.batch, outcome, right)
+        ]
     return faults
 
 
-def _wrong(subject: Subject, batch: Batch, outcome: Outcome) -> list[str]:
-    right = right_answer(batch, subject.dtype)
+def _wrong(subject: Subject, batch: Batch, outcome: Outcome, right: ReferenceAnswer) -> list[str]:
     tolerance = subject.tolerance
     allowed = tolerance.loss(right.loss, batch.logit_lengths)
     faults = loss_faults(batch, outcome.loss, right.loss, allowed)
