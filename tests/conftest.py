@@ -155,9 +155,9 @@ class PluginBench:
 
     def forget(self) -> None:
         """Drop the modules that were imported from the plugins' directories."""
+        folders = tuple(f"{path}{os.sep}" for path in self.paths)
         for name, module in list(sys.modules.items()):
-            origin = getattr(module, "__file__", None)
-            if origin and any(Path(origin).is_relative_to(path) for path in self.paths):
+            if (getattr(module, "__file__", None) or "").startswith(folders):
                 del sys.modules[name]
         forget_kernels()
 

@@ -28,12 +28,13 @@ def ctcx_backends():
 
 
 @pytest.fixture
-def use_route(plugins):
+def use_route(request):
     """Return a function that gives the name of a route's backend."""
 
     def backend(name):
         if name not in {"never small", "extended exponents"}:
             return "array-api"
+        plugins = request.getfixturevalue("plugins")
         plugins.write("routes", PLUGIN)
         plugins.load()
         return name.replace(" ", "-")

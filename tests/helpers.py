@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,11 +60,14 @@ def need_what_is_imported(code):
 
 def run_cli(*arguments, env=None):
     """The result of a ctcx command, run in this process."""
-    from typer.testing import CliRunner
+    from typer import testing
+    from typer.main import get_command
 
     from ctcx._cli import app
 
-    return CliRunner().invoke(app, [*map(str, arguments)], env=env, prog_name="ctcx")
+    if testing._get_command is get_command:
+        testing._get_command = cache(get_command)  # it would build all commands for each call
+    return testing.CliRunner().invoke(app, [*map(str, arguments)], env=env, prog_name="ctcx")
 
 
 def current_registry():

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ def diagnosis_of(*arguments):
     return run_cli("diagnose", *arguments)
 
 
+@cache
 def named(name):
     return fixtures.named(name)[0]
 
