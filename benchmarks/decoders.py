@@ -2,9 +2,11 @@
 
     python benchmarks/decoders.py [--width 10] [--classes 32] [--rounds 5] [--without NAME ...]
     python benchmarks/decoders.py --phrases 1000 [--width 10] [--classes 32] [--rounds 5]
+    python benchmarks/decoders.py --greedy [--classes 32] [--sequences 16] [--rounds 5]
 
 The second one times the search that goes on from a state, with random phrases and without, on
-ctcx-cpu and on the core.
+ctcx-cpu and on the core. The third one times greedy decoding, of it the kernel of ctcx-cpu, and two
+lower bounds: NumPy's maximum over the classes, and adding up all logits, which reads them once.
 
 Needs ctcx-cpu. TensorFlow, fast-ctc-decode, flashlight-text and ctc-beam-decoder take part if they
 are installed, each with all candidates of a frame if it can do so. Calls are interleaved, and the
@@ -57,6 +59,21 @@ def ctcx_cpu(x: Any, width: int) -> Callable[[], object]:
     import ctcx
 
     return lambda: ctcx.ctc_beam_search(x, width=width, exact_scores=False, backend="cpu")
+
+
+def greedy(x: Any) -> dict[str, Callable[[], object]]:
+    """Return greedy decoding, its kernel alone, and what can't be gone below."""
+    from ctcx_cpu.kernels import greedy as kernel
+
+    import ctcx
+
+    lengths = np.full(len(x), FRAMES)
+    return {
+        "ctc_greedy": lambda: ctcx.ctc_greedy(x, backend="cpu"),
+        "its kernel": lambda: kernel(x, lengths, blank=0),
+        "maximum over classes": lambda: x.max(axis=2),
+        "sum of all logits": lambda: x.reshape(-1).sum(),
+    }
 
 
 def guided(x: Any, width: int, backend: str, boost: dict[Any, float]) -> Callable[[], object]:
@@ -143,11 +160,12 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--phrases", type=int, default=0)
+    parser.add_argument("--greedy", action="store_true")
     parser.add_argument("--without", nargs="*", default=[], choices=PEERS)
     asked = parser.parse_args()
     for kind in "peaky", "flat":
         x = emissions(kind, asked.sequences, asked.classes)
-        searches = {"ctcx_cpu": ctcx_cpu(x, asked.width)}
+        searches = greedy(x) if asked.greedy else {"ctcx_cpu": ctcx_cpu(x, asked.width)}
         if asked.phrases:
             boost = phrases(asked.phrases, asked.classes)
             searches = {
@@ -155,7 +173,7 @@ def main() -> None:
                 for backend in ("cpu", "array-api")
                 for some in ({}, boost)
             }
-        for name, peer in PEERS.items() if not asked.phrases else ():
+        for name, peer in PEERS.items() if not (asked.phrases or asked.greedy) else ():
             if name not in asked.without and find_spec(name.removesuffix("_unpruned")):
                 searches[name] = peer(x, asked.width)
         for search in searches.values():
@@ -166,11 +184,11 @@ def main() -> None:
                 began = time.process_time()
                 search()
                 least[name] = min(least[name], time.process_time() - began)
-        print(f"{kind}: {x.shape}, width {asked.width}")
+        print(f"{kind}: {x.shape}" + ("" if asked.greedy else f", width {asked.width}"))
         first = next(iter(least.values()))
         for name, seconds in least.items():
             ratio = seconds / first
-            print(f"  {name:<26} {1e3 * seconds:10.1f} ms {ratio:8.1f} times")
+            print(f"  {name:<26} {1e3 * seconds:10.2f} ms {ratio:8.2f} times")
 
 
 if __name__ == "__main__":

@@ -144,8 +144,20 @@ class GuidedBeam {
   }
   void offer(const Candidate &candidate) {
     if (!(candidate.score >= least_) || candidate.score == none) return;
+    if (is_in_order()) return insert(candidate);
     candidates_.push_back(candidate);
     if (candidates_.size() >= 2 * width_ + 16) keep_best();
+  }
+  // Few candidates are kept in order. So what the next one needs is known at any time, and few are
+  // looked at that leave again.
+  bool is_in_order() const { return width_ <= 32; }
+  void insert(const Candidate &candidate) {
+    if (candidates_.size() < width_) candidates_.emplace_back();
+    else if (!comes_first(candidate, candidates_.back())) return;
+    std::size_t at = candidates_.size() - 1;
+    for (; at > 0 && comes_first(candidate, candidates_[at - 1]); at--) candidates_[at] = candidates_[at - 1];
+    candidates_[at] = candidate;
+    if (candidates_.size() == width_) need(candidates_.back().score);
   }
   void keep_best() {
     if (candidates_.size() <= width_) return;
@@ -294,7 +306,7 @@ void GuidedBeam::offer_entries(const double *p) {
     stays.total = log_sum(stays.blank, stays.label);
     const double score = stays.total + entry.bonus;
     least = std::min(least, score);
-    if (score > none) candidates_.push_back({score, 0, -1, std::int32_t(i), -1});
+    offer({score, 0, -1, std::int32_t(i), -1});
   }
   if (count == width_) need(least);
 }
@@ -368,7 +380,10 @@ void GuidedBeam::offer_classes(const double *p) {
 
 void GuidedBeam::choose() {
   keep_best();
-  std::sort(candidates_.begin(), candidates_.end(), comes_first);
+  if (phrases_ && has_rows())
+    for (const Candidate &each : candidates_)
+      if (each.label >= 0) phrases_->fetch_after(entries_[std::size_t(each.slot)].phrase, each.label);
+  if (!is_in_order()) std::sort(candidates_.begin(), candidates_.end(), comes_first);
   next_.clear();
   next_.resize(candidates_.size());
   for (std::size_t k = 0; k < candidates_.size(); k++) {

@@ -102,6 +102,10 @@ class PhraseStates {
   std::int32_t after_following(std::int32_t number, std::size_t k);
   std::int32_t after_other(std::int32_t label);
   std::int32_t after(std::int32_t number, std::int32_t label);
+  // Has memory fetch, with rows, which state that is.
+  void fetch_after(std::int32_t number, std::int32_t label) const {
+    __builtin_prefetch(&next_[std::size_t(number) * from_start_.size() + std::size_t(label)]);
+  }
   // What labels that go on with nothing add, besides the refund.
   const std::vector<double> &from_start() const { return from_start_; }
   bool are_many() const { return size_ > most_; }
