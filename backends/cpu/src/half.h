@@ -24,6 +24,10 @@ constexpr Size frames_a_scale = 32;
 // Numbers up to which all alphas of a half are kept.
 constexpr Size most_kept_alphas = 1 << 17;
 
+// A weight on the gradient costs a multiplication for each class on the way back, which has to fetch the
+// row again. In the softmax it costs as much as that for each class that is kept as it was.
+constexpr Size classes_a_kept_one = 12;
+
 // Frames whose softmax is computed before any of it is looked up: as many as stay in the first
 // cache, or up to 32 in the second, since rows that are read one after the other are fetched ahead.
 CTCX_INLINE Size rows_together(Size classes) {
@@ -68,6 +72,9 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     if (frames_ > most_kept_alphas / (2 * width_))
       span_ = std::max(Size(std::sqrt(double(frames_))), Size(1));
     spans_ = std::max((frames_ + span_ - 1) / span_, Size(1));
+    // Rows that are read again, or rounded in the end, are weighed on the way back.
+    weighs_early_ = in_.gradient && in_.weight != 1 && spans_ == 1 && !is_half_precision &&
+                    in_.classes > classes_a_kept_one * (in_.count + 1);
     lay_out(arena);
   }
 
@@ -90,9 +97,11 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     bool down = in_.logits_row < 0;
     Size begin = down ? first + rows - 1 : first, turn = down ? -1 : 1;
     T *cleared = in_.occupancies ? in_.occupancies + begin * in_.occupancies_row : nullptr;
+    Weighing<T> weighing{in_.weight, listed_, distinct_ + 1, unweighted_ + begin * unweighted_row()};
     return softmax_of_rows(in_.logits + begin * in_.logits_row, turn * in_.logits_row,
                            probabilities(begin), turn * p_row_, rows, in_.classes,
-                           divisors_ + begin, begin, turn, cleared, turn * in_.occupancies_row);
+                           divisors_ + begin, begin, turn, cleared, turn * in_.occupancies_row,
+                           weighs_early_ ? &weighing : nullptr, turn * unweighted_row());
   }
 
   // To the middle. `softmax_done`: all of it is there already. Returns the excess of the softmax.
@@ -100,6 +109,8 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     clear(kept(0), width_, 0, width_ / step);
     *kept(0).e = 0;
     small_ = false;
+    if (softmax_done) weighs_early_ = false;
+    if (weighs_early_) list_classes();
     double excess = 0, product = 1;
     factors_ = 0;
     Size ready = softmax_done ? frames_ : 0;
@@ -117,7 +128,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
         Row<T> now = in_last               ? alpha(within + 1)
                      : within == span_ - 1 ? kept(s + 1)
                                            : passing(within + 1);
-        forward(old, now, t, by_class(t), in_last ? within : 0, 0, reached(t));
+        forward(old, now, t, weighs_early_ ? unweighted(t) : by_class(t), in_last ? within : 0, 0, reached(t));
         if (in_.occupancies && !in_last) lend(t);
         old = now;
         product *= double(factor_of<T>(t));
@@ -281,6 +292,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     listed_ = arena.take<std::int32_t>(width_ + 1);
     table_ = rows(width_ + 1, 1);
     slot_of_class_ = arena.take<std::int32_t>(in_.classes);
+    unweighted_ = arena.take<T>(weighs_early_ ? frames_ : 0, unweighted_row());
     divisors_ = arena.take<Divisor>(std::max(frames_, Size(1)));
     if (in_.gradient && !is_half_precision) {
       p_row_ = in_.gradient_row, p_rows_ = std::max(frames_, Size(1));
@@ -316,6 +328,10 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     CTCX_INLINE T listed(const std::int32_t *classes, Size i) const { return p[is_listed ? i : classes[i]]; }
   };
   Source by_class(Size t) const { return {probabilities(t), classes_, in_.blank, in_.classes, false}; }
+  Source unweighted(Size t) const {
+    return {unweighted_ + t * unweighted_row(), slots_, distinct_, distinct_ + 1, true};
+  }
+  Size unweighted_row() const { return in_.count + 1; }
   Source lent(Size t) const { return {occupancies(t), slots_, distinct_, distinct_ + 1, true}; }
 
   // Looks up the probabilities of the blank and of the labels; returns whether one is small.
@@ -420,9 +436,18 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   }
   // Turns the softmax of a frame into its gradient (Graves et al. 2006, equation 16), and weighs it.
   CTCX_INLINE void subtract(Size t, const Band &band) {
+    if (weighs_early_) return subtract_from_unweighted(t, band);
     add<-1>(probabilities(t), band);
     if (in_.weight != 1) scale_row(probabilities(t), in_.classes, in_.weight);
     if constexpr (is_half_precision) write(t);
+  }
+  // Rounds as without weights first.
+  CTCX_INLINE void subtract_from_unweighted(Size t, const Band &band) {
+    T *row = probabilities(t), *unweighted = unweighted_ + t * unweighted_row();
+    row[in_.blank] = (unweighted[distinct_] - T(band.blanks)) * in_.weight;
+    const Size begin = band.lowest * step, end = std::min(in_.count, band.highest * step);
+    for (Size i = begin; i < end; i++) unweighted[slots_[i]] -= occupancy_[i];
+    for (Size i = begin; i < end; i++) row[classes_[i]] = unweighted[slots_[i]] * in_.weight;
   }
   // The row of the classes' occupancies is 0 from the softmax on. If alphas have to be computed
   // again, it begins until then with the probabilities of the listed classes, side by side. There is room
@@ -465,13 +490,14 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
   Input in_;
   Size frames_, width_, span_, spans_;
   bool small_ = false;   // whether the frame before had small probabilities
+  bool weighs_early_;    // whether the softmax is weighed at once, and the listed classes kept as they were
   Size distinct_ = -1;   // classes that occur, once they have been listed
   double factors_ = 0;
 
   // Scratch; a row of states is 2 width_ numbers.
   Integer<T> *skip_before_, *skip_after_;
   std::int32_t *classes_;
-  T *occupancy_, *blank_occupancy_;
+  T *occupancy_, *blank_occupancy_, *unweighted_;
   Row<T> betas_, passing_, kept_, alphas_, labels_, blanks_, table_;
   char *apart_;
   std::int32_t *slots_, *listed_, *slot_of_class_;

@@ -122,18 +122,41 @@ CTCX_INLINE double powers_of_row(const T *x, T *p, Size classes, T m, T shift, c
   return sum_of(sum + widened(rest));
 }
 
-template <class T> CTCX_INLINE void scale_row(T *p, Size classes, T factor) {
+// Multiplies by a factor, and `twice` by another one after that.
+template <class T, bool twice = false>
+CTCX_INLINE void scale_row(T *p, Size classes, T factor, T then = 1) {
   constexpr int step = lanes_of<T>;
   if (classes < step) {
-    for (Size i = 0; i < classes; i++) p[i] *= factor;
+    for (Size i = 0; i < classes; i++) p[i] = twice ? p[i] * factor * then : p[i] * factor;
     return;
   }
-  Vector<T> factors = splat<T>(factor), tail = load(p + classes - step);
+  const Vector<T> factors = splat<T>(factor), thens = splat<T>(then);
+  auto scaled = [&](Vector<T> v) { return twice ? v * factors * thens : v * factors; };
+  const Vector<T> tail = load(p + classes - step);
   Size i = 0;
   for (; i + 4 * step <= classes; i += 4 * step)
-    for (int k = 0; k < 4 * step; k += step) store(p + i + k, load(p + i + k) * factors);
-  for (; i + step <= classes; i += step) store(p + i, load(p + i) * factors);
-  store(p + classes - step, tail * factors);
+    for (int k = 0; k < 4 * step; k += step) store(p + i + k, scaled(load(p + i + k)));
+  for (; i + step <= classes; i += step) store(p + i, scaled(load(p + i)));
+  store(p + classes - step, scaled(tail));
+}
+
+// What is to become of a row's probabilities: they are multiplied by a weight, after those of some
+// classes have been kept as they were.
+template <class T> struct Weighing {
+  T weight;
+  const std::int32_t *listed;
+  Size count;
+  T *unweighted;
+  CTCX_INLINE void keep(const T *p, T inverse) const {
+    for (Size i = 0; i < count; i++) unweighted[i] = p[listed[i]] * inverse;
+  }
+};
+
+// From powers to probabilities.
+template <class T> CTCX_INLINE void divide_row(T *p, Size classes, T inverse, const Weighing<T> *weighing) {
+  if (!weighing) return scale_row(p, classes, inverse);
+  weighing->keep(p, inverse);
+  scale_row<T, true>(p, classes, inverse, weighing->weight);
 }
 
 template <class T> CTCX_INLINE T largest_of_row(const T *x, Size classes) {
@@ -158,23 +181,26 @@ CTCX_INLINE double note(Divisor &divisor, double offset, double m, double s, dou
 // A row that is all masked, has a NaN or +inf in it, or is very far from 0.
 template <class T>
 __attribute__((noinline)) double unusual_row(const T *x, T *p, Size classes, Divisor &divisor, double shift,
-                                            T *cleared) {
+                                            T *cleared, const Weighing<T> *weighing) {
   T largest = largest_of_row(x, classes);
   divisor = {0, 0, 0};
-  if (largest == -std::numeric_limits<T>::infinity())
-    return powers_of_row<T>(x, p, classes, 0, 0, x, cleared);  // zeros; or there is a NaN
+  if (largest == -std::numeric_limits<T>::infinity()) {
+    const double sum = powers_of_row<T>(x, p, classes, 0, 0, x, cleared);  // zeros; or there is a NaN
+    if (weighing) weighing->keep(p, 1);
+    return sum;
+  }
   if (!(largest < std::numeric_limits<T>::infinity())) return std::nan("");
   for (Size c = 0; c < classes; c++) p[c] = x[c] - largest;
   double s = powers_of_row<T>(p, p, classes, 0, T(shift), x, cleared);
   T inverse = T(1 / s);
-  scale_row(p, classes, inverse);
+  divide_row(p, classes, inverse, weighing);
   return note(divisor, largest, shift, s, inverse);
 }
 
 // A row of k vectors or fewer, and at least one, stays in the registers.
 template <class T, int k>
 CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor, double shift,
-                              const T *, T *cleared) {
+                              const T *, T *cleared, const Weighing<T> *weighing) {
   constexpr int step = lanes_of<T>;
   Vector<T> v[k];
   for (int i = 0; i < k - 1; i++) v[i] = load(x + i * step);
@@ -182,7 +208,7 @@ CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor, 
   Vector<T> top = v[0];
   for (int i = 1; i < k; i++) top = greater(top, v[i]);
   double m = std::nearbyint(double(largest_of(top)) * log2_e);
-  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor, shift, cleared);
+  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor, shift, cleared, weighing);
   const Power<T> power{T(m), T(shift)};
   for (int i = 0; i < k; i++) v[i] = power(v[i]);
   if (cleared) {
@@ -193,32 +219,42 @@ CTCX_INLINE double narrow_row(const T *x, T *p, Size classes, Divisor &divisor, 
   for (int i = 0; i < k - 1; i++) sum += v[i];
   double s = sum_of(widened(sum));
   T inverse = T(1 / s);
-  Vector<T> factors = splat<T>(inverse);
-  for (int i = 0; i < k - 1; i++) store(p + i * step, v[i] * factors);
-  store(p + classes - step, v[k - 1] * factors);
+  const Vector<T> factors = splat<T>(inverse);
+  for (int i = 0; i < k; i++) v[i] *= factors;
+  auto write = [&] {
+    for (int i = 0; i < k - 1; i++) store(p + i * step, v[i]);
+    store(p + classes - step, v[k - 1]);
+  };
+  write();
+  if (weighing) {
+    weighing->keep(p, 1);
+    for (int i = 0; i < k; i++) v[i] *= splat<T>(weighing->weight);
+    write();
+  }
   return note(divisor, 0, m + shift, s, inverse);
 }
 
 template <class T>
 CTCX_INLINE double wide_row(const T *x, T *p, Size classes, Divisor &divisor, double shift,
-                            const T *ahead, T *cleared) {
+                            const T *ahead, T *cleared, const Weighing<T> *weighing) {
   double m = std::nearbyint(double(largest_of_row(x, classes)) * log2_e);
-  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor, shift, cleared);
+  if (!(std::fabs(m) <= most_shifted)) return unusual_row(x, p, classes, divisor, shift, cleared, weighing);
   double s = powers_of_row<T>(x, p, classes, T(m), T(shift), ahead, cleared);
   T inverse = T(1 / s);
-  scale_row(p, classes, inverse);
+  divide_row(p, classes, inverse, weighing);
   return note(divisor, 0, m + shift, s, inverse);
 }
 
 // The softmax of rows: logits x and probabilities p, with the elements from one row to the next. The
 // first one is frame `frame`, and the frames go up or down as the divisors do. The rows `cleared`,
-// unless null, are set to 0.
+// unless null, are set to 0. `weighing`, unless null, has the row of the first one.
 // Returns the sum of the excesses, which is not finite if a logit is NaN or +inf. It is a multiple
 // of half the last digit of 1.0 and small, so such numbers add up to the same in any order.
 template <class X, class T = typename ComputedIn<X>::Type>
 __attribute__((noinline)) double softmax_of_rows(const X *x, Size x_row, T *p, Size p_row,
                                                  Size rows, Size classes, Divisor *divisors, Size frame,
-                                                 Size divisors_row, T *cleared, Size cleared_row) {
+                                                 Size divisors_row, T *cleared, Size cleared_row,
+                                                 const Weighing<T> *weighing, Size unweighted_row) {
   constexpr int step = lanes_of<T>;
   auto each = [&](auto softmax) {
     double excess = 0;
@@ -231,9 +267,11 @@ __attribute__((noinline)) double softmax_of_rows(const X *x, Size x_row, T *p, S
         ahead = from = p + t * p_row;
         for (Size c = 0; c < classes; c++) p[t * p_row + c] = widen(x[t * x_row + c]);
       }
+      Weighing<T> of_row{};
+      if (weighing) of_row = *weighing, of_row.unweighted += t * unweighted_row;
       excess += softmax(from, p + t * p_row, classes, divisors[t * divisors_row],
                         shift_of_row(frame + t * divisors_row), ahead,
-                        cleared ? cleared + t * cleared_row : nullptr);
+                        cleared ? cleared + t * cleared_row : nullptr, weighing ? &of_row : nullptr);
     }
     return excess;
   };
