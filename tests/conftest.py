@@ -39,19 +39,26 @@ def pytest_sessionstart() -> None:
 # The core computes half precision in float32, and on array-api-strict by the same code as on NumPy.
 REPEATED = re.compile(r"-b?float16\]|-float64\]|-array_api_strict-")
 
+# Fixtures of a module that take seconds: all tests with one of them stay in one process, too.
+SHARED = {"documented", "everything"}
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what the kit repeats on the core as slow: the README's tests leave it out.
 
-    What JAX compiles for one check of the kit serves others of the same dtype: they stay in one
-    process.
+    Tests that share what is costly stay in one process: what JAX compiles for one check of the kit
+    serves others of the same dtype, and the right answers to drawn problems serve all libraries.
     """
     for item in items:
         if "test_core_conformance" in item.nodeid and REPEATED.search(item.nodeid):
             item.add_marker(pytest.mark.slow)
         if found := re.search(r"\[check_\w+-(jax\.numpy-.+)\]", item.nodeid):
             item.add_marker(pytest.mark.xdist_group(found[1]))
+        elif "[check_drawn_problems-" in item.nodeid:
+            item.add_marker(pytest.mark.xdist_group("drawn problems"))
+        for name in SHARED & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 def pytest_runtest_teardown() -> None:

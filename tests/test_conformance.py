@@ -393,10 +393,11 @@ def test_later_cycles_reach_the_largest_sizes() -> None:
     assert all(one.N * one.T * one.C <= 2**24 for one in later)
 
 
+@pytest.mark.xdist_group("drawn problems")  # which keep the right answers
 def test_drawn_problems_are_valid_and_of_every_kind() -> None:
     layouts, dtypes, kinds = set(), set(), set()
     for index in range(_draws.cycle_length()):
-        problem = _draws.draw(3, index)
+        problem = _draws.draw(0, index)
         batch = problem.batch
         layouts.add(problem.form.layout)
         dtypes |= {problem.form.labels, problem.form.lengths}

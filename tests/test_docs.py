@@ -128,7 +128,7 @@ def test_every_check_is_on_a_page_with_what_it_proves(documented, name):
     assert row.endswith(".")
 
 
-@pytest.mark.parametrize("name", facts.commands())
+@pytest.mark.parametrize("name", facts.command_names())
 def test_every_command_is_on_a_page_with_its_options(documented, name):
     section = documented.partition(f"## `ctcx {name}`\n")[2].partition("\n## ")[0]
     assert f"Usage: ctcx {name}" in section

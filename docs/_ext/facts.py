@@ -403,15 +403,17 @@ def libraries() -> str:
     return table(("library", "package", "logits", "jit"), rows)
 
 
+def command_names() -> list[str]:
+    """Every command of the program."""
+    from ctcx._cli import app
+
+    return [command.name for command in app.registered_commands if command.name]
+
+
 @cache
 def commands() -> dict[str, str]:
     """Every command with its help text."""
-    import typer
-
-    from ctcx._cli import app
-
-    group = typer.main.get_command(app)
-    return {name: help_text(name) for name in group.commands}  # type: ignore[attr-defined]
+    return {name: help_text(name) for name in command_names()}
 
 
 def help_text(*arguments: str) -> str:
