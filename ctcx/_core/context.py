@@ -68,6 +68,6 @@ START = 6e7
 """Exponent of the state that each direction starts in."""
 
 
-def in_grains(numbers: Array, xp: ArrayModule) -> Array:
-    """Round to multiples of ``GRAIN``; what is taken off by that has an exact difference."""
-    return xp.round(numbers * (1.0 / GRAIN)) * GRAIN
+def in_grains(numbers: Array, xp: ArrayModule, grain: float = GRAIN) -> Array:
+    """Round to multiples of ``grain``; what is taken off by that has an exact difference."""
+    return xp.round(numbers * (1.0 / grain)) * grain

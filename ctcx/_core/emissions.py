@@ -23,11 +23,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ctcx._arrays.facts import is_contiguous, is_undecided
-from ctcx._core.context import DEAD, in_grains
+from ctcx._core.context import DEAD, GRAIN, in_grains
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ctcx._core.context import Context
     from ctcx._typing import Array
+
+    LookUp = Callable[[Array, Array], Array]
 
 __all__ = ["ClassLookup", "EmissionSource", "Emissions"]
 
@@ -80,7 +84,7 @@ class ClassLookup:
         resting: Array,  # (2N, S+1): the entries of frames past a length
         *,
         steps: int,  # how many frames a direction runs through: T, or more
-        at_once: bool,  # look all up now, each entry once, not by step, each twice
+        look_up: LookUp | None,  # to look all up now, each entry once, not by step, each twice
         context: Context,
     ) -> None:
         xp = context.xp
@@ -91,6 +95,7 @@ class ClassLookup:
         else:
             self._flat, row_step, frame_step = array, frames * num_classes, num_classes
         self._flat = xp.reshape(self._flat, (-1,))
+        self._columns = xp.concat([classes, context.integers((rows, 1), blank)], axis=1)
         self._frame_step, self._frames, self._steps = frame_step, frames, steps
         # Where the classes of each row lie in memory at frame 0.
         row_start = context.arange(0, rows)[:, None] * row_step
@@ -106,20 +111,27 @@ class ClassLookup:
         self._is_forward = context.arange(0, 2 * rows)[:, None] < rows
         self._resting = resting
         self._context = context
-        self._all: Array | None = self._looked_up_at_once(rows) if at_once else None
+        self._all: Array | None = None
+        if look_up is not None:
+            self._all = self._looked_up_at_once(look_up, array, rows)
 
-    def _looked_up_at_once(self, rows: int) -> Array:
+    def _looked_up_at_once(self, look_up: LookUp, array: Array, rows: int) -> Array:
         """All steps: those of the forward direction, and the same turned round."""
         context, xp = self._context, self._context.xp
         if self._frames == 0:
             return xp.broadcast_to(self._resting, (self._steps, *self._start.shape))
-        step = context.arange(0, self._steps)[:, None, None]
-        place = xp.minimum(step, self._frames - 1) * self._frame_step + self._start[None, :rows, :]
-        found = xp.reshape(xp.take(self._flat, xp.reshape(place, (-1,)), axis=0), place.shape)
-        inside = step < self._lengths[None, :rows, :]
-        found = xp.where(inside, context.cast(found), self._resting[None, :rows, :])
-        turned = xp.concat([xp.flip(found[:, :, :-1]), xp.flip(found[:, :, -1:])], axis=2)
-        return xp.concat([found, turned], axis=1)
+        inside = context.arange(0, self._steps)[:, None, None] < self._lengths[None, :rows, :]
+        beyond = self._steps - self._frames
+        found = []
+        for columns in (slice(None, -1), slice(-1, None)):  # XLA copies less if these stay apart
+            part = xp.permute_dims(look_up(array, self._columns[:, columns]), (1, 0, 2))
+            resting = self._resting[None, :rows, columns]
+            if is_undecided(beyond) or beyond > 0:
+                rest = xp.broadcast_to(resting, (beyond, *resting.shape[1:]))
+                part = xp.concat([context.cast(part), rest])
+            part = xp.where(inside, context.cast(part), resting)
+            found.append(xp.concat([part, xp.flip(part)], axis=1))
+        return xp.concat(found, axis=2)
 
     def __call__(self, first: int, count: int, *, all_full: bool = False) -> Array:
         """Entries of the labels and, last, the blank at some steps: (count, 2N, S+1).
@@ -155,7 +167,7 @@ class EmissionSource:
         reference: Array,  # (N, T), the largest logit of each frame in grains; 0 past a length
         *,
         steps: int,
-        at_once: bool,
+        look_up: LookUp | None,
         context: Context,
     ) -> None:
         xp = context.xp
@@ -186,7 +198,7 @@ class EmissionSource:
             logit_lengths,
             resting,
             steps=steps,
-            at_once=at_once,
+            look_up=look_up,
             context=context,
         )
 
@@ -201,11 +213,15 @@ class EmissionSource:
         logits = self.logits(first, count, all_full=all_full)
         return LabelLogits(logits, self.reference[part, ...], shifts)
 
-    def split(self, read: LabelLogits) -> Emissions:
-        """Split into mantissas and exponents."""
+    def split(self, read: LabelLogits, grain: float = GRAIN) -> Emissions:
+        """Split into mantissas and exponents.
+
+        Exponents are multiples of ``grain``, but for the reference, which all states have in
+        common.
+        """
         xp = self._context.xp
         # -inf minus a finite number is -inf, whose exp is the mantissa of a masked class: 0.
-        rounded = xp.maximum(in_grains(read.logits, xp), self._lowest)
+        rounded = xp.maximum(in_grains(read.logits, xp, grain), self._lowest)
         rest = read.logits - rounded
         if read.shifts is not None:
             rest = rest - read.shifts

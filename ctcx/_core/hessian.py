@@ -144,7 +144,7 @@ class _Covariances:
             recursion.logit_lengths,
             self._none,
             steps=2 * recursion.plan.half,
-            at_once=recursion.loop.reads_ahead,
+            look_up=recursion.loop.look_up,
             context=recursion.context,
         )
 

@@ -189,7 +189,7 @@ class Recursion:
             self.logit_lengths,
             self.reference,
             steps=2 * self.plan.half,
-            at_once=self.loop.reads_ahead,
+            look_up=self.loop.look_up,
             context=context,
         )
         self.topology = Topology.of_labels(
@@ -282,6 +282,10 @@ class Recursion:
         """
         if (found := self.linear(each_blank=each_blank)) is not None:
             return found
+        if (met := self.loop.meet(self)) is not None:
+            labels, blanks, total = met
+            both = occupancy(labels, blanks, self.context.xp, each_blank=each_blank)
+            return self.in_order(both, turned_last=True), self.log_likelihood(total)
         middle, past, total = self.first_half(keep=True)
         occupancies = self.second_half(middle, past, total, each_blank=each_blank)
         return occupancies, self.log_likelihood(total)
@@ -363,7 +367,7 @@ class Recursion:
         states, past = self.loop.scan(
             step,
             self.start,
-            self._label_logits,
+            self.label_logits,
             first=0,
             blocks=self.plan.blocks,
             size=self.plan.size,
@@ -403,7 +407,7 @@ class Recursion:
         _, past = self.loop.scan(
             step,
             (flow, States(*map(self.context.cast, states))),
-            self._label_logits,
+            self.label_logits,
             first=self.plan.half,
             blocks=self.plan.blocks,
             size=self.plan.size,
@@ -416,20 +420,25 @@ class Recursion:
         """Of ``count`` steps, for both directions."""
         return self.source(first, count, all_full=self.all_inside)
 
-    def _label_logits(self, first: int, count: int) -> LabelLogits:
+    def label_logits(self, first: int, count: int) -> LabelLogits:
+        """Look up what the emissions of ``count`` steps are made of, for both directions."""
         return self.source.read(first, count, all_full=self.all_inside)
 
     def scale_of(self, total: Likelihood) -> Array:
         """Exponent of the likelihood; for impossible labels beyond all, so that no state counts."""
         return self.context.xp.where(total.possible, total.exponent, -1e6 * DEAD)
 
-    def in_order(self, both: Array) -> Array:
-        """Put what both directions met in their second halves, (half, 2N, ...), frame by frame."""
+    def in_order(self, both: Array, *, turned_last: bool = False) -> Array:
+        """Put what both directions met in their second halves, (half, 2N, ...), frame by frame.
+
+        With ``turned_last`` they are the first halves, and the backward direction's frames come
+        last.
+        """
         xp, (rows, labels) = self.context.xp, self.classes.shape
-        # The backward direction goes from the middle to the first frame.
-        early = both[:, rows:, :]
-        early = xp.concat([xp.flip(early[:, :, :labels]), xp.flip(early[:, :, labels:])], axis=2)
-        return xp.concat([early, both[:, :rows, :]])
+        # The backward direction goes from the last frame to the first.
+        straight, turned = both[:, :rows, :], both[:, rows:, :]
+        turned = xp.concat([xp.flip(turned[:, :, :labels]), xp.flip(turned[:, :, labels:])], axis=2)
+        return xp.concat([straight, turned] if turned_last else [turned, straight])
 
 
 def _countable(logits: Array, labels: Array, context: Context) -> Context:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
     from ctcx._core.context import Context
+    from ctcx._core.occupancy import Likelihood
+    from ctcx._core.recursion import Recursion
     from ctcx._typing import Array, ArrayModule
 
 __all__ = ["Loop", "Power", "by_comparison", "exponential", "one_by_one", "slices"]
@@ -43,8 +45,11 @@ class Loop:
     reads_values = False
     """Whether reading a value costs nothing: no synchronisation, no error while tracing."""
 
-    reads_ahead = False
-    """Whether a scan asks for the source of all its frames at once."""
+    look_up: Callable[[Any, Any], Any] | None = None
+    """Looks up the classes (N, S) in an array (N, T, C), to (N, T, S).
+
+    For loops that ask for the source of all their frames at once, else None.
+    """
 
     frames_a_block = 16
     """How many frames a step does at most."""
@@ -91,6 +96,18 @@ class Loop:
             carry, out = step(carry, source(first + block * size, size), earlier)
             made.append(out)
         return carry, made
+
+    def meet(
+        self,
+        recursion: Recursion,  # noqa: ARG002 - for subclasses
+    ) -> tuple[Array, Array, Likelihood] | None:
+        """Run a recursion of the loop's own, if it has one.
+
+        Gives the probability of each label's state (half, 2N, S) and each blank (half, 2N, S+1),
+        but for a factor that those of a frame have in common, and the likelihood (2N, 1). Each
+        direction's rows are of the frames of its first half.
+        """
+        return None
 
     def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
         """Join a past of tuples of arrays (frames, ...) along the frames."""

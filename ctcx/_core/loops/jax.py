@@ -18,11 +18,14 @@ from ctcx._arrays.jax import same_axes
 from ctcx._core.context import GRAIN
 from ctcx._core.gradient import ClassSums
 from ctcx._core.loops.base import Loop
+from ctcx._core.loops.jax_recursion import meet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from ctcx._core.context import Context
+    from ctcx._core.occupancy import Likelihood
+    from ctcx._core.recursion import Recursion
     from ctcx._typing import Array, ArrayModule
 
 __all__ = ["JAX_LOOP", "JaxLoop"]
@@ -44,6 +47,11 @@ def _program(
     # A function of its own: what JAX compiles for it is dropped together with it.
     compiled: Callable[..., Any] = jax.jit(call)
     return compiled
+
+
+def _look_up(array: Array, classes: Array) -> Array:
+    # All are in range, and to check them again would take longer than to look up.
+    return jax.numpy.take_along_axis(array, classes[:, None, :], axis=2, mode="promise_in_bounds")
 
 
 _FEW_CLASSES = 256
@@ -71,7 +79,7 @@ class JaxLoop(Loop):
     """
 
     reads_values = False
-    reads_ahead = True
+    look_up = staticmethod(_look_up)
     frames_a_block = 1  # XLA would compute again what several frames of a step share
 
     def __init__(self, programs: int = 128) -> None:
@@ -116,6 +124,10 @@ class JaxLoop(Loop):
 
         last, past = jax.lax.scan(one_block, carry, (jax.numpy.arange(blocks), inputs))
         return last, past
+
+    def meet(self, recursion: Recursion) -> tuple[Array, Array, Likelihood]:
+        """By operations that XLA vectorises."""
+        return meet(recursion)
 
     def joined(self, past: Any, xp: ArrayModule) -> tuple[Array, ...]:
         """Merge the axes of blocks and frames."""
