@@ -471,6 +471,10 @@ WRONG = {
         {"state": STATE, "lm": Bigrams(3, 0), **ON},
         r"another lm .None; now <Bigrams at 0x",
     ),
+    "more classes": (
+        {"state": replace(STATE, settings=(("classes", 9), *STATE.settings[1:])), **ON},
+        r"another number of classes \(9; now",
+    ),
     "another blank": ({"state": STATE, "blank": 1, **ON}, r"another blank \(0; now 1\)"),
     "other labels": ({"state": replace(STATE, labels=STATE.labels + 1), **ON}, "doesn't hold what"),
     "another shape": ({"state": replace(STATE, blank=STATE.blank[:, 1:]), **ON}, "doesn't hold"),
@@ -485,6 +489,17 @@ WRONG = {
     ),
     "another backend": ({"lm": MODEL, "backend": "cpu"}, "argument asks for cpu, but"),
 }
+
+
+def test_scores_are_in_order_as_they_are_rounded():
+    """Of these two results, rounding turns the order of the probabilities round."""
+    logits = np.array([[1, -3, 0], [1, -1, 0]], np.float32)
+    found = ctcx.ctc_beam_search(logits, width=9, top=9, label_bonus=2.5, exact_scores=False)
+    count = int(found.count)
+    scores = found.scores[:count]
+    assert (np.diff(scores) <= 0).all()
+    bonus = np.float32(2.5) * found.lengths[:count]
+    np.testing.assert_array_equal(scores, (found.log_probs[:count] + bonus).astype(np.float32))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,6 @@ from functools import partial
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-import numpy as np
-
 from ctcx._api.align import ctc_align
 from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
@@ -160,12 +158,13 @@ def ctc_beam_search(
         label)`` the logarithm of the label's probability, in nats, and the next state; and
         ``finish(state)`` that of the end. The end counts in results only, not in the search.
     lm_weight : float
-        What the logarithms of ``lm`` are multiplied by; 0 or more.
+        What the logarithms of ``lm`` are multiplied by; 0 or more. With 0 it has no say at all.
     label_bonus : float
         What each label adds, in nats.
     state : BeamState, optional
         Where to begin: :class:`ctcx.BeamState` () before the first frame, then the ``state`` of the
-        results. Chunks of any size, frames or none, give exactly what all of them give at once.
+        results. Chunks of any size, frames or none, give exactly what one chunk of all frames
+        gives; a search without a state may differ by rounding, and where candidates tie.
         Results are of all frames so far. Needs ``exact_scores=False``, as logits aren't kept.
 
     Returns
@@ -283,10 +282,9 @@ def _guided(
         raise CTCInputError(msg, argument="logits")
     options = Options(time_major, "none", "inf", backend, validate)
     found = search(prepared, sizes, wishes, options)
-    real = np.float64 if prepared.facts.dtype == "float64" else np.float32
-    labels, lengths = uploaded(found.labels, prepared), uploaded(found.lengths, prepared)
-    log_probs, bonus = (
-        uploaded(array.astype(real), prepared) for array in (found.log_probs, found.bonus)
+    labels, lengths, log_probs, bonus = (
+        uploaded(array, prepared)
+        for array in (found.labels, found.lengths, found.log_probs, found.bonus)
     )
     done = _completed(
         labels, lengths, log_probs, prepared, backend, exact=bool(exact_scores), bonus=bonus

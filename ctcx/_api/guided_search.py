@@ -107,8 +107,8 @@ class BestLabels(NamedTuple):
 
     labels: NDArray[np.int32]
     lengths: NDArray[np.int32]
-    log_probs: NDArray[np.float64]
-    bonus: NDArray[np.float64]
+    log_probs: NDArray[Any]
+    bonus: NDArray[Any]
     state: BeamState | None
 
 
@@ -227,7 +227,8 @@ def search(
         found, guides = search_with_states(logits, lengths, states, **arguments)
     beams, final_bonus = BeamArrays(*found[:4]), found[4]
     failed |= np.isnan(beams.ends_blank[:, 0])
-    results = _results(beams, final_bonus, failed, int(sizes["top"] or 1))
+    real = np.float64 if prepared.facts.dtype == "float64" else np.float32
+    results = _results(beams, final_bonus, failed, int(sizes["top"] or 1), real)
     if wishes.state is None:
         return BestLabels(*results, None)
     beams.labels[failed] = -1
@@ -299,11 +300,19 @@ def _is_there(beams: BeamArrays) -> NDArray[np.bool_]:
 
 
 def _results(
-    beams: BeamArrays, final_bonus: NDArray[np.float64], failed: NDArray[np.bool_], top: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
-    """Return labels, lengths, log_probs and bonus of the best of the beams, if no frame follows."""
+    beams: BeamArrays,
+    final_bonus: NDArray[np.float64],
+    failed: NDArray[np.bool_],
+    top: int,
+    real: type[np.floating[Any]],
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[Any], NDArray[Any]]:
+    """Return labels, lengths, log_probs and bonus of the best of the beams, if no frame follows.
+
+    They are in order as they are returned, rounded to ``real``.
+    """
     with np.errstate(invalid="ignore"):
-        log_probs = np.logaddexp(beams.ends_blank, beams.ends_label)
+        log_probs = np.minimum(np.logaddexp(beams.ends_blank, beams.ends_label), 0.0).astype(real)
+        final_bonus = final_bonus.astype(real)
         scores = np.where(_is_there(beams), log_probs + final_bonus, -np.inf)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     is_result = np.take_along_axis(scores, best, axis=1) > -np.inf
@@ -315,7 +324,7 @@ def _results(
     bonus = np.where(is_result, np.take_along_axis(final_bonus, best, axis=1), 0.0)
     labels[failed], counts[failed], log_probs[failed] = -1, -1, np.nan
     labels = labels[:, :, : counts.max(initial=0)].astype(np.int32)
-    return labels, counts, np.minimum(log_probs, 0.0), bonus
+    return labels, counts, log_probs, bonus
 
 
 def _wrong_beams(
@@ -426,8 +435,9 @@ def _entries(
             same = "the same"
             if isinstance(new, _ThisModel) and old is not None:
                 same = "the same object, or give it a fingerprint (a str) if others are the same"
+            what = "number of classes" if name == "classes" else name
             msg = (
-                f"state comes from a search with another {name} ({short_repr(old)}; now "
+                f"state comes from a search with another {what} ({short_repr(old)}; now "
                 f"{short_repr(new)}): pass {same}, or begin with ctcx.BeamState()"
             )
             raise CTCInputError(msg, argument="state")
