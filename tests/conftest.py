@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from collections import Counter
 from importlib import metadata
 from itertools import count
 from pathlib import Path
@@ -39,18 +40,37 @@ def pytest_sessionstart() -> None:
 # The core computes half precision in float32, and on array-api-strict by the same code as on NumPy.
 REPEATED = re.compile(r"-b?float16\]|-float64\]|-array_api_strict-")
 
+# Long lists of parameters that take one way through the code. The README's tests have every fifth,
+# so that each parameter takes all its values; `.ci/run` has all.
+LONG_LISTS = {
+    "tests/test_core_edges.py::test_up_to_the_limit",
+    "tests/test_diagnose.py::test_a_wrong_implementation_gets_the_name_of_its_own_mistake",
+    "tests/test_isolation.py::test_ctrl_c_while_a_plugin_works_interrupts",
+    "tests/test_outside.py::test_trouble_with_one_problem_is_told_and_the_rest_goes_on",
+    (
+        "tests/test_outside_operations.py::"
+        "test_a_mistake_is_named_over_all_problems_or_said_to_be_unknown"
+    ),
+}
+
 # Fixtures of a module that take seconds: all tests with one of them stay in one process, too.
 SHARED = {"documented", "everything"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what the kit repeats on the core as slow: the README's tests leave it out.
+    """Mark as slow what the kit and long lists repeat on the core: the README's tests skip it.
 
     Tests that share what is costly stay in one process: what JAX compiles for one check of the kit
     serves others of the same dtype, and the right answers to drawn problems serve all libraries.
     """
+    seen: Counter[str] = Counter()
     for item in items:
+        name = item.nodeid.split("[")[0]
+        if name in LONG_LISTS:
+            if seen[name] % 5:
+                item.add_marker(pytest.mark.slow)
+            seen[name] += 1
         if "test_core_conformance" in item.nodeid and REPEATED.search(item.nodeid):
             item.add_marker(pytest.mark.slow)
         if found := re.search(r"\[check_\w+-(jax\.numpy-.+)\]", item.nodeid):
