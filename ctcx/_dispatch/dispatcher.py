@@ -170,14 +170,12 @@ def call(
     while True:
         decision = plan.decision
         entry = _require(decision)
-        if plan.kernel is None:
-            plan.kernel = _kernel(entry, decision)
-        if plan.kernel is not None:
+        if (kernel := _kernel(entry, decision)) is not None:
             try:
                 if weights is not None and plan.takes_weights:
-                    result = plan.kernel(*args, **kwargs, weights=weights)
+                    result = kernel(*args, **kwargs, weights=weights)
                 else:
-                    result = plan.kernel(*args, **kwargs)
+                    result = kernel(*args, **kwargs)
             except Decline as decline:
                 verdict: tuple[Status, str] = ("declined", _words(decline))
                 if decision.source != "auto":

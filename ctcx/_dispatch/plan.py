@@ -14,8 +14,6 @@ import numpy as np
 from ctcx._plugins.backend import Feature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ctcx._dispatch.decision import Decision
     from ctcx._typing import Array
 
@@ -31,11 +29,9 @@ class Plan:
         With a backend selected.
     checks_values, takes_weights
         Whether the backend has these features.
-    kernel
-        Of the backend, once it has been imported.
     """
 
-    __slots__ = ("_results", "checks_values", "decision", "kernel", "takes_weights")
+    __slots__ = ("_results", "checks_values", "decision", "takes_weights")
 
     def __init__(self, decision: Decision) -> None:
         entry = decision.selected
@@ -43,7 +39,6 @@ class Plan:
         self.decision = decision
         self.checks_values = Feature.CHECKS_VALUES in entry.backend.features
         self.takes_weights = Feature.WEIGHTS in entry.backend.features
-        self.kernel: Callable[..., Any] | None = None
         self._results: tuple[tuple[Any, ...], ...] = ()
 
     def remember(self, result: Any) -> None:
