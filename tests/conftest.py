@@ -43,7 +43,16 @@ REPEATED = re.compile(r"-b?float16\]|-float64\]|-array_api_strict-")
 # Long lists of parameters that take one way through the code. The README's tests have every fifth,
 # so that each parameter takes all its values; `.ci/run` has all.
 LONG_LISTS = {
+    "tests/test_core_edges.py::test_a_constant_for_each_frame_changes_nothing",
+    "tests/test_core_edges.py::test_large_offsets_are_as_exact_as_the_inputs",
+    "tests/test_core_edges.py::test_rows_of_one_value",
     "tests/test_core_edges.py::test_up_to_the_limit",
+    "tests/test_core_edges.py::test_wide_labels_are_sorted_by_class",
+    "tests/test_exactness.py::test_a_large_shared_offset",
+    "tests/test_exactness.py::test_random_batches",
+    "tests/test_fixtures.py::test_a_wrong_number_in_a_file_is_found",
+    "tests/test_isolation.py::test_hooks_that_return_what_can_not_be_looked_at",
+    "tests/test_outside_operations.py::test_right_programs_pass_whichever_of_equal_results_they_give",
     "tests/test_diagnose.py::test_a_wrong_implementation_gets_the_name_of_its_own_mistake",
     "tests/test_isolation.py::test_ctrl_c_while_a_plugin_works_interrupts",
     "tests/test_outside.py::test_trouble_with_one_problem_is_told_and_the_rest_goes_on",
