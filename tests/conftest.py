@@ -48,18 +48,18 @@ LONG_LISTS = {
     "tests/test_core_edges.py::test_rows_of_one_value",
     "tests/test_core_edges.py::test_up_to_the_limit",
     "tests/test_core_edges.py::test_wide_labels_are_sorted_by_class",
+    "tests/test_diagnose.py::test_a_wrong_implementation_gets_the_name_of_its_own_mistake",
     "tests/test_exactness.py::test_a_large_shared_offset",
     "tests/test_exactness.py::test_random_batches",
     "tests/test_fixtures.py::test_a_wrong_number_in_a_file_is_found",
-    "tests/test_isolation.py::test_hooks_that_return_what_can_not_be_looked_at",
-    "tests/test_outside_operations.py::test_right_programs_pass_whichever_of_equal_results_they_give",
-    "tests/test_diagnose.py::test_a_wrong_implementation_gets_the_name_of_its_own_mistake",
     "tests/test_isolation.py::test_ctrl_c_while_a_plugin_works_interrupts",
+    "tests/test_isolation.py::test_hooks_that_return_what_can_not_be_looked_at",
     "tests/test_outside.py::test_trouble_with_one_problem_is_told_and_the_rest_goes_on",
     (
         "tests/test_outside_operations.py::"
         "test_a_mistake_is_named_over_all_problems_or_said_to_be_unknown"
     ),
+    "tests/test_outside_operations.py::test_right_programs_pass_whichever_of_equal_results_they_give",
 }
 
 # Fixtures of a module that take seconds: all tests with one of them stay in one process, too.

@@ -158,7 +158,7 @@ def ctc_beam_search(
         label)`` the logarithm of the label's probability, in nats, and the next state; and
         ``finish(state)`` that of the end. The end counts in results only, not in the search.
     lm_weight : float
-        What the logarithms of ``lm`` are multiplied by; 0 or more. With 0 it has no say at all.
+        What the logarithms of ``lm`` are multiplied by; 0 or more. With 0 the model is ignored.
     label_bonus : float
         What each label adds, in nats.
     state : BeamState, optional

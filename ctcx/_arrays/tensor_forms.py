@@ -88,9 +88,9 @@ def form_of(argument: str, tensor: Array) -> Form:
 
 
 def forms_as_seen(*tensors: Array | None) -> tuple[Any, ...] | None:
-    """Tell tensors of different forms apart without knowing any: a look-up instead of questions.
+    """Return dtype, shape, device and contiguity of each tensor: a key to look a call's form up by.
 
-    None if one isn't known to be plain, or doesn't lie in its storage. A tensor may be left out.
+    None if a tensor isn't known to be plain, or reaches beyond its storage. Absent ones are None.
     """
     torch: Any = sys.modules["torch"]
     plain, keys_of = torch.Tensor, torch._C._dispatch_keys  # noqa: SLF001 - see _form

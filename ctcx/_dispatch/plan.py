@@ -1,8 +1,8 @@
-"""What calls of one form have in common: whose kernel it is, and what its results are like.
+"""What calls of one form have in common: the backend, and the form of its results.
 
-The calls of a training loop differ in values alone. The first of a form is looked at from all
-sides; its plan, which is kept where the form is (:class:`ctcx._inputs.prepare.KernelInputs`), is
-enough for the next ones.
+The calls of a training loop differ in values alone. The first call of a form selects a backend and
+checks the form of the result in full. Its plan is kept with the form, in
+:class:`ctcx._inputs.prepare.KernelInputs`, and later calls look it up.
 """
 
 from __future__ import annotations
@@ -42,11 +42,14 @@ class Plan:
         self._results: tuple[tuple[Any, ...], ...] = ()
 
     def remember(self, result: Any) -> None:
-        """Keep the form of a result, of NumPy or PyTorch, that was found to be in order."""
+        """Keep the form of a result, of NumPy or PyTorch, that has passed the full check."""
         self._results = tuple(map(_form, _arrays(result)))
 
     def fits(self, result: Any, logits: Array) -> bool:
-        """Whether a result is certainly like the one remembered, and not in the logits' memory."""
+        """Whether a result has the form that was kept, and doesn't share memory with the logits.
+
+        False is no verdict: the full check follows.
+        """
         arrays = _arrays(result)
         if not self._results or len(arrays) != len(self._results):
             return False

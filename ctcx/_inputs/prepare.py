@@ -6,6 +6,7 @@ Everything here looks at static facts only, so it works under jit and costs no s
 from __future__ import annotations
 
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat
@@ -213,7 +214,7 @@ def _prepare_any(
 
 
 class _PlainForm(NamedTuple):
-    """What the form of a call tells about it, where the arrays need no conversion."""
+    """What all calls of one form have in common, where the arrays need no conversion."""
 
     blank: int
     facts: ArrayFacts
@@ -223,6 +224,7 @@ class _PlainForm(NamedTuple):
 
 
 _forms: dict[tuple[Any, ...], _PlainForm] = {}
+_forms_lock = threading.Lock()
 _MOST_FORMS = 1024
 
 
@@ -249,9 +251,11 @@ def _prepare_plain(
         form = _plain_form(*arrays, blank, time_major=time_major)
         if form is None:
             return None
-        while len(_forms) >= _MOST_FORMS:  # sizes change from batch to batch
-            _forms.pop(next(iter(_forms)), None)
-        _forms[key] = form
+        with _forms_lock:
+            # Sizes change from batch to batch: without a bound this would grow for ever.
+            if len(_forms) >= _MOST_FORMS:
+                del _forms[next(iter(_forms))]
+            _forms[key] = form
     facts = form.facts
     if time_major:
         logits = facts.xp.permute_dims(logits, (1, 0, 2))
@@ -278,7 +282,7 @@ def _prepare_plain(
 
 
 def _form_as_seen(*arrays: Any) -> tuple[Any, ...] | None:
-    """Tell calls of different forms apart: types, dtypes, shapes, layouts and devices.
+    """Return the dtypes, shapes, layouts and devices of a call's arrays: the key of its form.
 
     None if an array is neither NumPy's own nor a plain tensor in memory of its own.
     """
@@ -314,7 +318,7 @@ def _plain_form(
     *,
     time_major: bool,
 ) -> _PlainForm | None:
-    """Look at a call of a new form; None if it isn't for :func:`_prepare_plain`."""
+    """Examine a call of a form not seen before; None if the arrays need conversion or are wrong."""
     facts = _plain_facts(logits, labels, logit_lengths, label_lengths)
     if facts is None or logits.ndim != 3 or labels.ndim != 2:
         return None

@@ -365,10 +365,8 @@ def _both_ways(
     width = states.shape[1]
     now = np.full((every.shape[1], 2 + width), -np.inf, dtype=log_probs.dtype)
     lost = np.zeros_like(now)
-    came, lost_then = (
-        np.lib.stride_tricks.as_strided(
-            each, (3, len(each), width), (each.strides[1], *each.strides), writeable=False
-        )
+    came, lost_then = (  # views, which show what is written to the two arrays
+        np.lib.stride_tricks.sliding_window_view(each, width, axis=1).swapaxes(0, 1)
         for each in (now, lost)
     )
     now[:, 2:4] = 0.0

@@ -441,7 +441,7 @@ template <class X, class T = typename ComputedIn<X>::Type> class Half {
     if (in_.weight != 1) scale_row(probabilities(t), in_.classes, in_.weight);
     if constexpr (is_half_precision) write(t);
   }
-  // Rounds as without weights first.
+  // The same, from the probabilities that were kept, which are rounded as without weights.
   CTCX_INLINE void subtract_from_unweighted(Size t, const Band &band) {
     T *row = probabilities(t), *unweighted = unweighted_ + t * unweighted_row();
     row[in_.blank] = (unweighted[distinct_] - T(band.blanks)) * in_.weight;

@@ -1,8 +1,8 @@
-"""The recursion and its occupancies for JAX: the core's in what XLA's CPU compiler vectorises.
+"""The core's recursion and its occupancies for JAX, in a form that XLA's CPU compiler vectorises.
 
-It makes one kernel of each array that a step leaves. Such a kernel is a vector loop if it has
-little to look up and no branch, and if it writes to memory of its own; and it computes again all
-that no earlier array holds. So
+XLA compiles one kernel for each array that a step of a loop leaves behind. The kernel is a vector
+loop if it looks little up, has no branch, and writes to memory that it doesn't read. It recomputes
+all intermediate values that no array holds. Therefore
 
 - grains are four times as wide as the core's: mantissas lie within ``exp(-16)`` and ``exp(16)``,
   so that a power is one of few numbers, and states are normalised where they are read, by two
