@@ -3,6 +3,8 @@
 import math
 import pickle
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -487,7 +489,8 @@ WRONG = {
         {"state": replace(GUIDED, guides=((),)), "lm": MODEL, **ON},
         "doesn't hold what",
     ),
-    "another backend": ({"lm": MODEL, "backend": "cpu"}, "argument asks for cpu, but"),
+    "a weight without a model": ({"lm_weight": 2}, "lm_weight is 2, but there is no lm"),
+    "a weight of 0 without a model": ({"lm_weight": 0, "boost": {(1,): 1.0}}, "there is no lm"),
 }
 
 
@@ -521,6 +524,48 @@ def test_a_state_belongs_to_one_language_model(before, after, is_same, is_same_l
             continue
         with pytest.raises(ctcx.CTCInputError, match="another lm"):
             ctcx.ctc_beam_search(PEAKS, lm=after, state=one, **ON)
+
+
+def test_only_the_core_calls_a_model_written_in_python(plugins, monkeypatch):
+    plugins.write(
+        "other",
+        "from ctcx.plugin import Backend, hookimpl\n@hookimpl\ndef ctcx_backends():\n"
+        "    yield Backend(name='other', kernels={'loss': 'json:loads'}, namespaces={'numpy'})\n",
+    )
+    plugins.load()
+    options = {"lm": MODEL, "exact_scores": False}
+    words = "names 'other', but only the core .backend 'array-api'. calls a language model written"
+    with pytest.raises(ctcx.CTCInputError, match=f"^the argument backend= {words}"):
+        ctcx.ctc_beam_search(PEAKS, backend="other", **options)
+    with (
+        ctcx.use_backend("other"),
+        pytest.raises(ctcx.CTCInputError, match=rf"^use_backend\(\) {words}"),
+    ):
+        ctcx.ctc_beam_search(PEAKS, **options)
+    with pytest.raises(ctcx.UnknownBackendError, match="the backend 'nowhere', which no usable"):
+        ctcx.ctc_beam_search(PEAKS, backend="nowhere", **options)
+    monkeypatch.setenv("CTCX_BACKEND", "other")
+    with pytest.raises(ctcx.CTCInputError, match=f"^the environment variable CTCX_BACKEND {words}"):
+        ctcx.ctc_beam_search(PEAKS, **options)
+    assert ctcx.ctc_beam_search(PEAKS, backend="array-api", **options).count == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of memory holds on Linux")
+@pytest.mark.parametrize("options", ["", ", boost={(1,): 1.0}"], ids=["plain", "guided"])
+def test_a_beam_too_large_for_memory_is_an_error_that_names_width(options):
+    code = f"""
+import numpy as np, resource, ctcx
+logits = np.zeros((3, 2))
+ctcx.ctc_beam_search(logits{options})
+resource.setrlimit(resource.RLIMIT_AS, (2**32, resource.RLIM_INFINITY))
+try:
+    ctcx.ctc_beam_search(logits, width=2**31 - 1{options})
+except MemoryError as error:
+    print(error)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    expected = "the 2147483647 prefixes that width asks for (of one sequence at least 34 GB)"
+    assert expected in ran.stdout, ran.stderr
 
 
 @pytest.mark.parametrize("kind", WRONG)

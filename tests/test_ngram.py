@@ -147,17 +147,42 @@ def test_a_search_prefers_what_the_model_knows(small):
 
 WRONG = {
     "no ARPA": (lambda _: "hello\n", 1, "ends without .data."),
-    "nothing": (lambda _: "", 0, "ends without .data."),
+    "nothing": (lambda _: "", 1, "ends without .data."),
+    "counts alone": (lambda s: s[: s.index("\\1")], 4, "expected .1-grams:; the file ends here"),
+    "cut off": (lambda s: s[: s.index("-0.7")], 8, "there are 3, and the file ends here"),
     "no counts": (lambda s: s.replace("ngram 1=4\nngram 2=2\n", ""), 3, "expected 'ngram 1='"),
     "an order left out": (lambda s: s.replace("ngram 2=2", "ngram 3=2"), 3, "number of 2-grams"),
     "fewer n-grams": (lambda s: s.replace("1=4", "1=5"), 11, "expected 5 1-grams.*there are 4"),
     "more n-grams": (lambda s: s.replace("1=4", "1=3"), 9, r"2-grams: after 3 1-grams.*got '-0.7"),
     "more at the end": (lambda s: s.replace("2=2", "2=1"), 13, r"end. after 1 2-grams"),
     "another title": (lambda s: s.replace("\\1-grams", "\\2-grams"), 5, r"expected .1-grams:; got"),
-    "no end": (lambda s: s.replace("\\end\\\n", ""), 14, r"expected .end. after"),
-    "no number": (lambda s: s.replace("-0.7", "x"), 9, "expected a number, got 'x'"),
-    "a Python number": (lambda s: s.replace("-0.7", "-0_7"), 9, "expected a number, got '-0_7'"),
-    "NaN": (lambda s: s.replace("-0.7", "nan"), 9, "expected a number, got 'nan'"),
+    "no end": (
+        lambda s: s.replace("\\end\\\n", ""),
+        14,
+        "expected .end. after 2 2-grams.*; the file ends here",
+    ),
+    "more after the end": (
+        lambda s: s + "\nngram 1=4\n",
+        17,
+        "nothing after .end.; got 'ngram 1=4'",
+    ),
+    "no number": (
+        lambda s: s.replace("-0.7", "x"),
+        9,
+        "as the logarithm of a probability; got 'x'",
+    ),
+    "another back-off": (
+        lambda s: s.replace("-0.3", "x"),
+        8,
+        "the back-off, after 1 word; got 'x'",
+    ),
+    "a back-off of pairs": (
+        lambda s: s.replace("ab b", "ab b\tx"),
+        13,
+        "the back-off, after 2 words; got 'x'",
+    ),
+    "a Python number": (lambda s: s.replace("-0.7", "-0_7"), 9, "expected a number .*; got '-0_7'"),
+    "NaN": (lambda s: s.replace("-0.7", "nan"), 9, "expected a number .*; got 'nan'"),
     "a probability": (lambda s: s.replace("-0.7", "0.7"), 9, "at most 0, got 0.7"),
     "an infinite back-off": (lambda s: s.replace("-0.3", "inf"), 8, "finite back-off, got inf"),
     "a back-off too many": (lambda s: s.replace("ab b", "ab b\t-1"), 13, "no back-off, got -1"),
@@ -178,7 +203,7 @@ def test_a_wrong_file_is_refused_with_the_line(tmp_path, kind):
     assert text != SMALL
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(
-        ctcx.CTCInputError, match=rf"wrong.arpa, line {line}: .*{message}"
+        ctcx.CTCInputError, match=rf"path: .*wrong.arpa, line {line}: .*{message}"
     ) as caught:
         ctcx.NGram.from_arpa(path, ["", "ab"])
     assert caught.value.position == line
@@ -237,8 +262,21 @@ def test_other_mistakes_are_refused(tmp_path, small):
         ctcx.NGram.from_arpa(tmp_path / "none.arpa", ["a"])
     broken = tmp_path / "broken.gz"
     broken.write_bytes(gzip.compress(SMALL.encode())[:-20])
-    with pytest.raises(ctcx.CTCInputError, match=r"broken.gz can't be read: "):
+    with pytest.raises(ctcx.CTCInputError, match=r"broken.gz can't be read after line \d+: "):
         ctcx.NGram.from_arpa(broken, ["a"])
+    broken.write_bytes(gzip.compress(SMALL.encode())[:-4])  # all lines are there
+    with pytest.raises(ctcx.CTCInputError, match=r"broken.gz can't be read after line 15: "):
+        ctcx.NGram.from_arpa(broken, ["a"])
+    for path in (5, None, SMALL.encode()):
+        with pytest.raises(ctcx.CTCInputError, match=r"path must be a str or .*; got \w+$"):
+            ctcx.NGram.from_arpa(path, ["a"])
+    with pytest.raises(
+        ctcx.CTCInputError, match=r"tokens\[1\] is 5, of type int: .*class 1"
+    ) as one:
+        ctcx.NGram.from_arpa(small, ["a", 5])
+    assert (one.value.position, one.value.value) == (1, 5)
+    with pytest.raises(ctcx.CTCInputError, match=r"tokens must be a sequence .*got NoneType"):
+        ctcx.NGram.from_arpa(small, None)
     with pytest.raises(ctcx.CTCInputError, match=r"tokens must be a sequence of strings.*got str"):
         ctcx.NGram.from_arpa(small, "ab")
     with pytest.raises(
@@ -252,6 +290,17 @@ def test_other_mistakes_are_refused(tmp_path, small):
         lm.score(lm.start(), 2)
     with pytest.raises(ctcx.CTCInputError, match="tokens of 2 classes, but the logits have 3"):
         ctcx.ctc_beam_search(np.zeros((1, 3)), lm=lm)
+
+
+def test_a_model_says_what_it_is_of_and_what_it_does_not_know(small):
+    lm = ctcx.NGram.from_arpa(small, (token for token in ["", "ab", "b", "x"]))
+    assert repr(lm) == "<NGram of order 2: of whose 4 tokens it knows 2>"
+    assert lm.unknown == (0, 3)
+    # The file has no <unk>, so each of those has a probability of 1e-100.
+    assert lm.score(((), ""), 3)[0] == lm.score(((), ""), 0)[0] == pytest.approx(-100 * NATS)
+    spelled = ctcx.NGram.from_arpa(small, ["", "a", "b", "|"], separator="|")
+    assert repr(spelled) == "<NGram of order 2: 5 words spelled in 4 tokens, '|' between>"
+    assert spelled.unknown == ()
 
 
 def test_the_example_reads_one_more_line(capsys):

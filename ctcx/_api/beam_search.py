@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from ctcx._api.align import ctc_align
 from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
-from ctcx._api.guided_search import BeamState, Wishes, search, uploaded, wishes_of
+from ctcx._api.guided_search import (
+    BeamState,
+    Wishes,
+    naming_width,
+    search,
+    uploaded,
+    wishes_of,
+)
 from ctcx._api.lazy import call_whole, is_lazy
 from ctcx._api.loss import ctc_loss
 from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
@@ -159,6 +166,7 @@ def ctc_beam_search(
         ``finish(state)`` that of the end. The end counts in results only, not in the search.
     lm_weight : float
         What the logarithms of ``lm`` are multiplied by; 0 or more. With 0 the model is ignored.
+        Without ``lm`` it can't be anything but 1.
     label_bonus : float
         What each label adds, in nats.
     state : BeamState, optional
@@ -175,10 +183,12 @@ def ctc_beam_search(
     ------
     CTCInputError
         As for :func:`ctcx.ctc_loss`; ``top`` above ``width``; sizes that are no positive integers;
-        phrases that no labels can say; a state of another search; one of the arguments from
-        ``boost`` to ``state`` while a library traces.
+        phrases that no labels can say; ``lm_weight`` without ``lm``; a state of another search; one
+        of the arguments from ``boost`` to ``state`` while a library traces.
     BackendError
         As for :func:`ctcx.ctc_loss`.
+    MemoryError
+        ``width`` is too large for it: the message says how much its prefixes take at least.
 
     Examples
     --------
@@ -281,7 +291,8 @@ def _guided(
         )
         raise CTCInputError(msg, argument="logits")
     options = Options(time_major, "none", "inf", backend, validate)
-    found = search(prepared, sizes, wishes, options)
+    with naming_width(sizes["width"] or 1, prepared.logits):
+        found = search(prepared, sizes, wishes, options)
     labels, lengths, log_probs, bonus = (
         uploaded(array, prepared)
         for array in (found.labels, found.lengths, found.log_probs, found.bonus)
@@ -323,13 +334,9 @@ def beam_search_eagerly(
         dispatched = torch_decode.beam_search_dispatched
         return dispatched(prepared, sizes, bool(exact_scores), options)
     arguments = {"blank": prepared.blank, **sizes}
-    labels, beam_log_probs = compute(
-        "beam_search",
-        prepared,
-        options,
-        arguments,
-        partial(_wrong_beams, num_classes=prepared.logits.shape[2], blank=prepared.blank),
-    )
+    wrong = partial(_wrong_beams, num_classes=prepared.logits.shape[2], blank=prepared.blank)
+    with naming_width(sizes["width"] or 1, prepared.logits):
+        labels, beam_log_probs = compute("beam_search", prepared, options, arguments, wrong)
     lengths = run(label_lengths, (labels, beam_log_probs), ())
     most, some = _most_labels(lengths, prepared, full_width=full_width)
     labels = labels[:, :, :some]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
@@ -17,7 +18,7 @@ from ctcx._api.ngram import NGram
 from ctcx._arrays.facts import describe, device_of
 from ctcx._core.guided_search import BeamArrays, first_beams, search_with_states
 from ctcx._dispatch.compute import compute
-from ctcx._dispatch.requested import asked_for, check_type
+from ctcx._dispatch.requested import SPEAKERS, asked_for, check_known, check_type
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import as_integer, type_name
 from ctcx._inputs.prepare import prepare_logits
@@ -27,6 +28,8 @@ from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from ctcx._arrays.facts import ArrayFacts
@@ -35,13 +38,26 @@ if TYPE_CHECKING:
     from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array
 
-__all__ = ["BeamState", "BestLabels", "Wishes", "on_host", "search", "uploaded", "wishes_of"]
+__all__ = [
+    "LARGEST_WEIGHT",
+    "BeamState",
+    "BestLabels",
+    "Wishes",
+    "naming_width",
+    "on_host",
+    "search",
+    "uploaded",
+    "wishes_of",
+]
 
 
 _CORE = "array-api"
 
-_LARGEST = 1e9
+LARGEST_WEIGHT = 1e9
 """Nats. Beside larger weights float64 has no digits left for probabilities."""
+
+_LEAST_BYTES = 16
+"""Of a prefix in any kernel: its two probabilities and its place among the prefixes."""
 
 _NUMBER = "a number of at most 1e9 in size"
 
@@ -115,8 +131,8 @@ class BestLabels(NamedTuple):
 def wishes_of(boost: Any, lm: Any, lm_weight: Any, label_bonus: Any, state: Any) -> Wishes:
     """Check all that doesn't depend on the logits.
 
-    Raises CTCInputError: a number is too large, or no number; ``lm`` lacks a method; ``state`` is
-    no state.
+    Raises CTCInputError: a number is too large, or no number; ``lm`` lacks a method, or there is a
+    weight for none; ``state`` is no state.
     """
     if boost is not None and not isinstance(boost, Mapping):
         msg = (
@@ -130,6 +146,12 @@ def wishes_of(boost: Any, lm: Any, lm_weight: Any, label_bonus: Any, state: Any)
     if weight < 0:
         msg = f"lm_weight is {lm_weight}: expected 0 or more"
         raise CTCInputError(msg, argument="lm_weight", value=lm_weight)
+    if lm is None and weight != 1:
+        msg = (
+            f"lm_weight is {lm_weight}, but there is no lm to give it to: pass the language model "
+            f"as lm, or leave lm_weight out"
+        )
+        raise CTCInputError(msg, argument="lm_weight", value=lm_weight)
     per_label = _number("label_bonus", label_bonus)
     if state is not None and not isinstance(state, BeamState):
         is_result = isinstance(getattr(state, "state", None), BeamState)
@@ -137,6 +159,23 @@ def wishes_of(boost: Any, lm: Any, lm_weight: Any, label_bonus: Any, state: Any)
         msg = f"state must be ctcx.BeamState() or the state of the results so far; got {got}"
         raise CTCInputError(msg, argument="state")
     return Wishes(boost, lm if weight else None, weight, per_label, state)
+
+
+@contextmanager
+def naming_width(width: int, logits: Array) -> Iterator[None]:
+    """Say in a MemoryError of a search what needs so much."""
+    try:
+        yield
+    except MemoryError as error:
+        rows, frames = logits.shape[:2]
+        least = _LEAST_BYTES * width / 1e9
+        alone = f" (of one sequence at least {least:.2g} GB)" if least >= 0.1 else ""
+        msg = (
+            f"there is not enough memory for the {width} prefixes that width asks for{alone}: pass "
+            f"a smaller width, or fewer or shorter sequences at once; these are {rows} of {frames} "
+            f"frames"
+        )
+        raise MemoryError(msg) from error
 
 
 def _check_methods(lm: Any) -> None:
@@ -155,7 +194,7 @@ def _check_methods(lm: Any) -> None:
 
 def _number(argument: str, value: Any) -> float:
     real = isinstance(value, (Real, np.floating, np.integer)) and not isinstance(value, bool)
-    if not (real and abs(value) <= _LARGEST):
+    if not (real and abs(value) <= LARGEST_WEIGHT):
         msg = f"{argument} must be {_NUMBER}; got {short_repr(value)}"
         raise CTCInputError(msg, argument=argument, value=value)
     return float(value)
@@ -349,10 +388,11 @@ def _wrong_beams(
 def _refuse_other_backends(backend: str | None) -> None:
     check_type(backend)
     names, source = asked_for(backend)
+    check_known(registry(), names, source)
     if names and _CORE not in names:
         msg = (
-            f"{source} asks for {', '.join(names)}, but a language model written in Python is for "
-            f"the search of ctcx itself: name {_CORE!r}, or no backend"
+            f"{SPEAKERS[source]} names {', '.join(map(repr, names))}, but only the core (backend "
+            f"{_CORE!r}) calls a language model written in Python: name {_CORE!r}, or no backend"
         )
         raise CTCInputError(msg, argument="backend", value=backend)
 
@@ -405,7 +445,7 @@ def _are_plain(boost: Mapping[Any, Any], classes: int, blank: int) -> bool:
         and max(labels) < classes
         and blank not in labels
         and set(map(type, boost.values())) <= {int, float}
-        and all(abs(weight) <= _LARGEST for weight in boost.values())
+        and all(abs(weight) <= LARGEST_WEIGHT for weight in boost.values())
     )
 
 

@@ -7,8 +7,11 @@ import hashlib
 import math
 import re
 import zlib
+from collections.abc import Iterable
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
@@ -17,8 +20,7 @@ from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import type_name
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -116,7 +118,7 @@ class NGram:
     @classmethod
     def from_arpa(
         cls,
-        path: str | os.PathLike[str],
+        path: str | PathLike[str],
         tokens: Sequence[str],
         separator: str | None = None,
     ) -> NGram:
@@ -129,6 +131,7 @@ class NGram:
         tokens : sequence of str
             The token of each class, as the file writes it; that of the blank doesn't matter. The
             file can't have a space as a word, so a model of characters calls it something else.
+            A token that the file doesn't have is ``<unk>``: see :attr:`unknown`.
         separator : str, optional
             The token between words, for a model of words that are spelled in tokens. The model
             gives the probability of a word at the separator after it, or at the end.
@@ -141,7 +144,7 @@ class NGram:
         ------
         CTCInputError
             The file can't be read, or a line isn't what it should be: with its number. A token is
-            no string, or none is in the file; the separator isn't one of them.
+            no string (with its index), or none is in the file; the separator isn't one of them.
 
         Examples
         --------
@@ -170,22 +173,54 @@ class NGram:
         >>> round(log_prob, 3)  # -0.2 ln 10
         -0.461
         """
-        if isinstance(tokens, str) or not all(isinstance(token, str) for token in tokens):
+        if not isinstance(path, (str, PathLike)):
+            msg = f"path must be a str or a path-like object; got {type_name(path)}"
+            raise CTCInputError(msg, argument="path", value=path)
+        if isinstance(tokens, (str, bytes)) or not isinstance(tokens, Iterable):
             msg = f"tokens must be a sequence of strings, one a class; got {type_name(tokens)}"
             raise CTCInputError(msg, argument="tokens")
+        tokens = tuple(tokens)
+        for label, token in enumerate(tokens):
+            if not isinstance(token, str):
+                msg = (
+                    f"tokens[{label}] is {short_repr(token)}, of type {type_name(token)}: expected "
+                    f"the token of class {label} as a str"
+                )
+                raise CTCInputError(msg, argument="tokens", position=label, value=token)
         if separator is not None and separator not in tokens:
             msg = f"separator must be one of the tokens; {separator!r} is none"
             raise CTCInputError(msg, argument="separator", value=separator)
         entries, order = _Reader(path).read()
         if separator is None and not any((token,) in entries for token in tokens):
-            words = {gram[0] for gram in entries} - {_BEGIN, _END, _UNKNOWN}
-            shown = ", ".join(map(repr, sorted(words)[:3])) or "none"
+            words = sorted({gram[0] for gram in entries} - {_BEGIN, _END, _UNKNOWN})[:3]
+            shown = ", ".join(map(repr, words)) or "none"
             msg = (
                 f"tokens: none is a word of {path}, whose words begin with {shown}: write them as "
                 f"the file does, or name a separator, if tokens spell its words"
             )
-            raise CTCInputError(msg, argument="tokens")
-        return cls(entries, order, tuple(tokens), separator)
+            raise CTCInputError(msg, argument="tokens", value=tuple(words))
+        return cls(entries, order, tokens, separator)
+
+    def __repr__(self) -> str:
+        if self.separator is None:
+            known = len(self.tokens) - len(self.unknown)
+            what = f"of whose {len(self.tokens)} tokens it knows {known}"
+        else:
+            words = sum(len(gram) == 1 for gram in self._entries)
+            what = f"{words} words spelled in {len(self.tokens)} tokens, {self.separator!r} between"
+        return f"<{type(self).__name__} of order {self.order}: {what}>"
+
+    @property
+    def unknown(self) -> tuple[int, ...]:
+        """The classes whose token the file doesn't have; none with a separator.
+
+        Such a token counts as ``<unk>``. That of the blank, which the model isn't asked about, is
+        often among them.
+        """
+        if self.separator is not None:
+            return ()
+        entries = self._entries
+        return tuple(k for k, token in enumerate(self.tokens) if (token,) not in entries)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -301,7 +336,7 @@ class NGram:
 class _Reader:
     """Reads an ARPA file, line by line."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str]) -> None:
         self._path = str(path)
         self._number = 0
         self._title = ""
@@ -320,9 +355,14 @@ class _Reader:
                     self._section(lines, order, counts[order], longest=max(counts))
                 if (line := self._following(lines)) != "\\end\\":
                     most = f"{counts[max(counts)]} {max(counts)}-grams, as \\data\\ says"
-                    self._refuse(f"expected \\end\\ after {most}; got {line!r}")
+                    self._refuse(f"expected \\end\\ after {most}; {_got(line)}")
+                # Reading on shows, too, whether a compressed file is whole.
+                if line := self._following(lines):
+                    self._refuse(f"expected nothing after \\end\\; {_got(line)}")
         except (OSError, EOFError, zlib.error) as error:
-            msg = f"path: {self._path} can't be read: {getattr(error, 'strerror', None) or error}"
+            where = f" after line {self._number}" if self._number else ""
+            why = getattr(error, "strerror", None) or error
+            msg = f"path: {self._path} can't be read{where}: {why}"
             raise CTCInputError(msg, argument="path", value=self._path) from None
         self._complete()
         return self._entries, max(counts)
@@ -342,8 +382,9 @@ class _Reader:
         return next((line for line in lines if line), "")
 
     def _refuse(self, why: str) -> NoReturn:
-        msg = f"{self._path}, line {self._number}: {why}"
-        raise CTCInputError(msg, argument="path", position=self._number, value=self._path)
+        line = max(1, self._number)  # what isn't in an empty file would be in its first line
+        msg = f"path: {self._path}, line {line}: {why}"
+        raise CTCInputError(msg, argument="path", position=line, value=self._path)
 
     def _counts(self, lines: Iterator[str]) -> dict[int, int]:
         """Read how many n-grams of each order there are; leaves the title of the first ones."""
@@ -353,10 +394,10 @@ class _Reader:
         while match := _COUNT.fullmatch(line := self._following(lines)):
             order, count = int(match[1]), int(match[2])
             if order != len(counts) + 1:
-                self._refuse(f"expected the number of {len(counts) + 1}-grams, got {line!r}")
+                self._refuse(f"expected the number of {len(counts) + 1}-grams; {_got(line)}")
             counts[order] = count
         if not counts:
-            self._refuse(f"expected 'ngram 1=' and a number, got {line!r}")
+            self._refuse(f"expected 'ngram 1=' and a number; {_got(line)}")
         self._title = line
         return counts
 
@@ -364,12 +405,15 @@ class _Reader:
         title = self._title if order == 1 else self._following(lines)
         if title != f"\\{order}-grams:":
             before = f" after {self._last} {order - 1}-grams, as \\data\\ says" if order > 1 else ""
-            self._refuse(f"expected \\{order}-grams:{before}; got {title!r}")
+            self._refuse(f"expected \\{order}-grams:{before}; {_got(title)}")
         self._last = count
         for k in range(count):
             line = self._following(lines)
             if not line or line[0] == "\\":
-                self._refuse(f"expected {count} {order}-grams, as \\data\\ says; there are {k}")
+                ends = "" if line else ", and the file ends here"
+                self._refuse(
+                    f"expected {count} {order}-grams, as \\data\\ says; there are {k}{ends}"
+                )
             self._gram(line, order, longest=longest)
 
     def _gram(self, line: str, order: int, *, longest: int) -> None:
@@ -378,10 +422,13 @@ class _Reader:
             self._refuse(
                 f"expected a logarithm, {order} words and perhaps a back-off, got {line!r}"
             )
-        log_prob = self._number_in(fields[0])
+        log_prob = self._number_in(fields[0], "as the logarithm of a probability")
         if not log_prob <= 0:
             self._refuse(f"expected the logarithm of a probability, at most 0, got {fields[0]}")
-        back_off = self._number_in(fields[-1]) if len(fields) == order + 2 else 0.0
+        back_off = 0.0
+        if len(fields) == order + 2:
+            words_before = f"{order} word{'s' * (order > 1)}"
+            back_off = self._number_in(fields[-1], f"as the back-off, after {words_before}")
         if order == longest and back_off != 0:
             self._refuse(f"the longest n-grams have no back-off, got {fields[-1]}")
         if not math.isfinite(back_off):
@@ -396,13 +443,13 @@ class _Reader:
         scale = math.log(10)
         self._entries[words] = Gram(scale * log_prob, scale * back_off)
 
-    def _number_in(self, text: str) -> float:
+    def _number_in(self, text: str, what: str) -> float:
         try:
             number = float(text)
         except ValueError:
             number = math.nan
         if math.isnan(number) or "_" in text:
-            self._refuse(f"expected a number, got {text!r}")
+            self._refuse(f"expected a number {what}; got {text!r}")
         return number
 
     def _complete(self) -> None:
@@ -410,3 +457,8 @@ class _Reader:
             if (word,) not in self._entries:
                 self._refuse(f"the file has no 1-gram {word}")
         self._entries.setdefault((_UNKNOWN,), Gram(math.log(10) * _MISSING, 0.0))
+
+
+def _got(line: str) -> str:
+    """Say what a line has; an empty one stands for the end of the file."""
+    return f"got {line!r}" if line else "the file ends here"

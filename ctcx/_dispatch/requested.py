@@ -23,15 +23,16 @@ if TYPE_CHECKING:
     from ctcx._plugins.backend import Problem
     from ctcx._plugins.registry import Registry
 
-__all__ = ["VARIABLE", "asked_for", "check_known", "check_type", "use_backend"]
+__all__ = ["SPEAKERS", "VARIABLE", "asked_for", "check_known", "check_type", "use_backend"]
 
 VARIABLE = "CTCX_BACKEND"
 
-_SPEAKERS = {
+SPEAKERS = {
     "argument": "the argument backend=",
     "use_backend": "use_backend()",
     VARIABLE: f"the environment variable {VARIABLE}",
 }
+"""What each source of names is called in messages."""
 
 
 @contextmanager
@@ -114,7 +115,7 @@ def check_known(
             words = "Without a name, the choice would be:"
             rows = choose(problem, plugins, thorough=True).candidates
         msg = (
-            f"{_SPEAKERS[source]} names the backend {name!r}, which no usable plugin registered; "
+            f"{SPEAKERS[source]} names the backend {name!r}, which no usable plugin registered; "
             f"known: {', '.join(known)}."
             f"{f' Did you mean {close[0]!r}?' if close else ''}"
             f"{_would_have_offered(plugins, name)}\n{words}\n{table(rows)}"
