@@ -173,20 +173,8 @@ class NGram:
         >>> round(log_prob, 3)  # -0.2 ln 10
         -0.461
         """
-        if not isinstance(path, (str, PathLike)):
-            msg = f"path must be a str or a path-like object; got {type_name(path)}"
-            raise CTCInputError(msg, argument="path", value=path)
-        if isinstance(tokens, (str, bytes)) or not isinstance(tokens, Iterable):
-            msg = f"tokens must be a sequence of strings, one a class; got {type_name(tokens)}"
-            raise CTCInputError(msg, argument="tokens")
-        tokens = tuple(tokens)
-        for label, token in enumerate(tokens):
-            if not isinstance(token, str):
-                msg = (
-                    f"tokens[{label}] is {short_repr(token)}, of type {type_name(token)}: expected "
-                    f"the token of class {label} as a str"
-                )
-                raise CTCInputError(msg, argument="tokens", position=label, value=token)
+        _check_path(path)
+        tokens = _checked_tokens(tokens)
         if separator is not None and separator not in tokens:
             msg = f"separator must be one of the tokens; {separator!r} is none"
             raise CTCInputError(msg, argument="separator", value=separator)
@@ -331,6 +319,27 @@ class NGram:
         while first < len(words) and words[first:] not in self._contexts:
             first += 1
         return words[first:]
+
+
+def _check_path(path: Any) -> None:
+    if not isinstance(path, (str, PathLike)):
+        msg = f"path must be a str or a path-like object; got {type_name(path)}"
+        raise CTCInputError(msg, argument="path", value=path)
+
+
+def _checked_tokens(tokens: Any) -> tuple[str, ...]:
+    if isinstance(tokens, (str, bytes)) or not isinstance(tokens, Iterable):
+        msg = f"tokens must be a sequence of strings, one a class; got {type_name(tokens)}"
+        raise CTCInputError(msg, argument="tokens")
+    found = tuple(tokens)
+    for label, token in enumerate(found):
+        if not isinstance(token, str):
+            msg = (
+                f"tokens[{label}] is {short_repr(token)}, of type {type_name(token)}: expected the "
+                f"token of class {label} as a str"
+            )
+            raise CTCInputError(msg, argument="tokens", position=label, value=token)
+    return found
 
 
 class _Reader:
