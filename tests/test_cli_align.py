@@ -279,8 +279,8 @@ WRONG_TOKENS = {
     ),
     "has 6 tokens: expected 5, one for each class\n": ("t.txt", b"\n \na\nb\nc\nd\n"),
     "is no UTF-8 text": ("t.txt", b"\xff\n \na\nb\nc\n"),
-    "has class 5 for 'a': 0 to 4 exist": ("t.txt", b"a 5\nb 3\n"),
-    "has class 3 for 'b': that of 'a' too": ("t.txt", b"a 3\nb 3\n"),
+    "has class 5 for 'a' (line 1): 0 to 4 exist": ("t.txt", b"a 5\nb 3\n"),
+    "has class 3 for 'b' (line 2): that of 'a' (line 1) too": ("t.txt", b"a 3\nb 3\n"),
     "line 1 of t.txt is ' _ 0': expected a token and its class, as 4 of 5 lines have": (
         "t.txt",
         b" _ 0\n| 1\na 2\nb 3\nc 4\n",
@@ -292,7 +292,8 @@ WRONG_TOKENS = {
     ),
     "is no JSON": ("t.json", b"[1, "),
     "must be a list of tokens, or an object": ("t.json", b"[1, 2]"),
-    "has 'a' for the classes 2 and 3: pass --labels": ("t.txt", b"\n \na\na\nb\n"),
+    "'a' for the classes 2 (line 3) and 3 (line 4), so a text doesn't say which one it means: name "
+    "them differently, or pass --labels": ("t.txt", b"\n \na\na\nb\n"),
     "that is the token of the blank (class 0), which no label may be": (
         "t.txt",
         b"a\n \nx\nb\nc\n",

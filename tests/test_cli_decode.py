@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 import ctcx
 from ctcx.data.bundled import ocr_lines
-from tests.helpers import run_cli
+from tests.helpers import posix_only, run_cli
 
 LOGITS = np.log([[0.6, 0.4, 1e-9], [0.6, 0.4, 1e-9], [0.01, 0.01, 0.98]])
 
@@ -169,8 +172,13 @@ def test_a_model_of_tokens_and_one_of_words():
         ("a\tx\n", "line 1: expected a phrase, or one, a tab and a finite number; got 'a\\tx'"),
         ("a\n\n\t2\n", "line 3: expected a phrase"),
         ("a\tinf", "finite number"),
+        ("a\tnan", "finite number"),
+        ("a\n|\t1e10\n", "line 2: expected a weight of at most 1e9 in size; got 1e10"),
+        ("a\n|\na\t2\n", "line 3: line 1 has the same phrase 'a'"),
+        ("", "--boost: p.txt has no phrases: expected one a line"),
+        ("\n\r\n", "--boost: p.txt has no phrases"),
         (b"a\xff", "no UTF-8 text"),
-        (None, "can't be read"),
+        (None, "--boost: p.txt can't be read"),
     ],
 )
 def test_wrong_phrases_are_refused_with_their_line(text, message):
@@ -186,9 +194,22 @@ def test_wrong_phrases_are_refused_with_their_line(text, message):
         (("--lm-words",), "--lm-words: there is no model: name its file with --lm"),
         (("--lm-weight", "2"), "--lm-weight: there is no model"),
         (("--top", "2"), "--top: greedy decoding has one result: say --beam, too"),
+        (
+            ("--top", "5", "--beam", "2"),
+            "a beam of width 2 holds: expected at most 2, or --beam 5 or more",
+        ),
+        (("--top", "17", "--label-bonus", "1"), "expected at most 16, or --beam 17 or more"),
+        (
+            ("--label-bonus", "nan"),
+            "--label-bonus: expected a number from -1e+09 to 1e+09; got nan",
+        ),
+        (("--label-bonus", "-inf"), "--label-bonus: expected a number from"),
+        (("--lm", "x", "--lm-weight", "nan"), "--lm-weight: expected a number from 0 to 1e+09"),
+        (("--lm", "x", "--lm-weight", "inf"), "--lm-weight: expected a number from 0 to 1e+09"),
+        (("--lm", "x", "--lm-weight", "-1"), "--lm-weight: expected a number from 0 to 1e+09"),
     ],
 )
-def test_options_without_effect_are_refused(arguments, message):
+def test_options_without_effect_or_beyond_what_a_search_takes_are_refused(arguments, message):
     assert message in " ".join(
         decode("one.npz", "--tokens", "tokens.txt", *arguments, code=2).split()
     )
@@ -197,6 +218,98 @@ def test_options_without_effect_are_refused(arguments, message):
 def test_wrong_models_are_refused():
     Path("lm.arpa").write_text("no model\n")
     arguments = ("one.npz", "--tokens", "tokens.txt", "--lm", "lm.arpa")
-    assert "lm.arpa, line 1: the file ends" in " ".join(decode(*arguments, code=2).split())
+
+    def refused(*more):
+        return " ".join(decode(*arguments, *more, code=2).split())
+
+    assert "error: --lm: lm.arpa, line 1: the file ends" in refused()
+    Path("lm.arpa").write_text(ARPA.format(4, "-1 aa\n-1 bb"))
+    assert (
+        "error: --lm: none of the tokens in tokens.txt is a word of lm.arpa, whose words begin "
+        "with 'aa', 'bb': if tokens spell its words, add --lm-words" in refused()
+    )
     Path("tokens.txt").write_text("\na\nb\n")
-    assert "stands between words" in " ".join(decode(*arguments, "--lm-words", code=2).split())
+    assert (
+        "--lm-words: no token of tokens.txt stands between words: expected one of ' ', '<space>', "
+        "'|', '▁'" in refused("--lm-words")
+    )
+    Path("tokens.txt").write_text("\n▁a\nb\n", encoding="utf-8")
+    assert "pieces that begin words with '▁', but no token '▁'" in refused("--lm-words")
+    Path("lm.arpa").unlink()
+    assert "error: --lm: lm.arpa can't be read: No such file" in refused()
+
+
+def test_tokens_that_a_model_does_not_know_are_named():
+    Path("lm.arpa").write_text(ARPA.format(3, "-1 a"))
+    arguments = ("one.npz", "--tokens", "tokens.txt", "--lm", "lm.arpa")
+    result = run_cli("decode", *arguments, "--json", "-")
+    assert json.loads(result.stdout)["format"] == "ctcx-decode/1"
+    assert (
+        "warning: --lm: lm.arpa knows 1 of the 2 tokens that tokens.txt has besides the blank; "
+        "these count as its <unk>: '|'" in result.stderr
+    )
+    Path("lm.arpa").write_text(ARPA.format(4, "-1 a\n-1 |"))
+    assert "warning" not in decode(*arguments)
+
+
+def test_every_alternative_of_a_guided_search_has_a_score():
+    Path("p.txt").write_text("a\n")
+    arguments = ("one.npz", "--tokens", "tokens.txt")
+    shown = decode(*arguments, "--boost", "p.txt")
+    assert shown.count("probability 0.") == shown.count(", score ") == 3
+    assert "score" not in decode(*arguments, "--beam", "16")
+    (found,) = json.loads(decode(*arguments, "--boost", "p.txt", "--json", "-"))["utterances"]
+    beams = ctcx.ctc_beam_search(LOGITS, boost={(1,): 1.0}, top=3)
+    scores = [one["score"] for one in found["alternatives"]]
+    assert scores == pytest.approx(beams.scores.tolist())
+
+
+def test_ambiguous_tokens_are_named_with_their_lines():
+    Path("p.txt").write_text("a\n")
+    Path("tokens.txt").write_text("\na\na\n")
+    printed = " ".join(
+        decode("one.npz", "--tokens", "tokens.txt", "--boost", "p.txt", code=2).split()
+    )
+    assert "tokens.txt has 'a' for the classes 1 (line 2) and 2 (line 3)" in printed
+    assert "--labels" not in printed
+    Path("tokens.json").write_text('{"": 0, "a": 1, "b": 2, "a": 2}')
+    printed = decode("one.npz", "--tokens", "tokens.json", code=2)
+    assert "tokens.json has 'a' twice, for the classes 1 (entry 2) and 2 (entry 4)" in printed
+    Path("tokens.txt").write_text("b 0\na 1\nc 1\n")
+    printed = decode("one.npz", "--tokens", "tokens.txt", code=2)
+    assert "class 1 for 'c' (line 3): that of 'a' (line 2) too" in printed
+
+
+LIMITED = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_AS, (2**32, resource.RLIM_INFINITY))
+sys.argv[1:] = ["decode", "one.npz", "--tokens", "tokens.txt", "--beam", "2147483647"]
+runpy.run_module("ctcx", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of memory holds on Linux")
+def test_a_beam_too_large_for_memory_is_one_line():
+    command = [sys.executable, "-c", LIMITED]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == (
+        "ctcx: error: --beam: 2147483647 prefixes of up to 3 frames take more memory than there "
+        "is: pass a smaller --beam, or one utterance at a time with --sequence\n"
+    )
+
+
+@posix_only
+@pytest.mark.parametrize("form", [(), ("--json", "-")], ids=["text", "JSON"])
+def test_a_closed_pipe_ends_the_command_quietly(form):
+    np.save("many.npy", np.tile(LOGITS, (2000, 1, 1)))
+    arguments = ("decode", "many.npy", "--tokens", "tokens.txt", *form)
+    command = [sys.executable, "-m", "ctcx", *arguments]
+    # Unbuffered, Python takes a part that was written for all of it.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=env) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1

@@ -158,7 +158,7 @@ def _labels(
         if table is None:
             msg = "--tokens must say which class each character is"
             raise typer.BadParameter(msg, param_hint=option)
-        return [table.labels_of(one) for one in text]
+        return [table.labels_of(one, or_else=", or pass --labels") for one in text]
     try:
         return [[int(k) for k in one.split(",")] if one.strip() else [] for one in given]
     except ValueError:

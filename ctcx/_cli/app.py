@@ -42,6 +42,11 @@ class _Group(TyperGroup):
             # Further lines are tables of candidates, which `ctcx explain` prints better.
             typer.echo(f"ctcx: error: {str(error).partition(chr(10))[0]}", err=True)
             raise typer.Exit(2) from None
+        except MemoryError as error:
+            typer.echo(
+                f"ctcx: error: out of memory: {str(error) or 'no more can be had'}", err=True
+            )
+            raise typer.Exit(2) from None
 
 
 app = typer.Typer(

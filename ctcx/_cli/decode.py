@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -12,6 +13,7 @@ from rich.text import Text
 from ctcx._api.align import ctc_align
 from ctcx._api.beam_search import ctc_beam_search
 from ctcx._api.greedy import ctc_greedy
+from ctcx._api.guided_search import LARGEST_WEIGHT
 from ctcx._api.loss import ctc_loss
 from ctcx._cli.alignment_files import Stretch, stretch_as_json, token_table, tokens_of
 from ctcx._cli.emission_files import (
@@ -24,9 +26,13 @@ from ctcx._cli.emission_files import (
     UtteranceLogits,
     read_utterances,
 )
-from ctcx._cli.guide_files import read_model, read_phrases
+from ctcx._cli.guide_files import read_model, read_phrases, unknown_tokens
 from ctcx._cli.output import JSON_FILE, heading, json_text, show, write_json
 from ctcx._cli.token_files import TokenTable, read_tokens
+from ctcx._errors import CTCInputError
+
+if TYPE_CHECKING:
+    from ctcx._api.ngram import NGram
 
 __all__ = ["decode_command"]
 
@@ -35,6 +41,9 @@ _WIDTH = 16
 
 _TOP = 3
 """How many alternatives are shown."""
+
+_SHOWN = 10
+"""How many tokens that a model doesn't know are named."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,9 @@ def decode_command(
     top: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="K", help="How many alternatives of a beam to show; default: 3."
+            min=1,
+            metavar="K",
+            help="How many alternatives of a beam to show, at most its width; default: 3.",
         ),
     ] = None,
     lm: Annotated[
@@ -82,11 +93,15 @@ def decode_command(
     ] = None,
     lm_words: Annotated[
         bool,
-        typer.Option("--lm-words", help="The model is one of words; default: of tokens."),
+        typer.Option(
+            "--lm-words",
+            help="The model is one of words, with a token ' ', '<space>', '|' or '▁' between them; "
+            "default: of tokens.",
+        ),
     ] = False,
     lm_weight: Annotated[
         float | None,
-        typer.Option(min=0, metavar="X", help="What the model's logarithms count; default: 1."),
+        typer.Option(metavar="X", help="What the model's logarithms count, 0 or more; default: 1."),
     ] = None,
     label_bonus: Annotated[
         float, typer.Option(metavar="NATS", help="What each token adds to the score of a text.")
@@ -117,23 +132,52 @@ def decode_command(
     if top is not None and (beam, lm, boost, label_bonus) == (None, None, None, 0.0):
         msg = "greedy decoding has one result: say --beam, too"
         raise typer.BadParameter(msg, param_hint="--top")
+    _check_weight("--lm-weight", lm_weight, least=0.0)
+    _check_weight("--label-bonus", label_bonus, least=-LARGEST_WEIGHT)
+    is_guided = (lm, boost, label_bonus) != (None, None, 0.0)
+    if is_guided and beam is None:
+        beam = _WIDTH
+    if top is not None and beam is not None and top > beam:
+        msg = (
+            f"{top} alternatives are more than a beam of width {beam} holds: expected at most "
+            f"{beam}, or --beam {top} or more"
+        )
+        raise typer.BadParameter(msg, param_hint="--top")
     picked = read_utterances(emissions, blank=blank, sequence=sequence, frame_seconds=frame_seconds)
     classes = picked.logits.shape[2]
     table = read_tokens(tokens, classes, blank % classes)
     guided: dict[str, Any] = {"label_bonus": label_bonus} if label_bonus else {}
     if lm is not None:
         guided["lm"] = read_model(lm, table, classes, words=lm_words)
+        _tell_unknown(lm, guided["lm"], table)
         guided["lm_weight"] = 1.0 if lm_weight is None else lm_weight
     if boost is not None:
         guided["boost"] = read_phrases(boost, table)
-    if guided and beam is None:
-        beam = _WIDTH
     found = _read(picked, table, beam, top or _TOP, {"backend": backend, **guided})
     if json_file is not None:
         write_json(json_file, _as_json(found, frame_seconds))
     if json_file != "-":
         for one in found:
-            _print(one, frame_seconds)
+            _print(one, frame_seconds, with_scores=is_guided)
+
+
+def _check_weight(option: str, value: float | None, *, least: float) -> None:
+    """Refuse what no search takes, NaN included."""
+    if value is not None and not least <= value <= LARGEST_WEIGHT:
+        msg = f"expected a number from {least:g} to {LARGEST_WEIGHT:g}; got {value:g}"
+        raise typer.BadParameter(msg, param_hint=option)
+
+
+def _tell_unknown(path: str, model: NGram, table: TokenTable) -> None:
+    """Say which tokens count as unknown words, which most often is a mistake."""
+    if unknown := unknown_tokens(model, table):
+        count = len(model.tokens) - 1  # without the blank
+        shown = ", ".join(map(repr, unknown[:_SHOWN])) + (", ..." if unknown[_SHOWN:] else "")
+        typer.echo(
+            f"ctcx: warning: --lm: {path} knows {count - len(unknown)} of the {count} tokens that "
+            f"{table.path} has besides the blank; these count as its <unk>: {shown}",
+            err=True,
+        )
 
 
 def _read(
@@ -152,7 +196,14 @@ def _read(
         loss = ctc_loss(logits, decoded.labels, lengths, decoded.lengths, blank=table.blank)
         log_probs = scores = -loss[:, None]
     else:
-        found = ctc_beam_search(logits, lengths, width=beam, top=min(top, beam), **options)
+        try:
+            found = ctc_beam_search(logits, lengths, width=beam, top=min(top, beam), **options)
+        except MemoryError:
+            msg = (
+                f"--beam: {beam} prefixes of up to {logits.shape[1]} frames take more memory than "
+                f"there is: pass a smaller --beam, or one utterance at a time with --sequence"
+            )
+            raise CTCInputError(msg, argument="beam", value=beam) from None
         labels, counts = found.labels, found.lengths
         log_probs, scores = found.log_probs, found.scores
     best = [row[0, : max(0, size[0])].tolist() for row, size in zip(labels, counts, strict=True)]
@@ -189,19 +240,20 @@ def _as_json(found: list[_Reading], seconds: float | None) -> str:
     )
 
 
-def _numbers(one: _Alternative) -> str:
-    score = "" if one.score == one.log_prob else f", score {one.score:.2f}"
+def _numbers(one: _Alternative, *, with_scores: bool) -> str:
+    score = f", score {one.score:.2f}" if with_scores else ""
     return f"probability {math.exp(one.log_prob):.3g}{score}"
 
 
-def _print(one: _Reading, seconds: float | None) -> None:
+def _print(one: _Reading, seconds: float | None, *, with_scores: bool) -> None:
     if not one.alternatives:
         show(heading(one.name), Text(f"{one.frames} frames, of which logits of -inf allow no text"))
         return
+    numbers = partial(_numbers, with_scores=with_scores)
     best = one.alternatives[0]
     shown = [
         heading(f"{one.name}: {best.text!r}"),
-        Text(f"{one.frames} frames, {_numbers(best)}"),
+        Text(f"{one.frames} frames, {numbers(best)}"),
     ]
-    shown += [Text(f"or {other.text!r}, {_numbers(other)}") for other in one.alternatives[1:]]
+    shown += [Text(f"or {other.text!r}, {numbers(other)}") for other in one.alternatives[1:]]
     show(*shown, *([token_table(one.tokens, seconds)] if one.tokens else []))

@@ -13,9 +13,9 @@ from ctcx._errors import CTCInputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["TokenTable", "read_text", "read_tokens"]
+__all__ = ["SPACES", "TokenTable", "read_text", "read_tokens"]
 
-_SPACES = (" ", "<space>", "|", "▁")
+SPACES = (" ", "<space>", "|", "▁")
 """Tokens that stand for a space, in vocabularies of speech recognisers."""
 
 _NUMBERED = re.compile(r"(\S+)[ \t]+(\d+)")
@@ -32,12 +32,14 @@ class TokenTable:
     """The token of each class."""
     blank: int
     """Class of the blank, from 0."""
+    places: Mapping[int, str]
+    """Where in the file the token of each class is, for messages."""
 
     @property
     def space(self) -> str | None:
         """What stands between words; None if no token does."""
         known = set(self.names.values())
-        found = next((space for space in _SPACES if space in known), None)
+        found = next((space for space in SPACES if space in known), None)
         return found or ("▁" if any(name.startswith("▁") for name in known) else None)
 
     def text_of(self, labels: Iterable[int]) -> str:
@@ -49,10 +51,11 @@ class TokenTable:
         text = text.replace(space, " ")
         return text.removeprefix(" ") if space == "▁" else text  # as SentencePiece begins each
 
-    def labels_of(self, text: str) -> list[int]:
+    def labels_of(self, text: str, *, or_else: str = "") -> list[int]:
         """Spell a text: at each place with the longest token that is there.
 
-        Raises CTCInputError: no token stands for a character, or several classes have the same one.
+        Raises CTCInputError: no token stands for a character, or several classes have the same one;
+        ``or_else`` is what helps besides another file of tokens.
         """
         classes: dict[str, list[int]] = {}
         for label, name in self.names.items():
@@ -77,8 +80,11 @@ class TokenTable:
                 before = spelled[added:place].replace(space or " ", " ")
                 self._refuse(text, len(before), classes)
             elif len(classes[token]) > 1:
-                several = " and ".join(map(str, classes[token]))
-                msg = f"{self.path} has {token!r} for the classes {several}: pass --labels"
+                several = " and ".join(f"{k} ({self.places[k]})" for k in classes[token])
+                msg = (
+                    f"{self.path} has {token!r} for the classes {several}, so a text doesn't say "
+                    f"which one it means: name them differently{or_else}"
+                )
                 raise CTCInputError(msg, argument="tokens", value=token)
             else:
                 found.append(classes[token][0])
@@ -121,6 +127,7 @@ def read_tokens(path: str, classes: int, blank: int) -> TokenTable:
     text = read_text("tokens", path)
     is_json = path.lower().endswith(".json")
     tokens, labels = _of_json(path, text) if is_json else _of_lines(path, text)
+    unit = "line" if not is_json else "entry"
     for token in tokens:
         if not token.isprintable() and any("\ud800" <= c <= "\udfff" for c in token):
             msg = f"tokens: {path} has {token!r}, half a character, which no text can hold"
@@ -135,13 +142,16 @@ def read_tokens(path: str, classes: int, blank: int) -> TokenTable:
             raise CTCInputError(msg, argument="tokens", value=len(tokens))
         labels = list(range(classes))
     names: dict[int, str] = {}
-    for token, label in zip(tokens, labels, strict=True):
+    places: dict[int, str] = {}
+    for number, (token, label) in enumerate(zip(tokens, labels, strict=True), start=1):
         if label in names or not 0 <= label < classes:
-            why = f"that of {names[label]!r} too" if label in names else f"0 to {classes - 1} exist"
-            msg = f"tokens: {path} has class {label} for {token!r}: {why}"
+            why = f"0 to {classes - 1} exist"
+            if label in names:
+                why = f"that of {names[label]!r} ({places[label]}) too"
+            msg = f"tokens: {path} has class {label} for {token!r} ({unit} {number}): {why}"
             raise CTCInputError(msg, argument="tokens", value=label)
-        names[label] = token
-    return TokenTable(path, names, blank)
+        names[label], places[label] = token, f"{unit} {number}"
+    return TokenTable(path, names, blank, places)
 
 
 def _of_lines(path: str, text: str) -> tuple[list[str], list[int] | None]:
@@ -165,8 +175,24 @@ def _of_lines(path: str, text: str) -> tuple[list[str], list[int] | None]:
 
 def _of_json(path: str, text: str) -> tuple[list[str], list[int] | None]:
     """Return tokens, and their classes if those are there."""
+
+    def each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        first: dict[str, int] = {}
+        for number, (token, label) in enumerate(pairs, start=1):
+            if token in first:
+                other = pairs[first[token] - 1][1]
+                msg = (
+                    f"tokens: {path} has {token!r} twice, for the classes {other} (entry "
+                    f"{first[token]}) and {label} (entry {number}): name them differently"
+                )
+                raise CTCInputError(msg, argument="tokens", value=token)
+            first[token] = number
+        return dict(pairs)
+
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=each_once)
+    except CTCInputError:
+        raise
     except ValueError as error:
         msg = f"tokens: {path} is no JSON: {error}"
         raise CTCInputError(msg, argument="tokens", value=path) from None
