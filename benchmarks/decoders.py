@@ -4,9 +4,10 @@
     python benchmarks/decoders.py --phrases 1000 [--width 10] [--classes 32] [--rounds 5]
     python benchmarks/decoders.py --greedy [--classes 32] [--sequences 16] [--rounds 5]
 
-The second one times the search that goes on from a state, with random phrases and without, on
-ctcx-cpu and on the core. The third one times greedy decoding, of it the kernel of ctcx-cpu, and two
-lower bounds: NumPy's maximum over the classes, and adding up all logits, which reads them once.
+The second one times the search with random phrases that goes on from a state, and the same without
+phrases, on ctcx-cpu and on the core, beside a plain search of ctcx-cpu, which has neither. The
+third one times greedy decoding, of it the kernel of ctcx-cpu, and two lower bounds: NumPy's maximum
+over the classes, and adding up all logits, which reads them once.
 
 Needs ctcx-cpu. TensorFlow, fast-ctc-decode, flashlight-text and ctc-beam-decoder take part if they
 are installed, each with all candidates of a frame if it can do so. Calls are interleaved, and the
@@ -168,7 +169,7 @@ def main() -> None:
         searches = greedy(x) if asked.greedy else {"ctcx_cpu": ctcx_cpu(x, asked.width)}
         if asked.phrases:
             boost = phrases(asked.phrases, asked.classes)
-            searches = {
+            searches = {"plain search": ctcx_cpu(x, asked.width)} | {
                 f"{backend}, {len(some)} phrases": guided(x, asked.width, backend, some)
                 for backend in ("cpu", "array-api")
                 for some in ({}, boost)
