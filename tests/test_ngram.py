@@ -294,12 +294,12 @@ def test_other_mistakes_are_refused(tmp_path, small):
 
 def test_a_model_says_what_it_is_of_and_what_it_does_not_know(small):
     lm = ctcx.NGram.from_arpa(small, (token for token in ["", "ab", "b", "x"]))
-    assert repr(lm) == "<NGram of order 2: of whose 4 tokens it knows 2>"
+    assert repr(lm) == "<NGram of order 2: knows 2 of 4 tokens>"
     assert lm.unknown == (0, 3)
     # The file has no <unk>, so each of those has a probability of 1e-100.
     assert lm.score(((), ""), 3)[0] == lm.score(((), ""), 0)[0] == pytest.approx(-100 * NATS)
     spelled = ctcx.NGram.from_arpa(small, ["", "a", "b", "|"], separator="|")
-    assert repr(spelled) == "<NGram of order 2: 5 words spelled in 4 tokens, '|' between>"
+    assert repr(spelled) == "<NGram of order 2: 2 words, spelled in 4 tokens with '|' between>"
     assert spelled.unknown == ()
 
 

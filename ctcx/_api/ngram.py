@@ -63,7 +63,8 @@ class NGram:
 
     Made by ``ctcx.NGram.from_arpa``. It holds plain dicts, and can be pickled. The property
     ``grams`` is a dict of each n-gram, a tuple of words, to natural logarithms of its probability
-    and of its back-off (0 if it has none).
+    and of its back-off (0 if it has none). The property ``unknown`` is a tuple of the classes whose
+    token isn't a word of the file, so that it counts as ``<unk>``; empty with a separator.
 
     Attributes
     ----------
@@ -131,7 +132,7 @@ class NGram:
         tokens : sequence of str
             The token of each class, as the file writes it; that of the blank doesn't matter. The
             file can't have a space as a word, so a model of characters calls it something else.
-            A token that the file doesn't have is ``<unk>``: see :attr:`unknown`.
+            A token that the file doesn't have is ``<unk>``: ``unknown`` lists its class.
         separator : str, optional
             The token between words, for a model of words that are spelled in tokens. The model
             gives the probability of a word at the separator after it, or at the end.
@@ -192,10 +193,12 @@ class NGram:
     def __repr__(self) -> str:
         if self.separator is None:
             known = len(self.tokens) - len(self.unknown)
-            what = f"of whose {len(self.tokens)} tokens it knows {known}"
+            what = f"knows {known} of {len(self.tokens)} tokens"
         else:
-            words = sum(len(gram) == 1 for gram in self._entries)
-            what = f"{words} words spelled in {len(self.tokens)} tokens, {self.separator!r} between"
+            others = {(_BEGIN,), (_END,), (_UNKNOWN,)}
+            words = sum(len(gram) == 1 and gram not in others for gram in self._entries)
+            spelled = f"spelled in {len(self.tokens)} tokens with {self.separator!r} between"
+            what = f"{words} words, {spelled}"
         return f"<{type(self).__name__} of order {self.order}: {what}>"
 
     @property
