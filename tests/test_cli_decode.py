@@ -245,8 +245,8 @@ def test_tokens_that_a_model_does_not_know_are_named():
     result = run_cli("decode", *arguments, "--json", "-")
     assert json.loads(result.stdout)["format"] == "ctcx-decode/1"
     assert (
-        "warning: --lm: lm.arpa knows 1 of the 2 tokens that tokens.txt has besides the blank; "
-        "these count as its <unk>: '|'" in result.stderr
+        "warning: --lm: lm.arpa knows the tokens of 1 of the 2 classes besides the blank; "
+        "the others count as its <unk>: '|'" in result.stderr
     )
     Path("lm.arpa").write_text(ARPA.format(4, "-1 a\n-1 |"))
     assert "warning" not in decode(*arguments)

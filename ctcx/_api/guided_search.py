@@ -178,6 +178,16 @@ def naming_width(width: int, logits: Array) -> Iterator[None]:
         raise MemoryError(msg) from error
 
 
+def _require_memory(prefixes: int, frames: int) -> None:
+    """Ask for the memory of the arrays that hold beams before and after, and give it back.
+
+    Raises MemoryError: the system refuses so much. If they were made one after another, it might
+    grant each, and end the process when they are written to.
+    """
+    before, after = 3 * 8, 4 * 8 + 4 * frames
+    np.empty(prefixes * (before + after), dtype=np.uint8)
+
+
 def _check_methods(lm: Any) -> None:
     """Refuse an ``lm`` that can't be asked."""
     names = ("start", "score", "finish")
@@ -217,7 +227,7 @@ def search(
         logits = logits.astype(np.float32)
     lengths = on_host(prepared.logit_lengths)
     hosted = prepare_logits(logits, lengths, prepared.blank, time_major=False)
-    rows, _, classes = logits.shape
+    rows, frames, classes = logits.shape
     weights = _phrases(wishes.boost or {}, classes, prepared.blank)
     lm, width = wishes.lm, int(sizes["width"] or 1)
     if isinstance(lm, NGram) and len(lm.tokens) != classes:
@@ -238,6 +248,7 @@ def search(
             ("lm_weight", wishes.lm_weight if lm is not None else None),
             ("label_bonus", wishes.label_bonus),
         )
+    _require_memory(rows * width, frames)
     before, states = first_beams(rows, width), None
     failed = np.zeros(rows, dtype=bool)
     if wishes.state is not None and wishes.state.settings:

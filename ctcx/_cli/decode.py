@@ -174,8 +174,8 @@ def _tell_unknown(path: str, model: NGram, table: TokenTable) -> None:
         count = len(model.tokens) - 1  # without the blank
         shown = ", ".join(map(repr, unknown[:_SHOWN])) + (", ..." if unknown[_SHOWN:] else "")
         typer.echo(
-            f"ctcx: warning: --lm: {path} knows {count - len(unknown)} of the {count} tokens that "
-            f"{table.path} has besides the blank; these count as its <unk>: {shown}",
+            f"ctcx: warning: --lm: {path} knows the tokens of {count - len(unknown)} of the "
+            f"{count} classes besides the blank; the others count as its <unk>: {shown}",
             err=True,
         )
 

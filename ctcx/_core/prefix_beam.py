@@ -88,12 +88,17 @@ class Beam(NamedTuple):
     rest: Array
 
 
+_LEAST_BYTES_OF_PAIR = 64
+"""A tuple of two, and the list's pointer to it; there is a pair for each entry at least."""
+
 Origin: TypeAlias = "tuple[Array, Array]"
 """Of each entry (N, W): its place in the beam before, and the label that was added, or -1."""
 
 
 def candidate_pairs(width: int, labels: int) -> list[tuple[int, int]]:
     """Pairs (label, entry), by rank from 0, of which a new entry can come; in their order."""
+    # All at once, so that what is too much is refused before any of it is used.
+    bytearray(_LEAST_BYTES_OF_PAIR * width)
     return sorted((k, i) for i in range(width) for k in range(min(labels, width // (i + 1) + 1)))
 
 
