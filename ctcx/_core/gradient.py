@@ -51,19 +51,19 @@ def denominator(
     xp = context.xp
     logits = context.cast(logits)
     peak = peak[:, :, None]
-    if not all_inside:
-        logits = xp.where(inside[:, :, None], logits, peak)
     powers = xp.exp(logits - peak)
+    if not all_inside:  # afterwards: XLA's CPU compiler doesn't vectorise exp of what is masked
+        powers = xp.where(inside[:, :, None], powers, 1.0)
     # Of a nearly certain frame the sum is hardly above 1, and float32 would lose the rest of it.
     # 1 stands in for the sum of a frame of only -inf logits, whose labels are impossible.
     if context.has_float64:
         total = xp.sum(powers, axis=2, keepdims=True, dtype=xp.float64)
         total = xp.maximum(total, 1.0)
         return powers, context.cast(total), context.cast(xp.log(total[:, :, 0]))
-    is_peak = logits == peak
-    peaks = xp.maximum(xp.sum(context.cast(is_peak), axis=2, keepdims=True), 1.0)
-    others = xp.sum(xp.where(is_peak, 0.0, powers), axis=2, keepdims=True)
-    return powers, peaks + others, (xp.log(peaks) + xp.log1p(others / peaks))[:, :, 0]
+    total = xp.maximum(xp.sum(powers, axis=2, keepdims=True), 1.0)
+    others = xp.sum(xp.where(powers < 1.0, powers, 0.0), axis=2, keepdims=True)
+    rest = xp.where(total < 1.5, others, total - 1.0)  # below 1.5 there is one largest
+    return powers, total, xp.log1p(rest)[:, :, 0]
 
 
 class ClassSums:

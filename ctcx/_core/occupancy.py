@@ -142,7 +142,8 @@ def occupancy(label: Array, blanks: Array, xp: ArrayModule, *, each_blank: bool)
     """
     blank = xp.sum(blanks, axis=2, keepdims=True)
     whole = xp.sum(label, axis=2, keepdims=True) + blank
-    return xp.concat([label, blanks if each_blank else blank], axis=2) / xp.maximum(whole, _TINY)
+    scale = 1.0 / xp.maximum(whole, _TINY)
+    return xp.concat([label * scale, (blanks if each_blank else blank) * scale], axis=2)
 
 
 def loss_of(

@@ -48,13 +48,23 @@ def meet(recursion: Recursion) -> tuple[Array, Array, Likelihood]:
     skip = recursion.topology.skip_exponent[:, :-1]
     frames = _Frames(source, recursion.label_logits(0, 2 * half))
 
-    def first(flow: States, step: Any) -> tuple[States, States]:
-        # In the narrower dtype, which rounds once: it is most of the memory.
+    def first(step: Any, carry: tuple[States, States]) -> tuple[States, States]:
+        flow, past = carry
         after = frames.emit(flow, frames.at(step))
-        return _inflow(_guarded(after), skip), States(*map(cast, flow))
+        # In the narrower dtype, which rounds once: it is most of the memory.
+        past = States(*(_put(all_, cast(now), step) for all_, now in zip(past, flow, strict=True)))
+        return _inflow(_guarded(after), skip), past
 
-    flow, _ = same_axes((_inflow(recursion.start, skip), frames.all))
-    flow, past = jax.lax.scan(first, flow, jnp.arange(half))
+    flow = _inflow(recursion.start, skip)
+    # All is overwritten. Of arrays that are filled alike XLA would make one, and copy it.
+    past = States(
+        *(
+            jnp.full((half, *part.shape), float(number), recursion.context.dtype)
+            for number, part in enumerate(flow)
+        )
+    )
+    flow, past, _ = same_axes((flow, past, frames.all))
+    flow, past = jax.lax.fori_loop(0, half, first, (flow, past))
     states = frames.emit(flow, frames.at(half))
     total = _likelihood(_normal(states), States(*(jnp.flip(part[-1]) for part in past)))
     # Impossible labels have an exponent beyond all, so that no state counts.
@@ -70,9 +80,7 @@ def meet(recursion: Recursion) -> tuple[Array, Array, Likelihood]:
         for kind, (exponent, mantissa) in enumerate(after):
             product = _at(mantissas[kind], frame) * mantissa
             power = _power(_at(exponents[kind], frame) + exponent - scale, least=2)
-            mantissas[kind] = jax.lax.dynamic_update_index_in_dim(
-                mantissas[kind], cast(product * power), frame, axis=0
-            )
+            mantissas[kind] = _put(mantissas[kind], cast(product * power), frame)
         # The last step's frame doesn't exist, and nothing comes of it.
         states = frames.emit(_inflow(states, skip), frames.at(half + 1 + step))
         return _guarded(states), *mantissas
@@ -108,6 +116,10 @@ class _Frames:
 
 def _at(array: Array, frame: Any) -> Array:
     return jax.lax.dynamic_index_in_dim(array, frame, axis=0, keepdims=False)
+
+
+def _put(array: Array, value: Array, frame: Any) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(array, value, frame, axis=0)
 
 
 def _guarded(states: States) -> States:
@@ -155,7 +167,8 @@ def _inflow(states: States, skip: Array) -> States:
     ``skip`` (M, S) is 0 where a label may follow the one before with no blank between.
     """
     label_e, label_m, blank_e, blank_m = _normal(states)
-    to_blank = jnp.maximum(label_e, blank_e)
+    # A maximum would look for NaN besides.
+    to_blank = jnp.where(label_e > blank_e, label_e, blank_e)
     to_blank_m = label_m * _power(label_e - to_blank) + blank_m * _power(blank_e - to_blank)
     ways = (
         (label_e[:, 1:], label_m[:, 1:]),
