@@ -1,18 +1,28 @@
-"""Files that are there whole or not at all."""
+"""Files: written whole or not at all, and read without trust in what is in them."""
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import tempfile
+import tokenize
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+import numpy as np
 
-__all__ = ["json_safe", "replaced"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+__all__ = ["json_safe", "read_arrays", "replaced"]
+
+_BEGINNINGS = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")
+"""Of NPY; of a ZIP archive, as NPZ is; of an empty one."""
 
 
 @contextmanager
@@ -50,3 +60,61 @@ def json_safe(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [json_safe(item) for item in value]
     return value
+
+
+def read_arrays(
+    file: IO[bytes], wanted: Callable[[str], bool] = lambda _: True
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """Read arrays of an NPZ or NPY file, whatever is in it.
+
+    Parameters
+    ----------
+    file : binary file
+        Open for reading, and seekable.
+    wanted : callable
+        Says of a name whether to read that array; default: all of them.
+
+    Returns
+    -------
+    arrays : dict
+        By name; that of an NPY file has the empty name, and is always read.
+    names : list of str
+        Of all arrays of the file, read or not.
+
+    Raises
+    ------
+    ValueError
+        It is no such file, is damaged, or has objects in it; the message is the reason in one line.
+    OSError
+        Reading failed, or there is too little memory for what the file says that it holds.
+    """
+    beginning = file.read(max(map(len, _BEGINNINGS)))
+    file.seek(0)
+    if not beginning.startswith(_BEGINNINGS):
+        why = "it begins as neither of them does" if beginning else "it is empty"
+        raise ValueError(why)
+    try:
+        # NumPy computes with the sizes in a header before it doubts them, and warns of the result.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"": loaded}, [""]
+            with loaded:
+                names = list(loaded)
+                arrays = {name: loaded[name] for name in names if wanted(name)}
+    except OSError:
+        raise
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, str(error) or "out of memory") from None
+    except tokenize.TokenError:
+        why = "the header of an array is cut off"
+        raise ValueError(why) from None
+    except Exception as error:  # noqa: BLE001 - zipfile, zlib and NumPy raise many kinds
+        first, *_ = [*str(error).splitlines(), ""]
+        raise ValueError(first or type(error).__name__) from None
+    # NumPy returns the bytes of a member that is no NPY.
+    if others := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        msg = f"its member {others[0]!r} is no array"
+        raise ValueError(msg)
+    return arrays, names

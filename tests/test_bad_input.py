@@ -152,6 +152,13 @@ STATIC = {
     "float in a list": ((LOGITS, [[1, 2.5], [1]]), {}, "labels", r"labels\[0\]\[1\] is 2.5"),
     "string in a list": ((LOGITS, [[1], "ab"]), {}, "labels", r"labels\[1\] must be a list"),
     "bool in a list": ((LOGITS, [[1], [True]]), {}, "labels", r"labels\[1\]\[0\] is True"),
+    "bool beside ints": (
+        (LOGITS, [[1, 2], [3, True]]),
+        {},
+        "labels",
+        "True of type bool: expected an integer, which booleans don't count as",
+    ),
+    "a bool of NumPy": ((LOGITS, [[1], [np.True_]]), {}, "labels", "booleans don't count"),
     "lengths of floats": (
         (LOGITS, LABELS, [6.0, 6.0]),
         {},
@@ -194,6 +201,12 @@ STATIC = {
     ),
     "blank too large": ((LOGITS, LABELS), {"blank": 4}, "blank", "expected -4 to 3"),
     "blank too small": ((LOGITS, LABELS), {"blank": -5}, "blank", "out of range for 4 classes"),
+    "blank of more than 64 bits": (
+        (LOGITS, LABELS),
+        {"blank": 2**70},
+        "blank",
+        f"blank={2**70} is out of range for 4 classes: expected -4 to 3",
+    ),
     "blank a float": ((LOGITS, LABELS), {"blank": 0.0}, "blank", "got 0.0 of type float"),
     "blank a bool": ((LOGITS, LABELS), {"blank": True}, "blank", "of type bool"),
     "reduction": (

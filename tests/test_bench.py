@@ -745,6 +745,13 @@ def test_the_truth_is_kept_and_the_errors_are_against_it(tmp_path):
     stamp = path.stat().st_mtime_ns
     accuracy.known_truth(inputs, path.parent).save(tmp_path)
     assert path.stat().st_mtime_ns == stamp
+    whole = path.read_bytes()
+    for damaged in (whole[:100], b"", b"PK\x03\x04"):
+        path.write_bytes(damaged)
+        with pytest.raises(
+            ctcx.CTCError, match=rf"{path.name}, .* can't be read \(.+\): delete it"
+        ):
+            accuracy.known_truth(inputs, path.parent)
     truth = accuracy.WorkloadReference.load(tmp_path)
     right = reference(
         inputs.logits, inputs.labels, inputs.logit_lengths, inputs.label_lengths, inputs.blank

@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -313,3 +315,133 @@ def test_a_closed_pipe_ends_the_command_quietly(form):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 1
+
+
+def npy(shape, *, rest=b"") -> bytes:
+    """The header of an array of float32 of any shape, and what follows it."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + rest
+
+
+def archive(member=b"", *, method=zipfile.ZIP_STORED) -> bytearray:
+    """An NPZ file whose logits are these bytes."""
+    with zipfile.ZipFile("made.zip", "w", method) as file:
+        file.writestr("logits.npy", member)
+    return bytearray(Path("made.zip").read_bytes())
+
+
+def with_header(place, value) -> bytearray:
+    """An NPZ file with one more byte in the description of its member, there twice in a ZIP."""
+    whole = archive(npy((3, 2), rest=bytes(24)))
+    directory = whole.index(b"PK\x01\x02")
+    whole[place] = whole[directory + place + 2] = value
+    return whole
+
+
+def no_deflate() -> bytearray:
+    whole = archive(npy((300, 2), rest=bytes(2400)), method=zipfile.ZIP_DEFLATED)
+    name, extra = struct.unpack_from("<HH", whole, 26)
+    whole[30 + name + extra] = 0xFF  # a block of a kind that doesn't exist
+    return whole
+
+
+def wrong_sum() -> bytearray:
+    whole = archive(npy((3, 2), rest=bytes(24)))
+    whole[whole.index(b"PK\x01\x02") - 1] ^= 1
+    return whole
+
+
+DAMAGED = {
+    "it is empty": lambda: b"",
+    "it begins as neither": lambda: b"logits",
+    "File is not a zip file": lambda: archive(npy((3, 2)))[:-30],
+    "Bad CRC-32 for file 'logits.npy'": wrong_sum,
+    "Error -3 while decompressing": no_deflate,
+    "its member 'logits' is no array": lambda: archive(b"hello"),
+    "the header of an array is cut off": lambda: archive(b"\x93NUMPY\x01\x00\x05\x00{((((\n"),
+    "'logits.npy' is encrypted": lambda: with_header(6, 1),
+    "compression method is not supported": lambda: with_header(8, 99),
+    "can't be read: Unable to allocate": lambda: archive(npy((10**6, 10**6, 100))),
+    "Maximum allowed dimension exceeded": lambda: archive(npy((10**19, 10, 10))),
+}
+"""How files are damaged, by what is said of each."""
+
+
+@pytest.mark.parametrize("says", DAMAGED)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("decode", "bad.npz", "--tokens", "tokens.txt"),
+        ("align", "bad.npz", "--labels", "1"),
+        ("diagnose", "bad.npz"),
+        ("fixtures", "--check", "bad.npz"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_of_a_damaged_file_one_line_says_what_is_wrong(command, says, recwarn):
+    Path("bad.npz").write_bytes(DAMAGED[says]())
+    ended = run_cli(*command)
+    assert ended.exit_code == 2, ended.output
+    assert not ended.stdout
+    assert ended.stderr.count("\n") == 1
+    assert "bad.npz" in ended.stderr
+    assert says in ended.stderr
+    assert not recwarn.list
+
+
+def test_lengths_that_are_no_array_are_refused():
+    with zipfile.ZipFile("one.npz", "a") as file:
+        file.writestr("logit_lengths.npy", b"hello")
+    ended = run_cli("decode", "one.npz", "--tokens", "tokens.txt")
+    assert ended.exit_code == 2
+    assert "its member 'logit_lengths' is no array" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_arrays_of_other_names_are_not_read():
+    np.savez("one.npz", logits=LOGITS, texts=np.array(["a", None], dtype=object))
+    assert "one: ' '" in decode("one.npz", "--tokens", "tokens.txt")
+
+
+def test_numbers_of_thousands_of_digits_are_refused():
+    Path("tokens.txt").write_text(f"a 1\n| 2\n_ {'9' * 5000}\n")
+    assert "expected a token and its class" in decode("one.npz", "--tokens", "tokens.txt", code=2)
+    Path("tokens.txt").write_text("\na\n|\n")
+    Path("lm.arpa").write_text(f"\\data\\\nngram 1={'9' * 5000}\n")
+    refused = decode("one.npz", "--tokens", "tokens.txt", "--lm", "lm.arpa", code=2)
+    assert "expected 'ngram 1=' and a number" in refused
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("decode", "one.npz", "--tokens", "deep.json"),
+        ("align", "one.npz", "--labels", "1", "--tokens", "deep.json"),
+        ("diagnose", "deep.json"),
+        ("diagnose", "notebook", "--against", "deep.json"),
+        ("fixtures", "--check", "deep.json"),
+        ("conformance", "array-api", "--replay", "deep.json"),
+        ("bench", "--report", "deep.json"),
+        ("bench", "--diff", "deep.json", "deep.json"),
+    ],
+    ids=" ".join,
+)
+def test_json_of_lists_within_lists_without_end_is_refused(command):
+    Path("deep.json").write_text("[" * 100_000)
+    ended = run_cli(*command)
+    assert ended.exit_code == 2, ended.output
+    assert isinstance(ended.exception, SystemExit)
+    assert "deep.json" in ended.stderr
+    assert "JSON: maximum recursion depth exceeded" in ended.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("last", [(), ("--json", "-"), ("--help",)], ids=" ".join)
+def test_a_full_disk_is_one_line(last):
+    command = [sys.executable, "-m", "ctcx", "decode", "one.npz", "--tokens", "tokens.txt", *last]
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == "ctcx: error: can't write the output: No space left on device\n"

@@ -33,7 +33,7 @@ _BEGIN, _END, _UNKNOWN = "<s>", "</s>", "<unk>"
 _MISSING = -100.0
 """log10 of the probability of unknown words if the file doesn't say: as in KenLM."""
 
-_COUNT = re.compile(r"ngram[ \t]+(\d+)[ \t]*=[ \t]*(\d+)")
+_COUNT = re.compile(r"ngram[ \t]+(\d{1,18})[ \t]*=[ \t]*(\d{1,18})")
 _BLANKS = re.compile(r"[ \t]+")  # not all of Unicode's: words may hold those
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["app", "run"]
+
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""Why standard output takes no more; Windows has no quotas. Typer handles closed pipes."""
 
 
 class _Group(TyperGroup):
@@ -100,7 +106,18 @@ def run() -> None:
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
     warnings.showwarning = _in_one_line(warnings.showwarning)
-    app(prog_name="ctcx")
+    try:
+        app(prog_name="ctcx")
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        with suppress(OSError):
+            typer.echo(f"ctcx: error: can't write the output: {error.strerror}", err=True)
+        # Python would try once more at the end to write what it still has, with a traceback.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        sys.exit(2)
 
 
 def _in_one_line(show: Callable[..., None]) -> Callable[..., None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -11,6 +10,7 @@ import numpy as np
 import typer
 
 from ctcx._errors import CTCInputError
+from ctcx._files import read_arrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,21 +104,19 @@ def _read(path: str) -> tuple[NDArray[Any], NDArray[Any]]:
 def _arrays(path: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     try:
         with Path(path).open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded, None
-            arrays = {name: loaded[name] for name in loaded if name in {"logits", "logit_lengths"}}
-            there = ", ".join(loaded) or "nothing"
+            arrays, names = read_arrays(file, {"logits", "logit_lengths"}.__contains__)
     except OSError as error:
         _refuse(path, f"can't be read: {error.strerror or error}")
-    except (ValueError, EOFError, zipfile.BadZipFile):
-        _refuse(path, "is no .npz or .npy file of numbers")
+    except ValueError as error:
+        _refuse(path, f"is no .npz or .npy file of numbers: {error}")
+    if names == [""]:
+        return arrays[""], None
     if "logit_lengths" not in arrays:
-        for name in loaded:
+        for name in names:
             if "length" in name and "label" not in name:
                 _refuse(path, f"has an array {name!r}: the lengths must be named 'logit_lengths'")
     if "logits" not in arrays:
-        _refuse(path, f"has no array 'logits'; it has: {there}")
+        _refuse(path, f"has no array 'logits'; it has: {', '.join(names) or 'nothing'}")
     return arrays["logits"], arrays.get("logit_lengths")
 
 

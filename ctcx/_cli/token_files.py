@@ -18,7 +18,7 @@ __all__ = ["SPACES", "TokenTable", "read_text", "read_tokens"]
 SPACES = (" ", "<space>", "|", "▁")
 """Tokens that stand for a space, in vocabularies of speech recognisers."""
 
-_NUMBERED = re.compile(r"(\S+)[ \t]+(\d+)")
+_NUMBERED = re.compile(r"(\S+)[ \t]+(\d{1,18})")
 """A line of a file that names the class of each token, such as Kaldi's and k2's."""
 
 
@@ -193,7 +193,7 @@ def _of_json(path: str, text: str) -> tuple[list[str], list[int] | None]:
         found = json.loads(text, object_pairs_hook=each_once)
     except CTCInputError:
         raise
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of lists within lists within lists
         msg = f"tokens: {path} is no JSON: {error}"
         raise CTCInputError(msg, argument="tokens", value=path) from None
     if isinstance(found, list) and all(isinstance(token, str) for token in found):

@@ -90,7 +90,7 @@ def integers(
             where = f"[{place}]" if sequence is None else f"[{sequence}][{place}]"
             msg = (
                 f"{argument}{where} is {short_repr(value)} of type {type_name(value)}: expected "
-                f"an integer{' of at most 64 bits' if isinstance(value, int) else ''}"
+                f"{_expected(value)}"
             )
             raise CTCInputError(
                 msg,
@@ -101,6 +101,13 @@ def integers(
             )
         found[place] = index
     return found
+
+
+def _expected(value: object) -> str:
+    """Return what an integer should have been, for one that :func:`as_integer` refuses."""
+    if isinstance(value, (bool, np.bool_)):
+        return "an integer, which booleans don't count as"
+    return f"an integer{' of at most 64 bits' if isinstance(value, int) else ''}"
 
 
 def as_integer(value: object) -> int | None:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["from_lists", "labels_from_one_hot", "labels_to_one_hot", "min_frames", "resolve_blank"]
 
 
-def resolve_blank(blank: int, num_classes: int) -> int:
+def resolve_blank(blank: object, num_classes: int) -> int:
     """Index of the blank in ``range(num_classes)``; negative ones count from the end.
 
     Raises CTCInputError: not an integer, or out of range.
@@ -56,6 +56,8 @@ def resolve_blank(blank: int, num_classes: int) -> int:
     index = as_integer(blank)
     if index is None:
         msg = f"blank must be an int, got {short_repr(blank)} of type {type_name(blank)}"
+        if isinstance(blank, int) and not isinstance(blank, bool):
+            msg = f"blank={short_repr(blank)} is out of range{_range(num_classes)}"
         raise CTCInputError(msg, argument="blank", value=blank)
     if is_undecided(num_classes):
         if index >= 0:
@@ -66,12 +68,18 @@ def resolve_blank(blank: int, num_classes: int) -> int:
         )
         raise CTCInputError(msg, argument="blank", value=index)
     if not -num_classes <= index < num_classes:
-        msg = (
-            f"blank={index} is out of range for {num_classes} classes: "
-            f"expected {-num_classes} to {num_classes - 1} (negative ones count from the end)"
-        )
+        msg = f"blank={index} is out of range{_range(num_classes)}"
         raise CTCInputError(msg, argument="blank", value=index)
     return index % num_classes
+
+
+def _range(num_classes: int) -> str:
+    if is_undecided(num_classes):
+        return ": expected an int of at most 64 bits"
+    return (
+        f" for {num_classes} classes: expected {-num_classes} to {num_classes - 1} (negative ones "
+        f"count from the end)"
+    )
 
 
 def from_lists(rows: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ctcx._files import read_arrays
 from ctcx._reference.oracle import round_to_dtype
 
 if TYPE_CHECKING:
@@ -125,8 +126,9 @@ class Batch:
     @classmethod
     def load(cls, path: Path) -> Batch:
         """Read what :meth:`save` has written."""
-        with np.load(path, allow_pickle=False) as stored:
-            logits, labels, frames, counts, blank = (stored[name] for name in stored.files)
+        with path.open("rb") as file:
+            arrays, _ = read_arrays(file)
+        logits, labels, frames, counts, blank = arrays.values()
         return cls(
             logits=logits,
             labels=labels,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ctcx import CTCInputError
 from ctcx.plugin import env_text, usable_cores
 from ctcx_cpu import _jax, _native, check_instructions
 from ctcx_cpu._host import BFLOAT16, TYPES, integers, like_given, on_host, rows
@@ -324,21 +325,23 @@ def number_of_threads(asked: object = None) -> int:
 
     Raises
     ------
-    ValueError
+    ctcx.CTCInputError
         The number or the variable is not a positive whole number.
     """
     if asked is not None:
         if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
             msg = f"num_threads must be a positive int or None, got {asked!r}"
-            raise ValueError(msg)
+            raise CTCInputError(msg, argument="num_threads", value=asked)
         return min(asked, _MOST_THREADS)
     text = env_text(VARIABLE)
     if not text or not text.strip():
         return usable_cores()
-    if not text.strip().isdecimal() or int(text) < 1:
+    digits = text.strip().lstrip("0")
+    if not (digits.isascii() and digits.isdigit()):
         msg = f"the environment variable {VARIABLE} must be a positive whole number, got {text!r}"
-        raise ValueError(msg)
-    return min(int(text), _MOST_THREADS)
+        raise CTCInputError(msg, argument=VARIABLE, value=text)
+    # Python makes no int of thousands of digits.
+    return _MOST_THREADS if len(digits) > 9 else min(int(digits), _MOST_THREADS)
 
 
 def _type_of(x: Any) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ctcx_cpu.kernels import loss, loss_and_grad, number_of_threads
 
+import ctcx
 from ctcx.plugin import usable_cores
 
 SHAPES = {
@@ -410,13 +411,36 @@ def test_number_of_threads(monkeypatch):
     monkeypatch.setenv("CTCX_NUM_THREADS", "3")
     assert number_of_threads() == 3
     assert number_of_threads(5) == 5
-    for wrong in ("0", "-1", "two", "1.5"):
+    monkeypatch.setenv("CTCX_NUM_THREADS", "9" * 5000)  # of more digits than Python reads
+    assert number_of_threads() >= 2**15
+    for wrong in ("0", "00", "-1", "two", "1.5"):
         monkeypatch.setenv("CTCX_NUM_THREADS", wrong)
-        with pytest.raises(ValueError, match=f"CTCX_NUM_THREADS must be .*{wrong}"):
+        with pytest.raises(ctcx.CTCInputError, match=f"CTCX_NUM_THREADS must be .*{wrong}"):
             number_of_threads()
     for wrong in (0, -1, 1.5, True, "2"):
-        with pytest.raises(ValueError, match="num_threads must be"):
+        with pytest.raises(ctcx.CTCInputError, match="num_threads must be"):
             number_of_threads(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "x"])
+def test_on_the_command_line_a_wrong_number_of_threads_is_one_line(tmp_path, wrong):
+    pytest.importorskip("typer")
+    np.save(tmp_path / "one.npy", np.zeros((3, 2)))
+    command = [sys.executable, "-m", "ctcx", "align", "one.npy", "--labels", "1"]
+    run = subprocess.run(
+        [*command, "--backend", "cpu"],
+        cwd=tmp_path,
+        env=os.environ | {"CTCX_NUM_THREADS": wrong},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stderr == (
+        "ctcx: error: the environment variable CTCX_NUM_THREADS must be a positive whole number, "
+        f"got {wrong!r}\n"
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ctcx import CTCInputError
 from ctcx_cuda.variants import ANY_LENGTH, IN_REGISTERS
 
 if TYPE_CHECKING:
@@ -119,14 +120,17 @@ def grid(frames: int, sequences: int, *, lists: bool = False) -> tuple[int, int]
 def scratch_limit() -> int:
     """Return the limit in bytes: 256 MiB, or what ``CTCX_CUDA_SCRATCH_MIB`` says.
 
-    Raises ValueError: the variable is set, and is no whole number above 0.
+    Raises CTCInputError: the variable is set, and is no whole number above 0.
     """
     text = os.environ.get("CTCX_CUDA_SCRATCH_MIB")
     if text is None:
         return _DEFAULT_LIMIT
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        msg = f"CTCX_CUDA_SCRATCH_MIB must be a whole number of MiB above 0, got {text!r}"
-        raise ValueError(msg)
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) == 0:
+        msg = (
+            f"the environment variable CTCX_CUDA_SCRATCH_MIB must be a whole number of MiB above "
+            f"0, got {text!r}"
+        )
+        raise CTCInputError(msg, argument="CTCX_CUDA_SCRATCH_MIB", value=text)
     return int(text) * _MIB
 
 

@@ -4,6 +4,8 @@ import pytest
 from ctcx_cuda.plan import grid, make_path_plan, make_plan, offsets, scratch_limit
 from ctcx_cuda.variants import ANY_LENGTH, IN_REGISTERS
 
+from ctcx import CTCInputError
+
 MIB = 1 << 20
 
 
@@ -153,7 +155,7 @@ def test_grids_stay_within_what_cuda_takes():
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "much"])
 def test_a_limit_that_is_none_is_an_error(text, monkeypatch):
     monkeypatch.setenv("CTCX_CUDA_SCRATCH_MIB", text)
-    with pytest.raises(ValueError, match=r"CTCX_CUDA_SCRATCH_MIB must be a whole number"):
+    with pytest.raises(CTCInputError, match=r"CTCX_CUDA_SCRATCH_MIB must be a whole number"):
         scratch_limit()
 
 

@@ -108,8 +108,8 @@ def open_corpus(path: str, *, block_bytes: int = BLOCK_BYTES) -> Corpus:
     try:
         group = zarr.open_group(path, mode="r")
         arrays = {name: group[name] for name in _AXES if name in group}
-    except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
-        msg = f"{path} can't be read as a group of Zarr: {error}"
+    except Exception as error:  # of damaged metadata, Zarr raises what comes up
+        msg = f"{path} can't be read as a group of Zarr: {type(error).__name__}: {error}"
         raise ctcx.CTCInputError(msg, argument="corpus") from error
     blank = group.attrs.get("blank")
     faults = [f"it has no array {name}" for name in _AXES if name not in arrays]

@@ -108,9 +108,23 @@ def damaged(path):
     return path
 
 
+def metadata(text, *below):
+    """Make a corpus in which the description of an array, or of all, is this text."""
+
+    def write(path):
+        write_corpus(path)
+        path.joinpath(*below, "zarr.json").write_text(text)
+        return path
+
+    return write
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (metadata("[" * 100_000), "can't be read as a group of Zarr: RecursionError"),
+        (metadata("[" * 100_000, "labels"), "can't be read as a group of Zarr: RecursionError"),
+        (metadata("[1]", "labels"), "can't be read as a group of Zarr: "),
         (wrong_label, "is 77 (sequence "),
         (no_labels, "is no corpus: it has no array labels; it has no array logit_lengths"),
         (damaged, "logits[0:23] can't be read from "),

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ctcx._errors import CTCError
+from ctcx._files import read_arrays
 from ctcx._reference.tolerances import TOLERANCES
 
 if TYPE_CHECKING:
@@ -114,8 +116,12 @@ def known_truth(inputs: Batch, directory: Path) -> WorkloadReference:
         with tempfile.NamedTemporaryFile(dir=directory, suffix=".part", delete=False) as part:
             np.savez(part, loss=kept.loss, classes=kept.classes, columns=kept.columns)
         Path(part.name).replace(path)
-    with np.load(path, allow_pickle=False) as stored:
-        kept = _Kept(loss=stored["loss"], classes=stored["classes"], columns=stored["columns"])
+    try:
+        with path.open("rb") as file:
+            kept = _Kept(**read_arrays(file)[0])
+    except (OSError, ValueError, TypeError) as error:  # the last one: it has other arrays
+        msg = f"{path}, where a right answer is kept, can't be read ({error}): delete it"
+        raise CTCError(msg) from None
     grad = np.zeros(inputs.logits.shape)
     for n in range(len(grad)):
         _expand(inputs, kept, n, grad[n])

@@ -200,7 +200,7 @@ def load_run(path: Path, *, baseline: str | None = None) -> BenchmarkRun:
     except OSError as error:
         msg = f"can't read {path}: {error.strerror}"
         raise ReportError(msg) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{path} is no JSON: {error}"
         raise ReportError(msg) from None
     about = data.get("ctcx") if isinstance(data, dict) else None
