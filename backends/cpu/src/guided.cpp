@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -15,13 +17,6 @@
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity(), none = -infinity;
-
-// log(exp(a) + exp(b))
-double log_sum(double a, double b) {
-  if (a == b) return a + 0.693147180559945309417;
-  const double larger = std::max(a, b);
-  return larger == none ? none : larger + std::log1p(std::exp(std::min(a, b) - larger));
-}
 
 using ctcx::Batch, ctcx::Size;
 
@@ -66,6 +61,44 @@ class Rows {
   std::unordered_map<std::int32_t, std::unique_ptr<Row>> rows_;
 };
 
+// Of eight numbers at a time, which take no longer than one.
+double largest_of(const std::vector<double> &numbers) {
+  double largest[8];
+  std::fill_n(largest, 8, none);
+  std::size_t i = 0;
+  for (; i + 8 <= numbers.size(); i += 8)
+    for (std::size_t k = 0; k < 8; k++) largest[k] = std::max(largest[k], numbers[i + k]);
+  for (; i < numbers.size(); i++) largest[0] = std::max(largest[0], numbers[i]);
+  return *std::max_element(largest, largest + 8);
+}
+
+// The largest of some numbers but for so many, as by std::nth_element, whose branches on random numbers no
+// processor foresees. Changes both.
+double largest_but(std::size_t many, std::vector<double> &numbers, std::vector<double> &smaller) {
+  for (int turn = 0; turn < 32 && numbers.size() > 16; turn++) {
+    const double first = numbers.front(), last = numbers.back(), middle = numbers[numbers.size() / 2];
+    const double pivot = std::max(std::min(first, last), std::min(std::max(first, last), middle));
+    smaller.resize(numbers.size());
+    std::size_t larger_ones = 0, smaller_ones = 0;
+    for (const double each : numbers) {
+      smaller[smaller_ones] = each, numbers[larger_ones] = each;
+      smaller_ones += each < pivot, larger_ones += each > pivot;
+    }
+    const std::size_t others = numbers.size() - smaller_ones;
+    if (many < larger_ones) {
+      numbers.resize(larger_ones);
+    } else if (many < others) {
+      return pivot;
+    } else {
+      many -= others;
+      smaller.resize(smaller_ones);
+      std::swap(numbers, smaller);
+    }
+  }
+  std::nth_element(numbers.begin(), numbers.begin() + std::ptrdiff_t(many), numbers.end(), std::greater<>());
+  return numbers[many];
+}
+
 // All numbers are logarithms. Sums are made in the order of the core's, so that ties are ties here, too.
 class GuidedBeam {
  public:
@@ -74,7 +107,8 @@ class GuidedBeam {
         phrases_(batch.phrases ? batch.phrases->remembered(batch.classes) : nullptr), rows_(model_, batch.width),
         nothing_(std::size_t(batch.classes), 0.0), from_start_(phrases_ ? phrases_->from_start() : nothing_),
         new_(std::size_t(batch.classes), none), picked_(std::size_t(batch.classes)),
-        marks_(std::size_t(batch.classes), -1) {}
+        marks_(std::size_t(batch.classes), -1),
+        into_(width_ + ctcx::most_lanes), stay_(into_), total_(into_) {}
 
   // False if these can't be entries of a beam. `labels` (W, L), and `numbers` of W each, which are
   // `apart` elements from one kind to the next.
@@ -152,19 +186,56 @@ class GuidedBeam {
   // looked at that leave again.
   bool is_in_order() const { return width_ <= 32; }
   void insert(const Candidate &candidate) {
-    if (candidates_.size() < width_) candidates_.emplace_back();
-    else if (!comes_first(candidate, candidates_.back())) return;
-    std::size_t at = candidates_.size() - 1;
-    for (; at > 0 && comes_first(candidate, candidates_[at - 1]); at--) candidates_[at] = candidates_[at - 1];
-    candidates_[at] = candidate;
-    if (candidates_.size() == width_) need(candidates_.back().score);
+    const std::int64_t place = std::int64_t(candidates_.size());
+    candidates_.push_back(candidate);
+    if (!kernel_.insert(scores_.data(), places_.data(), Size(width_), candidate.score, place)) insert_equal(place);
+    if (candidates_.size() >= width_) need(scores_[width_ - 1]);
+  }
+  void insert_equal(std::int64_t place) {
+    const Candidate &candidate = candidates_[std::size_t(place)];
+    const auto is_before = [&](std::size_t at) {
+      const double score = scores_[at];
+      return score == none || comes_first(candidate, candidates_[std::size_t(places_[at])]);
+    };
+    std::size_t at = width_;
+    for (; at > 0 && is_before(at - 1); at--) scores_[at] = scores_[at - 1], places_[at] = places_[at - 1];
+    scores_[at] = candidate.score, places_[at] = place;
+    scores_[width_] = none;
   }
   void keep_best() {
-    if (candidates_.size() <= width_) return;
-    const auto last = candidates_.begin() + std::ptrdiff_t(width_) - 1;
-    std::nth_element(candidates_.begin(), last, candidates_.end(), comes_first);
-    need(last->score);
-    candidates_.resize(width_);
+    if (is_in_order() || candidates_.size() <= width_) return;
+    scores_.clear();
+    for (const Candidate &each : candidates_) scores_.push_back(each.score);
+    const double last = largest_but(width_ - 1, scores_, smaller_);
+    // Those that are equal to the last one that stays go to the end.
+    std::size_t count = 0;
+    equal_.clear();
+    for (const Candidate &each : candidates_) {
+      const double score = each.score;
+      if (score == last) equal_.push_back(each);
+      candidates_[count] = each;
+      count += score > last;
+    }
+    const auto more = equal_.begin() + std::ptrdiff_t(width_ - count);
+    if (more != equal_.end()) std::nth_element(equal_.begin(), more - 1, equal_.end(), comes_first);
+    candidates_.resize(count);
+    candidates_.insert(candidates_.end(), equal_.begin(), more);
+    need(last);
+  }
+  // In order.
+  void sort() {
+    chosen_.clear();
+    if (is_in_order()) {
+      for (std::size_t k = 0; k < width_ && scores_[k] > none; k++) chosen_.push_back(candidates_[std::size_t(places_[k])]);
+    } else {
+      places_.resize(candidates_.size());
+      std::iota(places_.begin(), places_.end(), 0);
+      std::sort(places_.begin(), places_.end(), [this](std::int64_t a, std::int64_t b) {
+        return comes_first(candidates_[std::size_t(a)], candidates_[std::size_t(b)]);
+      });
+      for (std::int64_t place : places_) chosen_.push_back(candidates_[std::size_t(place)]);
+    }
+    std::swap(candidates_, chosen_);
   }
   void rank(const double *p);
   bool may_be_new(const double *p, std::int32_t label) const {
@@ -190,7 +261,9 @@ class GuidedBeam {
   std::vector<std::int32_t> base_;  // what all prefixes begin with
   std::vector<Entry> entries_, next_, staying_;
   std::vector<Ahead> ahead_;
-  std::vector<Candidate> candidates_;
+  std::vector<Candidate> candidates_, chosen_, equal_;
+  std::vector<double> smaller_, scores_;  // of the best candidates, if they are kept in order
+  std::vector<std::int64_t> places_;  // of these, in `candidates_`
   std::vector<std::int32_t> first_child_, next_child_;  // slots
   std::vector<std::int32_t> classes_, ranked_, nodes_;
   Rows rows_;
@@ -198,6 +271,7 @@ class GuidedBeam {
   std::vector<double> new_;                          // of each class; none for those that make no new prefixes
   std::vector<std::int32_t> picked_;
   std::vector<std::int32_t> marks_;  // of each class, the last entry of which the prefix with it is in the beam
+  std::vector<double> into_, stay_, total_;  // of each entry, and room for a vector
   double least_ = none, needed_ = none, last_p_ = none;
   std::int32_t last_label_ = INT32_MAX;
 };
@@ -243,7 +317,9 @@ bool GuidedBeam::begin(const std::int32_t *labels, Size positions, const double 
     const std::vector<std::int32_t> &prefix = prefixes[i];
     const Size count = Size(prefix.size());
     entry.blank = read[i].blank, entry.label = read[i].label, entry.bonus = read[i].bonus;
-    entry.total = log_sum(entry.blank, entry.label);
+    stay_[0] = entry.blank, into_[0] = entry.label;
+    kernel_.log_sums(stay_.data(), into_.data(), 1, total_.data());
+    entry.total = total_[0];
     entry.last = count > 0 ? prefix.back() : -1;
     if (count - common > far) entry.phrase = 0;
     for (Size k = common; k < count; k++) {
@@ -261,6 +337,10 @@ bool GuidedBeam::begin(const std::int32_t *labels, Size positions, const double 
 void GuidedBeam::advance(const double *p) {
   if (entries_.empty()) return;
   candidates_.clear();
+  if (is_in_order()) {
+    scores_.assign(width_ + ctcx::most_lanes, none);
+    places_.assign(scores_.size(), 0);
+  }
   least_ = needed_ = none;
   if (model_ && !model_->is_of_words()) rows_.forget_many();
   if (phrases_ && phrases_->are_many()) {
@@ -291,20 +371,26 @@ void GuidedBeam::offer_entries(const double *p) {
   const std::size_t count = entries_.size();
   first_child_.assign(count, -1), next_child_.assign(count, -1);
   staying_.resize(count);
-  double least = infinity;
   for (std::size_t i = 0; i < count; i++) {
     const Entry &entry = entries_[i];
-    double into = entry.label;
+    stay_[i] = entry.label, into_[i] = none;
     if (const std::int32_t parent = tree_[entry.node].parent; parent >= 0 && tree_[parent].slot >= 0) {
       const std::int32_t j = tree_[parent].slot;
-      into = log_sum(into, entries_[j].last == entry.last ? entries_[j].blank : entries_[j].total);
+      into_[i] = entries_[j].last == entry.last ? entries_[j].blank : entries_[j].total;
       next_child_[i] = first_child_[j], first_child_[j] = std::int32_t(i);
     }
-    Entry &stays = staying_[i];
-    stays.blank = entry.total + p[batch_.blank];
-    stays.label = entry.last >= 0 ? into + p[entry.last] : none;
-    stays.total = log_sum(stays.blank, stays.label);
-    const double score = stays.total + entry.bonus;
+  }
+  kernel_.log_sums(stay_.data(), into_.data(), Size(count), into_.data());
+  for (std::size_t i = 0; i < count; i++) {
+    const Entry &entry = entries_[i];
+    staying_[i].blank = stay_[i] = entry.total + p[batch_.blank];
+    staying_[i].label = into_[i] = entry.last >= 0 ? into_[i] + p[entry.last] : none;
+  }
+  kernel_.log_sums(stay_.data(), into_.data(), Size(count), total_.data());
+  double least = infinity;
+  for (std::size_t i = 0; i < count; i++) {
+    staying_[i].total = total_[i];
+    const double score = total_[i] + entries_[i].bonus;
     least = std::min(least, score);
     offer({score, 0, -1, std::int32_t(i), -1});
   }
@@ -312,7 +398,7 @@ void GuidedBeam::offer_entries(const double *p) {
 }
 
 void GuidedBeam::offer_classes(const double *p) {
-  double most = none, largest = none;
+  double most = none;
   ahead_.clear();
   for (const Entry &entry : entries_) {
     const double before = entry.bonus + batch_.label_bonus;
@@ -321,15 +407,12 @@ void GuidedBeam::offer_classes(const double *p) {
     ahead_.push_back({before, entry.total + before + of_model, row});
     if (!has_rows()) most = std::max(most, ahead_.back().most + phrase_of(entry).refund);
   }
-  // What a label may have at most with any entry, unless it goes on with phrases.
-  const auto reaches = [&](std::int32_t c) { return p[c] + from_start_[std::size_t(c)] + most >= needed_; };
-  classes_.clear();
-  for (std::int32_t c = 0; c < std::int32_t(batch_.classes); c++) {
-    if (c == batch_.blank) continue;
-    largest = std::max(largest, p[c]);
-    new_[std::size_t(c)] = may_be_new(p, c) ? p[c] : none;
-    if (!has_rows() && reaches(c) && new_[std::size_t(c)] > none) classes_.push_back(c);
-  }
+  std::copy_n(p, batch_.classes, new_.begin());
+  new_[std::size_t(batch_.blank)] = none;
+  if (batch_.most_labels < batch_.classes - 1)
+    for (std::int32_t c = 0; c < std::int32_t(batch_.classes); c++)
+      if (!may_be_new(p, c)) new_[std::size_t(c)] = none;
+  const double largest = has_rows() ? none : largest_of(new_);
   std::fill(marks_.begin(), marks_.end(), -1);
   for (std::size_t i = 0; i < entries_.size(); i++) {
     const Entry &entry = entries_[i];
@@ -362,28 +445,34 @@ void GuidedBeam::offer_classes(const double *p) {
       const bool may_be = new_[std::size_t(each.label)] > none;  // if nothing is needed, all are picked
       if (may_be) make(each.label, each.gain, picked_[j]);
     }
+    // Others: the first entry shows how much is needed, and leaves few labels for those after it.
+    const double other = phrase.refund + most_here;
     count = 0;
-    for (std::int32_t c : classes_) {
-      picked_[count] = c;
-      count += p[c] + (from_start_[std::size_t(c)] + phrase.refund) + most_here >= needed_;
+    if (i == 0) {
+      count = std::size_t(kernel_.pick(new_.data(), from_start_.data(), other, needed_, batch_.classes, picked_.data()));
+    } else {
+      for (std::int32_t c : classes_) {
+        picked_[count] = c;
+        count += p[c] + from_start_[std::size_t(c)] + other >= needed_;
+      }
     }
     for (std::size_t j = 0; j < count; j++) {
       const std::int32_t c = picked_[j];
       if (!phrase.has(c)) make(c, from_start_[std::size_t(c)] + phrase.refund, -1);
     }
-    if (i == 0 && classes_.size() > width_) {  // by now it is known better what is needed
-      keep_best();
-      classes_.erase(std::remove_if(classes_.begin(), classes_.end(), [&](auto c) { return !reaches(c); }), classes_.end());
-    }
+    if (i > 0) continue;
+    keep_best();
+    classes_.resize(std::size_t(batch_.classes));
+    classes_.resize(std::size_t(kernel_.pick(new_.data(), from_start_.data(), most, needed_, batch_.classes, classes_.data())));
   }
 }
 
 void GuidedBeam::choose() {
   keep_best();
+  sort();
   if (phrases_ && has_rows())
     for (const Candidate &each : candidates_)
       if (each.label >= 0) phrases_->fetch_after(entries_[std::size_t(each.slot)].phrase, each.label);
-  if (!is_in_order()) std::sort(candidates_.begin(), candidates_.end(), comes_first);
   next_.clear();
   next_.resize(candidates_.size());
   for (std::size_t k = 0; k < candidates_.size(); k++) {

@@ -282,9 +282,54 @@ Size pick(const double *a, const double *b, double more, double least, Size n, s
   return count;
 }
 
+// log(exp(a) + exp(b)) = a + log1p(exp(b - a)), for b <= a.
+CTCX_INLINE Vector<double> log_sum(Vector<double> a, Vector<double> b) {
+  constexpr double infinity = std::numeric_limits<double>::infinity(), ln_2 = 0.693147180559945309417;
+  const Vector<double> larger = greater(a, b), below = smaller(a, b) - larger;
+  const Vector<double> e = below > splat(-700.0) ? Power<double>(0, 0)(below) : Vector<double>{};
+  // log(u) = log(m) + k ln(2) = 2 atanh((m - 1) / (m + 1)) + k ln(2), and what u lost of 1 + e.
+  const Vector<double> u = e + 1, lost = e - (u - 1);
+  const auto is_large = u > splat(1.41421356237309504880);
+  const Vector<double> m = is_large ? u * 0.5 : u, s = (m - 1) / (m + 1), square = s * s;
+  const Vector<double> fourth = square * square;
+  Vector<double> even{}, odd{};  // half of the terms each, so that neither is waited for so long
+#pragma GCC unroll 8
+  for (int n = 21; n >= 5; n -= 4) even = fma(even, fourth, splat(2.0 / (n - 2))), odd = fma(odd, fourth, splat(2.0 / n));
+  const Vector<double> series = fma(odd, square, even);
+  const Vector<double> of_m = fma(series * square, s, s + s);
+  const Vector<double> added = (is_large ? splat(ln_2) : Vector<double>{}) + (of_m + lost / u);
+  return larger == splat(-infinity) ? larger : larger + added;
+}
+
+void log_sums(const double *a, const double *b, Size n, double *to) {
+  for (Size i = 0; i < n; i += lanes_of<double>) store(to + i, log_sum(load(a + i), load(b + i)));
+}
+
+bool insert(double *scores, std::int64_t *places, Size n, double score, std::int64_t place) {
+  constexpr Size step = lanes_of<double>;
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  const Vector<double> one = splat(score);
+  const Integers<double> one_place = splat(place);
+  Integers<double> equal{};
+  for (Size i = 0; i < n; i += step) equal |= load(scores + i) == one;
+  if (fold(equal, [](auto a, auto b) { return a | b; })) return false;
+  // From the last ones down, as each takes the place of the one after it.
+  for (Size i = (n - 1) / step * step; i >= 0; i -= step) {
+    // Not loaded from i - 1: what has just been stored in two parts would have to be waited for.
+    const Size back = std::max(i - step, Size(0));
+    const Vector<double> here = load(scores + i);
+    const Vector<double> before = window<double, step - 1>(i > 0 ? load(scores + back) : splat(infinity), here);
+    const Integers<double> at_here = load(places + i);
+    const Integers<double> at_before = window<std::int64_t, step - 1>(load(places + back), at_here);
+    store(scores + i, greater(here, smaller(before, one)));
+    store(places + i, here > one ? at_here : before > one ? one_place : at_before);
+  }
+  return true;
+}
+
 template <class X>
-constexpr ctcx::Kernel kernel_for{begin<X>,  softmax_only<X>, align<X>,             sample_paths<X>,
-                                  greedy<X>, beam_search<X>,  log_probabilities<X>, pick};
+constexpr ctcx::Kernel kernel_for{begin<X>,  softmax_only<X>, align<X>,             sample_paths<X>, greedy<X>,
+                                  beam_search<X>, log_probabilities<X>, pick, log_sums, insert};
 
 }  // namespace
 

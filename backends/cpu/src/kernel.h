@@ -108,7 +108,14 @@ struct Kernel {
   bool (*log_probabilities)(const Batch &, Size n, Size t, Scratch &, double *);
   // Writes the places at which a + b + more > least, of n; returns how many there are.
   Size (*pick)(const double *a, const double *b, double more, double least, Size n, std::int32_t *to);
+  // Writes log(exp(a) + exp(b)) of n each. All have room for `most_lanes` more.
+  void (*log_sums)(const double *a, const double *b, Size n, double *to);
+  // Inserts a score where it belongs into n that are in order, the largest first, and a place with it. What
+  // was the last one moves into the room that both have for `most_lanes` more. Returns false, and does
+  // nothing, if an equal score is there.
+  bool (*insert)(double *scores, std::int64_t *places, Size n, double score, std::int64_t place);
 };
+constexpr Size most_lanes = 8;
 
 struct InstructionSet {
   const char *name;
