@@ -322,6 +322,14 @@ def as_numpy_from_torch(*args, blank, grad):
     return run(*(arg.numpy() for arg in args), blank=blank, kernel=Kernel(), grad=grad)
 
 
+def pins_tensors(*args, blank, grad):
+    """Read tensors by ``.numpy()``, after which their storages can't be resized."""
+    import torch
+
+    host = [arg.numpy() for arg in args]
+    return on_both(run(*host, blank=blank, kernel=Kernel(), grad=grad), torch.from_numpy)
+
+
 def reads_values(*args, blank, grad):
     """Read values, which can't be done while JAX traces."""
     import jax.numpy as jnp
@@ -1141,6 +1149,9 @@ FLAWS = {
         function=as_numpy_from_torch,
         caught_by=("check_takes_what_it_declares",),
         namespaces=frozenset({"torch"}),
+    ),
+    "pins-tensors": Flaw(
+        function=pins_tensors, caught_by=("check_loss",), namespaces=frozenset({"torch"})
     ),
 }
 

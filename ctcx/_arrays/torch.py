@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ctcx._arrays.numpy import to_numpy as copy_of
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -29,9 +27,10 @@ def from_numpy(array: NDArray[Any], dtype: str | None = None, device: str | None
 
 def to_numpy(array: Any) -> NDArray[Any]:
     """Copy on the host; bfloat16, which NumPy doesn't have, becomes float32."""
-    host = array.detach().cpu()
-    widened = host.float() if host.dtype == torch.bfloat16 else host
-    return copy_of(widened.numpy())
+    # A copy comes first: .numpy() takes from a storage, for good, that it can be resized.
+    host = array.detach().to("cpu", copy=True)
+    copied: NDArray[Any] = (host.float() if host.dtype == torch.bfloat16 else host).numpy()
+    return copied
 
 
 def devices() -> tuple[str, ...]:

@@ -7,6 +7,7 @@ dtype and shape that it should have, and that the inputs are as they were.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -142,6 +143,26 @@ class Subject:
         """Return an array of the library as a NumPy array of its own."""
         return np.array(load_target(self.library.to_numpy)(array))
 
+    def state_of(self, array: Array) -> tuple[bytes, bool]:
+        """Return the bytes of an input, and whether it is a tensor that can be resized."""
+        torch = sys.modules.get("torch")
+        is_tensor = torch is not None and isinstance(array, torch.Tensor)
+        return self.numpy(array).tobytes(), is_tensor and array.untyped_storage().resizable()
+
+    def raise_if_changed(self, what: str, array: Array, before: tuple[bytes, bool]) -> None:
+        """Raise CheckFailure if an input isn't as it was before the call."""
+        content, could_be_resized = before
+        now, can_be_resized = self.state_of(array)
+        if now != content:
+            msg = f"the kernel changed {what}; inputs are read-only"
+            raise CheckFailure(msg)
+        if could_be_resized and not can_be_resized:
+            msg = (
+                f"after the kernel, {what} can't be resized any more: .numpy() does that to a "
+                "tensor; numpy.from_dlpack() doesn't"
+            )
+            raise CheckFailure(msg)
+
     def call(
         self, inputs: CallArrays, *, grad: bool, blank: int, **options: Any
     ) -> tuple[Array, ...]:
@@ -190,14 +211,12 @@ class Subject:
         """
         inputs = inputs or self.inputs(batch)
         blank = batch.blank if blank is None else blank
-        before = [self.numpy(array).tobytes() for array in inputs]
+        before = [self.state_of(array) for array in inputs]
         try:
             result = self.call(inputs, grad=grad, blank=blank, **options)
             self.check_form(batch, inputs, result, grad_shape)
             for name, array, old in zip(CallArrays._fields, inputs, before, strict=True):
-                if self.numpy(array).tobytes() != old:
-                    msg = f"the kernel changed its input {name!r}; inputs are read-only"
-                    raise CheckFailure(msg)
+                self.raise_if_changed(f"its input {name!r}", array, old)
         except BackendRejectedError as error:
             if reason := self.declined_by_itself(
                 batch, inputs.logits, "loss_and_grad" if grad else "loss"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ctcx.plugin import Decline
+from ctcx.plugin import Decline, has_host_memory
 
 __all__ = ["integers", "like_given", "on_host", "rows"]
 
@@ -30,13 +30,14 @@ def on_host(array: Any) -> Any:
     if isinstance(array, np.ndarray):
         host = array
     elif (torch := sys.modules.get("torch")) is not None and isinstance(array, torch.Tensor):
+        if not has_host_memory(array):
+            msg = "the tensor can't be read as plain memory of the CPU"
+            raise Decline(msg)
         tensor = array.detach() if array.requires_grad else array
-        try:
-            # PyTorch itself refuses whatever isn't plain memory of the CPU's.
-            return (tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
-        except (RuntimeError, TypeError) as error:
-            msg = f"the tensor can't be read as plain memory: {str(error).splitlines()[0]}"
-            raise Decline(msg) from error
+        # Not by .numpy(), after which the caller's tensor can never be resized again.
+        if tensor.dtype is torch.bfloat16:
+            return np.from_dlpack(tensor.view(torch.int16)).view(np.uint16)
+        return np.from_dlpack(tensor)
     elif _is_of_mlx(array) and array.dtype == (mlx := sys.modules["mlx.core"]).bfloat16:
         return np.asarray(array.view(mlx.uint16))
     else:

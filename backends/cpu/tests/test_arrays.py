@@ -88,3 +88,16 @@ def test_it_is_chosen_for_host_arrays(batch, library):
         ctcx.ctc_loss_and_grad(as_array(library, logits), labels, *lengths)
         ctcx.ctc_loss(as_array(library, logits), labels, *lengths)
     assert [run.backend for run in runs] == ["cpu", "cpu"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_tensors_can_be_resized_after_a_call(dtype, requires_grad):
+    torch = pytest.importorskip("torch")
+    logits = torch.zeros((2, 6, 4), dtype=getattr(torch, dtype), requires_grad=requires_grad)
+    labels, lengths = torch.tensor([[1, 2], [3, 3]]), torch.tensor([6, 5])
+    ctcx.ctc_loss(logits, labels, lengths, torch.tensor([2, 2]), backend="cpu")
+    ctcx.ctc_align(logits, labels, lengths, backend="cpu")
+    ctcx.ctc_greedy(logits, lengths, backend="cpu")
+    for tensor in (logits, labels, lengths):
+        assert tensor.untyped_storage().resizable()

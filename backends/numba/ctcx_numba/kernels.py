@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from ctcx.plugin import Decline, usable_cores
+from ctcx.plugin import Decline, has_host_memory, usable_cores
 from ctcx_numba.compiled import compiled_for, scratch_for
 
 if TYPE_CHECKING:
@@ -103,13 +103,12 @@ def _on_host(array: Any) -> Any:
     if isinstance(array, np.ndarray):
         return array
     torch = sys.modules["torch"]
+    if not has_host_memory(array):
+        msg = "the tensor can't be read as plain memory of the CPU"
+        raise Decline(msg)
     tensor = array.detach()
-    try:
-        # PyTorch itself refuses whatever isn't plain memory of the CPU's.
-        return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
-    except (RuntimeError, TypeError) as error:
-        msg = f"the tensor can't be read as plain memory: {str(error).splitlines()[0]}"
-        raise Decline(msg) from error
+    # Not by .numpy(), after which the caller's tensor can never be resized again.
+    return np.from_dlpack(tensor.float() if tensor.dtype is torch.bfloat16 else tensor)
 
 
 def _like(result: Any, given: Any, *, dtype: Any = None) -> Any:
