@@ -308,6 +308,7 @@ void log_sums(const double *a, const double *b, Size n, double *to) {
 bool insert(double *scores, std::int64_t *places, Size n, double score, std::int64_t place) {
   constexpr Size step = lanes_of<double>;
   constexpr double infinity = std::numeric_limits<double>::infinity();
+  if (score == infinity) return false;  // it stands below for what comes before the first
   const Vector<double> one = splat(score);
   const Integers<double> one_place = splat(place);
   Integers<double> equal{};

@@ -112,7 +112,7 @@ struct Kernel {
   void (*log_sums)(const double *a, const double *b, Size n, double *to);
   // Inserts a score where it belongs into n that are in order, the largest first, and a place with it. What
   // was the last one moves into the room that both have for `most_lanes` more. Returns false, and does
-  // nothing, if an equal score is there.
+  // nothing, if an equal score is there, or it is infinite.
   bool (*insert)(double *scores, std::int64_t *places, Size n, double score, std::int64_t place);
 };
 constexpr Size most_lanes = 8;

@@ -198,7 +198,8 @@ def _beside(argument: str, array: Any, log_probs: Array) -> Any:
     if not isinstance(array, torch.Tensor):
         return array
     on_host = array.device.type == "cpu" and log_probs.device.type != "cpu"
-    return array.numpy() if on_host else array
+    # .numpy() of the tensor itself would take from it, for good, that it can be resized.
+    return array.clone().numpy() if on_host else array
 
 
 def _refuse(argument: str, expected: str, array: Array) -> NoReturn:
