@@ -6,6 +6,7 @@ from ctcx_cpu import kernels
 from ctcx_cpu._host import on_host, rows
 
 import ctcx
+from ctcx.plugin import Decline
 
 LIBRARIES = ["numpy", "torch", "jax"]
 
@@ -101,3 +102,18 @@ def test_tensors_can_be_resized_after_a_call(dtype, requires_grad):
     ctcx.ctc_greedy(logits, lengths, backend="cpu")
     for tensor in (logits, labels, lengths):
         assert tensor.untyped_storage().resizable()
+
+
+def test_tensors_without_plain_memory_are_declined():
+    torch = pytest.importorskip("torch")
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    plain, freed = torch.randn(2, 6, 4), torch.randn(2, 6, 4)
+    freed.untyped_storage().resize_(0)
+    with FakeTensorMode():
+        fake = torch.randn(2, 6, 4)
+    zeros = torch._efficientzerotensor((2, 6, 4))
+    for odd in (torch._neg_view(plain), zeros, plain.to("meta"), plain.to_sparse(), fake, freed):
+        with pytest.raises(Decline, match="can't be read as plain memory"):
+            on_host(odd)
+    assert np.array_equal(on_host(plain), plain.tolist())
