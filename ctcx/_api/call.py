@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ctcx._arrays.tensor_forms import FUNCTIONAL, SUBCLASS
 from ctcx._autodiff.adapters import adapter_for
 from ctcx._autodiff.operation import CallOperation, kernel_losses
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "as_asked",
     "as_constants",
+    "is_feasible",
     "of_class",
     "reduce_losses",
     "reduction_of",
@@ -58,11 +61,12 @@ def run(
     what = OPERATIONS[operation]
     differentiable = differentiable or what.differentiable
     facts = prepared.facts
-    adapter = adapter_for(facts.namespace, facts.form, *prepared[:4], differentiate=differentiable)
+    arrays = prepared[:4]
+    adapter = adapter_for(facts.namespace, facts.form, arrays, differentiate=differentiable)
     # Under functionalize the operators tell PyTorch about the derivative.
     if not differentiable or (adapter is None and not facts.form & FUNCTIONAL):
         prepared = _detached(prepared)
-    arrays = prepared[:4]
+        arrays = prepared[:4]
     # 3. Check values, select a backend, call its kernel (ctcx/_dispatch/compute.py), and reduce.
     if adapter is None:
         weights = weights_of(prepared, options) if of_reduced else None
@@ -120,6 +124,15 @@ def reduce_losses(prepared: KernelInputs, reduction: Reduction, loss: Array) -> 
         return reduced(reduction, loss, prepared.label_lengths)
     xp = prepared.facts.xp
     return reduction.value(xp, loss, reduction.divisor(xp, prepared.label_lengths, loss.dtype))
+
+
+_INFINITY = np.asarray(np.inf, dtype=np.float32)
+
+
+def is_feasible(loss: Array) -> Array:
+    """Tell of each loss (N,) whether any path emits the labels."""
+    # NumPy takes twice as long to compare with a number of Python's.
+    return loss != (_INFINITY if type(loss) is np.ndarray else float("inf"))
 
 
 def as_constants(prepared: KernelInputs) -> KernelInputs:

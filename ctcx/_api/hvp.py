@@ -117,7 +117,7 @@ def ctc_hvp(
     form = forms_of(*arrays) if namespace == "torch" else 0
     if validate and not form & UNREADABLE and not any_traced(*arrays):
         _check_values(v, prepared, time_major=swap)
-    adapter = adapter_for(namespace, form, *arrays, differentiate=True)
+    adapter = adapter_for(namespace, form, arrays, differentiate=True)
     second = hessian_times if adapter is None else adapter.second
     product = second(prepared.blank, *arrays)
     if (weights := weights_of(prepared, options)) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from ctcx._api.call import reduce_losses, reduction_of, run
+from ctcx._api.call import is_feasible, reduce_losses, reduction_of, run
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._api.lazy import call_whole, is_lazy
 from ctcx._arrays.tensor_forms import is_torch_recording
@@ -206,7 +206,7 @@ def ctc_loss_and_grad(
             return LossAndGrad(*whole)
     prepared, (loss, grad) = run("loss_and_grad", *arrays, blank, options, of_reduced=True)
     how = reduction_of(prepared, options)
-    feasible = loss != float("inf")
+    feasible = is_feasible(loss)
     loss = reduce_losses(prepared, how, loss)
     if prepared.single:
         return LossAndGrad(loss, grad[0, ...], feasible[0, ...])

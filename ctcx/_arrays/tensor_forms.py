@@ -87,8 +87,8 @@ def form_of(argument: str, tensor: Array) -> Form:
     return form
 
 
-def forms_as_seen(*tensors: Array | None) -> tuple[Any, ...] | None:
-    """Return dtype, shape, device and contiguity of each tensor: a key to look a call's form up by.
+def forms_as_seen(tensors: tuple[Array | None, ...]) -> list[Any] | None:
+    """Return dtype, shape, device and contiguity of each tensor: what a call's form is known by.
 
     None if a tensor isn't known to be plain, or reaches beyond its storage. Absent ones are None.
     """
@@ -108,8 +108,8 @@ def forms_as_seen(*tensors: Array | None) -> tuple[Any, ...] | None:
             and tensor.untyped_storage().nbytes() >= tensor.nbytes
         ) and not _lies_in_storage(tensor):
             return None
-        seen.append((tensor.dtype, tensor.shape, tensor.device, contiguous))
-    return tuple(seen)
+        seen += (tensor.dtype, tensor.shape, tensor.device, contiguous)
+    return seen
 
 
 def forms_of(*tensors: Array) -> Form:

@@ -35,7 +35,9 @@ class Adapter(Protocol):
         ...
 
 
-def adapter_for(namespace: str, form: Form, *arrays: Array, differentiate: bool) -> Adapter | None:
+def adapter_for(
+    namespace: str, form: Form, arrays: tuple[Array, ...], *, differentiate: bool
+) -> Adapter | None:
     """Give the adapter of the library, or None where it need not know.
 
     ``arrays`` are all of the call, ``form`` what :mod:`ctcx._arrays.tensor_forms` says of them.

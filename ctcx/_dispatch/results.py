@@ -144,8 +144,11 @@ def first_where(condition: Array, facts: ArrayFacts) -> int | None:
 
 def on_host(loss: Array, facts: ArrayFacts) -> list[float] | NDArray[Any] | None:
     """Losses that lie in the host's memory: a list of a few, else an array; None for others."""
-    known = facts.namespace in ("numpy", "torch", "jax.numpy", "mlx.core")
-    if known and facts.device.startswith("cpu") and not facts.form & UNREADABLE:
+    if type(loss) is np.ndarray or (
+        facts.namespace in ("torch", "jax.numpy", "mlx.core")
+        and facts.device.startswith("cpu")
+        and not facts.form & UNREADABLE
+    ):
         few: list[float] | None = loss.tolist() if loss.shape[0] <= _FEW else None
         return np.asarray(loss) if few is None else few
     return None

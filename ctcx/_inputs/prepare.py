@@ -118,7 +118,7 @@ def prepare(
         A wrong type, dtype or shape, another library or device than that of the logits.
     """
     arrays = logits, labels, logit_lengths, label_lengths
-    known = _prepare_plain(*arrays, blank, time_major=time_major)
+    known = _prepare_plain(arrays, blank, time_major)
     return known or _prepare_any(*arrays, blank, time_major=time_major)
 
 
@@ -229,23 +229,18 @@ _MOST_FORMS = 1024
 
 
 def _prepare_plain(
-    logits: Any,
-    labels: Any,
-    logit_lengths: Any,
-    label_lengths: Any,
+    arrays: tuple[Any, Any, Any, Any],
     blank: Any,
-    *,
-    time_major: bool,
+    time_major: bool,  # noqa: FBT001 - named arguments take longer
 ) -> KernelInputs | None:
     """Prepare at once what training loops pass: a batch of arrays that need no conversion.
 
     They are NumPy's own, or PyTorch's plain tensors. None for all else, right or wrong: the general
     way asks its questions one by one, and has the words for what is wrong.
     """
-    arrays = logits, labels, logit_lengths, label_lengths
-    if type(blank) is not int or (seen := _form_as_seen(*arrays)) is None:
+    if type(blank) is not int or (seen := _form_as_seen(arrays)) is None:
         return None
-    key = (seen, blank, time_major)
+    key = (*seen, blank, time_major)
     form = _forms.get(key)
     if form is None:
         form = _plain_form(*arrays, blank, time_major=time_major)
@@ -257,6 +252,7 @@ def _prepare_plain(
                 del _forms[next(iter(_forms))]
             _forms[key] = form
     facts = form.facts
+    logits, labels, logit_lengths, label_lengths = arrays
     if time_major:
         logits = facts.xp.permute_dims(logits, (1, 0, 2))
     if form.every_frame:
@@ -264,7 +260,7 @@ def _prepare_plain(
     if form.every_label:
         label_lengths = _all_of(logits, labels.shape[1], facts)
     on_host = facts.namespace == "numpy"
-    return KernelInputs(
+    fields = (
         logits,
         labels,
         logit_lengths,
@@ -279,10 +275,11 @@ def _prepare_plain(
         label_lengths if on_host and not form.every_label else None,
         form.plans,
     )
+    return KernelInputs._make(fields)  # one by one, so many arguments take twice as long
 
 
-def _form_as_seen(*arrays: Any) -> tuple[Any, ...] | None:
-    """Return the dtypes, shapes, layouts and devices of a call's arrays: the key of its form.
+def _form_as_seen(arrays: tuple[Any, ...]) -> list[Any] | None:
+    """Return the dtypes, shapes, layouts and devices of a call's arrays: what its form is known by.
 
     None if an array is neither NumPy's own nor a plain tensor in memory of its own.
     """
@@ -291,16 +288,16 @@ def _form_as_seen(*arrays: Any) -> tuple[Any, ...] | None:
         seen: list[Any] = []
         for array in arrays:
             if type(array) is kind:
-                seen.append((array.dtype, array.shape, array.flags.num))
+                seen += (array.dtype, array.shape, array.flags.num)
             elif array is None:
                 seen.append(None)
             else:
                 return None
-        return tuple(seen)
+        return seen
     torch = sys.modules.get("torch")
     if torch is None or kind is not torch.Tensor or form_of_modes():
         return None
-    return forms_as_seen(*arrays)
+    return forms_as_seen(arrays)
 
 
 def _all_of(logits: Array, size: int, facts: ArrayFacts) -> Array:
@@ -363,7 +360,7 @@ _INTEGERS = ("labels", "logit_lengths", "label_lengths")
 
 def of_arrays(prepared: KernelInputs, *arrays: Any) -> KernelInputs:
     """Put other arrays in the place of the first ones, of which all that is known holds, too."""
-    return KernelInputs(*arrays, *prepared[len(arrays) :])  # _replace takes twice as long
+    return KernelInputs._make(arrays + prepared[len(arrays) :])  # _replace takes twice as long
 
 
 def rebind(

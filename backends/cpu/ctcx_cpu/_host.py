@@ -11,10 +11,9 @@ from ctcx.plugin import Decline, has_host_memory
 
 __all__ = ["integers", "like_given", "on_host", "rows"]
 
-TYPES = {np.dtype("float16"): 0, np.dtype("float32"): 2, np.dtype("float64"): 3}
+_TYPES = ("float16", "uint16", "float32", "float64")  # uint16 holds bfloat16: see on_host
+TYPES = {np.dtype(name): number for number, name in enumerate(_TYPES)}
 """Numbers of the types in ``ctcx_cpu.h``."""
-
-BFLOAT16 = 1
 
 
 class _Lent:
@@ -79,7 +78,7 @@ def rows(host: Any) -> Any:
 
 def integers(array: Any) -> Any:
     """Return labels or lengths as int32 or int64, in any strides."""
-    host = on_host(array)
+    host = array if type(array) is np.ndarray else on_host(array)
     if host.dtype.char in "ilq" and host.flags.aligned:
         return host
     return host.astype(np.int64)
@@ -88,7 +87,7 @@ def integers(array: Any) -> Any:
 def like_given(result: Any, given: Any) -> Any:
     """Return a result as an array of the library and, for a gradient, the dtype of the logits."""
     if isinstance(given, np.ndarray):
-        return result if result.dtype != np.uint16 else result.view(given.dtype)
+        return result.view(given.dtype) if result.dtype.char == "H" else result
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(given, torch.Tensor):
         tensor = torch.from_numpy(result)

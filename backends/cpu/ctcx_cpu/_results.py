@@ -93,9 +93,11 @@ def empty_like(array: NDArray[Any], dtype: DTypeLike | None = None) -> NDArray[A
     dtype
         Of the result; None for that of the array.
     """
-    dtype = array.dtype if dtype is None else np.dtype(dtype)
     if array.flags.c_contiguous:
-        return empty(array.shape, dtype)
+        if array.nbytes < KEPT_FROM:  # at once, as small calls pay
+            return np.empty_like(array, dtype, subok=False)
+        return empty(array.shape, array.dtype if dtype is None else dtype)
+    dtype = array.dtype if dtype is None else np.dtype(dtype)
     frames_outside = abs(array.strides[1]) > abs(array.strides[0])
     axes = (1, 0, 2) if frames_outside else (0, 1, 2)
     result = empty(tuple(array.shape[axis] for axis in axes), dtype)

@@ -9,7 +9,7 @@ import numpy as np
 from ctcx import CTCInputError
 from ctcx.plugin import env_text, usable_cores
 from ctcx_cpu import _jax, _native, check_instructions
-from ctcx_cpu._host import BFLOAT16, TYPES, integers, like_given, on_host, rows
+from ctcx_cpu._host import TYPES, integers, like_given, on_host, rows
 from ctcx_cpu._results import empty, empty_like
 
 __all__ = [
@@ -66,7 +66,7 @@ def loss(
         return _jax.call("loss", arrays, (losses,), blank=blank, threads=threads)[0]
     x = rows(on_host(logits))
     found = np.empty(*losses)
-    _native.compute(x, *_others(arrays), found, None, None, _type_of(x), blank, threads)
+    _native.compute(x, *_others(arrays), found, None, None, TYPES[x.dtype], blank, threads)
     return like_given(found, logits)
 
 
@@ -103,7 +103,7 @@ def loss_and_grad(
     x = rows(on_host(logits))
     found, gradient = np.empty(*losses), empty_like(x)
     factors = None if weights is None else np.ascontiguousarray(on_host(weights))
-    _native.compute(x, *_others(arrays), found, gradient, factors, _type_of(x), blank, threads)
+    _native.compute(x, *_others(arrays), found, gradient, factors, TYPES[x.dtype], blank, threads)
     return like_given(found, logits), like_given(gradient, logits)
 
 
@@ -140,7 +140,7 @@ def occupancies(
         return _jax.call("occupancies", arrays, results, blank=blank, threads=threads)
     x = rows(on_host(logits))
     found = np.empty(x.shape[0], dtype), empty_like(x, dtype), empty(*by_state) if states else None
-    _native.occupancies(x, *_others(arrays), *found, _type_of(x), blank, threads)
+    _native.occupancies(x, *_others(arrays), *found, TYPES[x.dtype], blank, threads)
     return tuple(like_given(result, logits) for result in found if result is not None)
 
 
@@ -182,7 +182,7 @@ def align(
     x = rows(on_host(logits))
     more = None if extra is None else rows(on_host(extra))
     found = np.empty(*results[0]), np.empty(*results[1])
-    _native.align(x, *_others(arrays), more, *found, _type_of(x), blank, *ends, threads)
+    _native.align(x, *_others(arrays), more, *found, TYPES[x.dtype], blank, *ends, threads)
     return like_given(found[0], logits), like_given(found[1], logits)
 
 
@@ -218,7 +218,7 @@ def sample_paths(
         return _jax.call("sample_paths", given, results, blank=blank, threads=threads)[0]
     x, numbers = rows(on_host(logits)), np.require(on_host(uniforms), requirements=("C", "A"))
     states = empty(*results[0])
-    _native.sample_paths(x, *_others(arrays), numbers, states, _type_of(x), blank, threads)
+    _native.sample_paths(x, *_others(arrays), numbers, states, TYPES[x.dtype], blank, threads)
     return like_given(states, logits)
 
 
@@ -245,7 +245,7 @@ def greedy(
         return _jax.call("greedy", given, results, blank=blank, threads=threads)
     x = rows(on_host(logits))
     found = np.empty(*results[0]), np.empty(*results[1])
-    _native.greedy(x, integers(logit_lengths), *found, _type_of(x), blank, threads)
+    _native.greedy(x, integers(logit_lengths), *found, TYPES[x.dtype], blank, threads)
     return like_given(found[0], logits), like_given(found[1], logits)
 
 
@@ -286,7 +286,7 @@ def beam_search(
         return _jax.call("beam_search", given, results, blank=blank, **settings)
     x = rows(on_host(logits))
     found = np.empty(*results[0]), np.empty(*results[1])
-    lengths, kind = integers(logit_lengths), _type_of(x)
+    lengths, kind = integers(logit_lengths), TYPES[x.dtype]
     _native.beam_search(x, lengths, *found, kind, blank, width, top, most, threads)
     return like_given(found[0], logits), like_given(found[1], logits)
 
@@ -316,7 +316,7 @@ def softmax_only(
     gradient = empty_like(x)
     others = _others((logits, labels, logit_lengths, label_lengths))
     threads = number_of_threads(num_threads)
-    _native.compute(x, *others, None, gradient, None, _type_of(x), blank, threads)
+    _native.compute(x, *others, None, gradient, None, TYPES[x.dtype], blank, threads)
     return like_given(gradient, logits)
 
 
@@ -342,10 +342,6 @@ def number_of_threads(asked: object = None) -> int:
         raise CTCInputError(msg, argument=VARIABLE, value=text)
     # Python makes no int of thousands of digits.
     return _MOST_THREADS if len(digits) > 9 else min(int(digits), _MOST_THREADS)
-
-
-def _type_of(x: Any) -> int:
-    return BFLOAT16 if x.dtype == np.uint16 else TYPES[x.dtype]
 
 
 def _loss_dtype(logits: Any) -> type[np.floating[Any]]:

@@ -220,7 +220,7 @@ class Work {
 
   // Lets no more come in, and waits for a while.
   bool others_have_left() {
-    if (has_lost_threads()) return true;
+    if (alone_ || has_lost_threads()) return true;
     [[maybe_unused]] const Uncancelled uncancelled;
     std::unique_lock lock(mutex_);
     closed_ = true;
