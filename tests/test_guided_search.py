@@ -464,6 +464,7 @@ WRONG = {
     "a number alone": ({"lm": Broken(0.0)}, r"lm.score\(state, \d\) returned 0.0: expected \(log"),
     "a probability": ({"lm": Broken((0.5, 0))}, "a log_prob of 0.5: expected the logarithm"),
     "NaN": ({"lm": Broken((math.nan, 0))}, "a log_prob of nan"),
+    "a number beyond floats": ({"lm": Broken((-(10**400), 0))}, "a log_prob of -1000"),
     "an end of 0.5": ({"lm": BrokenEnd(3, 0)}, r"lm.finish\(state\) returned a log_prob of 0.5"),
     "no state": ({"state": {}, **ON}, "state must be ctcx.BeamState"),
     "exact scores": ({"state": STATE}, "exact_scores must be False with a state"),
@@ -485,6 +486,14 @@ WRONG = {
     "a number for settings": ({"state": replace(STATE, settings=5), **ON}, "doesn't hold what"),
     "few settings": ({"state": replace(STATE, settings=STATE.settings[:3]), **ON}, "doesn't hold"),
     "no guides": ({"state": replace(STATE, guides=((),)), **ON}, "doesn't hold what"),
+    "a number for lengths": (
+        {"state": replace(STATE, lengths=np.int32(1)), **ON},
+        "doesn't hold what",
+    ),
+    "numbers for guides": (
+        {"state": replace(GUIDED, guides=(3,)), "lm": MODEL, **ON},
+        "doesn't hold what",
+    ),
     "no states of the model": (
         {"state": replace(GUIDED, guides=((),)), "lm": MODEL, **ON},
         "doesn't hold what",
@@ -616,6 +625,17 @@ def test_nothing_is_found_in_nothing(shape):
     found = ctcx.ctc_beam_search(np.zeros(shape), top=2, exact_scores=False, state=ctcx.BeamState())
     assert found.labels.shape == (*shape[:-2], 2, 0)
     assert found.lengths.reshape(-1, 2).tolist() == [[0, -1]] * (len(found.lengths.ravel()) // 2)
+
+
+def test_a_score_beyond_float32_is_that_of_no_result():
+    x = np.zeros((2, 3))
+    found = ctcx.ctc_beam_search(x, lm=Broken((-1e40, 0)), top=2, exact_scores=False)
+    assert found.count == 2
+    assert found.scores[1] < -1e39
+    found = ctcx.ctc_beam_search(
+        x.astype(np.float32), lm=Broken((-1e40, 0)), top=2, exact_scores=False
+    )
+    assert found.lengths.tolist() == [0, -1]
 
 
 def test_a_call_that_a_library_traces_is_refused():

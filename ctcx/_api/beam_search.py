@@ -59,10 +59,12 @@ class Beams(NamedTuple, Generic[ArrayT]):
     log_probs
         (N, top): logarithm of the probability of the labels, in nats, by all their paths; with
         ``exact_scores=False`` the same as ``beam_log_probs``. -inf where there is no result.
-        Results are in this order, the most probable first.
     beam_log_probs
         (N, top): what the beam has gathered, never more than ``log_probs`` but for rounding: what
         reaches the labels through a prefix that had left the beam is missing.
+    scores
+        (N, top): ``log_probs`` and what phrases, language model and label bonus add. Results are in
+        this order, the best first. -inf where there is no result.
     starts
         (N, top, K) int32: the frame where each label starts in the most probable path of the
         labels (:func:`ctcx.ctc_align`); -1 elsewhere, and with ``exact_scores=False``.
@@ -162,8 +164,9 @@ def ctc_beam_search(
         they begin a phrase, and lose it if the phrase breaks off or ends unfinished.
     lm : object, optional
         A language model: ``start()`` gives the state before the first label; ``score(state,
-        label)`` the logarithm of the label's probability, in nats, and the next state; and
-        ``finish(state)`` that of the end. The end counts in results only, not in the search.
+        label)`` the logarithm of the label's probability, in nats, and the next state, and leaves
+        the given one as it is; and ``finish(state)`` that of the end. The end counts in results
+        only, not in the search.
     lm_weight : float
         What the logarithms of ``lm`` are multiplied by; 0 or more. With 0 the model is ignored.
         Without ``lm`` it can't be anything but 1.

@@ -360,7 +360,8 @@ def _results(
 
     They are in order as they are returned, rounded to ``real``.
     """
-    with np.errstate(invalid="ignore"):
+    # A bonus beyond what float32 holds is -inf in it.
+    with np.errstate(invalid="ignore", over="ignore"):
         log_probs = np.minimum(np.logaddexp(beams.ends_blank, beams.ends_label), 0.0).astype(real)
         final_bonus = final_bonus.astype(real)
         scores = np.where(_is_there(beams), log_probs + final_bonus, -np.inf)
@@ -493,9 +494,9 @@ def _entries(
             )
             raise CTCInputError(msg, argument="state")
     shape = (rows, dict(settings)["width"])
-    if getattr(state.lengths, "shape", shape)[:1] != shape[:1]:
-        there = state.lengths.shape[0]  # type: ignore[union-attr]
-        msg = f"state is of {there} sequences, but the logits are of {rows}"
+    there = getattr(state.lengths, "shape", ())[:1] or shape[:1]
+    if there != shape[:1]:
+        msg = f"state is of {there[0]} sequences, but the logits are of {rows}"
         raise CTCInputError(msg, argument="state")
     if not _is_whole(state, shape, dict(settings), has_guides=has_guides):
         raise foreign
@@ -551,6 +552,8 @@ def _is_whole(
         len(set(map(bytes, row[:size]))) < size for row, size in zip(labels, sizes, strict=True)
     ):
         return False  # a prefix is there twice
+    if not all(isinstance(row, tuple) for row in state.guides):
+        return False
     return not has_guides or [len(row) for row in state.guides] == sizes
 
 

@@ -118,7 +118,7 @@ def _checked(returned: Any, label: int | None) -> float:
         number = returned[0]
     try:
         found = float(number)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not found <= TOLERATED:
         msg = (
