@@ -1,7 +1,8 @@
 """Checks of values: labels, lengths and logits. The only place that reads values of the input.
 
-Host data (lists, NumPy labels beside any logits) is checked on the host. All else is folded into
-one boolean on the device, read once. Only when that says no are values looked up, to say where.
+Host data (lists, NumPy labels beside any logits) is checked on the host, and so are arrays of JAX
+that lie there. All else is folded into one boolean on the device, read once. Only when that says no
+are values looked up, to say where.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctcx._arrays.facts import device_of, first_true, is_numpy, namespace_of
+from ctcx._arrays.facts import device_of, first_true, has_host_memory, is_numpy, namespace_of
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import to_lists
 from ctcx._nesting import numbered
@@ -32,6 +33,7 @@ def check_values(
     Raises CTCInputError: a length outside its range, a label out of range or equal to the blank, a
     NaN or +inf logit inside a sequence; with sequence, position and value.
     """
+    call = _read_on_host(call)
     labels, ok_small = _integers_ok(call, call.logits.shape[2], wildcards)
     logits = call.logits
     if is_numpy(labels) and not is_numpy(logits):
@@ -49,9 +51,30 @@ def check_integers(call: KernelInputs, num_classes: int) -> None:
 
     Raises CTCInputError, as :func:`check_values` does.
     """
+    call = _read_on_host(call)
     _, ok = _integers_ok(call, num_classes, ())
     if not bool(ok):
         _locate_integers(call, num_classes)
+
+
+def _read_on_host(call: KernelInputs) -> KernelInputs:
+    """Let NumPy read arrays of JAX in the host's memory: JAX compiles each question for each shape.
+
+    By DLPack, which lends the memory until it has been read, so that it can still be donated.
+    """
+    arrays = call[1:4]
+    if call.facts.namespace != "jax.numpy" or not all(map(has_host_memory, arrays)):
+        return call
+    labels, logit_lengths, label_lengths = (  # as the caller wrote them, where that is known
+        np.from_dlpack(array) if host is None else host
+        for array, host in zip(arrays, call[9:12], strict=True)
+    )
+    call = call._replace(
+        host_labels=labels, host_logit_lengths=logit_lengths, host_label_lengths=label_lengths
+    )
+    if call.facts.dtype == "bfloat16" or not has_host_memory(call.logits):
+        return call
+    return call._replace(logits=np.from_dlpack(call.logits), facts=call.facts._replace(xp=np))
 
 
 def _integers_ok(
