@@ -562,3 +562,144 @@ def test_labels_on_another_device_raise_alike_under_compile():
     with pytest.raises(Exception, match="labels is on device meta") as raised:
         compiled(torch.zeros(1, 5, 4), labels)
     assert str(eager.value) in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")  # what Dynamo finds in other packages
+class TestBesideTheGraph:
+    """Where ``torch.compile`` can't record a call, it must neither look into ctcx nor change it."""
+
+    labels = torch.tensor([[1, 2], [3, 3]])
+
+    @pytest.fixture(autouse=True)
+    def fresh(self):
+        torch.compiler.reset()
+        yield
+        torch.compiler.reset()
+
+    def loss(self, x):
+        return ctcx.ctc_loss(x, self.labels, [6, 5]).sum()
+
+    def entropy(self, x):
+        return ctcx.ctc_entropy(x, self.labels, [6, 5]).sum()
+
+    def head(self, x):
+        return ctcx.linear_ctc_loss_and_grad(x, torch.eye(4), None, self.labels, [6, 5]).loss.sum()
+
+    @pytest.mark.parametrize("name", ["loss", "entropy"])
+    @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+    def test_transformations_of_a_compiled_function(self, name, backend):
+        function = getattr(self, name)
+        compiled = torch.compile(function, backend=backend)
+        x, v = torch.randn(2, 2, 6, 4)
+        expected = torch.func.jvp(function, (x,), (v,))
+        torch.testing.assert_close(torch.func.jvp(compiled, (x,), (v,)), expected)
+        batch = torch.randn(3, 2, 6, 4)
+        torch.testing.assert_close(
+            torch.func.vmap(compiled)(batch), torch.func.vmap(function)(batch)
+        )
+
+    @pytest.mark.parametrize("name", ["loss", "entropy"])
+    @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+    def test_forward_mode_keeps_its_tangents(self, name, backend):
+        forward_ad = torch.autograd.forward_ad
+        function = getattr(self, name)
+        x, v = torch.randn(2, 2, 6, 4)
+        along = lambda x: torch.func.jvp(function, (x,), (v,))[1]
+        expected = along(x)
+        assert expected.abs() > 1e-3
+        compiled = torch.compile(function, backend=backend)
+        torch.testing.assert_close(torch.compile(along, backend=backend)(x), expected)
+        compiled(x)  # and the graph that there is now isn't used for dual tensors
+        with forward_ad.dual_level():
+            result = compiled(forward_ad.make_dual(x, v))
+            torch.testing.assert_close(forward_ad.unpack_dual(result).tangent, expected)
+            lengths = torch.tensor([6, 5]), torch.tensor([2, 2])
+            arguments = (self.labels, *lengths, 0, "inf", None, True, "NTC")
+            with pytest.raises(NotImplementedError, match="no derivative in forward mode"):
+                torch.ops.ctcx.loss(forward_ad.make_dual(x, v), *arguments)
+
+    @pytest.mark.parametrize("name", ["loss", "entropy", "head"])
+    def test_compiled_autograd(self, name):
+        from torch._dynamo import compiled_autograd
+
+        x, y = leaf(torch.ones(2, 6, 4)), leaf(torch.ones(2, 6, 4))
+        head = ctcx.LinearCTCLoss(4, 4, reduction="sum")
+        function = getattr(self, name) if name != "head" else (lambda x: head(x, self.labels))
+        with compiled_autograd._enable(torch.compile(backend="eager")):
+            function(x).backward()
+        function(y).backward()
+        torch.testing.assert_close(x.grad, y.grad)
+
+    def test_arrays_of_numpy(self):
+        x = np.random.default_rng(0).standard_normal((2, 6, 4))
+        labels, uniforms = self.labels.numpy(), np.full((2, 1, 6), 0.5)
+        for function in (
+            lambda x: ctcx.ctc_loss(x, labels),
+            lambda x: ctcx.ctc_loss_and_grad(x, labels).grad,
+            lambda x: ctcx.ctc_align(x, labels).states,
+            lambda x: ctcx.ctc_occupancies(x, labels).classes,
+            lambda x: ctcx.ctc_entropy(x, labels),
+            lambda x: ctcx.ctc_sample_paths(x, labels, uniforms),
+            lambda x: ctcx.ctc_greedy(x).score,
+            lambda x: ctcx.ctc_beam_search(logits=x).log_probs,
+            lambda x: ctcx.ctc_hvp(x, labels, vector=x),
+            lambda x: ctcx.linear_ctc_loss_and_grad(x, np.eye(4), None, labels).hidden,
+        ):
+            found = torch.compile(function, backend="eager")(x)
+            assert isinstance(found, np.ndarray)
+            np.testing.assert_array_equal(found, function(x))
+
+    def test_arrays_of_numpy_while_a_model_is_exported(self):
+        x, losses = np.zeros((1, 4, 3)), []
+
+        class Model(torch.nn.Module):
+            def forward(self, y):
+                losses.append(ctcx.ctc_loss(x, [[1]]))
+                return y + 1
+
+        torch.export.export(Model(), (torch.ones(2),), strict=False)
+        np.testing.assert_array_equal(losses[0], ctcx.ctc_loss(x, [[1]]))
+
+    def test_errors_and_explanations_of_calls_of_other_sizes(self):
+        compiled = torch.compile(partial(ctcx.ctc_loss, blank=7), backend="eager")
+        explained = torch.compile(lambda x, y: str(ctcx.explain(x, y)), backend="eager")
+        for frames in (4, 5, 6):  # of which the second makes sizes symbols
+            x = torch.zeros(2, frames, 4)
+            with pytest.raises(ctcx.CTCInputError, match="blank=7 is out of range"):
+                compiled(x, self.labels)
+            assert explained(x, self.labels) == str(ctcx.explain(x, self.labels))
+
+    @pytest.mark.parametrize(
+        ("labels", "lengths"),
+        [
+            ([[True, 2], [3]], None),
+            ([torch.tensor([True]), [3]], None),
+            ([[torch.tensor(True)], [3]], None),
+            ([{1, 2}, [3]], None),
+            ([{1: 2}, [3]], None),
+            ([[1], [3]], [True, 4]),
+            ([[1], [3]], torch.tensor([[6], [5]])),
+            ([[1], [3]], torch.tensor([[6, 5]])),
+            ([[1]], torch.tensor(6)),
+            ([[1]], 6),
+        ],
+    )
+    @pytest.mark.parametrize("fullgraph", [False, True])
+    def test_what_is_no_list_of_integers_is_refused_as_ever(self, labels, lengths, fullgraph):
+        x = torch.zeros(len(labels), 6, 4)
+        function = lambda x: ctcx.ctc_loss(x, labels, lengths)
+        with pytest.raises(ctcx.CTCInputError):
+            function(x)
+        compiled = torch.compile(function, backend="eager", fullgraph=fullgraph)
+        with pytest.raises(Exception, match=r"CTCInputError|expected an int|must "):
+            compiled(x)
+
+    @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "uint32", "uint64"])
+    def test_lengths_of_all_integer_dtypes(self, dtype):
+        lengths = torch.tensor([2, 1]).to(getattr(torch, dtype))
+        function = lambda x: ctcx.ctc_loss(
+            x, self.labels, None, lengths, reduction="mean_per_label"
+        )
+        compiled = torch.compile(function, backend="eager", fullgraph=True)
+        x = torch.randn(2, 6, 4)
+        torch.testing.assert_close(compiled(x), function(x))

@@ -11,7 +11,7 @@ from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._api.lazy import call_whole, is_lazy
 from ctcx._arrays.facts import device_of, first_true, has_float64
-from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
+from ctcx._arrays.tensor_forms import UNREADABLE, hidden_from_dynamo, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.spans import PathFacts, are_paths, path_facts
 from ctcx._dispatch.compute import compute, raise_if_infeasible
@@ -97,6 +97,7 @@ class Span(NamedTuple):
     wildcard: int | None = None
 
 
+@hidden_from_dynamo
 def ctc_align(
     logits: ArrayT,
     labels: Array | Sequence[Sequence[int]],
@@ -185,7 +186,7 @@ def ctc_align(
     arguments: dict[str, Any] = {"blank": blank, "wildcards": wildcards, "free_ends": free_ends}
     arrays = {"logits": logits, "labels": labels}
     arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
-    if is_torch_recording():
+    if is_torch_recording(logits):
         from ctcx._api import torch_align
 
         return Alignment(*torch_align.traced(*arrays.values(), **arguments, options=options))

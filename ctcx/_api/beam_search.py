@@ -19,7 +19,7 @@ from ctcx._api.guided_search import (
 )
 from ctcx._api.lazy import call_whole, is_lazy
 from ctcx._api.loss import ctc_loss
-from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
+from ctcx._arrays.tensor_forms import UNREADABLE, hidden_from_dynamo, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.results import beams_in_order, label_lengths
 from ctcx._dispatch.compute import compute
@@ -93,6 +93,7 @@ class _BeamsSoFar(Beams[ArrayT]):
     state: BeamState | None = None
 
 
+@hidden_from_dynamo
 def ctc_beam_search(
     logits: ArrayT,
     logit_lengths: Array | Sequence[int] | None = None,
@@ -216,7 +217,7 @@ def ctc_beam_search(
     names = ("blank", "time_major", "width", "top", "exact_scores", "max_classes", "backend")
     options: dict[str, Any] = dict(zip(names, settings, strict=False))
     arrays = {"logits": logits, "logit_lengths": logit_lengths}
-    if not is_torch_recording() and is_lazy(logits):
+    if not is_torch_recording(logits) and is_lazy(logits):
         guide: dict[str, Any] = {
             "boost": boost,
             "lm": lm,
@@ -233,7 +234,7 @@ def ctc_beam_search(
         wishes = wishes_of(boost, lm, lm_weight, label_bonus, state)
     if wishes is not None and not wishes.are_none:
         search_guided = _guided
-        if is_torch_recording():
+        if is_torch_recording(logits):
             from ctcx._api import torch_decode
 
             search_guided = partial(torch_decode.outside_of_graphs, _guided)
@@ -248,7 +249,7 @@ def ctc_beam_search(
             backend=backend,
             validate=validate,
         )
-    if is_torch_recording():
+    if is_torch_recording(logits):
         from ctcx._api import torch_decode
 
         return _plain(*torch_decode.beam_search_traced(logits, logit_lengths, *settings))
@@ -285,7 +286,7 @@ def _guided(
         )
         raise CTCInputError(msg, argument="exact_scores", value=exact_scores)
     prepared = None
-    if not is_torch_recording() and not is_capturing(logits):
+    if not is_torch_recording(logits) and not is_capturing(logits):
         prepared = as_constants(prepare_logits(logits, logit_lengths, blank, time_major=time_major))
     if prepared is None or prepared.facts.traced or prepared.facts.form & UNREADABLE:
         msg = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ctcx._api.lazy import is_lazy, whole_problem
+from ctcx._arrays.tensor_forms import never_recorded
 from ctcx._dispatch.compute import problem_of
 from ctcx._dispatch.dispatcher import Decision, explain_problem
 from ctcx._inputs.options import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 
+@never_recorded
 def explain(
     logits: Array,
     labels: Array | Sequence[Sequence[int]] | None = None,

@@ -10,7 +10,7 @@ import numpy as np
 from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
 from ctcx._api.lazy import call_whole, is_lazy
-from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
+from ctcx._arrays.tensor_forms import UNREADABLE, hidden_from_dynamo, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.readout import Readout, label_counts, readout, readout_of_numpy
 from ctcx._dispatch.compute import compute
@@ -60,6 +60,7 @@ class Decoded(NamedTuple, Generic[ArrayT]):
     score: ArrayT
 
 
+@hidden_from_dynamo
 def ctc_greedy(
     logits: ArrayT,
     logit_lengths: Array | Sequence[int] | None = None,
@@ -113,7 +114,7 @@ def ctc_greedy(
     0.2688
     """
     settings = (blank, time_major, merge_repeated, backend, validate)
-    if is_torch_recording():
+    if is_torch_recording(logits):
         from ctcx._api import torch_decode
 
         return Decoded(*torch_decode.greedy_traced(logits, logit_lengths, *settings))

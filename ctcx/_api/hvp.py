@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ctcx._api.call import run, weights_of
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._arrays.facts import any_traced, device_of, first_true, is_array
-from ctcx._arrays.tensor_forms import UNREADABLE, forms_of, is_torch_compiling
+from ctcx._arrays.tensor_forms import UNREADABLE, forms_of, never_recorded
 from ctcx._autodiff.adapters import adapter_for
 from ctcx._autodiff.operation import hessian_times
 from ctcx._errors import CTCInputError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ctc_hvp"]
 
 
+@never_recorded
 def ctc_hvp(
     logits: ArrayT,
     labels: Array | Sequence[Sequence[int]],
@@ -90,14 +91,6 @@ def ctc_hvp(
     True
     """
     options = Options(time_major, reduction, infeasible, backend, validate)
-    if is_torch_compiling():
-        from ctcx._api import torch_operators
-
-        given = (logits, labels, logit_lengths, label_lengths)
-        untraced: ArrayT = torch_operators.untraced_hvp(
-            *given, vector=vector, blank=blank, **options._asdict()
-        )
-        return untraced
     if is_captured(logits):
         named = {"logits": logits, "labels": labels, "vector": vector}
         named |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}

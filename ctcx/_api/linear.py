@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from ctcx._api.call import reduce_losses, reduction_of
 from ctcx._api.loss import ctc_loss_and_grad
 from ctcx._arrays.facts import any_traced
-from ctcx._arrays.tensor_forms import UNREADABLE, form_of, is_torch_compiling
+from ctcx._arrays.tensor_forms import UNREADABLE, form_of, never_recorded
 from ctcx._autodiff.head_operation import HeadOperation
 from ctcx._core.linear_head import Constants
 from ctcx._errors import CTCInputError
@@ -51,6 +51,7 @@ class LinearLossAndGrad(NamedTuple, Generic[ArrayT]):
     feasible: Array
 
 
+@never_recorded
 def linear_ctc_loss_and_grad(
     hidden: ArrayT,
     weight: ArrayT,
@@ -128,13 +129,6 @@ def linear_ctc_loss_and_grad(
     """
     options = Options(time_major, reduction, infeasible, backend, validate)
     arrays = (hidden, weight, bias, labels, logit_lengths, label_lengths)
-    if is_torch_compiling():
-        from ctcx._api import torch_linear
-
-        untraced: LinearLossAndGrad[ArrayT] = torch_linear.untraced(
-            *arrays, blank=blank, chunk=chunk, **options._asdict()
-        )
-        return untraced
     head, operation = _prepared(arrays, blank, options, chunk)
     how = reduction_of(head.call, options)
     given = _arrays_of(head)
@@ -244,5 +238,6 @@ def _backward(
     if operation.facts_only.call.facts.namespace == "torch":
         from ctcx._autodiff import torch_head
 
-        return torch_head.backward(operation, above, arrays, kept)
+        found: tuple[Any, ...] = torch_head.backward(operation, above, arrays, kept)
+        return found
     return operation.backward(above, arrays, kept)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from ctcx._api.call import is_feasible, reduce_losses, reduction_of, run
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._api.lazy import call_whole, is_lazy
-from ctcx._arrays.tensor_forms import is_torch_recording
+from ctcx._arrays.tensor_forms import hidden_from_dynamo, is_torch_recording
 from ctcx._inputs.options import Infeasible, Options, ReductionName
 from ctcx._typing import ArrayT
 
@@ -37,6 +37,7 @@ class LossAndGrad(NamedTuple, Generic[ArrayT]):
     feasible: Array
 
 
+@hidden_from_dynamo
 def ctc_loss(
     logits: ArrayT,
     labels: Array | Sequence[Sequence[int]],
@@ -120,7 +121,7 @@ def ctc_loss(
     """
     arrays = logits, labels, logit_lengths, label_lengths
     options = Options(time_major, reduction, infeasible, backend, validate)
-    if is_torch_recording():
+    if is_torch_recording(logits):
         from ctcx._api import torch_operators
 
         loss: ArrayT = torch_operators.traced_loss(*arrays, blank, options)
@@ -137,6 +138,7 @@ def ctc_loss(
     return loss
 
 
+@hidden_from_dynamo
 def ctc_loss_and_grad(
     logits: ArrayT,
     labels: Array | Sequence[Sequence[int]],
@@ -192,7 +194,7 @@ def ctc_loss_and_grad(
     """
     arrays = logits, labels, logit_lengths, label_lengths
     options = Options(time_major, reduction, infeasible, backend, validate)
-    if is_torch_recording():
+    if is_torch_recording(logits):
         from ctcx._api import torch_operators
 
         return LossAndGrad(*torch_operators.traced_loss_and_grad(*arrays, blank, options))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
 from ctcx._api.call import as_asked, as_constants, run
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._arrays.facts import describe, device_of, first_true, is_array
-from ctcx._arrays.tensor_forms import UNREADABLE, is_torch_recording
+from ctcx._arrays.tensor_forms import UNREADABLE, hidden_from_dynamo, is_torch_recording
 from ctcx._core.entropy import path_entropy
 from ctcx._core.kernels import run as run_core
 from ctcx._core.spans import are_sampled_paths
@@ -71,6 +71,7 @@ class Occupancies(NamedTuple, Generic[ArrayT]):
     feasible: Array
 
 
+@hidden_from_dynamo
 def ctc_occupancies(
     logits: ArrayT,
     labels: Array | Sequence[Sequence[int]],
@@ -133,7 +134,7 @@ def ctc_occupancies(
     options = Options(time_major, "none", "inf", backend, validate)
     arrays: dict[str, Any] = {"logits": logits, "labels": labels}
     arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
-    if is_torch_recording():
+    if is_torch_recording(logits):
         from ctcx._api import torch_posterior
 
         return Occupancies(
@@ -163,6 +164,7 @@ def ctc_occupancies(
     return Occupancies(classes, each[0] if each else None, loss, feasible)
 
 
+@hidden_from_dynamo
 def ctc_entropy(
     logits: ArrayT,
     labels: Array | Sequence[Sequence[int]],
@@ -218,7 +220,7 @@ def ctc_entropy(
     options = Options(time_major, "none", "inf", backend, validate)
     arrays: dict[str, Any] = {"logits": logits, "labels": labels}
     arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
-    if is_torch_recording():
+    if is_torch_recording(logits):
         from ctcx._api import torch_posterior
 
         traced: ArrayT = torch_posterior.traced_entropy(
@@ -246,6 +248,7 @@ def ctc_entropy(
 
 
 @overload
+@hidden_from_dynamo
 def ctc_sample_paths(
     logits: NDArray[Any],
     labels: Array | Sequence[Sequence[int]],
@@ -259,6 +262,7 @@ def ctc_sample_paths(
     validate: bool = True,
 ) -> NDArray[np.int32]: ...
 @overload
+@hidden_from_dynamo
 def ctc_sample_paths(
     logits: ArrayT,
     labels: Array | Sequence[Sequence[int]],
@@ -271,6 +275,7 @@ def ctc_sample_paths(
     backend: str | None = None,
     validate: bool = True,
 ) -> ArrayT: ...
+@hidden_from_dynamo
 def ctc_sample_paths(
     logits: Array,
     labels: Array | Sequence[Sequence[int]],
@@ -341,7 +346,7 @@ def ctc_sample_paths(
     options = Options(time_major, "none", "inf", backend, validate)
     arrays: dict[str, Any] = {"logits": logits, "labels": labels, "uniforms": uniforms}
     arrays |= {"logit_lengths": logit_lengths, "label_lengths": label_lengths}
-    if is_torch_recording():
+    if is_torch_recording(logits):
         from ctcx._api import torch_posterior
 
         traced: Array = torch_posterior.traced_paths(**arrays, blank=blank, options=options)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ctcx._api.linear import LinearLossAndGrad, linear_ctc_loss_and_grad, linear_loss
+from ctcx._api.linear import linear_loss
 from ctcx._inputs.labels import resolve_blank
 from ctcx._inputs.linear import check_chunk
 from ctcx._inputs.options import Infeasible, Options, ReductionName, check_options
@@ -15,7 +15,7 @@ from ctcx._inputs.options import Infeasible, Options, ReductionName, check_optio
 if TYPE_CHECKING:
     from ctcx._typing import Array
 
-__all__ = ["LinearCTCLoss", "untraced"]
+__all__ = ["LinearCTCLoss"]
 
 
 class LinearCTCLoss(nn.Linear):  # type: ignore[misc] # torch is skipped by mypy
@@ -97,9 +97,3 @@ class LinearCTCLoss(nn.Linear):  # type: ignore[misc] # torch is skipped by mypy
 
 # A compiler would unroll the blocks of classes and the recursion over frames.
 _loss = torch.compiler.disable(linear_loss)
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def untraced(*arguments: Any, **options: Any) -> LinearLossAndGrad[Any]:
-    """Call :func:`ctcx.linear_ctc_loss_and_grad` as it is."""
-    return linear_ctc_loss_and_grad(*arguments, **options)

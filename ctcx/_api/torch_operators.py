@@ -11,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch as xp
+import numpy as np
 import torch
 
 from ctcx._api.call import run
@@ -18,6 +19,7 @@ from ctcx._api.loss import ctc_loss_and_grad
 from ctcx._autodiff.torch_kernels import check_devices, loss_and_grad
 from ctcx._autodiff.torch_kernels import loss as kernel_loss
 from ctcx._errors import CTCInputError
+from ctcx._inputs.host_data import is_list
 from ctcx._inputs.labels import from_lists, resolve_blank
 from ctcx._inputs.options import Options, check_options
 from ctcx._reduction import Reduction
@@ -33,9 +35,9 @@ __all__ = [
     "differentiable_loss_and_grad",
     "traced_loss",
     "traced_loss_and_grad",
-    "untraced_hvp",
 ]
 
+_INTEGERS = ("labels", "logit_lengths", "label_lengths")
 _WHOLE = (
     "(Tensor logits, Tensor labels, Tensor? logit_lengths, Tensor? label_lengths, int blank, "
     "bool time_major, str reduction, str infeasible, str? backend, bool validate)"
@@ -141,20 +143,11 @@ def differentiable_loss_and_grad(call: TracedArguments) -> tuple[Array, Array]:
     return loss, grad
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def untraced_hvp(*arguments: Any, **options: Any) -> Array:
-    """Call :func:`ctcx.ctc_hvp` as it is: a compiler would unroll the recursion over frames."""
-    from ctcx._api.hvp import ctc_hvp
-
-    product: Array = ctc_hvp(*arguments, **options)
-    return product
-
-
 def _as_tensors(
     logits: Array, labels: Any, logit_lengths: Any, label_lengths: Any
 ) -> tuple[Array | None, ...]:
     """Labels and lengths as tensors or None, for an operator of a whole call."""
-    if isinstance(labels, (list, tuple)):
+    if is_list(labels):
         rows, own = from_lists([labels] if logits.ndim == 2 else labels)
         labels = rows[0] if logits.ndim == 2 else rows
         label_lengths = own if label_lengths is None else label_lengths
@@ -165,7 +158,10 @@ def constants(logits: Array, *integers: Any) -> list[Array | None]:
     """Labels and lengths as tensors: a trace holds host data as constants, without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        return [None if x is None else _integers(x, logits) for x in integers]
+        return [
+            None if x is None else _integers(name, x, logits)
+            for name, x in zip(_INTEGERS, integers, strict=True)
+        ]
 
 
 class TracedArguments:
@@ -191,12 +187,12 @@ class TracedArguments:
         elif options.time_major:
             logits = logits.permute(1, 0, 2)
         count, frames, classes = logits.shape
-        if isinstance(labels, (list, tuple)):
+        if is_list(labels):
             labels, own = _padded([labels] if self.single else labels)
             label_lengths = own if label_lengths is None else label_lengths
         else:
             labels = labels[None] if self.single else labels
-        labels = _integers(labels, logits)
+        labels = _integers("labels", labels, logits)
         if labels.ndim != (1 if concatenated else 2):
             msg = f"labels must have shape (N, S), or (S,) for one sequence; got {labels.ndim} axes"
             raise CTCInputError(msg, argument="labels")
@@ -205,7 +201,12 @@ class TracedArguments:
         if label_lengths is None:
             width = labels.shape[1]
             label_lengths = torch.full((count,), width, dtype=torch.int64, device=logits.device)
-        lengths = [_integers(x, logits).reshape(-1) for x in (logit_lengths, label_lengths)]
+        lengths = [
+            _integers("logit_lengths", logit_lengths, logits),
+            _integers("label_lengths", label_lengths, logits),
+        ]
+        if self.single:
+            lengths = [x.reshape(-1) for x in lengths]
         check_devices(logits, labels, *lengths)
         self.arrays = (logits, labels, *lengths)
         self.settings = (
@@ -220,17 +221,35 @@ class TracedArguments:
     def reduced(self, loss: Array) -> Array:
         """Apply policy and reduction to losses (N,)."""
         how = Reduction(self._options.reduction, self._options.infeasible == "zero", self.single)
-        divisor = how.divisor(xp, self.arrays[3], loss.dtype)
+        divisor = how.divisor(xp, self.arrays[3].to(torch.int64), loss.dtype)
         result: Array = how.value(xp, loss, divisor)
         return result
 
     def label_counts(self, dtype: Any) -> Array:
         """Labels of each sequence, at least 1."""
-        return self.arrays[3].clamp(min=1).to(dtype)
+        return self.arrays[3].to(torch.int64).clamp(min=1).to(dtype)
+
+
+def _check_list(argument: str, values: Any, sequence: int | None) -> None:
+    """Refuse what is no integer, of which PyTorch would make one."""
+    for place, value in enumerate(values):
+        if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
+            where = f"[{place}]" if sequence is None else f"[{sequence}][{place}]"
+            msg = f"{argument}{where} is a boolean: expected an integer"
+            raise CTCInputError(msg, argument=argument)
 
 
 def _padded(rows: Any) -> tuple[Array, Array]:
     """Turn lists into a tensor and lengths, whose values the operator checks."""
+    for sequence, row in enumerate(rows):
+        if is_list(row):
+            _check_list("labels", row, sequence)
+        elif (
+            not isinstance(row, (torch.Tensor, np.ndarray))
+            or torch.as_tensor(row).dtype == torch.bool
+        ):
+            msg = f"labels[{sequence}] must be a list of integers, got {type(row).__name__}"
+            raise CTCInputError(msg, argument="labels", sequence=sequence)
     lengths = [len(row) for row in rows]
     width = max(lengths, default=0)
     counts = torch.tensor(lengths, dtype=torch.int64, device="cpu")
@@ -240,8 +259,10 @@ def _padded(rows: Any) -> tuple[Array, Array]:
     return torch.tensor(padded_rows, device="cpu"), counts
 
 
-def _integers(values: Any, logits: Array) -> Array:
+def _integers(argument: str, values: Any, logits: Array) -> Array:
     """Host data as a tensor beside the logits; tensors as they are, for the operator to check."""
     if isinstance(values, torch.Tensor):
         return values
+    if is_list(values):
+        _check_list(argument, values, None)
     return torch.as_tensor(values, device="cpu").to(logits.device)

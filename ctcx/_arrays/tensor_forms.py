@@ -9,13 +9,19 @@ or calls no kernel at all, as for fake tensors. Which a tensor is, its set of di
 
 from __future__ import annotations
 
+import inspect
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from ctcx._errors import CTCInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ctcx._typing import Array
+
+F = TypeVar("F", bound="Callable[..., Any]")
 
 __all__ = [
     "BATCHED",
@@ -30,9 +36,10 @@ __all__ = [
     "form_of_modes",
     "forms_as_seen",
     "forms_of",
+    "hidden_from_dynamo",
     "is_plain",
-    "is_torch_compiling",
     "is_torch_recording",
+    "never_recorded",
 ]
 
 Form = int
@@ -207,15 +214,49 @@ def _require_dense(argument: str, tensor: Array) -> None:
     raise CTCInputError(msg, argument=argument)
 
 
-def is_torch_compiling() -> bool:
-    """Whether ``torch.compile`` traces this code."""
+def is_torch_recording(array: object) -> bool:
+    """Whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` traces a tensor's call."""
     torch: Any = sys.modules.get("torch")
-    return torch is not None and bool(torch.compiler.is_dynamo_compiling())
+    if torch is None or not isinstance(array, torch.Tensor):
+        return False
+    return bool(torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None)  # noqa: SLF001
 
 
-def is_torch_recording() -> bool:
-    """Whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` traces this code."""
-    torch: Any = sys.modules.get("torch")
-    return torch is not None and (
-        torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None  # noqa: SLF001
-    )
+def hidden_from_dynamo(function: F) -> F:
+    """Let ``torch.compile`` call a function as it is where it can't record its operators.
+
+    That is so for arrays of other libraries, and where PyTorch runs a compiled function as it is,
+    as under ``torch.func.vmap``, but goes on to compile whatever this calls. What is inside of ctcx
+    is no PyTorch: a kernel takes the address of a tensor.
+    """
+    return _hidden(function, records=True)
+
+
+def never_recorded(function: F) -> F:
+    """Do the same for a function that has no operators."""
+    return _hidden(function, records=False)
+
+
+def _hidden(function: F, *, records: bool) -> F:
+    first = next(iter(inspect.signature(function).parameters))
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        torch: Any = sys.modules.get("torch")
+        if torch is None:
+            return function(*args, **kwargs)
+        if torch.compiler.is_dynamo_compiling():
+            array = args[0] if args else kwargs.get(first)
+            # Operators know no forward mode: tangents would be lost without a word.
+            is_seen = not (
+                records
+                and isinstance(array, torch.Tensor)
+                and torch.autograd.forward_ad._current_level < 0  # noqa: SLF001 - no other way
+            )
+        else:
+            is_seen = torch._C._dynamo.eval_frame.get_eval_frame_callback()  # noqa: SLF001 - see above
+        if is_seen:
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return cast("F", call)

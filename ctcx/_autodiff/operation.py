@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ctcx._arrays.tensor_forms import OPAQUE
+from ctcx._arrays.tensor_forms import OPAQUE, never_recorded
 from ctcx._dispatch.compute import compute_losses
 from ctcx._errors import BackendError
 from ctcx._inputs.prepare import of_arrays, rebind
@@ -63,6 +63,7 @@ class CallOperation(NamedTuple):
         """Namespace of the arrays."""
         return self.facts_only.facts.xp
 
+    @never_recorded
     def __call__(self, operation: str, *arrays: Array, weights: Array | None = None) -> Any:
         """Loss (N,), or loss and gradient (N, T, C), from the backend that is selected."""
         return kernel_losses(operation, rebind(self.facts_only, *arrays), self.options, weights)
@@ -72,6 +73,7 @@ class CallOperation(NamedTuple):
         return kernel_losses(operation, of_arrays(self.facts_only, *arrays), self.options, weights)
 
 
+@never_recorded
 def hessian_times(
     blank: int,
     vector: Array,

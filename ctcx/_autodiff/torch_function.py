@@ -46,6 +46,7 @@ def loss_and_grad(unit: CallOperation, logits: Array, *rest: Array) -> tuple[Arr
     return losses, grad
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator] # compiled autograd would look into it
 def second(blank: int, vector: Array, grad: Array, *arrays: Array) -> Array:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
     if forms_of(vector) & BATCHED:

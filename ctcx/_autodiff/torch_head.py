@@ -20,6 +20,7 @@ def forward(operation: HeadOperation, *arrays: Array) -> tuple[Array, ...]:
     return results
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def backward(
     operation: HeadOperation, above: Array, arrays: tuple[Any, ...], kept: tuple[Array, ...]
 ) -> tuple[Array, ...]:

@@ -68,6 +68,7 @@ def _run(
     validate: bool,  # noqa: FBT001 - as the operator passes it
     layout: str,
 ) -> Any:
+    _refuse_tangents(logits)
     if labels.ndim == 1:
         labels = padded(labels, label_lengths)
     arrays = logits.detach(), labels, logit_lengths, label_lengths
@@ -78,6 +79,21 @@ def _run(
         logits, labels, logit_lengths, label_lengths, blank, time_major=options.time_major
     )
     return compute_losses(operation, prepared, options)
+
+
+def _refuse_tangents(logits: Array) -> None:
+    """Refuse forward mode, of which PyTorch's operators know nothing: tangents would be lost."""
+    forward_ad = torch.autograd.forward_ad
+    if forward_ad._current_level < 0:  # noqa: SLF001 - at once, as each call pays
+        return
+    with torch.inference_mode(mode=False):  # in which no tensor can be unpacked
+        if forward_ad.unpack_dual(logits).tangent is None:
+            return
+    msg = (
+        "the operators that torch.compile and torch.export record have no derivative in forward "
+        "mode: call ctcx outside of the compiled function"
+    )
+    raise NotImplementedError(msg)
 
 
 def check_devices(logits: Array, *integers: Array) -> None:

@@ -175,7 +175,7 @@ def _is_readable(*arrays: Array) -> bool:
     if any_traced(*arrays):
         return False
     tensors = [array for array in arrays if library_name(array) == "torch"]
-    return not (tensors and (is_torch_recording() or forms_of(*tensors) & UNREADABLE))
+    return not (tensors and (is_torch_recording(tensors[0]) or forms_of(*tensors) & UNREADABLE))
 
 
 def _is_row(value: Any) -> bool:

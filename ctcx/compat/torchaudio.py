@@ -25,6 +25,7 @@ from ctcx._arrays.facts import (
     is_array,
     namespace_of,
 )
+from ctcx._arrays.tensor_forms import hidden_from_dynamo
 from ctcx._errors import InfeasibleError
 from ctcx._inputs.host_data import as_integer, plain, to_lists
 from ctcx.compat._shared.argument_names import in_terms, refuse, renamed, shape_of
@@ -83,6 +84,7 @@ class TokenSpan:
         return self.end - self.start
 
 
+@hidden_from_dynamo
 def forced_align(
     log_probs: Array,
     targets: Array,

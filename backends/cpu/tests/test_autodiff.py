@@ -82,3 +82,15 @@ def test_jax_maps_gradients_over_batches(logits):
     mapped = jax.jit(jax.vmap(jax.grad(loss)))(stacked)
     for one, x in zip(mapped, stacked, strict=True):
         np.testing.assert_array_equal(one, jax.jit(jax.grad(loss))(x))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch")
+def test_compiled_functions_of_torch_do_not_look_into_the_kernel(logits):
+    """PyTorch runs them as they are under a transformation, and compiles what they call."""
+    torch = pytest.importorskip("torch")
+    torch.compiler.reset()
+    batch = torch.tensor(logits).repeat(2, 1, 1, 1)
+    loss = lambda x: ctcx.ctc_loss(x, LABELS, reduction="mean")
+    found = torch.func.vmap(torch.compile(loss, backend="eager"))(batch)
+    torch.testing.assert_close(found, torch.func.vmap(loss)(batch))
+    torch.compiler.reset()

@@ -10,7 +10,13 @@ import numpy as np
 
 from ctcx._api.loss import ctc_loss as _ctc_loss
 from ctcx._arrays.facts import is_array
-from ctcx._arrays.tensor_forms import OPAQUE, form_of, form_of_modes, is_torch_recording
+from ctcx._arrays.tensor_forms import (
+    OPAQUE,
+    form_of,
+    form_of_modes,
+    hidden_from_dynamo,
+    is_torch_recording,
+)
 from ctcx._inputs.concatenated import padded
 from ctcx._inputs.host_data import plain
 from ctcx.compat._shared.argument_names import in_terms, refuse, shape_of
@@ -34,6 +40,7 @@ _TERMS = {
 REDUCTIONS: dict[str, ReductionName] = {"none": "none", "sum": "sum", "mean": "mean_per_label"}
 
 
+@hidden_from_dynamo
 def ctc_loss(
     log_probs: Array,
     targets: Array,
@@ -97,7 +104,7 @@ def ctc_loss(
     if not isinstance(zero_infinity, (bool, np.bool_)):
         _refuse_type("zero_infinity", "be True or False", zero_infinity)
     options = (blank, reduction, zero_infinity)
-    if torch is not None and isinstance(log_probs, torch.Tensor) and is_torch_recording():
+    if torch is not None and is_torch_recording(log_probs):
         from ctcx.compat.torch import _operators
 
         return _operators.recorded(*given, *options)

@@ -53,5 +53,9 @@ def assembled(
     infeasible = "zero" if zero_infinity else "inf"
     options = Options(not single, REDUCTIONS[reduction], infeasible, None, True)
     concatenated = not single and targets.ndim == 1
-    lengths = (input_lengths, target_lengths)
-    return assembled_loss(log_probs, targets, *lengths, blank, options, concatenated=concatenated)
+    # PyTorch looks at the number of elements alone.
+    frames, counts = (
+        x.reshape(-1) if hasattr(x, "reshape") else x for x in (input_lengths, target_lengths)
+    )
+    arrays = (log_probs, targets, frames, counts)
+    return assembled_loss(*arrays, blank, options, concatenated=concatenated)
