@@ -90,7 +90,10 @@ def test_compiled_functions_of_torch_do_not_look_into_the_kernel(logits):
     torch = pytest.importorskip("torch")
     torch.compiler.reset()
     batch = torch.tensor(logits).repeat(2, 1, 1, 1)
-    loss = lambda x: ctcx.ctc_loss(x, LABELS, reduction="mean")
+
+    def loss(x):
+        return ctcx.ctc_loss(x, LABELS, reduction="mean")
+
     found = torch.func.vmap(torch.compile(loss, backend="eager"))(batch)
     torch.testing.assert_close(found, torch.func.vmap(loss)(batch))
     torch.compiler.reset()
