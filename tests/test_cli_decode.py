@@ -67,6 +67,17 @@ def test_json_has_all_of_it_and_nothing_else_is_printed():
     assert "start" not in one["tokens"][0]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are text")
+def test_bytes_of_a_file_name_that_are_no_text_are_question_marks():
+    name = os.fsdecode(b"caf\xe9.npz")
+    Path("one.npz").rename(name)
+    (found,) = json.loads(decode(name, "--tokens", "tokens.txt", "--json", "-"))["utterances"]
+    assert found["name"] == "caf?"
+    aligned = run_cli("align", name, "--tokens", "tokens.txt", "--text", "a", "--output", "a.json")
+    assert aligned.exit_code == 0, aligned.output
+    assert json.loads(Path("a.json").read_text("utf-8"))["utterances"][0]["name"] == "caf?"
+
+
 @pytest.mark.parametrize("way", [(), ("--beam", "4")])
 @pytest.mark.parametrize("frames", [slice(0, 2), slice(1, 2)])  # all of them, or one
 def test_what_says_nothing(way, frames):

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import re
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -354,6 +355,18 @@ def test_a_name_cannot_end_the_script(tmp_path):
     text, data = page_data(page)
     assert data["name"] == "</script><b>&"
     assert text.count("</script>") == 2
+
+
+def test_half_a_character_in_a_name_is_a_question_mark(tmp_path):
+    file, page = tmp_path / "f.json", tmp_path / "p.html"
+    fixtures.save(fixtures.named("repeats"), file)
+    document = json.loads(file.read_text())
+    document["fixtures"][0]["name"] = "half \ud800"
+    file.write_text(json.dumps(document))
+    command = [sys.executable, "-m", "ctcx", "diagnose", file, "--html", page]
+    ran = subprocess.run(command, capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "<title>ctcx diagnose: half ?" in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def diagnose_command(
     # Files first: a pager that is closed ends the printing.
     if html is not None:
         with opened(html) as file:
-            file.write(page(view).encode())
+            file.write(page(view).encode(errors="replace"))
     if json_file is not None:
         write_json(json_file, as_json(view))
     if "-" not in {json_file, html}:

@@ -70,7 +70,8 @@ def read_utterances(
         msg = f"expected a positive number; got {frame_seconds}"
         raise typer.BadParameter(msg, param_hint="--frame-seconds")
     picked = list(range(count)) if sequence is None else [sequence]
-    stem = Path(path).stem
+    # Bytes of a file name that are no text are question marks in what is written.
+    stem = Path(path).stem.encode(errors="replace").decode()
     names = [stem if count == 1 else f"{stem}-{n}" for n in picked]
     return UtteranceLogits(logits[picked], lengths[picked], names, count)
 

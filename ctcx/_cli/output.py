@@ -189,9 +189,12 @@ JSON_FILE = typer.Option(
 
 
 def write_json(target: str, text: str) -> None:
-    """Write JSON text to a file, or to standard output for ``-``."""
+    """Write JSON text to a file, or to standard output for ``-``.
+
+    Halves of characters, which names may hold, become question marks.
+    """
     with opened(target) as file:
-        file.write(f"{text}\n".encode())
+        file.write(f"{text}\n".encode(errors="replace"))
 
 
 def json_text(data: Any) -> str:
