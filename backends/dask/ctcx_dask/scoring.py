@@ -193,7 +193,8 @@ def score(
     Raises
     ------
     CTCInputError
-        No corpus, a wrong value in it, another kind of file to write, or no scheduler.
+        No corpus, a wrong value in it, another kind of file to write, one that can't be written, or
+        no scheduler.
     CTCError
         Workers died, or a package is missing here or there.
 
@@ -209,6 +210,8 @@ def score(
         msg = f"out must end in {' or '.join(writers)}, got {out!r}"
         raise ctcx.CTCInputError(msg, argument="out", value=out)
     _check_free(out)
+    with _folder_beside(out):  # better now than after hours
+        pass
     _require(*["pyarrow"] * out.endswith(".parquet"), *["distributed"] * (scheduler is not None))
     found = open_corpus(corpus)
     names = ("dask",) if backend is None else ("dask", backend)
@@ -227,8 +230,8 @@ def score(
         "frames": found.logit_lengths,
         "labels": found.label_lengths,
     }
-    with tempfile.TemporaryDirectory(dir=Path(out).parent, prefix=f".{Path(out).name}.") as folder:
-        whole = Path(folder) / "table"
+    with _folder_beside(out) as folder:
+        whole = folder / "table"
         write(whole, columns)
         _check_free(out)  # it may have come into being
         whole.replace(out)
@@ -248,6 +251,21 @@ def _check_free(out: str) -> None:
     if problem is not None:
         msg = f"out={out!r} {problem}"
         raise ctcx.CTCInputError(msg, argument="out", value=out)
+
+
+@contextmanager
+def _folder_beside(out: str) -> Iterator[Path]:
+    """Make a folder in which a file becomes whole before it is moved.
+
+    Raises CTCInputError: nothing can be written there.
+    """
+    target = Path(out)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            yield Path(folder)
+    except OSError as error:
+        msg = f"out={out!r} can't be written: {error.strerror or error}"
+        raise ctcx.CTCInputError(msg, argument="out", value=out) from error
 
 
 def _computed(

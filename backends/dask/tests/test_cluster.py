@@ -177,6 +177,30 @@ def test_score_replaces_no_folder(tmp_path, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a file.zarr", "corpus.zarr"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no such folder, and no such limit")
+@pytest.mark.parametrize("suffix", ["parquet", "zarr"])
+def test_what_can_not_be_written_is_one_error(tmp_path, suffix):
+    from ctcx_dask.scoring import score
+
+    corpus = str(write_corpus(tmp_path / "corpus.zarr"))
+    with pytest.raises(ctcx.CTCInputError, match=r"^out='/proc/a.* can't be written: No such"):
+        score(corpus, f"/proc/a.{suffix}", progress=lambda *_: pytest.fail("it was computed"))
+    code = """
+import resource, sys
+from ctcx_dask.scoring import score
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+try:
+    score(*sys.argv[1:])
+except ValueError as error:
+    print(error)
+"""
+    out = str(tmp_path / f"a.{suffix}")
+    command = [sys.executable, "-c", code, corpus, out]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.stdout.startswith(f"out={out!r} can't be written: "), ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.zarr"]
+
+
 @pytest.mark.parametrize("address", ["nonsense", "http://x:1", "a worker"])
 def test_an_address_without_a_scheduler(client, tmp_path, address):
     from ctcx_dask.scoring import score
