@@ -4,6 +4,8 @@ Each has the right answer, or an error that says what to do; and none may end th
 they are tried on the backend that is chosen, too.
 """
 
+from functools import partial
+
 import pytest
 
 from tests.helpers import needed
@@ -255,6 +257,36 @@ def test_other_layouts_are_refused(backend, kind, place, argument):
     assert caught.value.argument == argument
     with pytest.raises(ctcx.CTCInputError, match=f"{argument} is .*{message}"):
         ctcx.ctc_hvp(*given, vector=LOGITS, backend=backend)
+
+
+@pytest.mark.parametrize("kind", NOT_DENSE)
+def test_other_layouts_are_refused_by_decoders(kind):
+    convert, message = NOT_DENSE[kind]
+    for decode in (
+        ctcx.ctc_greedy,
+        ctcx.ctc_beam_search,
+        partial(ctcx.ctc_beam_search, boost={1: 2}),
+    ):
+        with pytest.raises(ctcx.CTCInputError, match=f"logits is .*{message}"):
+            decode(convert(LOGITS))
+
+
+def test_fake_tensors_beside_others_are_refused_by_all_operators():
+    fake, uniforms = (
+        FakeTensorMode().from_tensor(LOGITS),
+        torch.full((*LOGITS.shape[:1], 1, 9), 0.5),
+    )
+    for call in (
+        lambda: ctcx.ctc_loss(fake, LABELS),
+        lambda: ctcx.ctc_loss_and_grad(fake, LABELS),
+        lambda: ctcx.ctc_align(fake, LABELS),
+        lambda: ctcx.ctc_occupancies(fake, LABELS),
+        lambda: ctcx.ctc_sample_paths(fake, LABELS, uniforms),
+        lambda: ctcx.ctc_greedy(fake, FRAMES),
+        lambda: ctcx.ctc_beam_search(fake, FRAMES),
+    ):
+        with pytest.raises(ctcx.BackendError, match=r"can't take the operator ctcx::.*FakeTensor"):
+            call()
 
 
 def freed(tensor):

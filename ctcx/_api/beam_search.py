@@ -291,7 +291,8 @@ def _guided(
     if prepared is None or prepared.facts.traced or prepared.facts.form & UNREADABLE:
         msg = (
             "boost, lm, label_bonus and state need values, which can't be read while a library "
-            "traces or captures: call ctc_beam_search outside of the compiled function"
+            "traces or captures, and of wrapped or lazy tensors: call ctc_beam_search outside of "
+            "the compiled function, with plain tensors"
         )
         raise CTCInputError(msg, argument="logits")
     options = Options(time_major, "none", "inf", backend, validate)

@@ -12,6 +12,7 @@ from ctcx._api.align import align_eagerly
 from ctcx._api.torch_operators import TracedArguments
 from ctcx._autodiff.torch_custom_ops import (
     as_passed,
+    call_operator,
     define_operator,
     layout_of,
     own_memory,
@@ -97,7 +98,9 @@ def _unpacked(
 
 def dispatched(prepared: KernelInputs, meaning: Wildcards, options: Options) -> tuple[Array, ...]:
     """Call the operator for tensors that have to go through PyTorch's dispatcher."""
-    found = _align(
+    found = call_operator(
+        _align,
+        prepared,
         *prepared[:4],
         prepared.blank,
         options.infeasible,

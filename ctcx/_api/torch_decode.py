@@ -14,6 +14,7 @@ from ctcx._api.greedy import greedy_eagerly
 from ctcx._api.torch_operators import TracedArguments
 from ctcx._autodiff.torch_custom_ops import (
     as_passed,
+    call_operator,
     define_operator,
     layout_of,
     own_memory,
@@ -76,7 +77,9 @@ def greedy_dispatched(
     options: Options,
 ) -> tuple[Array, ...]:
     """Call the operator for tensors that have to go through PyTorch's dispatcher."""
-    found = _greedy(
+    found = call_operator(
+        _greedy,
+        prepared,
         prepared.logits,
         prepared.logit_lengths,
         prepared.blank,
@@ -164,7 +167,9 @@ def beam_search_dispatched(
     options: Options,
 ) -> tuple[Array, ...]:
     """Call the operator for tensors that have to go through PyTorch's dispatcher."""
-    found = _beam_search(
+    found = call_operator(
+        _beam_search,
+        prepared,
         prepared.logits,
         prepared.logit_lengths,
         prepared.blank,

@@ -12,7 +12,7 @@ import torch
 
 from ctcx._api.posterior import check_uniforms, occupancies_of, sampled_paths_of
 from ctcx._api.torch_operators import TracedArguments, differentiable_loss_and_grad
-from ctcx._autodiff.torch_custom_ops import define_operator, layout_of
+from ctcx._autodiff.torch_custom_ops import call_operator, define_operator, layout_of
 from ctcx._core.entropy import entropy_from
 from ctcx._errors import CTCInputError
 from ctcx._inputs.options import Options
@@ -104,13 +104,16 @@ def dispatched_occupancies(
     prepared: KernelInputs, options: Options, *, states: bool
 ) -> tuple[Array, ...]:
     """Call the operator for tensors that have to go through PyTorch's dispatcher."""
-    found = _occupancies(*prepared[:4], states, *_settings(prepared, options))
+    settings = _settings(prepared, options)
+    found = call_operator(_occupancies, prepared, *prepared[:4], states, *settings)
     return tuple(found if states else found[:2])
 
 
 def dispatched_paths(prepared: KernelInputs, uniforms: Array, options: Options) -> Array:
     """Call the operator for tensors that have to go through PyTorch's dispatcher."""
-    return _paths(*prepared[:4], uniforms, *_settings(prepared, options))
+    settings = _settings(prepared, options)
+    states: Array = call_operator(_paths, prepared, *prepared[:4], uniforms, *settings)
+    return states
 
 
 def traced_occupancies(

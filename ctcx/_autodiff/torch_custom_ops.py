@@ -11,20 +11,33 @@ them, for error messages: "NTC", "TNC", or "TC" for one sequence.
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ctcx._arrays.tensor_forms import FUNCTIONAL
 from ctcx._autodiff.torch_function import merge
+from ctcx._errors import BackendError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from types import CodeType
 
     from ctcx._inputs.options import Options
     from ctcx._inputs.prepare import KernelInputs
     from ctcx._typing import Array
 
-__all__ = ["as_passed", "define_operator", "float_dtype", "layout_of", "own_memory"]
+__all__ = [
+    "as_passed",
+    "call_operator",
+    "define_operator",
+    "float_dtype",
+    "layout_of",
+    "own_memory",
+]
+
+_codes: set[CodeType] = set()  # of the functions that operators run
 
 
 def define_operator(
@@ -46,6 +59,7 @@ def define_operator(
     schema = f"({arguments}) -> {tensors if len(results) == 1 else f'({tensors})'}"
 
     def define(function: Callable[..., Any]) -> Any:
+        _codes.add(function.__code__)
         operator = torch.library.custom_op(
             f"ctcx::{name}", function, mutates_args=(), schema=schema
         )
@@ -75,6 +89,30 @@ def define_operator(
         return operator
 
     return define
+
+
+def call_operator(operator: Any, prepared: KernelInputs, *arguments: Any) -> Any:
+    """Call an operator for tensors that have to go through PyTorch's dispatcher.
+
+    Raises BackendError: PyTorch can't take the operator to a kernel for tensors of these types.
+    """
+    try:
+        return operator(*arguments)
+    except Exception as error:
+        frames = traceback.walk_tb(error.__traceback__)
+        if any(frame.f_code in _codes for frame, _ in frames):
+            raise  # from within the operator, not from PyTorch's way to it
+        types = ", ".join(dict.fromkeys(type(array).__name__ for array in prepared[:4]))
+        if prepared.facts.form & FUNCTIONAL:
+            advice = "Under torch.func.functionalize, differentiate with torch.autograd"
+        else:
+            advice = "Pass plain tensors, such as those that these wrap"
+        name = operator._qualname  # noqa: SLF001 - there is no other
+        msg = (
+            f"PyTorch can't take the operator {name} to a kernel for arguments of the types "
+            f"{types}: {one_line(error)}. {advice}"
+        )
+        raise BackendError(msg) from error
 
 
 def layout_of(prepared: KernelInputs, options: Options) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ctcx._arrays.tensor_forms import FUNCTIONAL
-from ctcx._autodiff.torch_custom_ops import as_passed, define_operator, layout_of
+from ctcx._autodiff.torch_custom_ops import as_passed, call_operator, define_operator, layout_of
 from ctcx._autodiff.torch_function import from_above
 from ctcx._dispatch.compute import compute_losses
-from ctcx._errors import BackendError, CTCInputError, one_line
+from ctcx._errors import CTCInputError
 from ctcx._inputs.concatenated import padded
 from ctcx._inputs.options import Options, check_options
 from ctcx._inputs.prepare import prepare
@@ -129,10 +128,7 @@ loss_and_grad.register_autograd(_backward, setup_context=_keep)
 
 
 def dispatched(operation: str, options: Options, prepared: KernelInputs) -> Any:
-    """Call the operator for what a kernel would compute, so that PyTorch's dispatcher sees it.
-
-    Raises BackendError: PyTorch can't take the operator to a kernel for tensors of these types.
-    """
+    """Call the operator for what a kernel would compute, as :func:`call_operator` does."""
     arguments = (
         *prepared[:4],
         prepared.blank,
@@ -142,27 +138,7 @@ def dispatched(operation: str, options: Options, prepared: KernelInputs) -> Any:
         layout_of(prepared, options),
     )
     differentiable = prepared.facts.form & FUNCTIONAL and torch.is_grad_enabled()
-    try:
-        if operation == "loss" and not differentiable:
-            return loss(*arguments)
-        losses, grad = loss_and_grad(*arguments)
-    except Exception as error:
-        if _ran_a_kernel(error):
-            raise
-        types = ", ".join(dict.fromkeys(type(array).__name__ for array in prepared[:4]))
-        if prepared.facts.form & FUNCTIONAL:
-            advice = "Under torch.func.functionalize, differentiate with torch.autograd"
-        else:
-            advice = "Pass plain tensors, such as those that these wrap"
-        msg = (
-            f"PyTorch can't take the operator ctcx::{operation} to a kernel for arguments of the "
-            f"types {types}: {one_line(error)}. {advice}"
-        )
-        raise BackendError(msg) from error
+    if operation == "loss" and not differentiable:
+        return call_operator(loss, prepared, *arguments)
+    losses, grad = call_operator(loss_and_grad, prepared, *arguments)
     return losses if operation == "loss" else (losses, grad)
-
-
-def _ran_a_kernel(error: Exception) -> bool:
-    """Whether an error comes from within the operator, not from PyTorch's way to it."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_code is _run.__code__ for frame, _ in frames)

@@ -134,6 +134,8 @@ def prepare_logits(
     """
     labels: Any = None
     logits = plain("logits", logits)
+    if getattr(logits, "is_nested", False):  # and has no shape
+        describe(logits, "logits")
     if is_array(logits) and logits.ndim in (2, 3):  # else it is refused
         shape = (0,) if logits.ndim == 2 else (logits.shape[1 if time_major else 0], 0)
         xp = namespace_of(logits)
