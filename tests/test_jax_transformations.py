@@ -87,3 +87,48 @@ def test_export_with_sizes_that_are_undecided(function, count, in_numpy, dims):
 def test_a_blank_counted_from_the_end_of_classes_that_are_undecided():
     with pytest.raises(ctcx.CTCInputError, match="blank=-1 counts from the end"):
         exported(lambda *a: ctcx.ctc_loss(*a, blank=-1), "n, t, c, s")
+
+
+@pytest.mark.parametrize(
+    "mode", [(jax.numpy_dtype_promotion, "strict"), (jax.numpy_rank_promotion, "raise")]
+)
+def test_alignments_and_decoders_promote_nothing(mode):
+    context, how = mode
+    logits, labels, frames, counts = map(jax.numpy.asarray, random_problem(0, 2, 9, 5, 2))
+    guided = {"boost": {(1, 2): 1.0}, "width": 3, "top": 2}
+    with context(how):
+        found = (
+            ctcx.ctc_align(logits, labels, frames, counts, infeasible="empty").states,
+            ctcx.ctc_greedy(logits, frames).labels,
+            ctcx.ctc_beam_search(logits, frames, width=3, top=2).starts,
+            ctcx.ctc_beam_search(logits, frames, **guided).starts,
+        )
+    host = [np.asarray(array) for array in (logits, labels, frames, counts)]
+    expected = (
+        ctcx.ctc_align(*host, infeasible="empty").states,
+        ctcx.ctc_greedy(host[0], host[2]).labels,
+        ctcx.ctc_beam_search(host[0], host[2], width=3, top=2).starts,
+        ctcx.ctc_beam_search(host[0], host[2], **guided).starts,
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_float64_is_refused_where_jax_computes_in_float32():
+    with jax.enable_x64(True):
+        logits, weight = jax.numpy.zeros((2, 3, 4)), jax.numpy.eye(4)
+        loss = ctcx.ctc_loss(logits, [[1], [2]])
+        assert loss.dtype == np.float64
+    for call in (
+        lambda x: ctcx.ctc_loss(x, [[1], [2]]),
+        lambda x: ctcx.ctc_loss_and_grad(x, [[1], [2]]),
+        lambda x: ctcx.ctc_align(x, [[1], [2]]),
+        lambda x: ctcx.ctc_occupancies(x, [[1], [2]]),
+        lambda x: ctcx.ctc_sample_paths(x, [[1], [2]], np.full((2, 1, 3), 0.5)),
+        ctcx.ctc_greedy,
+        ctcx.ctc_beam_search,
+        lambda x: ctcx.linear_ctc_loss_and_grad(x, weight, None, [[1], [2]]),
+        jax.grad(lambda x: ctcx.ctc_loss(x, [[1], [2]]).sum()),
+    ):
+        with pytest.raises(ctcx.CTCInputError, match="are float64, but JAX's 64-bit mode is off"):
+            call(logits)

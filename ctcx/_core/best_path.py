@@ -252,7 +252,7 @@ class BestPath:
             path = []
             for i in reversed(range(self._part)):
                 path.append(place)
-                place = place - xp.take(flat[i, :], place, axis=0)
+                place = place - xp.astype(xp.take(flat[i, :], place, axis=0), place.dtype)
             return place, (xp.stack(path),)
 
         place, path = self._in_parts(step, position + start, steps, past=choices)

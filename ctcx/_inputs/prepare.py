@@ -18,6 +18,7 @@ from ctcx._arrays.facts import (
     describe,
     device_name,
     device_of,
+    has_float64,
     index_dtype,
     is_array,
     is_contiguous,
@@ -441,7 +442,19 @@ def check_frames(argument: str, array: Any, last: str = "C") -> ArrayFacts:
             swapped = f"{argument}.astype({argument}.dtype.newbyteorder('='))"
             msg += f", of another byte order: pass {swapped}"
         raise CTCInputError(msg, argument=argument)
+    if facts.dtype == "float64" and facts.namespace == "jax.numpy":
+        _require_float64(argument, facts)
     return facts
+
+
+def _require_float64(argument: str, facts: ArrayFacts) -> None:
+    """Refuse float64 where JAX computes in float32 on it, without a word."""
+    if not has_float64(facts.xp, None):
+        msg = (
+            f"{argument} are float64, but JAX's 64-bit mode is off: call ctcx where "
+            f"jax_enable_x64 is on, or pass {argument}.astype('float32')"
+        )
+        raise CTCInputError(msg, argument=argument)
 
 
 def _labels_as_array(labels: Any, *, single: bool) -> tuple[Any, Any]:

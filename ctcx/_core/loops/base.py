@@ -226,7 +226,8 @@ def by_comparison(values: Array, count: int, context: Context) -> Array:
     mine, other = values[:, :, None], values[:, None, :]
     first = (other > mine) | ((other == mine) & (place[None, :] < place[:, None])[None, ...])
     rank = xp.sum(xp.astype(first, xp.int32), axis=2, dtype=xp.int32)
-    is_here = rank[:, None, :] == xp.arange(count, dtype=xp.int32, device=context.device)[:, None]
+    which = xp.arange(count, dtype=xp.int32, device=context.device)[None, :, None]
+    is_here = rank[:, None, :] == which
     return xp.max(xp.where(is_here, place[None, None, :], 0), axis=2)
 
 
