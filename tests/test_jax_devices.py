@@ -29,6 +29,15 @@ for place in places:
         assert grad.sharding.device_set == x.sharding.device_set, (place, grad.sharding)
         np.testing.assert_allclose(loss, expected.loss, rtol=1e-6)
         np.testing.assert_allclose(grad, expected.grad, atol=1e-6)
+    for results in (
+        ctcx.ctc_greedy(x),
+        ctcx.ctc_beam_search(x)[:-1],
+        ctcx.ctc_align(x, labels, lengths),
+        [ctcx.ctc_entropy(x, labels, lengths)],
+    ):
+        for result in results:
+            assert result.sharding.device_set == x.sharding.device_set, (place, result.sharding)
+assert not any(part.committed for part in ctcx.ctc_greedy(jax.numpy.asarray(logits)))
 try:
     x = jax.device_put(logits, jax.devices()[1])
     ctcx.ctc_loss(x, jax.device_put(np.ones((4, 2), int), jax.devices()[0]), lengths)

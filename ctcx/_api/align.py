@@ -12,7 +12,7 @@ from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._api.lazy import call_whole, is_lazy
 from ctcx._arrays.facts import device_of, first_true, has_float64
 from ctcx._arrays.tensor_forms import UNREADABLE, hidden_from_dynamo, is_torch_recording
-from ctcx._core.kernels import run
+from ctcx._core.kernels import run_on_results
 from ctcx._core.spans import PathFacts, are_paths, path_facts
 from ctcx._dispatch.compute import compute, raise_if_infeasible
 from ctcx._errors import CTCInputError
@@ -253,7 +253,7 @@ def _aligned(prepared: KernelInputs, meaning: Wildcards, options: Options) -> Al
         wildcards=meaning.numbers,
     )
     arrays = (states, log_probs, labels, prepared.logit_lengths, prepared.label_lengths)
-    path: PathFacts = run(path_facts, arrays, constants)
+    path: PathFacts = run_on_results(path_facts, arrays, constants)
     if options.infeasible == "raise" and not facts.traced:
         marked = path.score != path.score  # NaN: unchecked values are wrong
         masks = "logits or prices" if meaning.needs_columns else "logits"
@@ -282,7 +282,9 @@ def _wrong_path(
     if 0 in result[0].shape:
         return None
     xp = facts.xp
-    fits = run(are_paths, (*result, labels, prepared.logit_lengths, prepared.label_lengths), ())
+    fits = run_on_results(
+        are_paths, (*result, labels, prepared.logit_lengths, prepared.label_lengths), ()
+    )
     if bool(xp.all(fits)):
         return None
     n = first_true(~fits, xp)

@@ -6,6 +6,8 @@ from functools import partial
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
+import numpy as np
+
 from ctcx._api.align import ctc_align
 from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
@@ -19,6 +21,8 @@ from ctcx._api.guided_search import (
 )
 from ctcx._api.lazy import call_whole, is_lazy
 from ctcx._api.loss import ctc_loss
+from ctcx._arrays.facts import is_numpy, namespace_of
+from ctcx._arrays.lending import given_back, lent
 from ctcx._arrays.tensor_forms import UNREADABLE, hidden_from_dynamo, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.results import beams_in_order, label_lengths
@@ -298,14 +302,13 @@ def _guided(
     options = Options(time_major, "none", "inf", backend, validate)
     with naming_width(sizes["width"] or 1, prepared.logits):
         found = search(prepared, sizes, wishes, options)
-    labels, lengths, log_probs, bonus = (
-        uploaded(array, prepared)
-        for array in (found.labels, found.lengths, found.log_probs, found.bonus)
-    )
+    labels, lengths, log_probs, bonus = found[:4]
+    if lent(prepared.logit_lengths) is None:
+        labels, lengths, log_probs, bonus = (uploaded(array, prepared) for array in found[:4])
     done = _completed(
         labels, lengths, log_probs, prepared, backend, exact=bool(exact_scores), bonus=bonus
     )
-    parts = as_asked(done, prepared, logits)
+    parts = as_asked(_returned(done, prepared), prepared, logits)
     beams = _BeamsSoFar(*parts)
     beams.state = found.state
     return beams
@@ -341,7 +344,8 @@ def beam_search_eagerly(
     arguments = {"blank": prepared.blank, **sizes}
     wrong = partial(_wrong_beams, num_classes=prepared.logits.shape[2], blank=prepared.blank)
     with naming_width(sizes["width"] or 1, prepared.logits):
-        labels, beam_log_probs = compute("beam_search", prepared, options, arguments, wrong)
+        results = compute("beam_search", prepared, options, arguments, wrong)
+    labels, beam_log_probs = lent(*results) or results
     lengths = run(label_lengths, (labels, beam_log_probs), ())
     most, some = _most_labels(lengths, prepared, full_width=full_width)
     labels = labels[:, :, :some]
@@ -349,7 +353,7 @@ def beam_search_eagerly(
     found = (*found[:4], *found[5:])
     if most is not some:
         found = tuple(part[:, :, :most] if part.ndim == 3 else part for part in found)
-    return as_asked(found, prepared, logits)
+    return as_asked(_returned(found, prepared), prepared, logits)
 
 
 def _is_default(number: Any, default: int) -> bool:
@@ -390,7 +394,7 @@ def _most_labels(lengths: Array, prepared: KernelInputs, *, full_width: bool) ->
         return frames, frames
     if 0 in (rows, frames):
         return 0, 0
-    most = max(0, int(prepared.facts.xp.max(lengths)))
+    most = max(0, int(namespace_of(lengths).max(lengths)))
     # A compiler gets few different numbers to compile for.
     compiles = prepared.facts.namespace == "jax.numpy"
     return most, min(frames, 1 << max(0, most - 1).bit_length()) if compiles else most
@@ -408,38 +412,57 @@ def _completed(
 ) -> tuple[Array, ...]:
     """Add exact probabilities and starts, in order, if asked to; the first parts of Beams.
 
-    ``bonus`` is what is added to probabilities for the scores.
+    ``bonus`` is what is added to probabilities for the scores. For logits of JAX the others may be
+    NumPy's: see :mod:`ctcx._arrays.lending`.
     """
-    xp = prepared.facts.xp
+    is_lent = _is_lent(labels, prepared)
+    xp = namespace_of(labels)
     log_probs = beam_log_probs
     bonus = xp.zeros_like(log_probs) if bonus is None else bonus
     counts = xp.where(lengths >= 0, lengths, 0)
     results = range(labels.shape[1])
 
     def with_labels(function: Any, operation: str, k: int, **options: Any) -> Any:
+        rows = labels[:, k, :], counts[:, k]
+        row, count = given_back(rows, prepared.logits) if is_lent else rows
         return function(
             prepared.logits,
-            labels[:, k, :],
+            row,
             prepared.logit_lengths,
-            counts[:, k],
+            count,
             blank=prepared.blank,
             backend=_offering(backend, operation),
             validate=False,
             **options,
         )
 
+    def stacked(parts: list[Array]) -> Array:
+        return xp.stack([np.asarray(part) for part in parts] if is_lent else parts, axis=1)
+
     if exact:
-        losses = xp.stack([with_labels(ctc_loss, "loss", k) for k in results], axis=1)
+        losses = stacked([with_labels(ctc_loss, "loss", k) for k in results])
         arrays = (labels, lengths, 0.0 - losses, beam_log_probs, bonus)  # never -0.0
         labels, lengths, log_probs, beam_log_probs, bonus = run(beams_in_order, arrays, ())
         counts = xp.where(lengths >= 0, lengths, 0)
-        starts = xp.stack(
-            [with_labels(ctc_align, "align", k, infeasible="empty").starts for k in results], axis=1
+        starts = stacked(
+            [with_labels(ctc_align, "align", k, infeasible="empty").starts for k in results]
         )
     else:
         starts = xp.full_like(labels, -1)
     count = xp.sum(xp.astype(lengths >= 0, xp.int32), axis=1, dtype=xp.int32)
     return labels, lengths, log_probs, beam_log_probs, log_probs + bonus, starts, count
+
+
+def _is_lent(result: Array, prepared: KernelInputs) -> bool:
+    """Whether NumPy computes with results for JAX."""
+    return prepared.facts.namespace == "jax.numpy" and is_numpy(result)
+
+
+def _returned(found: tuple[Array, ...], prepared: KernelInputs) -> tuple[Array, ...]:
+    """Return results of the library of the logits."""
+    if _is_lent(found[0], prepared):
+        found = given_back(found, prepared.logits)
+    return found
 
 
 def _offering(backend: str | None, operation: str) -> str | None:
@@ -449,18 +472,18 @@ def _offering(backend: str | None, operation: str) -> str | None:
 
 
 def _wrong_beams(
-    result: tuple[Array, Array], facts: ArrayFacts, *, num_classes: int, blank: int
+    result: tuple[Array, Array], _facts: ArrayFacts, *, num_classes: int, blank: int
 ) -> str | None:
     """Say for which sequence a kernel's labels or probabilities can't be."""
-    labels, log_probs = result
+    labels, log_probs = lent(*result) or result
     if log_probs.shape[0] == 0:
         return None
-    xp = facts.xp
+    xp = namespace_of(labels)
     wrong = ~xp.all(log_probs <= 0.0, axis=1)
     if labels.shape[2]:
         fine = (labels >= -1) & (labels < num_classes) & (labels != blank)
         wrong = wrong | ~xp.all(xp.reshape(fine, (fine.shape[0], -1)), axis=1)
-    n = first_where(wrong, facts)
+    n = first_where(wrong)
     if n is None:
         return None
     return (

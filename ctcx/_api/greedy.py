@@ -10,6 +10,8 @@ import numpy as np
 from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured, is_capturing
 from ctcx._api.lazy import call_whole, is_lazy
+from ctcx._arrays.facts import namespace_of
+from ctcx._arrays.lending import given_back, lent
 from ctcx._arrays.tensor_forms import UNREADABLE, hidden_from_dynamo, is_torch_recording
 from ctcx._core.kernels import run
 from ctcx._core.readout import Readout, label_counts, readout, readout_of_numpy
@@ -22,6 +24,8 @@ from ctcx._typing import ArrayT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from ctcx._arrays.facts import ArrayFacts
     from ctcx._inputs.prepare import KernelInputs
@@ -162,15 +166,17 @@ def greedy_eagerly(
         partial(_wrong_classes, num_classes=prepared.logits.shape[2]),
     )
     rules = (prepared.blank, bool(merge_repeated))
-    if _is_in_host_memory(prepared.facts):
+    if (read := _on_host(classes, log_probs, prepared.facts)) is not None:
         host = readout_of_numpy(
-            np.asarray(classes),
-            np.asarray(log_probs),
+            read[0],
+            read[1],
             prepared.blank,
             merge_repeated=bool(merge_repeated),
             width=prepared.logits.shape[1] if full_width else None,
         )
-        if prepared.facts.namespace != "numpy":
+        if prepared.facts.namespace == "jax.numpy":
+            host = given_back(host, prepared.logits)
+        elif prepared.facts.namespace != "numpy":
             host = Readout(*map(prepared.facts.xp.asarray, host))
         return Decoded(*as_asked(host, prepared, logits))
     width, most = _widths(classes, log_probs, rules, prepared, full_width=full_width)
@@ -199,24 +205,29 @@ def _widths(
     return (min(frames, 1 << max(0, most - 1).bit_length()) if compiles else most), most
 
 
-def _is_in_host_memory(facts: ArrayFacts) -> bool:
-    """Whether NumPy can read what a kernel returns, and gives it back, without a copy."""
-    return facts.namespace == "numpy" or (
+def _on_host(
+    classes: Array, log_probs: Array, facts: ArrayFacts
+) -> tuple[NDArray[Any], ...] | None:
+    """Return a kernel's results as NumPy arrays, if that takes no copy."""
+    if facts.namespace == "numpy" or (
         facts.namespace == "torch" and facts.device == "cpu" and not facts.traced
-    )
+    ):
+        return np.asarray(classes), np.asarray(log_probs)
+    return lent(classes, log_probs)
 
 
 def _wrong_classes(
-    result: tuple[Array, Array], facts: ArrayFacts, *, num_classes: int
+    result: tuple[Array, Array], _facts: ArrayFacts, *, num_classes: int
 ) -> str | None:
     """Say for which sequence a kernel's classes or probabilities can't be."""
-    classes, log_probs = result
+    classes, log_probs = lent(*result) or result
     if 0 in classes.shape:
         return None
+    xp = namespace_of(classes)
     fine = (classes >= -1) & (classes < num_classes) & (log_probs <= 0.0)
-    if bool(facts.xp.all(fine)):
+    if bool(xp.all(fine)):
         return None
-    n = first_where(~facts.xp.all(fine, axis=1), facts)
+    n = first_where(~xp.all(fine, axis=1))
     if n is None:
         return None
     return (

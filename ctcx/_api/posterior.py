@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
 
 from ctcx._api.call import as_asked, as_constants, run
 from ctcx._api.cuda_graphs import in_graph, is_captured
-from ctcx._arrays.facts import describe, device_of, first_true, is_array
+from ctcx._arrays.facts import describe, device_of, first_true, is_array, namespace_of
+from ctcx._arrays.lending import lent
 from ctcx._arrays.tensor_forms import UNREADABLE, hidden_from_dynamo, is_torch_recording
 from ctcx._core.entropy import path_entropy
-from ctcx._core.kernels import run as run_core
+from ctcx._core.kernels import run_on_results
 from ctcx._core.spans import are_sampled_paths
 from ctcx._dispatch.compute import compute
 from ctcx._dispatch.results import wrong_losses
@@ -238,7 +239,7 @@ def ctc_entropy(
     rest = (labels, logit_lengths, label_lengths)
     prepared, (loss, grad) = run("loss_and_grad", x, *rest, blank, options, differentiable=True)
     given_arrays = (loss, grad, prepared.logits, prepared.logit_lengths)
-    entropy: Any = run_core(path_entropy, given_arrays, ())
+    entropy: Any = run_on_results(path_entropy, given_arrays, ())
     if prepared.facts.namespace == "mlx.core":
         from ctcx._autodiff import mlx_rules
 
@@ -411,8 +412,9 @@ def check_uniforms(uniforms: Any, logits: Array, *, single: bool) -> None:
 
 def _check_range(uniforms: Array, prepared: KernelInputs) -> None:
     """Refuse numbers inside of sequences that are not in [0, 1)."""
-    xp = prepared.facts.xp
     lengths = prepared.logit_lengths
+    uniforms, lengths = lent(uniforms, lengths) or (uniforms, lengths)
+    xp = namespace_of(uniforms)
     frame = xp.arange(uniforms.shape[2], dtype=lengths.dtype, device=device_of(uniforms))
     inside = (frame[None, :] < lengths[:, None])[:, None, :]
     bad = inside & ~((uniforms >= 0.0) & (uniforms < 1.0))
@@ -435,7 +437,7 @@ def _wrong_paths(states: Array, facts: ArrayFacts, *, prepared: KernelInputs) ->
     if 0 in states.shape:
         return None
     xp = facts.xp
-    fits = run_core(are_sampled_paths, (states, *prepared[:4]), ())
+    fits = run_on_results(are_sampled_paths, (states, *prepared[:4]), ())
     if bool(xp.all(fits)):
         return None
     n = first_true(~fits, xp)

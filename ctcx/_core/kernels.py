@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from ctcx._arrays.facts import is_undecided, library_name
+from ctcx._arrays.lending import given_back, lent
 from ctcx._core.gradient import block_shape, gradient_rows
 from ctcx._core.loops.base import Loop
 from ctcx._core.recursion import Recursion, TooManyLogitsError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     _Rows = Callable[[Array, Array, Array, Array], Array]
 
-__all__ = ["loop_for", "loss", "loss_and_grad", "occupancies", "run"]
+__all__ = ["loop_for", "loss", "loss_and_grad", "occupancies", "run", "run_on_results"]
 
 
 def loss(
@@ -239,3 +240,15 @@ def run(kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: Hashab
         return loop.run(kernel, arrays, constants)
     except TooManyLogitsError as error:
         raise Decline(str(error)) from None
+
+
+def run_on_results(
+    kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: Hashable
+) -> Any:
+    """Do the same for what little is computed from a kernel's results.
+
+    NumPy does it for JAX where it can: see :mod:`ctcx._arrays.lending`.
+    """
+    if (host := lent(*arrays)) is None:
+        return run(kernel, arrays, constants)
+    return given_back(run(kernel, host, constants), arrays[0])

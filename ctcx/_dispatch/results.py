@@ -17,6 +17,7 @@ from ctcx._arrays.facts import (
     is_array,
     is_elsewhere,
     library_name,
+    namespace_of,
 )
 from ctcx._arrays.tensor_forms import UNREADABLE
 from ctcx._errors import KernelError, printable
@@ -136,9 +137,9 @@ def wrong_losses(result: Any, facts: ArrayFacts) -> str | None:
     )
 
 
-def first_where(condition: Array, facts: ArrayFacts) -> int | None:
+def first_where(condition: Array) -> int | None:
     """Index of the first sequence of which ``condition`` (N,) holds, if it holds of any."""
-    xp = facts.xp
+    xp = namespace_of(condition)
     return first_true(condition, xp) if bool(xp.any(condition)) else None
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctcx._arrays.facts import device_of, first_true, has_host_memory, is_numpy, namespace_of
+from ctcx._arrays.facts import device_of, first_true, is_numpy, namespace_of
+from ctcx._arrays.lending import lent
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import to_lists
 from ctcx._nesting import numbered
@@ -58,23 +59,18 @@ def check_integers(call: KernelInputs, num_classes: int) -> None:
 
 
 def _read_on_host(call: KernelInputs) -> KernelInputs:
-    """Let NumPy read arrays of JAX in the host's memory: JAX compiles each question for each shape.
-
-    By DLPack, which lends the memory until it has been read, so that it can still be donated.
-    """
-    arrays = call[1:4]
-    if call.facts.namespace != "jax.numpy" or not all(map(has_host_memory, arrays)):
+    """Let NumPy read arrays of JAX: see :mod:`ctcx._arrays.lending`."""
+    if call.facts.namespace != "jax.numpy" or (integers := lent(*call[1:4])) is None:
         return call
     labels, logit_lengths, label_lengths = (  # as the caller wrote them, where that is known
-        np.from_dlpack(array) if host is None else host
-        for array, host in zip(arrays, call[9:12], strict=True)
+        ours if host is None else host for ours, host in zip(integers, call[9:12], strict=True)
     )
     call = call._replace(
         host_labels=labels, host_logit_lengths=logit_lengths, host_label_lengths=label_lengths
     )
-    if call.facts.dtype == "bfloat16" or not has_host_memory(call.logits):
+    if (logits := lent(call.logits)) is None:
         return call
-    return call._replace(logits=np.from_dlpack(call.logits), facts=call.facts._replace(xp=np))
+    return call._replace(logits=logits[0], facts=call.facts._replace(xp=np))
 
 
 def _integers_ok(
