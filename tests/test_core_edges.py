@@ -352,3 +352,31 @@ def test_under_a_trace():
     for lengths in (([41], [4]), ([-1], [4]), ([40], [5]), ([40], [-1])):
         assert np.isnan(library.loss_and_grad(noise, labels, *lengths, validate=False).loss).all()
     assert np.isfinite(plain.loss).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0, 1e38])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_errors_that_numpy_is_told_to_raise_are_no_matter(scale, dtype):
+    """A probability too small for any float is 0, and no error."""
+    logits, labels, frames, counts = random_problem(0, 3, 12, 5, 3)
+    with np.errstate(over="ignore"):
+        logits = np.clip((logits * scale).astype(dtype), np.finfo(dtype).min, np.finfo(dtype).max)
+    logits[0, frames[0] :] = np.nan
+    rest = labels, frames, counts
+    calls = {
+        "loss": lambda: ctcx.ctc_loss(logits, *rest),
+        "loss_and_grad": lambda: tuple(ctcx.ctc_loss_and_grad(logits, *rest)),
+        "align": lambda: tuple(ctcx.ctc_align(logits, *rest, infeasible="empty")),
+        "occupancies": lambda: tuple(ctcx.ctc_occupancies(logits, *rest, states=True)),
+        "entropy": lambda: ctcx.ctc_entropy(logits, *rest),
+        "greedy": lambda: tuple(ctcx.ctc_greedy(logits, frames)),
+        "beam": lambda: tuple(ctcx.ctc_beam_search(logits, frames, width=3, top=2)),
+        "guided": lambda: tuple(ctcx.ctc_beam_search(logits, frames, width=3, boost={(1, 2): 1.0})),
+        "hvp": lambda: ctcx.ctc_hvp(logits, *rest, vector=np.ones_like(logits)),
+    }
+    for name, call in calls.items():
+        expected = call()
+        with np.errstate(all="raise"):
+            found = call()
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=name)

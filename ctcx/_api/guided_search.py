@@ -361,7 +361,7 @@ def _results(
     They are in order as they are returned, rounded to ``real``.
     """
     # A bonus beyond what float32 holds is -inf in it.
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(all="ignore"):
         log_probs = np.minimum(np.logaddexp(beams.ends_blank, beams.ends_label), 0.0).astype(real)
         final_bonus = final_bonus.astype(real)
         scores = np.where(_is_there(beams), log_probs + final_bonus, -np.inf)
@@ -539,7 +539,7 @@ def _is_whole(
         return False
     if not (np.diff((lengths >= 0).astype(int), axis=1) <= 0).all():
         return False
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):
         total = np.logaddexp(state.blank, state.label)
     is_there = lengths >= 0
     if (

@@ -178,8 +178,8 @@ def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Logarithms of probabilities of frames (..., C); a frame of only -inf stays so."""
     x = np.ascontiguousarray(logits, dtype=np.float64)
     peak = x.max(axis=-1, keepdims=True)
-    x = x - np.where(np.isfinite(peak), peak, 0.0)
-    with np.errstate(divide="ignore"):
+    with np.errstate(all="ignore"):
+        x = x - np.where(np.isfinite(peak), peak, 0.0)
         spread = np.log(np.exp(x).sum(axis=-1, keepdims=True))
     found: NDArray[np.float64] = x - np.where(np.isfinite(spread), spread, 0.0)
     return found

@@ -103,7 +103,8 @@ def search_with_states(
         for t in range(block.shape[1]):
             active = np.flatnonzero(inside[:, t] & ~failed)
             if len(active):
-                beam.advance(log_probs[active, t], active)
+                with np.errstate(all="ignore"):  # what no float holds is -inf
+                    beam.advance(log_probs[active, t], active)
     kept, final_bonus = beam.entries(), beam.final_bonus()
     labels = np.full((rows, width, entries.labels.shape[2] + frames), -1, dtype=np.int32)
     for n, row in enumerate(kept.labels):

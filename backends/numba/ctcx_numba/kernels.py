@@ -114,6 +114,7 @@ def _on_host(array: Any) -> Any:
 def _like(result: Any, given: Any, *, dtype: Any = None) -> Any:
     """Return a result as an array of the library that ``given`` is of, without a copy."""
     if isinstance(given, np.ndarray):
-        return result if dtype is None else result.astype(dtype, copy=False)
+        with np.errstate(under="ignore"):  # half precision lacks the smallest numbers
+            return result if dtype is None else result.astype(dtype, copy=False)
     tensor = sys.modules["torch"].from_numpy(result)
     return tensor if dtype is None else tensor.to(dtype)

@@ -7,6 +7,7 @@ import pytest
 from ctcx_numba import compiled
 from ctcx_numba.kernels import loss_and_grad
 
+import ctcx
 from backends.numba.tests import drawn
 from ctcx.conformance.oracle import reference
 
@@ -85,3 +86,12 @@ def test_a_constant_changes_nothing(constant):
     moved = loss_and_grad(np.full((1, 40, 9), constant, np.float32), *rest, blank=0)
     np.testing.assert_array_equal(moved[0], even[0])
     np.testing.assert_array_equal(moved[1], even[1])
+
+
+def test_a_gradient_too_small_for_half_precision_is_no_error():
+    """Also where NumPy is told to raise what it otherwise ignores."""
+    logits = np.array([[[0.0, 14.0, 1.0], [9.0, 0.0, 0.0]]], np.float16)
+    with np.errstate(all="raise"):
+        grad = ctcx.ctc_loss_and_grad(logits, [[1]], backend="numba").grad
+    assert grad.dtype == np.float16
+    assert np.isfinite(grad).all()
