@@ -127,6 +127,32 @@ def test_a_search_does_not_depend_on_how_the_model_is_asked(small):
         np.testing.assert_allclose(one.scores, other.scores)
 
 
+class Stricter(ctcx.NGram):
+    def score(self, state, label):
+        log_prob, state = super().score(state, label)
+        return log_prob - 2.0, state
+
+
+def test_a_class_that_inherits_from_ngrams_is_asked_itself(small):
+    lm, stricter = (each.from_arpa(small, ["", "ab", "b"]) for each in (ctcx.NGram, Stricter))
+    logits = np.random.default_rng(2).normal(size=(5, 3))
+    options = {"top": 16, "exact_scores": False}
+    plain = ctcx.ctc_beam_search(logits, lm=lm, **options)
+    found = ctcx.ctc_beam_search(logits, lm=stricter, **options)
+    expected = ctcx.ctc_beam_search(logits, lm=lm, label_bonus=-2.0, **options)
+    assert found.labels.tolist() == expected.labels.tolist()
+    np.testing.assert_allclose(found.scores, expected.scores)
+    assert found.scores[0] < plain.scores[0]
+
+
+def test_what_a_model_has_said_is_the_callers(small):
+    lm = ctcx.NGram.from_arpa(small, ["", "ab", "b"])
+    said = lm.log_probs(lm.start())
+    before = said.copy()
+    said[:] = 0.0
+    np.testing.assert_array_equal(lm.log_probs(lm.start()), before)
+
+
 def test_a_search_prefers_what_the_model_knows(small):
     logits = np.log([[0.1, 0.4, 0.5], [0.9, 0.05, 0.05], [0.1, 0.4, 0.5]])
     lm = ctcx.NGram.from_arpa(small, ["", "ab", "b"])

@@ -236,6 +236,8 @@ def search(
             f"it with one for each"
         )
         raise CTCInputError(msg, argument="lm")
+    # A class that inherits from NGram may say something else than its n-grams do.
+    is_python = not (lm is None or type(lm) is NGram)
     settings: tuple[tuple[str, Any], ...] = ()
     if wishes.state is not None:
         settings = (
@@ -252,7 +254,6 @@ def search(
     before, states = first_beams(rows, width), None
     failed = np.zeros(rows, dtype=bool)
     if wishes.state is not None and wishes.state.settings:
-        is_python = not (lm is None or isinstance(lm, NGram))
         before = _entries(wishes.state, settings, rows, has_guides=is_python)
         states = [list(row) for row in wishes.state.guides]
         failed |= wishes.state.failed
@@ -267,7 +268,7 @@ def search(
         "label_bonus": wishes.label_bonus,
     }
     guides: list[list[Any]] = []
-    if lm is None or isinstance(lm, NGram):
+    if not is_python:
         wrong = partial(_wrong_beams, classes=classes, blank=prepared.blank)
         found = compute("guided_search", hosted, options, arguments, wrong)
     else:

@@ -247,7 +247,7 @@ class NGram:
         """Return the logarithm of the probability of each label, (C,), as ``score`` gives it."""
         context, spelled = state
         if self.separator is None:
-            return self._row(context)
+            return self._row(context).copy()
         found = np.zeros(len(self.tokens))
         if spelled:
             ends = [token == self.separator for token in self.tokens]
