@@ -176,6 +176,8 @@ def test_the_command_reports_like_the_kit(program, tmp_path):
     [
         (("--command", "no-such-program"), "command 'no-such-program' can't be started"),
         (("--command", ""), "command is empty"),
+        (("--command", "'open"), "can't be split as a shell would: No closing quotation"),
+        (("--command", "a\0b"), "can't be started: embedded null byte"),
         (("--command", "true", "--dtype", "int8"), "dtype is 'int8': expected one of"),
         (("--command", "true", "--check", "nothing"), "no problem 'nothing': expected one of"),
         (("--command", "true", "--library", "numpy"), "a program has no array library"),

@@ -108,8 +108,9 @@ class ProgramProcess:
                 bufsize=0,
                 start_new_session=True,
             )
-        except OSError as error:
-            msg = f"command {self._command[0]!r} can't be started: {error.strerror}"
+        except (OSError, ValueError) as error:  # a NUL is no OSError
+            why = getattr(error, "strerror", None) or error
+            msg = f"command {self._command[0]!r} can't be started: {why}"
             raise CTCInputError(msg, argument="command", value=self._command[0]) from None
         # Small: unread output stays in the pipe, and then in the program.
         self._lines, self._stop, self._told = queue.Queue(maxsize=4), threading.Event(), bytearray()

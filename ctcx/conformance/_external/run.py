@@ -80,7 +80,11 @@ def run_command(
     (False, 'the program ended with exit code 0 instead of answering')
     """
     check_dtype(dtype)
-    words = shlex.split(command) if isinstance(command, str) else list(command)
+    try:
+        words = shlex.split(command) if isinstance(command, str) else list(command)
+    except ValueError as error:
+        msg = f"command {command!r} can't be split as a shell would: {error}"
+        raise CTCInputError(msg, argument="command", value=command) from None
     if not words:
         msg = "command is empty: expected a program and its arguments"
         raise CTCInputError(msg, argument="command", value=command)
