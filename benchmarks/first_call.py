@@ -2,7 +2,8 @@
 
 ``python benchmarks/first_call.py`` starts some processes for each case, and prints the least of
 each. Under ``jax.jit`` a function of the same arguments that does next to nothing stands beside
-it: JAX traces and compiles that as well.
+it: JAX traces and compiles that as well. Of decoding outside of ``jax.jit`` the first call is the
+first of its shape, after one of another.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ GRADIENT = """
 function = jax.jit(jax.value_and_grad(LOSS))
 call = lambda: jax.block_until_ready(function(x, y))
 """
+DECODING = """
+import ctcx
+DECODE(x[:, :59])
+call = lambda: jax.block_until_ready(DECODE(x)[:3])
+"""
 LOSS = "lambda x, y: ctcx.ctc_loss(x, y, reduction='sum')"
 CASES = {
     "NumPy": "call = lambda: ctcx.ctc_loss_and_grad(x, y)",
@@ -42,6 +48,8 @@ CASES = {
     "jax.jit, gradient": JAX + GRADIENT.replace("LOSS", LOSS),
     "jax.jit, gradient, without ctcx": JAX
     + GRADIENT.replace("LOSS", "lambda x, y: (x * x).sum() + y.sum()"),
+    "JAX, ctc_greedy": JAX + DECODING.replace("DECODE", "ctcx.ctc_greedy"),
+    "JAX, ctc_beam_search": JAX + DECODING.replace("DECODE", "ctcx.ctc_beam_search"),
 }
 # Python's collector runs in the first or in the second, and takes 50 ms where PyTorch is imported.
 MEASURE = """

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.helpers import needed
+
 # `import ctcx` may import these of the standard library (what typing needs), and nothing else.
 ALLOWED = {"ctcx", "__future__", "typing", "_typing", "collections", "contextlib", "warnings"}
 ALLOWED |= {"abc", "functools", "operator", "re", "types", "copyreg", "enum", "sre_compile"}
@@ -35,6 +37,19 @@ def test_the_check_can_fail():
 def test_a_call_on_numpy_imports_no_other_library(library):
     call = "import numpy, ctcx; ctcx.ctc_loss(numpy.zeros((1, 3, 2)), [[1]])"
     assert library not in imported_by(call)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "ctcx.ctc_loss(x, [[1]], reduction='mean').backward()",
+        "ctcx.LinearCTCLoss(2, 2)(x, torch.ones((1, 1), dtype=torch.int64)).backward()",
+    ],
+)
+def test_training_imports_no_compiler_of_pytorch(call):
+    needed("torch")
+    prepare = "import torch, ctcx; x = torch.zeros((1, 3, 2), requires_grad=True); "
+    assert not {"torch._dynamo", "torch._inductor"} & imported_by(prepare + call)
 
 
 def test_every_public_name_resolves_and_nothing_is_hidden():

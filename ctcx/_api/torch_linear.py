@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from ctcx._api.linear import linear_loss
+from ctcx._arrays.tensor_forms import never_recorded
 from ctcx._inputs.labels import resolve_blank
 from ctcx._inputs.linear import check_chunk
 from ctcx._inputs.options import Infeasible, Options, ReductionName, check_options
@@ -96,4 +96,4 @@ class LinearCTCLoss(nn.Linear):  # type: ignore[misc] # torch is skipped by mypy
 
 
 # A compiler would unroll the blocks of classes and the recursion over frames.
-_loss = torch.compiler.disable(linear_loss)
+_loss = never_recorded(linear_loss)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ctcx._arrays.facts import can_be_written
-from ctcx._arrays.tensor_forms import BATCHED, TRANSFORMED, forms_of
+from ctcx._arrays.tensor_forms import BATCHED, TRANSFORMED, forms_of, never_recorded
 from ctcx._autodiff.operation import hessian_times
 from ctcx._dispatch.results import on_host
 from ctcx._reduction import PLAIN
@@ -46,7 +46,7 @@ def loss_and_grad(unit: CallOperation, logits: Array, *rest: Array) -> tuple[Arr
     return losses, grad
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator] # compiled autograd would look into it
+@never_recorded  # compiled autograd would look into it
 def second(blank: int, vector: Array, grad: Array, *arrays: Array) -> Array:
     """See :class:`ctcx._autodiff.adapters.Adapter`."""
     if forms_of(vector) & BATCHED:

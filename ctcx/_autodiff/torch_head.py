@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from ctcx._arrays.tensor_forms import never_recorded
+
 if TYPE_CHECKING:
     from ctcx._autodiff.head_operation import HeadOperation
     from ctcx._typing import Array
@@ -20,7 +22,7 @@ def forward(operation: HeadOperation, *arrays: Array) -> tuple[Array, ...]:
     return results
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@never_recorded
 def backward(
     operation: HeadOperation, above: Array, arrays: tuple[Any, ...], kept: tuple[Array, ...]
 ) -> tuple[Array, ...]:
