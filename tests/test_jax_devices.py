@@ -37,7 +37,11 @@ for place in places:
     ):
         for result in results:
             assert result.sharding.device_set == x.sharding.device_set, (place, result.sharding)
-assert not any(part.committed for part in ctcx.ctc_greedy(jax.numpy.asarray(logits)))
+with jax.default_device(jax.devices()[1]):
+    x = jax.numpy.asarray(logits)
+for part in ctcx.ctc_greedy(x):
+    assert not part.committed
+    assert part.device == x.device == jax.devices()[1]
 try:
     x = jax.device_put(logits, jax.devices()[1])
     ctcx.ctc_loss(x, jax.device_put(np.ones((4, 2), int), jax.devices()[0]), lengths)

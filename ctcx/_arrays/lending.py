@@ -48,5 +48,8 @@ def given_back(arrays: Any, like: Array) -> Any:
     like
         Of JAX: the results lie where it lies, and are bound to that device if it is.
     """
-    is_bound = getattr(like, "committed", True)  # which JAX 0.5 doesn't tell
-    return sys.modules["jax"].device_put(arrays, like.device if is_bound else None)
+    jax: Any = sys.modules["jax"]
+    if getattr(like, "committed", True):  # which JAX 0.5 doesn't tell
+        return jax.device_put(arrays, like.device)
+    with jax.default_device(like.device):
+        return jax.device_put(arrays)
