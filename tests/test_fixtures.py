@@ -263,6 +263,21 @@ def test_random_examples_have_a_beam_search_if_one_is_asked_for():
     assert (with_one.beam_width, with_one.arrays["beam_log_probs"].shape) == (5, (1, 3))
 
 
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_a_narrow_beam_has_as_many_results_as_prefixes(width, tmp_path):
+    file = tmp_path / "narrow.json"
+    sizes = ("--frames", "3:9", "--classes", "4", "--beam", width)
+    written = run_cli("fixtures", "--random", 6, *sizes, "--out", file)
+    assert written.exit_code == 0, written.output
+    for fixture in fixtures.read_fixtures(file):
+        assert fixture.beam_width == width
+        there = fixture.arrays["beam_log_probs"] > -np.inf
+        assert there[0].tolist() == [k < width for k in range(3)]
+        assert (fixture.arrays["beam_labels"][~there] == -1).all()
+    checked = run_cli("fixtures", "--check", file)
+    assert checked.exit_code == 0, checked.output
+
+
 def test_random_examples_have_a_guided_search_if_one_is_asked_for(tmp_path):
     options = {"count": 4, "frames": (3, 5), "classes": 3, "blank": -1, "seed": 1}
     plain, guided = (
@@ -525,6 +540,12 @@ def test_an_unknown_fixture_is_named_with_those_there_are(tmp_path):
         (("--random", 1, "--distribution", "odd"), "distribution is 'odd': expected one of"),
         (("--random", 1, "--blank", 32), "blank is 32: expected -32 to 31"),
         (("--random", 1, "--seed", -1), "seed is -1: expected at least 0"),
+        (
+            ("--random", 1, "--classes", 10**20),
+            "expected at least 2, the blank and a label, and at",
+        ),
+        (("--random", 1, "--frames", 10**20), "<= most <= 2147483647"),
+        (("--random", 1, "--labels", f"1:{10**20}"), "<= most <= 2147483647"),
         (("--random", 0), "greater than or equal to 1"),
         (("--format", "xml"), "no format 'xml'"),
         (("--check", "/nowhere/f.json"), "/nowhere/f.json: can't be read"),
