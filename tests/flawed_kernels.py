@@ -33,6 +33,7 @@ class Kernel:
     linear: bool = False
     hopeless_loss: float = np.inf
     hopeless_grad: float = 0.0
+    loss_of_nan: float = np.nan
     clamp: bool = True
     scratch: bool = False
     softmax_in_grad: float = 1.0
@@ -46,7 +47,7 @@ class Kernel:
         states[1::2] = labels
         hopeless = self.hopeless_loss, np.full(logits.shape, self.hopeless_grad)
         if not (logits < np.inf).all():
-            return np.nan, np.full(logits.shape, np.nan)
+            return self.loss_of_nan, np.full(logits.shape, np.nan)
         if frames == 0:
             return (0.0, logits) if not len(labels) else hopeless
         with np.errstate(all="ignore"):
@@ -1032,6 +1033,9 @@ FLAWS = {
         kernel=Kernel(hopeless_grad=np.nan), caught_by=("check_infeasible", "check_never_nan")
     ),
     "nan-loss": Flaw(kernel=Kernel(hopeless_loss=np.nan), caught_by=("check_never_nan",)),
+    "nan-counts-as-hopeless": Flaw(
+        kernel=Kernel(loss_of_nan=np.inf), caught_by=("check_unchecked_logits",)
+    ),
     "padding-leaks": Flaw(
         after=mask_by_product, caught_by=("check_padding_content", "check_never_nan")
     ),

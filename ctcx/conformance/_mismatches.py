@@ -23,10 +23,15 @@ def loss_faults(
     allowed: NDArray[np.float64],
     *,
     against: str = "expected",
+    nan_expected: bool = False,
 ) -> list[str]:
-    """Return a message for the losses (N,) that are wrong; an empty list if none is."""
+    """Return a message for the losses (N,) that are wrong; an empty list if none is.
+
+    With ``nan_expected``, NaN is right where NaN is expected.
+    """
+    same = _same(got, expected, nan_expected=nan_expected)
     with np.errstate(invalid="ignore"):
-        wrong = ~((np.abs(got - expected) <= allowed) | (got == expected))
+        wrong = ~((np.abs(got - expected) <= allowed) | same)
     if not wrong.any():
         return []
     lines = [
@@ -44,10 +49,15 @@ def grad_faults(
     allowed: float,
     *,
     against: str = "expected",
+    nan_expected: bool = False,
 ) -> list[str]:
-    """Return a message for the gradient's entries (N, T, C) that are wrong, the worst first."""
+    """Return a message for the gradient's entries (N, T, C) that are wrong, the worst first.
+
+    With ``nan_expected``, NaN is right where NaN is expected.
+    """
+    same = _same(got, expected, nan_expected=nan_expected)
     with np.errstate(invalid="ignore"):
-        error = np.where(got == expected, 0.0, np.abs(got - expected))
+        error = np.where(same, 0.0, np.abs(got - expected))
     error[np.isnan(error)] = np.inf
     wrong = error > allowed
     if not wrong.any():
@@ -82,6 +92,13 @@ def describe_grad(batch: Batch, n: int, t: int, k: int) -> str:
         notes.append(f"past the length {batch.logit_lengths[n]}")
     note = f" ({', '.join(notes)})" if notes else ""
     return f"gradient of {batch.label(n)} at frame {t}, class {k}{note}"
+
+
+def _same(
+    got: NDArray[np.float64], expected: NDArray[np.float64], *, nan_expected: bool
+) -> NDArray[np.bool_]:
+    same: NDArray[np.bool_] = got == expected
+    return same | (np.isnan(got) & np.isnan(expected)) if nan_expected else same
 
 
 def _versus(got: float, expected: float, allowed: float, against: str) -> str:

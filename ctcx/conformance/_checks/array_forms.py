@@ -72,14 +72,14 @@ def check_integer_inputs(subject: Subject) -> None:
     batch = case("ragged")
     logits = subject.logits(batch.logits)
     for kinds in product(("int32", "int64"), repeat=3):
-        for step in (1, 3):
+        for step, which in ((1, "every element"), (3, "every third element")):
             whole = [
                 spread(subject, values.astype(kind), step)
                 for values, kind in zip(
                     (batch.labels, batch.logit_lengths, batch.label_lengths), kinds, strict=True
                 )
             ]
-            named = replace(batch, name=f"ragged, {', '.join(kinds)}, every {step}. element")
+            named = replace(batch, name=f"ragged, {', '.join(kinds)}, {which}")
             for grad in subject.with_and_without_grad:
                 outcome = subject.run(named, grad=grad, inputs=CallArrays(logits, *whole))
                 wanted = Outcome(*_truth_parts(batch, subject, grad=grad))

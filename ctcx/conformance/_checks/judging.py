@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -72,8 +73,34 @@ def judge_all(subject: Subject, batches: Iterable[Batch], judge: Judge, *, grad:
 
 
 def raise_if(faults: list[str]) -> None:
+    """Fail with all that was found, if anything was."""
     if faults:
-        raise CheckFailure("\n".join(faults))
+        raise CheckFailure("\n".join(_told_once(faults)))
+
+
+def _told_once(faults: list[str]) -> list[str]:
+    """Tell what is wrong in the same words with several cases once, with the cases' names.
+
+    A kernel whose loss is of a wrong dtype has the same fault in every case.
+    """
+    cases_of: dict[str, list[str]] = {}
+    for fault in faults:
+        found = _OF_CASE.match(fault)
+        name, what = found.groups() if found else ("", fault)
+        cases_of.setdefault(what, []).append(name)
+    told = []
+    for what, names in cases_of.items():
+        first, *others = dict.fromkeys(names)
+        if not others:
+            told.append(f"case {first}: {what}" if first else what)
+            continue
+        second, *more = others
+        names_shown = f"{first}, {second} and {len(more)} more" if more else f"{first} and {second}"
+        told.append(f"cases {names_shown}: {what}")
+    return told
+
+
+_OF_CASE = re.compile(r"case (\'[^\']*\'|\"[^\"]*\"): (.*)", re.DOTALL)
 
 
 def right_loss(subject: Subject) -> Judge:
