@@ -1,7 +1,9 @@
 """How many cores this process may use, by affinity and by the quota of its control group."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -50,19 +52,63 @@ def test_a_quota_and_the_affinity_both_limit(tmp_path, monkeypatch, quota, expec
     assert usable_cores() == expected, "it is told once a process"
 
 
-def test_numpy_runs_on_the_usable_cores(monkeypatch):
-    """Blocks of the gradient run on as many threads."""
-    asked = []
-    start = ThreadPoolExecutor.__init__
+LARGE = np.random.default_rng(0).standard_normal((8, 100, 2000), dtype=np.float32)
 
-    def noted(pool, threads, **options):
-        asked.append(threads)
-        start(pool, threads, **options)
 
-    monkeypatch.setattr(ThreadPoolExecutor, "__init__", noted)
-    logits = np.zeros((8, 100, 2000), dtype=np.float32)
-    for cores, expected in ((1, []), (3, [3])):
-        monkeypatch.setattr(_cores, "_cores", cores)
-        asked.clear()
-        ctcx.ctc_loss_and_grad(logits, np.ones((8, 3), dtype=int), backend="array-api")
-        assert asked == expected
+def gradient_on(cores, monkeypatch):
+    monkeypatch.setattr(_cores, "_cores", cores)
+    labels = np.ones((8, 3), dtype=int)
+    return ctcx.ctc_loss_and_grad(LARGE, labels, backend="array-api").grad
+
+
+@pytest.mark.parametrize("at_most", [0, 1, 2])
+def test_numpy_runs_on_the_usable_cores(monkeypatch, at_most):
+    """Blocks of the gradient run on as many threads, or on those that the system gives."""
+    expected = gradient_on(1, monkeypatch)
+    started, before = [], threading.active_count()
+    start = threading.Thread.start
+
+    def counted(thread):
+        if len(started) == at_most:
+            msg = "can't start new thread"
+            raise RuntimeError(msg)
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", counted)
+    np.testing.assert_array_equal(gradient_on(1, monkeypatch), expected)
+    assert not started
+    np.testing.assert_array_equal(gradient_on(3, monkeypatch), expected)
+    assert len(started) == at_most  # with this one there are three, if there may be
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_an_error_on_a_thread_is_the_callers(monkeypatch, cores):
+    def fails(*_arguments):
+        msg = "no memory for a block"
+        raise MemoryError(msg)
+
+    monkeypatch.setattr("ctcx._core.kernels.gradient_rows", fails)
+    before = threading.active_count()
+    with pytest.raises(MemoryError, match="no memory for a block"):
+        gradient_on(cores, monkeypatch)
+    assert threading.active_count() == before
+
+
+def test_a_large_batch_is_computed_while_python_ends():
+    """No thread can be started any more then."""
+    code = """if True:
+    import atexit, threading
+    import numpy as np
+    import ctcx
+    from ctcx import _cores
+
+    _cores._cores = 3
+    logits, labels = np.zeros((8, 100, 2000), np.float32), np.ones((8, 3), int)
+    call = lambda: ctcx.ctc_loss_and_grad(logits, labels, backend="array-api").grad
+    expected = call()
+    atexit.register(lambda: print(np.array_equal(call(), expected)))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True\n", "")

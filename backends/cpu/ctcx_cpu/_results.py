@@ -111,7 +111,11 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     # NumPy's own memory for the sake of small calls, and where there is no other.
     if size < KEPT_FROM or not hasattr(mmap, "MAP_PRIVATE"):
         return np.empty(shape, dtype=dtype)
-    return np.asarray(_Lease(_piece(size), shape, dtype))
+    try:
+        return np.asarray(_Lease(_piece(size), shape, dtype))
+    except OSError:  # the system has no more: what is kept goes back, and NumPy says what is wanted
+        forget()
+        return np.empty(shape, dtype=dtype)
 
 
 def has_huge_pages() -> bool:

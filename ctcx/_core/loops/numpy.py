@@ -6,6 +6,8 @@ different parts of the output can run side by side. The bits are the same for an
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,14 +49,44 @@ class ThreadedLoop(Loop):
         if threads == 1 or elements < _FEWEST_ELEMENTS:
             super().each(task, parts, elements)
             return
-        from concurrent.futures import ThreadPoolExecutor
+        work = _SharedWork(task, parts)
+        helpers: list[threading.Thread] = []
+        try:
+            # The system may have no more threads, and Python none when it ends: others do the work.
+            with suppress(RuntimeError, MemoryError):
+                for _ in range(threads - 1):
+                    helper = threading.Thread(target=work.take_part, name="ctcx")
+                    helper.start()
+                    helpers.append(helper)
+            work.take_part()
+        finally:
+            work.is_over = True
+            for helper in helpers:
+                helper.join()
+        if work.errors:
+            raise work.errors[0]
 
-        def quiet(part: Any) -> None:  # a thread begins with NumPy's own settings
-            with np.errstate(all="ignore"):
-                task(part)
 
-        with ThreadPoolExecutor(threads, thread_name_prefix="ctcx") as pool:
-            tuple(pool.map(quiet, parts))  # takes the results, so that exceptions arrive
+class _SharedWork:
+    """Parts of a task, which threads take one by one until there are no more or one has failed."""
+
+    def __init__(self, task: Callable[[Any], None], parts: Iterator[Any]) -> None:
+        self.is_over, self.errors = False, list[BaseException]()
+        self._task, self._parts, self._taking = task, parts, threading.Lock()
+
+    def take_part(self) -> None:
+        """Work on parts that no other thread has taken."""
+        with np.errstate(all="ignore"):  # a thread begins with NumPy's own settings
+            while not self.is_over:
+                try:
+                    with self._taking:
+                        part = next(self._parts, None)
+                    if part is None:
+                        return
+                    self._task(part)
+                except BaseException as error:  # noqa: BLE001 - it is raised by the caller's thread
+                    self.errors.append(error)
+                    self.is_over = True
 
 
 class _ViterbiInPlace(Viterbi):
