@@ -17,7 +17,7 @@ import pytest
 import ctcx
 from ctcx import _comparison, _peers
 from ctcx.data.bundled import notebook_fixture, ocr_lines
-from tests.helpers import current_registry, needed, run_cli
+from tests.helpers import current_registry, needed, posix_only, run_cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -226,6 +226,11 @@ def test_importing_ctcx_imports_neither_typer_nor_rich():
         (["compare", "--library", "torche"], "Did you mean 'torch'?"),
         (["compare", "--repeat", "0"], "--repeat"),
         (["compare", "--json", "no/such/directory/x.json"], "there is no directory"),
+        *(
+            pytest.param([*args, f"{'x' * 300}.json"], "too long", marks=posix_only)
+            for args in (["fixtures", "repeats", "--out"], ["diagnose"])
+        ),
+        pytest.param(["diagnose", "repeats", "--html", "x" * 300], "too long", marks=posix_only),
         (["explain", "--backend", "nope"], "'nope'"),
         (["explain", "--shape", "1,2"], "like 64,150,28"),
         (["explain", "--shape", "1,2,0"], "at least one class"),

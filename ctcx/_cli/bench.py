@@ -264,7 +264,11 @@ def _load(path: str, baseline: str | None) -> BenchmarkRun:
 def _stem(output: str) -> Path:
     """Return the stem, if files can be made there."""
     stem = Path(output)
-    if not stem.name or not stem.parent.is_dir() or stem.is_dir():
+    try:
+        is_good = bool(stem.name) and stem.parent.is_dir() and not stem.is_dir()
+    except OSError:  # a name that is too long, a folder that can't be searched
+        is_good = False
+    if not is_good:
         msg = f"{output!r} is no name for files in a directory that exists"
         raise typer.BadParameter(msg, param_hint="--output")
     return stem

@@ -98,9 +98,13 @@ def _find(given: str) -> Fixture:
     """Return the fixture of that name, or from that file."""
     from ctcx.fixtures import named, names, read_fixtures
 
-    if given in names() or not ("." in given or "/" in given or Path(given).exists()):
+    try:
+        exists = Path(given).exists()
+    except OSError:  # reading it says why
+        exists = False
+    if given in names() or not ("." in given or "/" in given or exists):
         return named(given)[0]
-    path, _, name = given.partition("#") if not Path(given).exists() else (given, "", "")
+    path, _, name = (given, "", "") if exists else given.partition("#")
     fixtures = read_fixtures(path)
     if name:
         fixtures = [one for one in fixtures if one.name == name] or fixtures

@@ -154,10 +154,15 @@ def check_target(target: str | None) -> str | None:
     """Refuse a file that can't be written, before anything is computed."""
     if target is not None and target != "-":
         path = Path(target)
-        if path.is_dir():
+        try:
+            is_directory, has_parent = path.is_dir(), path.parent.is_dir()
+        except OSError as error:  # a name that is too long, a folder that can't be searched
+            msg = f"{target!r} can't be written: {error.strerror}"
+            raise typer.BadParameter(msg) from None
+        if is_directory:
             msg = f"{target!r} is a directory"
             raise typer.BadParameter(msg)
-        if not path.parent.is_dir():
+        if not has_parent:
             msg = f"there is no directory {str(path.parent)!r}"
             raise typer.BadParameter(msg)
     return target

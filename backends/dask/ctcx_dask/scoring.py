@@ -244,10 +244,13 @@ def _check_free(out: str) -> None:
     """Refuse to write where a folder would be replaced, such as the corpus, or there is none."""
     target = Path(out)
     problem = None
-    if target.is_dir() or (target.exists() and target.suffix == ".zarr"):
-        problem = "exists: remove it, or choose another name"
-    elif not target.absolute().parent.is_dir():
-        problem = "can't be written, as its directory doesn't exist"
+    try:
+        if target.is_dir() or (target.exists() and target.suffix == ".zarr"):
+            problem = "exists: remove it, or choose another name"
+        elif not target.absolute().parent.is_dir():
+            problem = "can't be written, as its directory doesn't exist"
+    except OSError as error:  # a name that is too long, a folder that can't be searched
+        problem = f"can't be written: {error.strerror}"
     if problem is not None:
         msg = f"out={out!r} {problem}"
         raise ctcx.CTCInputError(msg, argument="out", value=out)

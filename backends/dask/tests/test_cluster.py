@@ -183,8 +183,9 @@ def test_what_can_not_be_written_is_one_error(tmp_path, suffix):
     from ctcx_dask.scoring import score
 
     corpus = str(write_corpus(tmp_path / "corpus.zarr"))
-    with pytest.raises(ctcx.CTCInputError, match=r"^out='/proc/a.* can't be written: No such"):
-        score(corpus, f"/proc/a.{suffix}", progress=lambda *_: pytest.fail("it was computed"))
+    for name, why in (("/proc/a", "No such"), (f"{tmp_path}/{'a' * 300}", "File name too long")):
+        with pytest.raises(ctcx.CTCInputError, match=f"^out='{name}.* can't be written: {why}"):
+            score(corpus, f"{name}.{suffix}", progress=lambda *_: pytest.fail("it was computed"))
     code = """
 import resource, sys
 from ctcx_dask.scoring import score
