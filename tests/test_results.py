@@ -25,6 +25,7 @@ FORMS = {
     "half": "returned an array of float16 as loss, expected float32",
     "complex": "returned an array of complex64 as loss, expected float32",
     "library": "returned an array of array_api_strict as loss, expected one of numpy",
+    "masked": "returned an array of the type MaskedArray as loss, expected a plain one",
 }
 PAIRS = {
     "none": r"returned None, expected a tuple \(loss, grad\)",
@@ -181,6 +182,12 @@ def test_results_of_torch():
     logits = torch.tensor(LOGITS)
     with pytest.raises(ctcx.KernelError, match=r"shape \(1,\) as loss, expected \(2,\)"):
         ctcx.ctc_loss(logits, LABELS, backend="shape")
+    for way, what in {
+        "wants-gradient": "a tensor that requires a gradient",
+        "lazy": "a tensor with a lazy negative bit",
+    }.items():
+        with pytest.raises(ctcx.KernelError, match=f"returned {what} as loss, expected a plain"):
+            ctcx.ctc_loss(logits, LABELS, backend=way)
     with pytest.raises(ctcx.KernelError, match="an array of numpy as grad, expected one of torch"):
         ctcx.ctc_loss(logits.requires_grad_(), LABELS, backend="grad-library")
     with pytest.raises(ctcx.KernelError, match=VALUES["negative"]):

@@ -100,10 +100,24 @@ def _check_result(
             own = "float32"
     if own or not _is_like(array, logits, shape, logits.dtype, problem):
         _check_array(expected.name, array, shape, own or problem.dtype, decision)
+    if odd := _oddity(array, logits, problem):
+        raise fault(decision, f"returned {odd} as {expected.name}, expected a plain one")
     if expected.dtype == "logits" and _is_in(array, logits, problem):
         raise fault(
             decision, f"returned memory of the logits as {expected.name}, expected a new array"
         )
+
+
+def _oddity(array: Array, logits: Array, problem: Problem) -> str | None:
+    """Say what is more than its elements about an array of the right library, if anything is."""
+    if problem.namespace == "numpy" and type(array) is not np.ndarray:
+        return f"an array of the type {printable(type(array).__qualname__)}"
+    if problem.namespace == "torch" and not problem.traced:
+        if array.requires_grad and not logits.requires_grad:
+            return "a tensor that requires a gradient"
+        if array.is_neg():
+            return "a tensor with a lazy negative bit"
+    return None
 
 
 def _is_in(array: Array, logits: Array, problem: Problem) -> bool:
