@@ -12,10 +12,10 @@ jax, jnp = needed("jax"), needed("jax.numpy")
 
 
 def batch(frames):
-    """Logits of 3 sequences, 4 labels of each, all lengths, and numbers for 5 paths."""
+    """Logits of 3 sequences of any lengths, 4 labels of each, and numbers for 5 paths."""
     rng = np.random.default_rng(frames)
     logits, uniforms = rng.standard_normal((3, frames, 7)), rng.random((3, 5, frames))
-    integers = np.ones((3, 4), int), np.full(3, frames), np.full(3, 4)
+    integers = np.ones((3, 4), int), frames - np.arange(3), np.full(3, 4)
     arrays = logits.astype(np.float32), *integers, uniforms.astype(np.float32)
     return tuple(map(jnp.asarray, arrays))
 

@@ -70,7 +70,10 @@ def _read_on_host(call: KernelInputs) -> KernelInputs:
     )
     if (logits := lent(call.logits)) is None:
         return call
-    return call._replace(logits=logits[0], facts=call.facts._replace(xp=np))
+    # Beside NumPy's logits, lengths of JAX would make programs of JAX's after all.
+    return call._replace(
+        logits=logits[0], logit_lengths=integers[1], facts=call.facts._replace(xp=np)
+    )
 
 
 def _integers_ok(

@@ -77,7 +77,7 @@ class Check:
         if self.jit and namespace.jit is None:
             return f"{namespace.name} has no jit"
         if self.slow and not slow:
-            return "slow; run only when asked for"
+            return "it takes long: --slow or CTCX_TEST_SLOW=1 runs it"
         return None
 
 
