@@ -394,6 +394,14 @@ def test_a_beam_of_nothing(library, shape):
     assert (np.asarray(to_lists(found.count)) == 1).all()
 
 
+def test_a_wrong_length_is_marked_where_there_are_no_frames_at_all():
+    logits, lengths = np.zeros((3, 0, 4)), np.array([0, 1, -1])
+    for options in ({}, {"boost": {(1,): 1.0}}):
+        found = ctcx.ctc_beam_search(logits, lengths, exact_scores=False, validate=False, **options)
+        assert np.isnan(found.log_probs[:, 0]).tolist() == [False, True, True]
+        assert found.count.tolist() == [1, 0, 0]
+
+
 def test_a_beam_never_says_a_masked_class_and_may_find_nothing():
     logits = np.zeros((2, 3, 4))
     logits[0, :, 2] = -np.inf

@@ -52,7 +52,8 @@ def _beam_search(
     beam = beams.first()
     if not is_undecided(rows, frames) and 0 in (rows, frames):
         labels = xp.full((rows, top, frames), -1, dtype=xp.int32, device=context.device)
-        return labels, xp.reshape(beam.total, (rows, width))[:, :top]
+        log_probs = xp.reshape(beam.total, (rows, width))[:, :top]
+        return labels, xp.where(logit_lengths[:, None] == 0, log_probs, float("nan"))
     by_frame, wrong = _frames(logits, logit_lengths, blank, count, loop, context)
 
     def source(first: int, size: int) -> Frame:
