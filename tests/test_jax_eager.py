@@ -21,14 +21,14 @@ def batch(frames):
 
 
 CALLS = {
-    "loss": lambda x, y, t, s, _: ctcx.ctc_loss(x, y, t, s),
-    "loss and gradient": lambda x, y, t, s, _: ctcx.ctc_loss_and_grad(x, y, t, s),
-    "align": lambda x, y, t, s, _: ctcx.ctc_align(x, y, t, s),
-    "occupancies": lambda x, y, t, s, _: ctcx.ctc_occupancies(x, y, t, s),
-    "entropy": lambda x, y, t, s, _: ctcx.ctc_entropy(x, y, t, s),
-    "sample": lambda x, y, t, s, u: ctcx.ctc_sample_paths(x, y, u, t, s),
-    "greedy": lambda x, _y, t, _s, _u: ctcx.ctc_greedy(x, t),
-    "beam search": lambda x, _y, t, _s, _u: ctcx.ctc_beam_search(x, t),
+    "loss": lambda x, y, t, s, _, **o: ctcx.ctc_loss(x, y, t, s, **o),
+    "loss and gradient": lambda x, y, t, s, _, **o: ctcx.ctc_loss_and_grad(x, y, t, s, **o),
+    "align": lambda x, y, t, s, _, **o: ctcx.ctc_align(x, y, t, s, **o),
+    "occupancies": lambda x, y, t, s, _, **o: ctcx.ctc_occupancies(x, y, t, s, **o),
+    "entropy": lambda x, y, t, s, _, **o: ctcx.ctc_entropy(x, y, t, s, **o),
+    "sample": lambda x, y, t, s, u, **o: ctcx.ctc_sample_paths(x, y, u, t, s, **o),
+    "greedy": lambda x, _y, t, _s, _u, **o: ctcx.ctc_greedy(x, t, **o),
+    "beam search": lambda x, _y, t, _s, _u, **o: ctcx.ctc_beam_search(x, t, **o),
 }
 
 
@@ -62,3 +62,20 @@ def test_what_was_passed_can_be_donated_afterwards():
         result = jax.jit(lambda x: x + 1, donate_argnums=0)(array)
         assert result.unsafe_buffer_pointer() == place
         assert array.is_deleted()
+
+
+ARGUMENTS = ("logits", "labels", "logit_lengths", "label_lengths", "uniforms")
+TAKEN = {"sample": ARGUMENTS, "greedy": ARGUMENTS[:3:2], "beam search": ARGUMENTS[:3:2]}
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [(name, argument) for name in CALLS for argument in TAKEN.get(name, ARGUMENTS[:4])],
+)
+def test_an_array_that_was_deleted_is_named(name, argument):
+    given = list(batch(15))
+    given[ARGUMENTS.index(argument)].delete()
+    for validate in (True, False):
+        with pytest.raises(ctcx.CTCInputError, match=f"{argument} is an .* deleted") as caught:
+            CALLS[name](*given, validate=validate)
+        assert caught.value.argument == argument

@@ -49,7 +49,10 @@ def compute_losses(
     )
     if options.infeasible == "raise":
         if prepared.facts.traced:
-            msg = 'infeasible="raise" needs to read values, which can\'t be done while tracing'
+            msg = (
+                'infeasible="raise" needs to read values, which can\'t be done while tracing: '
+                'pass infeasible="inf" or "zero" there'
+            )
             raise CTCInputError(msg, argument="infeasible", value="raise")
         loss = result[0] if isinstance(result, tuple) else result
         raise_if_infeasible(loss != float("inf"), prepared, 'infeasible="inf" or "zero"')

@@ -39,7 +39,7 @@ def plain(argument: str, value: Any) -> Any:
     from a caller goes through here, before anything else is asked about it.
 
     Raises CTCInputError: a masked array: ctcx has no masks, and to ignore one would give a wrong
-    number.
+    number; an array of JAX's that has no values any more.
     """
     if type(value) is np.ndarray:
         return value if value.flags.aligned else value.copy()
@@ -57,7 +57,22 @@ def plain(argument: str, value: Any) -> Any:
         raise CTCInputError(msg, argument=argument)
     if isinstance(value, (np.ndarray, np.generic)):  # matrix, recarray, memmap; a scalar
         return plain(argument, np.asarray(value))
+    jax = sys.modules.get("jax")
+    if jax is not None and isinstance(value, jax.Array):
+        _refuse_deleted(argument, value)
     return value
+
+
+def _refuse_deleted(argument: str, array: Any) -> None:
+    """Refuse an array of JAX's whose memory was given away: a kernel would be blamed for it."""
+    if isinstance(array, sys.modules["jax"].core.Tracer) or not array.is_deleted():
+        return
+    msg = (
+        f"{argument} is an array of JAX of shape {tuple(array.shape)} that was deleted, or donated "
+        f"to a compiled function (donate_argnums): its values are gone. Call ctcx before that, or "
+        f"pass what the function returned"
+    )
+    raise CTCInputError(msg, argument=argument)
 
 
 def is_list(value: object) -> bool:
