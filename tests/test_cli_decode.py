@@ -132,6 +132,25 @@ def test_texts_have_spaces_where_tokens_stand_for_them(tokens, labels, text):
     assert found["utterances"][0]["alternatives"][0]["text"] == text
 
 
+@pytest.mark.parametrize("blank", [" ", "<space>", "_"])
+def test_the_token_of_the_blank_stands_for_no_space(blank):
+    Path("tokens.json").write_text(json.dumps([blank, "a", "|"]))
+    Path("words.arpa").write_text(
+        "\\data\\\nngram 1=4\n\n\\1-grams:\n-9 <s>\n-1 </s>\n-2 <unk>\n-0.5 a\n\n\\end\\\n"
+    )
+    arguments = ("one.npz", "--tokens", "tokens.json", "--json", "-")
+    printed = decode(*arguments, "--lm", "words.arpa", "--lm-words", "--top", "8")
+    (found,) = json.loads(printed)["utterances"]
+    (best,) = (one for one in found["alternatives"] if one["labels"] == [1, 2])
+    assert best["text"] == "a "
+    added = math.log(10) * (-0.5 - 1)  # the word and the end
+    assert best["score"] == pytest.approx(best["log_prob"] + added, abs=1e-6)
+    aligned = run_cli(
+        "align", "one.npz", "--tokens", "tokens.json", "--text", "a ", "--output", "a.json"
+    )
+    assert aligned.exit_code == 0, aligned.output
+
+
 def write_lines():
     lines = ocr_lines()
     np.savez("lines.npz", logits=lines.logits, logit_lengths=lines.logit_lengths)

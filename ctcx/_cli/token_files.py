@@ -38,7 +38,7 @@ class TokenTable:
     @property
     def space(self) -> str | None:
         """What stands between words; None if no token does."""
-        known = set(self.names.values())
+        known = {name for label, name in self.names.items() if label != self.blank}
         found = next((space for space in SPACES if space in known), None)
         return found or ("▁" if any(name.startswith("▁") for name in known) else None)
 
