@@ -345,12 +345,18 @@ def test_the_page_of_200_frames_and_121_states_is_below_1_mb_with_all_of_another
     assert page.stat().st_size < 1_000_000
 
 
-def test_a_name_cannot_end_the_script(tmp_path):
-    file, page = tmp_path / "f.json", tmp_path / "p.html"
+def file_of_name(tmp_path, name):
+    """Write a file with one fixture of that name."""
+    file = tmp_path / "f.json"
     fixtures.save(fixtures.named("notebook"), file)
     document = json.loads(file.read_text())
-    document["fixtures"][0]["name"] = "</script><b>&"
+    document["fixtures"][0]["name"] = name
     file.write_text(json.dumps(document))
+    return file
+
+
+def test_a_name_cannot_end_the_script(tmp_path):
+    file, page = file_of_name(tmp_path, "</script><b>&"), tmp_path / "p.html"
     diagnosis_of(file, "--html", page)
     text, data = page_data(page)
     assert data["name"] == "</script><b>&"
@@ -358,11 +364,7 @@ def test_a_name_cannot_end_the_script(tmp_path):
 
 
 def test_half_a_character_in_a_name_is_a_question_mark(tmp_path):
-    file, page = tmp_path / "f.json", tmp_path / "p.html"
-    fixtures.save(fixtures.named("repeats"), file)
-    document = json.loads(file.read_text())
-    document["fixtures"][0]["name"] = "half \ud800"
-    file.write_text(json.dumps(document))
+    file, page = file_of_name(tmp_path, "half \ud800"), tmp_path / "p.html"
     command = [sys.executable, "-m", "ctcx", "diagnose", file, "--html", page]
     ran = subprocess.run(command, capture_output=True, check=False)
     assert ran.returncode == 0, ran.stderr

@@ -303,7 +303,7 @@ def _guided(
     with naming_width(sizes["width"] or 1, prepared.logits):
         found = search(prepared, sizes, wishes, options)
     labels, lengths, log_probs, bonus = found[:4]
-    if lent(prepared.logit_lengths) is None:
+    if lent(prepared.logit_lengths) is None:  # else NumPy goes on, for JAX
         labels, lengths, log_probs, bonus = (uploaded(array, prepared) for array in found[:4])
     done = _completed(
         labels, lengths, log_probs, prepared, backend, exact=bool(exact_scores), bonus=bonus

@@ -249,7 +249,6 @@ def ctc_entropy(
 
 
 @overload
-@hidden_from_dynamo
 def ctc_sample_paths(
     logits: NDArray[Any],
     labels: Array | Sequence[Sequence[int]],
@@ -263,7 +262,6 @@ def ctc_sample_paths(
     validate: bool = True,
 ) -> NDArray[np.int32]: ...
 @overload
-@hidden_from_dynamo
 def ctc_sample_paths(
     logits: ArrayT,
     labels: Array | Sequence[Sequence[int]],
