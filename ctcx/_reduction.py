@@ -35,7 +35,7 @@ class Reduction(NamedTuple):
         if self.kind == "mean_per_label":
             return xp.sum(numbers / divisor)
         total = xp.sum(numbers)
-        return total if _is_one(divisor) else total / divisor
+        return total if self.kind == "sum" or _is_one(divisor) else total / divisor
 
     def spread(self, xp: ArrayModule, above: Array, loss: Array, divisor: Array | int) -> Array:
         """Return the derivative with respect to each loss (N,); ``above`` is that of the result.

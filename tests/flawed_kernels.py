@@ -957,6 +957,70 @@ def never_called(*_args, **_kwargs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shortcut:
+    """A shortcut to the right kernel whose checks can be left out."""
+
+    integers: tuple[type, ...] = (np.int32, np.int64)
+    checks_sizes: bool = True
+    checks_labels: bool = True
+    checks_lengths: bool = True
+    checks_logits: bool = True
+    any_blank: bool = False
+    factor: float = 1.0
+    tidies_labels: bool = False
+
+    def takes(self, logits, labels, logit_lengths, label_lengths, blank):
+        """Tell whether the call is right in each detail."""
+        given = labels, logit_lengths, label_lengths
+        if any(array is None or array.dtype not in self.integers for array in given):
+            return False
+        count, frames, classes = logits.shape
+        if logits.dtype not in (np.float32, np.float64) or 0 in logits.shape:
+            return False
+        if self.checks_sizes and not (
+            len(labels) == count and logit_lengths.shape == label_lengths.shape == (count,)
+        ):
+            return False
+        if not self.any_blank and not (type(blank) is int and -classes <= blank < classes):
+            return False
+        if self.checks_lengths and not (
+            (logit_lengths >= 0).all()
+            and (logit_lengths <= frames).all()
+            and (label_lengths >= 0).all()
+            and (label_lengths <= labels.shape[1]).all()
+        ):
+            return False
+        for row, labels_of, length, count_of in zip(
+            logits, labels, logit_lengths, label_lengths, strict=False
+        ):
+            named = labels_of[:count_of]
+            if self.checks_logits and not (row[:length] < np.inf).all():
+                return False
+            wrong = (named < 0) | (named >= classes) | (named == blank % classes)
+            if self.checks_labels and wrong.any():
+                return False
+        return True
+
+    def __call__(self, logits, labels, logit_lengths, label_lengths, blank, *, grad):
+        """Return what the right kernel does, or None."""
+        if self.tidies_labels:
+            labels[...] = np.where(labels < 0, 0, labels)
+        arrays = logits, labels, logit_lengths, label_lengths
+        if not self.takes(*arrays, blank):
+            return None
+        classes = logits.shape[2]
+        labels = np.clip(labels, 0, classes - 1)
+        logit_lengths = np.clip(logit_lengths, 0, logits.shape[1])
+        label_lengths = np.clip(label_lengths, 0, labels.shape[1])
+        kernel = RIGHT.kernels()["loss_and_grad" if grad else "loss"]
+        found = kernel(logits, labels, logit_lengths, label_lengths, blank=int(blank) % classes)
+        if self.factor == 1.0:
+            return found
+        loss, *rest = found if grad else (found,)
+        return (loss * loss.dtype.type(self.factor), *rest) if grad else loss * self.factor
+
+
+@dataclass(frozen=True, kw_only=True)
 class Flaw:
     """A wrong kernel: the function, and the checks that must catch it."""
 
@@ -972,10 +1036,20 @@ class Flaw:
     guided_search: object = None
     occupancies: object = None
     paths: object = None
+    shortcut: object = None
     namespaces: frozenset[str] = frozenset({"numpy"})
     dtypes: frozenset[str] = frozenset({"float32", "float64"})
     features: frozenset[Feature] = COMPLETE
     on: tuple[str | None, str] = ("cpu", "float32")
+
+    def shortcuts(self):
+        """Return the shortcuts by operation."""
+        if self.shortcut is None:
+            return {}
+        return {
+            "loss": partial(self.shortcut, grad=False),
+            "loss_and_grad": partial(self.shortcut, grad=True),
+        }
 
     def kernels(self):
         """Return the kernels by operation."""
@@ -1380,7 +1454,26 @@ FLAWS |= {
     ),
 }
 
+SHORTCUTS = ("check_shortcuts",)
+FLAWS |= {
+    "shortcut-by-a-part": Flaw(
+        shortcut=Shortcut(factor=1.001), caught_by=("check_loss_by_enumeration",)
+    ),
+    "shortcut-of-any-integers": Flaw(
+        shortcut=Shortcut(integers=(np.int16, np.int32, np.int64, np.bool_)), caught_by=SHORTCUTS
+    ),
+    "shortcut-of-any-size": Flaw(shortcut=Shortcut(checks_sizes=False), caught_by=SHORTCUTS),
+    "shortcut-of-any-label": Flaw(shortcut=Shortcut(checks_labels=False), caught_by=SHORTCUTS),
+    "shortcut-of-any-length": Flaw(shortcut=Shortcut(checks_lengths=False), caught_by=SHORTCUTS),
+    "shortcut-of-any-logit": Flaw(shortcut=Shortcut(checks_logits=False), caught_by=SHORTCUTS),
+    "shortcut-of-any-blank": Flaw(shortcut=Shortcut(any_blank=True), caught_by=SHORTCUTS),
+    "shortcut-tidies-labels": Flaw(shortcut=Shortcut(tidies_labels=True), caught_by=SHORTCUTS),
+}
+
 RIGHT = Flaw(caught_by=())
+right_shortcut_loss, right_shortcut_loss_and_grad = (
+    partial(Shortcut(), grad=grad) for grad in (False, True)
+)
 align = Aligner()
 greedy = Greedy()
 beam_search = BeamSearcher()
@@ -1395,7 +1488,10 @@ def __getattr__(name):
     flaw, _, operation = name.removeprefix("flaw_").partition("__")
     if flaw.replace("_", "-") not in FLAWS:
         raise AttributeError(name)
-    return FLAWS[flaw.replace("_", "-")].kernels()[operation]
+    flaw = FLAWS[flaw.replace("_", "-")]
+    if operation.startswith("shortcut_"):
+        return flaw.shortcuts()[operation.removeprefix("shortcut_")]
+    return flaw.kernels()[operation]
 
 
 def small_only(problem):
@@ -1411,6 +1507,9 @@ def ctcx_backends():
         yield Backend(
             name=name,
             kernels={operation: f"{target}__{operation}" for operation in flaw.kernels()},
+            shortcuts={
+                operation: f"{target}__shortcut_{operation}" for operation in flaw.shortcuts()
+            },
             namespaces=flaw.namespaces,
             devices=frozenset({"*"}),
             dtypes=flaw.dtypes,
@@ -1428,6 +1527,10 @@ def ctcx_backends():
             "greedy": "flawed_kernels:greedy",
             "beam_search": "flawed_kernels:beam_search",
             "guided_search": "flawed_kernels:guided_search",
+        },
+        shortcuts={
+            operation: f"flawed_kernels:right_shortcut_{operation}"
+            for operation in ("loss", "loss_and_grad")
         },
         namespaces=here,
         features=COMPLETE,

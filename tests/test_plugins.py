@@ -79,7 +79,7 @@ UNUSABLE = {
     "later_api": (
         "incompatible",
         "ctcx-later-api 2.0",
-        "Backend 'later': it is written for plugin API 2.99 and this ctcx has 2.6: upgrade ctcx",
+        "Backend 'later': it is written for plugin API 2.99 and this ctcx has 2.7: upgrade ctcx",
     ),
     "misspelt_hook": (
         "invalid",
@@ -176,7 +176,7 @@ INVALID = {
     ),
     "knows a later field": (
         backend_code("x", ", memory=3"),
-        "unexpected keyword argument 'memory'; if a later plugin API than 2.6 has it, upgrade ctcx",
+        "unexpected keyword argument 'memory'; if a later plugin API than 2.7 has it, upgrade ctcx",
     ),
 }
 
@@ -196,7 +196,7 @@ def test_a_plugin_for_an_older_api_needs_an_update(plugins):
     plugins.write("old", backend_code("old", ", api=(1, 1)"))
     _, (message,) = plugins.load()
     assert plugins.record("old").status == "incompatible"
-    assert "written for plugin API 1.1 and this ctcx has 2.6" in message
+    assert "written for plugin API 1.1 and this ctcx has 2.7" in message
     assert "the plugin needs an update, upgrade ctcx-old" in message
 
 

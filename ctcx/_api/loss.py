@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from ctcx._api.call import is_feasible, reduce_losses, reduction_of, run
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._api.lazy import call_whole, is_lazy
+from ctcx._api.plain import plain_loss, plain_loss_and_grad
 from ctcx._arrays.tensor_forms import hidden_from_dynamo, is_torch_recording
 from ctcx._inputs.options import Infeasible, Options, ReductionName
 from ctcx._typing import ArrayT
@@ -125,6 +126,8 @@ def ctc_loss(
         from ctcx._api import torch_operators
 
         loss: ArrayT = torch_operators.traced_loss(*arrays, blank, options)
+    elif (by_shortcut := plain_loss(arrays, blank, options)) is not None:
+        loss = by_shortcut
     elif is_captured(logits):
         loss = in_graph(ctc_loss, _named(arrays), blank=blank, **options._asdict())
     elif (
@@ -198,6 +201,8 @@ def ctc_loss_and_grad(
         from ctcx._api import torch_operators
 
         return LossAndGrad(*torch_operators.traced_loss_and_grad(*arrays, blank, options))
+    if (by_shortcut := plain_loss_and_grad(arrays, blank, options)) is not None:
+        return LossAndGrad._make(by_shortcut)
     if is_captured(logits):
         named = _named(arrays)
         return LossAndGrad(*in_graph(ctc_loss_and_grad, named, blank=blank, **options._asdict()))

@@ -14,6 +14,8 @@ import sys
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
+import numpy as np
+
 from ctcx._errors import CTCInputError
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ __all__ = [
     "TRANSFORMED",
     "UNREADABLE",
     "Form",
+    "are_plain",
     "form_of",
     "form_of_modes",
     "forms_as_seen",
@@ -117,6 +120,36 @@ def forms_as_seen(tensors: tuple[Array | None, ...]) -> list[Any] | None:
             return None
         seen += (tensor.dtype, tensor.shape, tensor.device, contiguous)
     return seen
+
+
+def are_plain(tensors: tuple[Any, ...]) -> bool:
+    """Whether all are known to be plain tensors, or None, and nothing listens to what is called.
+
+    Such are modes, transformations of torch.func, and forward mode.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return False
+    plain, keys_of, forms = torch.Tensor, torch._C._dispatch_keys, _forms  # noqa: SLF001 - see _form
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) is not plain:
+            return False
+        form = forms.get(keys_of(tensor).raw_repr())
+        if form or (form is None and _form(tensor)):
+            return False
+        if not (
+            tensor.is_contiguous()
+            and tensor.storage_offset() == 0
+            and tensor.untyped_storage().nbytes() >= tensor.nbytes
+        ) and not _lies_in_storage(tensor):
+            return False
+    return not (
+        form_of_modes()
+        or torch._C._are_functorch_transforms_active()  # noqa: SLF001 - there is no public way
+        or torch.autograd.forward_ad._current_level >= 0  # noqa: SLF001
+    )
 
 
 def forms_of(*tensors: Array) -> Form:
@@ -217,7 +250,8 @@ def _require_dense(argument: str, tensor: Array) -> None:
 def is_torch_recording(array: object) -> bool:
     """Whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` traces a tensor's call."""
     torch: Any = sys.modules.get("torch")
-    if torch is None or not isinstance(array, torch.Tensor):
+    # NumPy's at once: PyTorch's isinstance() takes longer.
+    if torch is None or type(array) is np.ndarray or not isinstance(array, torch.Tensor):
         return False
     return bool(torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None)  # noqa: SLF001
 

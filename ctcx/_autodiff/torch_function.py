@@ -11,21 +11,22 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from array_api_compat import torch as torch_compat
 
 from ctcx._arrays.facts import can_be_written
 from ctcx._arrays.tensor_forms import BATCHED, TRANSFORMED, forms_of, never_recorded
 from ctcx._autodiff.operation import hessian_times
-from ctcx._dispatch.results import on_host
+from ctcx._dispatch.results import few_or_array
 from ctcx._reduction import PLAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ctcx._autodiff.operation import CallOperation
     from ctcx._reduction import Reduction
     from ctcx._typing import Array
 
-__all__ = ["from_above", "loss", "loss_and_grad", "merge", "second"]
+__all__ = ["from_above", "loss", "loss_and_grad", "loss_of_found", "merge", "second"]
 
 
 def loss(unit: CallOperation, reduction: Reduction, logits: Array, *rest: Array) -> Array:
@@ -37,7 +38,25 @@ def loss(unit: CallOperation, reduction: Reduction, logits: Array, *rest: Array)
             losses, _ = _LossWithGrad.apply(unit, logits, *rest)
         divisor = reduction.divisor(unit.xp, rest[2], losses.dtype)
         return reduction.value(unit.xp, losses, divisor)
-    return _Direct.apply(unit, reduction, logits, *rest)
+    weights = _weights_of(reduction, logits, rest[2])
+    found = unit.as_called("loss_and_grad", logits.detach(), *rest, weights=weights)
+    return _Direct.apply(lambda *_: unit, reduction, found, logits, *rest)
+
+
+def loss_of_found(
+    call: Callable[..., CallOperation],
+    reduction: Reduction,
+    found: tuple[Array, Array],
+    arrays: tuple[Array, Array, Array, Array],
+) -> Array:
+    """Return the reduced loss of plain tensors, of which losses and weighted gradient were found.
+
+    ``call``, given the arrays, says what has been computed.
+    """
+    # What Function.apply ends in where no transformation of torch.func goes on.
+    apply: Any = super(torch.autograd.Function, _Direct).apply
+    loss: Array = apply(call, reduction, found, *arrays)
+    return loss
 
 
 def loss_and_grad(unit: CallOperation, logits: Array, *rest: Array) -> tuple[Array, Array]:
@@ -209,56 +228,71 @@ class _Direct(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
     """
 
     @staticmethod
-    def forward(ctx: Any, unit: CallOperation, reduction: Reduction, *arrays: Array) -> Array:
-        """Call the kernel and reduce, with nothing on the tape, and keep what derivatives need."""
-        weights = _weights_of(unit, reduction, arrays)
-        given = (arrays[0].detach(), *arrays[1:])
-        losses, grad = unit.as_called("loss_and_grad", *given, weights=weights)
-        divisor = reduction.divisor(unit.xp, arrays[3], losses.dtype)
-        ctx.unit, ctx.reduction, ctx.divisor, ctx.grad = unit, reduction, divisor, grad
-        host = on_host(losses, unit.facts_only.facts)
-        ctx.all_finite = host is not None and math.inf not in host
+    def forward(
+        ctx: Any,
+        call: Callable[..., CallOperation],
+        reduction: Reduction,
+        found: tuple[Array, Array],
+        *arrays: Array,
+    ) -> Array:
+        """Reduce losses that were found, and keep what derivatives need."""
+        losses, ctx.grad = found
+        divisor = reduction.divisor(torch_compat, arrays[3], losses.dtype)
+        ctx.call, ctx.reduction = call, reduction
         ctx.save_for_backward(losses, *arrays)
         return reduction.value(torch, losses, divisor)  # compat's sum takes twice as long
 
     @staticmethod
     def backward(ctx: Any, above: Array) -> tuple[Array | None, ...]:
         """Multiply the gradient by what comes from above."""
-        losses, *arrays = ctx.saved_tensors
         grad = vars(ctx).pop("grad", None)  # at once: threads may go back through one graph
+        if grad is not None and not torch.is_grad_enabled() and _is_number_one(above):
+            return None, None, None, grad, None, None, None  # as small batches need no more
         if torch.is_grad_enabled() or forms_of(above):
+            losses, *arrays = ctx.saved_tensors
+            unit = ctx.call(*arrays)
             # What is known has been weighted, if the reduction has weights.
             known = grad if ctx.reduction.kind in ("none", "sum") else None
-            grad = _Known.apply(ctx.unit, known, *arrays)
-            weights = _weights(ctx, above, losses, ctx.divisor)
-            total = from_above((grad, *arrays), ctx.unit.blank, weights, None)
+            grad = _Known.apply(unit, known, *arrays)
+            divisor = ctx.reduction.divisor(torch_compat, arrays[3], losses.dtype)
+            weights = _weights(ctx, above, divisor)
+            total = from_above((grad, *arrays), unit.blank, weights, None)
         else:
             total = grad
             if total is None:
-                total = _computed(ctx.unit, *arrays, reduction=ctx.reduction)
+                _, *arrays = ctx.saved_tensors
+                total = _computed(ctx.call(*arrays), *arrays, reduction=ctx.reduction)
             del grad  # PyTorch keeps an array without a copy if nothing else refers to it
             if not _is_one(above):
-                weights = _weights(ctx, above, losses, 1)
+                weights = _weights(ctx, above, 1)
                 weights = weights[:, None, None] if weights.ndim else weights
                 total = total.mul_(weights) if can_be_written(total) else total * weights
-        return None, None, total, None, None, None
+        return None, None, None, total, None, None, None
 
 
 def _computed(
     unit: CallOperation, logits: Array, *rest: Array, reduction: Reduction = PLAIN
 ) -> Array:
     """Compute the gradient (N, T, C) of the reduced loss, with nothing on the tape."""
-    weights = _weights_of(unit, reduction, (logits, *rest))
+    weights = _weights_of(reduction, logits, rest[2])
     grad: Array = unit("loss_and_grad", logits.detach(), *rest, weights=weights)[1]
     return grad
 
 
-def _weights_of(
-    unit: CallOperation, reduction: Reduction, arrays: tuple[Array, ...]
-) -> Array | None:
+def _weights_of(reduction: Reduction, logits: Array, label_lengths: Array) -> Array | None:
     """Return the derivatives of the reduced loss with respect to the losses, if they aren't 1."""
-    wide = torch.float64 if arrays[0].dtype == torch.float64 else torch.float32
-    return reduction.weights(unit.xp, arrays[3], wide)
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return reduction.weights(torch_compat, label_lengths, wide)
+
+
+def _is_number_one(above: Array) -> bool:
+    """Whether it is certainly the number 1, as after ``loss.backward()``."""
+    if type(above) is not torch.Tensor or above.ndim or not above.is_cpu:
+        return False
+    try:
+        return bool(above.item() == 1)
+    except RuntimeError:  # it is one of a batch of vmap's, for example
+        return False
 
 
 def _is_one(above: Array) -> bool:
@@ -293,11 +327,12 @@ def _keep(ctx: Any, unit: CallOperation, arrays: tuple[Array, ...]) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _weights(ctx: Any, above: Array, losses: Array, divisor: Array | int) -> Array:
+def _weights(ctx: Any, above: Array, divisor: Array | int) -> Array:
     """Return derivatives with respect to the losses, (N,), or () if it is the same for all."""
-    if ctx.all_finite:
+    losses = ctx.saved_tensors[0].detach()
+    if losses.is_cpu and not forms_of(losses) and math.inf not in few_or_array(losses):
         return ctx.reduction.spread_evenly(above, divisor)
-    return ctx.reduction.spread(ctx.unit.xp, above, losses.detach(), divisor)
+    return ctx.reduction.spread(torch_compat, above, losses, divisor)
 
 
 def _slopes(losses: Array, grad: Array, tangent: Array) -> Array:

@@ -50,6 +50,7 @@ __all__ = [
     "Candidate",
     "Decision",
     "Run",
+    "add_blame",
     "call",
     "circumstances",
     "explain_problem",
@@ -108,7 +109,8 @@ def circumstances(backend: str | None) -> tuple[object, ...]:
 
     Raises CTCInputError: ``backend`` can't be the name of one.
     """
-    check_type(backend)
+    if backend is not None:
+        check_type(backend)
     return backend, preferred.get(), env_text(VARIABLE), registry().generation
 
 
@@ -182,11 +184,8 @@ def call(
                     raise BackendRejectedError(_refusal(decision, entry, verdict)) from decline
                 overrides[entry.backend.name] = verdict
             except BaseException as error:
-                _add_note(error, entry, decision.problem.operation)
-                if is_ordinary(error) or is_the_users(error):
-                    raise
-                forget_interrupt()
-                raise fault(decision, f"raised {one_line(error)}") from error
+                add_blame(error, decision)
+                raise
             else:
                 _check_form(result, args, plan, kwargs)
                 record(decision)
@@ -219,8 +218,12 @@ def _words(decline: Decline) -> str:
     )
 
 
-def _add_note(error: BaseException, entry: RegisteredBackend, operation: str) -> None:
-    """Say in an exception's traceback whose kernel raised it."""
+def add_blame(error: BaseException, decision: Decision) -> None:
+    """Say in an exception's traceback whose kernel raised it.
+
+    Raises KernelError in its place: it would end the process, or can't be printed.
+    """
+    entry, operation = _require(decision), decision.problem.operation
     note = f"in backend {entry.backend.name!r} from {entry.provenance}, operation {operation}"
 
     def add() -> None:
@@ -228,6 +231,9 @@ def _add_note(error: BaseException, entry: RegisteredBackend, operation: str) ->
             error.add_note(note)
 
     attempt_at_once(add)  # an exception class may refuse notes
+    if not is_ordinary(error) and not is_the_users(error):
+        forget_interrupt()
+        raise fault(decision, f"raised {one_line(error)}") from error
 
 
 def _select(problem: Problem, backend: str | None, overrides: Overrides) -> Decision:

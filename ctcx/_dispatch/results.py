@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ctcx._plugins.backend import Problem
     from ctcx._typing import Array
 
-__all__ = ["check_form", "fault", "first_where", "on_host", "wrong_losses"]
+__all__ = ["check_form", "fault", "few_or_array", "first_where", "on_host", "wrong_losses"]
 
 
 _FEW = 16
@@ -164,9 +164,14 @@ def on_host(loss: Array, facts: ArrayFacts) -> list[float] | NDArray[Any] | None
         and facts.device.startswith("cpu")
         and not facts.form & UNREADABLE
     ):
-        few: list[float] | None = loss.tolist() if loss.shape[0] <= _FEW else None
-        return np.asarray(loss) if few is None else few
+        return few_or_array(loss)
     return None
+
+
+def few_or_array(loss: Array) -> list[float] | NDArray[Any]:
+    """Losses (N,) in the host's memory: a list of a few, else an array."""
+    few: list[float] | None = loss.tolist() if loss.shape[0] <= _FEW else None
+    return np.asarray(loss) if few is None else few
 
 
 def fault(decision: Decision, what: str) -> KernelError:

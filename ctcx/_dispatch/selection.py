@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from ctcx._plugins.records import RegisteredBackend
     from ctcx._plugins.registry import Registry
 
-__all__ = ["Overrides", "choose", "declared", "in_order", "rejection", "without_backend"]
+__all__ = [
+    "Overrides",
+    "choose",
+    "declared",
+    "excluded",
+    "in_order",
+    "may_take",
+    "rejection",
+    "without_backend",
+]
 
 Overrides: TypeAlias = "Mapping[str, tuple[Status, str]]"
 """``{backend: (status, reason)}`` of those that were found out only when they were called."""
@@ -55,19 +64,19 @@ def choose(
     candidates: list[Candidate] = []
     for entry in in_order(registry, names):
         name = entry.backend.name
-        excluded = _excluded(entry, names)
+        left_out = excluded(entry, names)
         if overrides and name in overrides:
             status, reason = overrides[name]
         elif broken := registry.broken(name, problem.operation):
             status, reason = "unusable", broken
         elif no := (
             rejection(entry, problem, registry)
-            if thorough or (selected is None and excluded is None)
+            if thorough or (selected is None and left_out is None)
             else declared(entry.backend, problem)
         ):
             status, reason = "rejected", no
-        elif excluded is not None:
-            status, reason = excluded
+        elif left_out is not None:
+            status, reason = left_out
         elif selected is None:
             status, reason = "selected", ""
             selected = entry
@@ -113,7 +122,7 @@ def without_backend(registry: Registry) -> Iterator[Candidate]:
             )
 
 
-def _excluded(entry: RegisteredBackend, names: tuple[str, ...]) -> tuple[Status, str] | None:
+def excluded(entry: RegisteredBackend, names: tuple[str, ...]) -> tuple[Status, str] | None:
     """Verdict on a backend that would do, and still may not be selected; None if it may."""
     name = entry.backend.name
     if names:
@@ -154,6 +163,16 @@ def declared(backend: Backend, problem: Problem) -> str | None:
     if not problem.contiguous and Feature.NONCONTIGUOUS not in backend.features:
         return "needs contiguous logits (lacks Feature.NONCONTIGUOUS); pass a contiguous copy"
     return None
+
+
+def may_take(backend: Backend, operation: str, namespace: str, device: str) -> bool:
+    """Whether the descriptor lets it take some call on such arrays, which hold values."""
+    return (
+        operation in backend.kernels
+        and _covers(backend.namespaces, namespace)
+        and _covers(backend.devices, device)
+        and Feature.LAZY not in backend.features
+    )
 
 
 def _covers(names: AbstractSet[str], name: str) -> bool:

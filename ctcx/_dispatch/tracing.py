@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ctcx._dispatch.decision import Decision
     from ctcx._plugins.backend import Problem
 
-__all__ = ["Run", "record", "trace"]
+__all__ = ["Run", "listening", "record", "trace"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -43,7 +43,8 @@ class Run:
         return self.problem.operation
 
 
-_listening: ContextVar[tuple[list[Run], ...]] = ContextVar("ctcx_trace", default=())
+listening: ContextVar[tuple[list[Run], ...]] = ContextVar("ctcx_trace", default=())
+"""The lists of all :func:`trace` blocks that are open in this context."""
 
 
 @contextmanager
@@ -60,17 +61,17 @@ def trace() -> Iterator[list[Run]]:
         Grows while the block runs, and stays as it is afterwards.
     """
     runs: list[Run] = []
-    token = _listening.set((*_listening.get(), runs))
+    token = listening.set((*listening.get(), runs))
     try:
         yield runs
     finally:
-        _listening.reset(token)
+        listening.reset(token)
 
 
 def record(decision: Decision) -> None:
     """Tell all open :func:`trace` blocks of this context that the selected backend has run."""
     entry = decision.selected
-    listeners = _listening.get()
+    listeners = listening.get()
     if not listeners or entry is None:
         return
     run = Run(

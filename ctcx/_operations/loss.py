@@ -22,6 +22,7 @@ LOSS = Operation(
         f"{_CHECKS}.edge_cases",
         f"{_CHECKS}.batching",
         f"{_CHECKS}.array_forms",
+        f"{_CHECKS}.shortcuts",
         f"{_CHECKS}.calls",
         f"{_CHECKS}.lazy_calls",
         f"{_CHECKS}.scale",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ctcx._errors import shown
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["API_VERSION", "Backend", "Decline", "Feature", "Problem"]
 
-API_VERSION: tuple[int, int] = (2, 6)
+API_VERSION: tuple[int, int] = (2, 7)
 """Version of the plugin API, ``(major, minor)``; see :class:`Backend` for what is compatible."""
 
 
@@ -245,6 +245,22 @@ class Backend:
 
     All are new: nothing else refers to them, and ctcx may write into them.
 
+    A *shortcut* is for small batches, of which checks and selection take longer than the kernel. It
+    gets the arguments of a call before ctcx has looked at them, and checks them itself ::
+
+        shortcut(logits, labels, logit_lengths, label_lengths, blank) -> loss or None
+        shortcut(logits, labels, logit_lengths, label_lengths, blank) -> (loss, grad) or None
+
+    with ``weights`` by name as for the kernel, if it has :attr:`Feature.WEIGHTS`. The arrays are
+    NumPy's own, of no subclass, or plain tensors of PyTorch in the host's memory, of which the
+    logits may require a gradient that the results don't. Logits have three axes and labels two;
+    each of the lengths may be None. Nothing else has been checked: neither dtypes nor sizes nor
+    values nor ``blank``, which may be any object. It returns what the kernel would; or None, having
+    changed nothing, if anything is unusual or wrong: another dtype, sizes that don't fit, a label
+    out of range, NaN among the logits of a sequence, no frames. Then ctcx goes the usual way, as it
+    does for ``validate=False``. Its results are looked at like a kernel's. ctcx calls it without
+    asking ``accepts``, where no backend that goes first has a kernel for such arrays.
+
     All are looked at: a wrong library, device, shape or dtype, and where values are checked a loss
     of NaN or below 0, or states that are no path of the labels, is a
     :class:`ctcx.KernelError`. A kernel never writes to its inputs. Reductions, the policy for
@@ -269,6 +285,9 @@ class Backend:
     opt_in
         True (the default): never chosen automatically, so that installing a package changes
         no results. First-party backends earn False by passing the whole conformance kit.
+    shortcuts
+        ``{operation: "package.module:function"}`` for ``loss`` and ``loss_and_grad``, of which
+        there is a kernel, too; see above.
     probe
         Called once, when first needed: None if usable on this machine, else why not.
     accepts
@@ -293,6 +312,7 @@ class Backend:
     features: AbstractSet[Feature] = frozenset()
     priority: int = 0
     opt_in: bool = True
+    shortcuts: Mapping[str, str] = field(default_factory=dict)
     probe: Callable[[], str | None] = always_usable
     accepts: Callable[[Problem], str | None] = _accept_all
     api: tuple[int, int] = (2, 0)
@@ -303,6 +323,7 @@ class Backend:
         check_name("Backend", self.name)
         where = f"Backend {self.name!r}"
         _check_kernels(where, self)
+        _check_shortcuts(where, self)
         for attribute in ("namespaces", "devices", "dtypes"):
             check_names(where, self, attribute)
         _check_features(where, self)
@@ -331,6 +352,25 @@ def _check_kernels(where: str, backend: Backend) -> None:
     for operation, target in kernels.items():
         check_target(f"{where}: kernels[{operation!r}]", target)
     object.__setattr__(backend, "kernels", kernels)
+
+
+def _check_shortcuts(where: str, backend: Backend) -> None:
+    given: object = backend.shortcuts
+    if not isinstance(given, Mapping):
+        msg = f"{where}: shortcuts must map operations to functions, got {shown(given)}"
+        raise TypeError(msg)
+    shortcuts = dict(given)
+    possible = [name for name in ("loss", "loss_and_grad") if name in backend.kernels]
+    for operation, target in shortcuts.items():
+        if operation not in possible:
+            known = ", ".join(possible) or "none"
+            msg = (
+                f"{where}: shortcuts has {shown(operation)}; there can be one for loss and "
+                f"loss_and_grad if there is a kernel, here: {known}"
+            )
+            raise ValueError(msg)
+        check_target(f"{where}: shortcuts[{operation!r}]", target)
+    object.__setattr__(backend, "shortcuts", shortcuts)
 
 
 def _check_features(where: str, backend: Backend) -> None:

@@ -39,7 +39,7 @@ __all__ = [
     "run_conformance",
 ]
 
-KIT_VERSION = "4.0"
+KIT_VERSION = "4.1"
 """Major: a check got stricter, went or got another name. Minor: checks came, provisional for one
 minor version unless they are of an operation that came with them."""
 

@@ -1,6 +1,7 @@
 """Tells ctcx about the kernels in this package, and C programs where to find the library.
 
 - ``kernels``: the kernels, on arrays of NumPy, PyTorch, JAX and MLX
+- ``shortcuts``: losses and gradients of plain calls, checked in native code
 - ``guided``: the kernel for searches with phrases, with an n-gram model, and in chunks
 - ``_host``: the host memory of their arrays
 - ``_results``: memory for results
@@ -95,7 +96,7 @@ def ctcx_backends() -> list[Backend]:
     """Offer one backend, for arrays in the host's memory."""
     return [
         Backend(
-            api=(2, 6),
+            api=(2, 7),
             name="cpu",
             kernels={
                 "align": "ctcx_cpu.kernels:align",
@@ -123,6 +124,10 @@ def ctcx_backends() -> list[Backend]:
             ),
             priority=200,
             opt_in=False,
+            shortcuts={
+                "loss": "ctcx_cpu.shortcuts:loss",
+                "loss_and_grad": "ctcx_cpu.shortcuts:loss_and_grad",
+            },
             probe=check_instructions,
             accepts=_not_traced_by_mlx,
             summary="native code for the CPU, on all cores",

@@ -13,6 +13,18 @@ def compute(
     threads: int,
     /,
 ) -> None: ...
+def shortcut(
+    logits: Any,
+    labels: Any,
+    logit_lengths: Any,
+    label_lengths: Any,
+    losses: Any,
+    gradient: Any,
+    weights: Any,
+    blank: Any,
+    threads: int,
+    /,
+) -> bool: ...
 def occupancies(
     logits: Any,
     labels: Any,

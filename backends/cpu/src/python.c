@@ -7,6 +7,7 @@
 #endif
 
 #include "ctcx_cpu.h"
+#include "tensors.h"
 
 /* The views of a call's arrays; those that have been taken are released together. */
 enum { LOGITS, LABELS, LOGIT_LENGTHS, LABEL_LENGTHS, INPUTS };
@@ -332,6 +333,186 @@ static PyObject *compute(PyObject *module, PyObject *const *args, Py_ssize_t cou
   Py_RETURN_NONE;
 }
 
+/* An array of a caller's, as it is: of the buffer protocol, or a tensor. `view` describes both. */
+struct given {
+  Py_buffer view;
+  Py_ssize_t shape[3], strides[3]; /* of a tensor */
+  int type;                        /* CTCX_CPU_FLOAT16 to CTCX_CPU_FLOAT64, or one of these: */
+};
+enum { INTEGERS = -1, OTHER = -2 };
+
+/* The functions of a library whose tensors can be described at once; NULL for others and for buffers. */
+static const struct dlpack_functions *functions_for(PyObject *object) {
+  if (PyObject_CheckBuffer(object)) return NULL;
+  PyObject *capsule = PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__dlpack_c_exchange_api__");
+  const struct dlpack_header *header = capsule ? PyCapsule_GetPointer(capsule, "dlpack_exchange_api") : NULL;
+  Py_XDECREF(capsule); /* the type keeps it */
+  PyErr_Clear();
+  while (header && header->major > DLPACK_MAJOR) header = header->older;
+  if (!header || header->major != DLPACK_MAJOR) return NULL;
+  const struct dlpack_functions *functions = (const struct dlpack_functions *)header;
+  return functions->describe ? functions : NULL;
+}
+
+/* The type of elements in this computer's order of bytes, by NumPy's letter for it. */
+static int type_of(const char *format, Py_ssize_t bytes) {
+  if (!format || !format[0] || format[1]) return OTHER;
+  switch (format[0]) {
+    case 'e': return CTCX_CPU_FLOAT16;
+    case 'f': return CTCX_CPU_FLOAT32;
+    case 'd': return CTCX_CPU_FLOAT64;
+    case 'i': case 'l': case 'q': return bytes == 4 || bytes == 8 ? INTEGERS : OTHER;
+    default: return OTHER;
+  }
+}
+
+/* The same of a tensor. */
+static int type_of_tensor(const struct dlpack_tensor *tensor) {
+  if (tensor->element.lanes != 1) return OTHER;
+  switch (tensor->element.code * 100 + tensor->element.bits) {
+    case DLPACK_INT * 100 + 32: case DLPACK_INT * 100 + 64: return INTEGERS;
+    case DLPACK_FLOAT * 100 + 16: return CTCX_CPU_FLOAT16;
+    case DLPACK_BFLOAT * 100 + 16: return CTCX_CPU_BFLOAT16;
+    case DLPACK_FLOAT * 100 + 32: return CTCX_CPU_FLOAT32;
+    case DLPACK_FLOAT * 100 + 64: return CTCX_CPU_FLOAT64;
+    default: return OTHER;
+  }
+}
+
+static int describe_tensor(const struct dlpack_functions *functions, PyObject *object, struct given *given) {
+  struct dlpack_tensor tensor;
+  if (functions->describe(object, &tensor) < 0) return -1;
+  if (tensor.device.type != DLPACK_CPU || tensor.axes > 3 || !tensor.strides) return -1;
+  Py_buffer *view = &given->view;
+  view->obj = NULL;
+  view->buf = (char *)tensor.data + tensor.byte_offset;
+  view->itemsize = tensor.element.bits / 8;
+  view->ndim = tensor.axes;
+  view->shape = given->shape, view->strides = given->strides;
+  view->len = view->itemsize;
+  view->suboffsets = NULL;
+  for (int axis = 0; axis < tensor.axes; axis++) {
+    view->shape[axis] = (Py_ssize_t)tensor.shape[axis];
+    view->strides[axis] = (Py_ssize_t)tensor.strides[axis] * view->itemsize;
+    view->len *= view->shape[axis];
+  }
+  given->type = type_of_tensor(&tensor);
+  return tensor.data || view->len == 0 ? 0 : -1; /* else its memory was freed */
+}
+
+/* Describes an array that can be read, or written, as it is; -1 for any other. */
+static int take_given(const struct dlpack_functions *functions, PyObject *object, struct given *given,
+                      const struct array *array) {
+  Py_buffer *view = &given->view;
+  if (functions) {
+    if (describe_tensor(functions, object, given) < 0) return -1;
+  } else {
+    int flags = PyBUF_STRIDES | PyBUF_FORMAT | (array->is_written ? PyBUF_WRITABLE : 0);
+    if (PyObject_GetBuffer(object, view, flags) < 0) return -1;
+    given->type = type_of(view->format, view->itemsize);
+  }
+  uintptr_t bits = (uintptr_t)view->buf;
+  int fits = view->ndim == array->axes && given->type != OTHER;
+  for (int axis = 0; fits && axis < view->ndim; axis++) bits |= (uintptr_t)view->strides[axis];
+  if (fits && bits % (uintptr_t)view->itemsize == 0) return 0;
+  PyBuffer_Release(view);
+  return -1;
+}
+
+/* Lets one number stand for the length of each sequence. */
+static void repeat(struct given *given, const int64_t *length, Py_ssize_t sequences) {
+  Py_buffer *view = &given->view;
+  view->obj = NULL, view->buf = (void *)length, view->itemsize = sizeof *length, view->ndim = 1;
+  view->shape = given->shape, view->strides = given->strides;
+  view->shape[0] = sequences, view->strides[0] = 0;
+  given->type = INTEGERS;
+}
+
+/* Takes the arrays of a shortcut, which are all of the type of the logits; returns how many were
+ * taken, -1 - that number if one is unusual. */
+static int take_all_given(PyObject *const *args, struct given *given, int *has, int64_t *whole) {
+  const struct dlpack_functions *functions = functions_for(args[LOGITS]);
+  for (int which = 0; which < OF_COMPUTE; which++) {
+    const int is_length = which == LOGIT_LENGTHS || which == LABEL_LENGTHS;
+    has[which] = args[which] != Py_None;
+    if (!has[which] && is_length) {
+      const struct given *of = &given[which == LOGIT_LENGTHS ? LOGITS : LABELS];
+      int64_t *length = &whole[which == LABEL_LENGTHS];
+      *length = of->view.shape[1];
+      repeat(&given[which], length, given[LOGITS].view.shape[0]);
+    }
+    if (!has[which]) {
+      if (is_length || of_compute[which].may_be_none) continue;
+      return -1 - which;
+    }
+    if (Py_TYPE(args[which]) != Py_TYPE(args[LOGITS]) ||
+        take_given(functions, args[which], &given[which], &of_compute[which]) < 0)
+      return -1 - which;
+  }
+  return OF_COMPUTE;
+}
+
+/* Whether the types of the elements are those of a call: what is not integers has the type of the
+ * logits, or that of the losses. */
+static int have_types(const struct given *given, const int *has) {
+  const int type = given[LOGITS].type;
+  const int wide = type == CTCX_CPU_FLOAT64 ? CTCX_CPU_FLOAT64 : CTCX_CPU_FLOAT32;
+  return has[LOSSES] && type >= 0 && given[LABELS].type == INTEGERS && given[LOGIT_LENGTHS].type == INTEGERS &&
+         given[LABEL_LENGTHS].type == INTEGERS && given[LOSSES].type == wide &&
+         (!has[GRADIENT] || given[GRADIENT].type == type) && (!has[WEIGHTS] || given[WEIGHTS].type == wide);
+}
+
+static int has_nan(const struct ctcx_cpu_batch *batch) {
+  int found = 0;
+  for (int64_t n = 0; n < batch->sequences; n++) {
+    const double loss = batch->type == CTCX_CPU_FLOAT64 ? ((const double *)batch->losses)[n] : ((const float *)batch->losses)[n];
+    found |= loss != loss;
+  }
+  return found;
+}
+
+/* shortcut(logits, labels, logit_lengths, label_lengths, losses, gradient, weights, blank, threads) -> bool
+ *
+ * Computes as compute() does, but only what is right in each detail, of arrays that are of the type
+ * of the logits and can be read as they are; lengths may be None. Returns whether it has. */
+static PyObject *shortcut(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+  (void)module;
+  if (count != OF_COMPUTE + 2) {
+    PyErr_SetString(PyExc_TypeError, "shortcut() takes 9 arguments");
+    return NULL;
+  }
+  PyObject *blank = args[OF_COMPUTE];
+  if (Py_TYPE(blank) != &PyLong_Type) Py_RETURN_FALSE;
+  struct interpreter interpreter = {NULL};
+  PyObject *threads = args[OF_COMPUTE + 1];
+  struct ctcx_cpu_batch batch = batch_of(blank, blank, threads, &interpreter); /* its type comes below */
+  if (PyErr_Occurred()) { /* a number that no class has */
+    PyErr_Clear();
+    Py_RETURN_FALSE;
+  }
+  struct given given[OF_COMPUTE];
+  int has[OF_COMPUTE], done = 0;
+  int64_t whole[2];
+  int taken = take_all_given(args, given, has, whole);
+  const int all = taken == OF_COMPUTE;
+  if (!all) {
+    PyErr_Clear();
+    taken = -1 - taken;
+  }
+  if (all && have_types(given, has)) {
+    Py_buffer views[OF_COMPUTE];
+    for (int which = 0; which < OF_COMPUTE; which++) views[which] = given[which].view;
+    batch.type = given[LOGITS].type;
+    if (batch.blank < 0) batch.blank += views[LOGITS].shape[2];
+    const int fits = !describe_compute(&batch, views, has) && !ctcx_cpu_check(&batch);
+    if (fits && batch.sequences && batch.frames && batch.classes)
+      done = call(ctcx_cpu_compute, &batch) < 0 ? -1 : !has_nan(&batch);
+  }
+  while (taken-- > 0)
+    if (has[taken]) PyBuffer_Release(&given[taken].view);
+  return done < 0 ? NULL : PyBool_FromLong(done);
+}
+
 /* occupancies(logits, labels, logit_lengths, label_lengths, losses, classes, states, type, blank, threads) */
 static PyObject *occupancies(PyObject *module, PyObject *const *args, Py_ssize_t count) {
   (void)module;
@@ -600,6 +781,8 @@ static PyObject *xla_handler(PyObject *module, PyObject *ignored) {
 static PyMethodDef methods[] = {
     {"compute", (PyCFunction)(void (*)(void))compute, METH_FASTCALL,
      "compute(logits, labels, logit_lengths, label_lengths, losses, gradient, type, blank, threads)"},
+    {"shortcut", (PyCFunction)(void (*)(void))shortcut, METH_FASTCALL,
+     "shortcut(logits, labels, logit_lengths, label_lengths, losses, gradient, weights, blank, threads) -> bool"},
     {"occupancies", (PyCFunction)(void (*)(void))occupancies, METH_FASTCALL,
      "occupancies(logits, labels, logit_lengths, label_lengths, losses, classes, states, type, blank, threads)"},
     {"align", (PyCFunction)(void (*)(void))align, METH_FASTCALL,

@@ -263,9 +263,10 @@ void pause() {
 
 void Team::share(Size number, const std::function<void(Size)> &task) const {
   const int helpers = int(std::min(Size(threads), number)) - 1;
-  auto work = std::make_shared<Work>(number, task, interrupted, helpers <= 0);
+  if (helpers <= 0) return Work(number, task, interrupted, true).run();
+  auto work = std::make_shared<Work>(number, task, interrupted, false);
   try {
-    if (helpers > 0) recruit(helpers, work);
+    recruit(helpers, work);
   } catch (const std::exception &) {  // no memory to ask for more: fewer come
   }
   work->run();

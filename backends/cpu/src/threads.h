@@ -3,6 +3,9 @@
 #include <cfenv>
 #include <functional>
 #include <memory>
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
 
 #include "kernel.h"
 
@@ -31,11 +34,19 @@ class UsualArithmetic {
   ~UsualArithmetic() { leave(); }
   UsualArithmetic(const UsualArithmetic &) = delete;
   UsualArithmetic &operator=(const UsualArithmetic &) = delete;
+#if defined(__SSE2__)  // the register that all of it is computed by; the whole environment takes a tenth of a small call
+  void enter() { programs_ = _mm_getcsr(), _mm_setcsr(0x1f80); }
+  void leave() { _mm_setcsr(programs_); }
+
+ private:
+  unsigned programs_;
+#else
   void enter() { std::fegetenv(&programs_), std::fesetenv(FE_DFL_ENV); }
   void leave() { std::fesetenv(&programs_); }
 
  private:
   std::fenv_t programs_;
+#endif
 };
 
 struct Team {

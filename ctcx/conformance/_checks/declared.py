@@ -32,6 +32,7 @@ __all__ = [
     "check_rejects_what_it_does_not_declare",
     "check_takes_what_it_declares",
     "check_weights",
+    "wrong_values",
 ]
 
 
@@ -84,7 +85,7 @@ def check_checks_values(subject: Subject) -> None:
     batch = case("ragged")
     right = {grad: subject.run(batch, grad=grad).loss for grad in subject.with_and_without_grad}
     faults = []
-    for what, n, wrong in _wrong_values(batch):
+    for what, n, wrong in wrong_values(batch):
         for grad in subject.with_and_without_grad:
             inputs = subject.inputs(wrong)
             result = subject.call(inputs, grad=grad, blank=wrong.blank, validate=False)
@@ -125,7 +126,7 @@ def check_weights(subject: Subject) -> None:
     raise_if(faults)
 
 
-def _wrong_values(batch: Batch) -> Iterator[tuple[str, int, Batch]]:
+def wrong_values(batch: Batch) -> Iterator[tuple[str, int, Batch]]:
     """Yield batches with one thing wrong: what, in which sequence, and the batch."""
     _, frames, classes, width = batch.shape
     n = int(np.flatnonzero((batch.label_lengths > 0) & (batch.logit_lengths > 0))[-1])

@@ -39,13 +39,22 @@ WAYS = (
 @hookimpl
 def ctcx_backends():
     for way in WAYS:
-        for suffix, features in (("", set()), ("-checks", {Feature.CHECKS_VALUES})):
+        kernels, right, shortcuts = (
+            {
+                operation: f"ctcx_returns_garbage.kernels:{name.replace('-', '_')}_{operation}"
+                for operation in ("loss", "loss_and_grad")
+            }
+            for name in (way, "right", f"shortcut-{way}")
+        )
+        for suffix, features, those, its_shortcuts in (
+            ("", set(), kernels, {}),
+            ("-checks", {Feature.CHECKS_VALUES}, kernels, {}),
+            ("-shortcut", set(), right, shortcuts),
+        ):
             yield Backend(
                 name=way + suffix,
-                kernels={
-                    operation: f"ctcx_returns_garbage.kernels:{way.replace('-', '_')}_{operation}"
-                    for operation in ("loss", "loss_and_grad")
-                },
+                kernels=those,
+                shortcuts=its_shortcuts,
                 namespaces={"numpy", "torch", "jax.numpy", "array_api_strict"},
                 devices={"*"},
                 dtypes={"float16", "float32", "float64"},
