@@ -124,10 +124,10 @@ def to_lists(array):
     return array.tolist()
 
 
-def check_sharded(backend, *options):
-    """Run :mod:`tests.jax_sharded` in a process that has four devices."""
+def check_sharded(program, backend, *options):
+    """Run ``tests.<program>`` in a process in which JAX has four devices."""
     child = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.jax_sharded", backend, *options],
+        [sys.executable, "-W", "error", "-m", f"tests.{program}", backend, *options],
         cwd=Path(__file__).parents[1],
         env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
         capture_output=True,

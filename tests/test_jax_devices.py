@@ -69,4 +69,15 @@ def test_each_device_and_both_together():
 @pytest.mark.slow
 @pytest.mark.thorough
 def test_types_that_say_how_arrays_are_spread():
-    check_sharded("array-api")
+    check_sharded("jax_sharded", "array-api")
+
+
+@pytest.mark.slow
+def test_all_operations_on_arrays_whose_types_say_so():
+    check_sharded("jax_sharded_operations", "array-api")
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_all_operations_sharded_over_all_axes_under_all_transformations():
+    check_sharded("jax_sharded_operations", "array-api", "--thorough")

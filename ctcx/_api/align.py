@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 from ctcx._api.call import as_asked, as_constants
 from ctcx._api.cuda_graphs import in_graph, is_captured
 from ctcx._api.lazy import call_whole, is_lazy
-from ctcx._arrays.facts import device_of, first_true, has_float64
+from ctcx._arrays.facts import device_of, first_true, has_float64, looked_into
 from ctcx._arrays.tensor_forms import UNREADABLE, hidden_from_dynamo, is_torch_recording
 from ctcx._core.kernels import run_on_results
 from ctcx._core.spans import PathFacts, are_paths, path_facts
@@ -353,7 +353,7 @@ def spans(
         msg = f"n is {short_repr(n)}: expected the number of a sequence, 0 to {count - 1}"
         raise CTCInputError(msg, argument="n", value=n)
     classes, starts, ends, log_probs = (
-        to_lists(array if single else array[index, ...])
+        to_lists(array if single else looked_into(array)[index, ...])
         for array in (
             alignment.classes,
             alignment.starts,
@@ -387,7 +387,7 @@ def _labels_of(labels: Any, index: int | None) -> list[int]:
     try:
         row = labels
         if index is not None:
-            row = labels[index] if is_list(labels) else labels[index, ...]
+            row = labels[index] if is_list(labels) else looked_into(labels)[index, ...]
         found = [as_integer(label) for label in (row if is_list(row) else to_lists(row))]
     except (LookupError, TypeError, AttributeError):
         found = [None]

@@ -568,7 +568,12 @@ def on_host(array: Array) -> NDArray[Any]:
 
 
 def uploaded(array: NDArray[Any], like: KernelInputs) -> Array:
-    """Return an array of the library and device of the logits."""
+    """Return an array (N, ...) of the library and device of the logits."""
     facts = like.facts
     device = device_of(like.logits)
-    return facts.xp.asarray(array, dtype=getattr(facts.xp, array.dtype.name), device=device)
+    made = facts.xp.asarray(array, dtype=getattr(facts.xp, array.dtype.name), device=device)
+    if facts.namespace != "jax.numpy":
+        return made
+    from ctcx._arrays.jax import sharded_like_batch
+
+    return sharded_like_batch(made, like.logits)

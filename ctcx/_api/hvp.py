@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctcx._api.call import run, weights_of
 from ctcx._api.cuda_graphs import in_graph, is_captured
-from ctcx._arrays.facts import any_traced, device_of, first_true, is_array
+from ctcx._arrays.facts import any_traced, device_of, first_true, is_array, looked_into
 from ctcx._arrays.tensor_forms import UNREADABLE, forms_of, never_recorded
 from ctcx._autodiff.adapters import adapter_for
 from ctcx._autodiff.operation import hessian_times
@@ -147,7 +147,7 @@ def _check_values(vector: Array, prepared: KernelInputs, *, time_major: bool) ->
     place = first_true(bad, xp)
     n, t, c = place // count, place % count // vector.shape[2], place % vector.shape[2]
     index = (t, n, c) if time_major else (t, c) if prepared.single else (n, t, c)
-    value = float(vector[n, t, c])
+    value = float(looked_into(vector)[n, t, c])
     msg = (
         f"vector[{', '.join(map(str, index))}] is {value} (sequence {n}, frame {t}): expected a "
         f"finite number"

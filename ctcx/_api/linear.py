@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from ctcx._api.call import reduce_losses, reduction_of
 from ctcx._api.loss import ctc_loss_and_grad
-from ctcx._arrays.facts import any_traced
+from ctcx._arrays.jax_types import has_jax_types
 from ctcx._arrays.tensor_forms import UNREADABLE, form_of, never_recorded
 from ctcx._autodiff.head_operation import HeadOperation
 from ctcx._core.linear_head import Constants
@@ -221,7 +221,7 @@ def _forward(operation: HeadOperation, arrays: tuple[Any, ...]) -> tuple[Array, 
         from ctcx._autodiff import torch_head
 
         return torch_head.forward(operation, *arrays)
-    if namespace == "jax.numpy" and any_traced(*(x for x in arrays[:3] if x is not None)):
+    if namespace == "jax.numpy" and has_jax_types(*arrays):
         from ctcx._autodiff import jax_head
 
         return jax_head.forward(operation, *arrays)
@@ -235,9 +235,14 @@ def _forward(operation: HeadOperation, arrays: tuple[Any, ...]) -> tuple[Array, 
 def _backward(
     operation: HeadOperation, above: Array, arrays: tuple[Any, ...], kept: tuple[Array, ...]
 ) -> tuple[Any, ...]:
-    if operation.facts_only.call.facts.namespace == "torch":
+    namespace = operation.facts_only.call.facts.namespace
+    if namespace == "torch":
         from ctcx._autodiff import torch_head
 
         found: tuple[Any, ...] = torch_head.backward(operation, above, arrays, kept)
         return found
+    if namespace == "jax.numpy" and has_jax_types(*arrays):
+        from ctcx._autodiff import jax_head
+
+        return jax_head.backward(operation, above, arrays, kept)
     return operation.backward(above, arrays, kept)

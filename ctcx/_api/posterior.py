@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
 
 from ctcx._api.call import as_asked, as_constants, run
 from ctcx._api.cuda_graphs import in_graph, is_captured
-from ctcx._arrays.facts import describe, device_of, first_true, is_array, namespace_of
+from ctcx._arrays.facts import (
+    describe,
+    device_of,
+    first_true,
+    is_array,
+    looked_into,
+    namespace_of,
+)
 from ctcx._arrays.lending import lent
 from ctcx._arrays.tensor_forms import UNREADABLE, hidden_from_dynamo, is_torch_recording
 from ctcx._core.entropy import path_entropy
@@ -422,7 +429,7 @@ def _check_range(uniforms: Array, prepared: KernelInputs) -> None:
     place = first_true(bad, xp)
     n, k, t = place // (paths * frames), place // frames % paths, place % frames
     index = (k, t) if prepared.single else (n, k, t)
-    value = float(uniforms[n, k, t])
+    value = float(looked_into(uniforms)[n, k, t])
     msg = (
         f"uniforms[{', '.join(map(str, index))}] is {value} (sequence {n}, frame {t}): expected a "
         f"number from 0 up to, but not including, 1"

@@ -28,7 +28,6 @@ __all__ = [
     "first_true",
     "has_float64",
     "has_host_memory",
-    "has_jax_types",
     "index_dtype",
     "is_array",
     "is_contiguous",
@@ -38,6 +37,7 @@ __all__ = [
     "is_undecided",
     "kernel_integers",
     "library_name",
+    "looked_into",
     "namespace_of",
 ]
 
@@ -312,11 +312,6 @@ def _is_staging_jax(*arrays: Array) -> bool:
     return _in_jax().is_staging() and any(map(array_api_compat.is_jax_array, arrays))
 
 
-def has_jax_types(*arrays: Array) -> bool:
-    """Whether shardings are part of the types of these arrays of JAX's, which are no tracers."""
-    return bool(_in_jax().has_explicit_axes(*arrays))
-
-
 @lru_cache(maxsize=1)
 def _in_jax() -> Any:
     """Questions that JAX has to be imported for; an import statement takes a microsecond."""
@@ -374,11 +369,22 @@ def has_float64(xp: ArrayModule, device: Any) -> bool:
     return _dtypes(xp, device)[1]
 
 
+def looked_into(array: Array) -> Array:
+    """Return an array of which some elements are to be read one by one: of JAX's a copy for NumPy.
+
+    JAX would make a program for each place, and can't tell where an element lies of an array that
+    is sharded over axes of ``AxisType.Explicit``.
+    """
+    return np.asarray(array) if array_api_compat.is_jax_array(array) else array
+
+
 def first_true(condition: Array, xp: ArrayModule) -> int:
     """Place of the first True in row-major order; there is one.
 
     Where a device has no 64-bit types, ``argmax`` need not give integers that it has.
     """
+    if is_numpy(condition := looked_into(condition)):
+        return int(np.argmax(condition))
     flat, device = xp.reshape(condition, (-1,)), device_of(condition)
     place = xp.arange(flat.shape[0], dtype=index_dtype(xp, device), device=device)
     return int(xp.min(xp.where(flat, place, flat.shape[0])))

@@ -33,9 +33,11 @@ __all__ = [
     "is_staging",
     "jit",
     "same_axes",
+    "sharded_like_batch",
     "synchronize",
     "to_numpy",
     "uploaded",
+    "varying_axes",
     "without_types",
 ]
 
@@ -86,14 +88,22 @@ def uploaded(array: NDArray[Any], device: Any) -> Array:
     return copy if copy.device == device else jax.device_put(array, device)
 
 
+def sharded_like_batch(array: Any, logits: Any) -> Any:
+    """Let an array (N, ...) lie on the same devices as the batch of logits (N, T, C) does."""
+    sharding = logits.sharding
+    if not isinstance(sharding, NamedSharding):
+        return array
+    batch = PartitionSpec(*sharding.spec[:1])
+    return jax.device_put(array, NamedSharding(sharding.mesh, batch))
+
+
 def same_axes(arrays: Any, axes: frozenset[str] = frozenset()) -> Any:
     """Let all arrays of a tree vary over the same axes of ``jax.shard_map``: those of any of them.
 
     JAX's ``{V:i}``. Rules and carries must have the same before and after, and a program of
     another compiler's knows of none. ``axes`` are further ones.
     """
-    leaves = jax.tree.leaves(arrays)
-    every = axes.union(*(_varying(leaf) for leaf in leaves))
+    every = axes | varying_axes(arrays)
     if not every:
         return arrays
 
@@ -102,6 +112,11 @@ def same_axes(arrays: Any, axes: frozenset[str] = frozenset()) -> Any:
         return _to_varying(array, missing) if missing else array
 
     return jax.tree.map(cast, arrays)
+
+
+def varying_axes(arrays: Any) -> frozenset[str]:
+    """Return the axes of ``jax.shard_map`` that any array of a tree varies over."""
+    return frozenset().union(*map(_varying, jax.tree.leaves(arrays)))
 
 
 def _varying(array: Any) -> frozenset[str]:
@@ -124,7 +139,7 @@ def _type_of(array: Any) -> Any:
 def has_explicit_axes(*arrays: Any) -> bool:
     """Whether the type of one of these arrays of JAX's, not tracers, says how it is sharded."""
     for array in arrays:  # not any(): this is asked at each call
-        sharding = array.sharding
+        sharding = getattr(array, "sharding", None)  # it may be NumPy's, too, or None
         if type(sharding) is NamedSharding and _explicit_axes(sharding):
             return True
     return False
@@ -146,18 +161,26 @@ def _explicit_axes(sharding: Any) -> tuple[str, ...]:
     return tuple(name for name, kind in kinds if kind == explicit)
 
 
-def without_types(function: Callable[..., Any], ranks: Any, *arrays: Any) -> Any:
-    """Call a function of logits and others that knows nothing of how JAX's types say arrays lie.
+def without_types(function: Callable[..., Any], arrays: tuple[Any, ...], forms: Any = None) -> Any:
+    """Call a function that knows nothing of how JAX's types say arrays lie.
 
     Axes of ``jax.shard_map`` are taken care of as :func:`same_axes` does; axes of
     ``AxisType.Explicit`` are of ``AxisType.Auto`` inside, where XLA's partitioner decides.
 
-    Any result may depend on any of the arrays. ``ranks`` are the numbers of dimensions of the
-    results, in their form; the first dimension is the batch's. The first of the arrays are the
-    logits (N, T, C), and results are sharded as these are.
+    Parameters
+    ----------
+    function
+        Any of its results may depend on any of the arrays.
+    arrays
+        Of JAX or None. The first dimension of the first one, such as the logits, is the batch's.
+    forms
+        Of the results, in their structure: a number of dimensions, the first of which is the
+        batch's, if there are any; or the array that the result is like. By default a function is
+        traced to find these out. The results lie as the arrays that they are like, or their
+        batches as that of the first array.
     """
     arrays = same_axes(arrays)
-    every = frozenset().union(*map(_varying, arrays))
+    every = varying_axes(arrays)
 
     def call(*arrays: Any) -> Any:
         return same_axes(function(*arrays), every)
@@ -167,10 +190,27 @@ def without_types(function: Callable[..., Any], ranks: Any, *arrays: Any) -> Any
             break
     else:
         return call(*arrays)
+    if forms is None:
+        forms = _forms_of_results(function, arrays)
     mesh = _type_of(array).sharding.mesh
-    spec = (*_type_of(arrays[0]).sharding.spec, None, None, None)[:3]
-    outside = jax.tree.map(lambda rank: NamedSharding(mesh, PartitionSpec(*spec[:rank])), ranks)
-    return jax.sharding.auto_axes(call, axes=axes, out_sharding=outside)(*arrays)
+    batch = (*_type_of(arrays[0]).sharding.spec, None)[0]
+
+    def outside(form: Any) -> NamedSharding:
+        if isinstance(form, int):
+            return NamedSharding(mesh, PartitionSpec(*(batch, *[None] * form)[:form]))
+        return NamedSharding(mesh, _type_of(form).sharding.spec)
+
+    sharding = jax.tree.map(outside, forms)
+    return jax.sharding.auto_axes(call, axes=axes, out_sharding=sharding)(*arrays)
+
+
+def _forms_of_results(function: Callable[..., Any], arrays: tuple[Any, ...]) -> Any:
+    """Find out what is like the first array, or of its batch, among the results."""
+    plain = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), arrays)
+    return jax.tree.map(
+        lambda result: arrays[0] if result.shape == arrays[0].shape else result.ndim,
+        jax.eval_shape(function, *plain),
+    )
 
 
 def from_numpy(array: NDArray[Any], dtype: str | None = None, device: str | None = None) -> Any:

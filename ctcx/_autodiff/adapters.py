@@ -7,7 +7,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ctcx._arrays.facts import any_traced, has_jax_types
+from ctcx._arrays.facts import any_traced
+from ctcx._arrays.jax_types import has_jax_types
 from ctcx._arrays.tensor_forms import FUNCTIONAL, TRANSFORMED
 
 if TYPE_CHECKING:

@@ -8,17 +8,33 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from ctcx._arrays.jax import without_types
+
 if TYPE_CHECKING:
     from ctcx._autodiff.head_operation import HeadOperation
     from ctcx._typing import Array
 
-__all__ = ["constant", "forward"]
+__all__ = ["backward", "constant", "forward"]
 
 
 def forward(operation: HeadOperation, *arrays: Array) -> tuple[Array, ...]:
     """Call :meth:`HeadOperation.forward`; JAX can differentiate the losses once, in reverse."""
-    losses, *kept = _forward(operation, *arrays)
+    losses, *kept = without_types(partial(_forward, operation), arrays, (1, 3, 2, 2))
     return losses, *map(jax.lax.stop_gradient, kept)
+
+
+def backward(
+    operation: HeadOperation, above: Array, arrays: tuple[Any, ...], kept: tuple[Array, ...]
+) -> tuple[Any, ...]:
+    """Call :meth:`HeadOperation.backward`: gradients lie as the arrays do that they are of."""
+    count = len(arrays)
+
+    def gradients(*given: Any) -> tuple[Any, ...]:
+        above, *rest = given
+        return operation.backward(above, tuple(rest[:count]), tuple(rest[count:]))
+
+    found: tuple[Any, ...] = without_types(gradients, (above, *arrays, *kept), arrays[:3])
+    return found
 
 
 def constant(array: Array) -> Array:

@@ -44,7 +44,8 @@ def second(blank: int, vector: Array, grad: Array, logits: Array, *rest: Array) 
     def times(logits: Array, vector: Array, grad: Array, *rest: Array) -> Array:
         return hessian_times(blank, vector, grad, logits, *rest)
 
-    return without_types(times, 3, _differentiated_twice(logits), vector, grad, *rest)
+    arrays = (_differentiated_twice(logits), vector, grad, *rest)
+    return without_types(times, arrays, logits)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -53,7 +54,7 @@ def _loss(unit: CallOperation, reduction: Reduction, *arrays: Array) -> Array:
         return reduced(reduction, unit("loss", *arrays), arrays[3])
 
     rank = 0 if reduction.single or reduction.kind != "none" else 1
-    return without_types(call, rank, *_as_arrays(arrays))
+    return without_types(call, _as_arrays(arrays), rank)
 
 
 def _loss_jvp(
@@ -76,7 +77,8 @@ def _call(unit: CallOperation, *arrays: Array) -> tuple[Array, Array]:
     def call(*arrays: Array) -> Any:
         return unit("loss_and_grad", *arrays)
 
-    loss, grad = without_types(call, (1, 3), *_as_arrays(arrays))
+    arrays = _as_arrays(arrays)
+    loss, grad = without_types(call, arrays, (1, arrays[0]))
     return loss, grad
 
 

@@ -7,7 +7,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ctcx._arrays.facts import is_undecided
+from ctcx._arrays.facts import is_array, is_undecided, looked_into
+from ctcx._arrays.jax_types import has_jax_types, without_jax_types
 from ctcx._dispatch.dispatcher import CACHE_SIZE, call, circumstances, select
 from ctcx._dispatch.plan import Plan
 from ctcx._dispatch.results import fault, wrong_losses
@@ -117,7 +118,7 @@ def compute(
     if what.labels:
         given = prepared.labels if labels is None else labels
         arrays = (prepared.logits, given, prepared.logit_lengths, prepared.label_lengths)
-    result, ran = call(plan, options.backend, arrays, arguments, weights)
+    result, ran = _call(plan, options.backend, arrays, arguments, weights)
     if is_new and plans is not None and ran is plan:
         plan.remember(result)
         plans[key] = plan
@@ -132,6 +133,32 @@ def compute(
         loss, grad = result
         result = loss, weighted(prepared.facts.xp, grad, weights)
     return result
+
+
+def _call(
+    plan: Plan,
+    backend: str | None,
+    arrays: tuple[Array, ...],
+    arguments: Mapping[str, Any],
+    weights: Array | None,
+) -> tuple[Any, Plan]:
+    """Do what :func:`ctcx._dispatch.dispatcher.call` does, however JAX's arrays are sharded."""
+    if not has_jax_types(*arrays):
+        return call(plan, backend, arrays, arguments, weights)
+    named = {name: value for name, value in arguments.items() if is_array(value)}
+    ran = plan
+
+    def kernel(*given: Array) -> Any:
+        nonlocal ran
+        others = dict(zip(named, given[len(arrays) :], strict=True))
+        positional = given[: len(arrays)]
+        result, ran = call(plan, backend, positional, {**arguments, **others}, weights)
+        return result
+
+    expected = OPERATIONS[plan.decision.problem.operation].expected(arguments)
+    forms = tuple(arrays[0] if each.axes == "NTC" else len(each.axes) for each in expected)
+    form = forms if len(forms) > 1 else forms[0]
+    return without_jax_types(kernel, (*arrays, *named.values()), form), ran
 
 
 def problem_of(operation: str, prepared: KernelInputs) -> Problem:
@@ -171,11 +198,14 @@ def raise_if_infeasible(
     """
     if bool(prepared.facts.xp.all(feasible)):
         return
-    bad = tuple(i for i in range(feasible.shape[0]) if not bool(feasible[i]))
+    bad = tuple(i for i, is_one in enumerate(to_lists(feasible)) if not is_one)
     first, bad = bad[0], tuple(map(numbered, bad))
     shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-    frames, count = int(prepared.logit_lengths[first]), int(prepared.label_lengths[first])
-    labels = to_lists(prepared.labels[first, :count])
+    frames, count = (
+        int(looked_into(lengths)[first])
+        for lengths in (prepared.logit_lengths, prepared.label_lengths)
+    )
+    labels = to_lists(looked_into(prepared.labels)[first, :count])
     need = count + sum(one == other for one, other in pairwise(labels))
     why = f"they need at least {need} frames"
     if need <= frames:

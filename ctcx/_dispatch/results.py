@@ -17,6 +17,7 @@ from ctcx._arrays.facts import (
     is_array,
     is_elsewhere,
     library_name,
+    looked_into,
     namespace_of,
 )
 from ctcx._arrays.tensor_forms import UNREADABLE
@@ -144,8 +145,9 @@ def wrong_losses(result: Any, facts: ArrayFacts) -> str | None:
     if right:
         return None
     n = first_true(~(loss >= 0), facts.xp)
+    value = float(looked_into(loss)[n])
     return (
-        f"returned a loss of {float(loss[n])} for sequence {numbered(n)}, whose values "
+        f"returned a loss of {value} for sequence {numbered(n)}, whose values "
         "passed all checks; "
         f"expected a number of at least 0, or +inf where no path emits the labels"
     )

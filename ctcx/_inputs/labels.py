@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from functools import partial
 from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, overload
 
@@ -19,8 +20,10 @@ from ctcx._arrays.facts import (
     is_numpy,
     is_undecided,
     library_name,
+    looked_into,
     namespace_of,
 )
+from ctcx._arrays.jax_types import without_jax_types
 from ctcx._arrays.tensor_forms import UNREADABLE, forms_of, is_torch_recording
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import (
@@ -228,6 +231,7 @@ def _check_values(
         wrong = wrong | (narrowed == blank)
     if not bool(xp.any(wrong)):
         return
+    wrong, labels = looked_into(wrong), looked_into(labels)
     for sequence, length in enumerate(counts):
         for position in range(length):
             if bool(wrong[sequence, position]):
@@ -291,11 +295,14 @@ def min_frames(
     labels, label_lengths, single = _padded(labels, label_lengths)
     xp = namespace_of(labels)
     device, dtype, width = device_of(labels), labels.dtype, labels.shape[1]
-    repeats = labels[:, 1:] == labels[:, :-1]
-    counted = (
-        xp.arange(1, max(1, width), dtype=dtype, device=device)[None, :] < label_lengths[:, None]
-    )
-    frames = label_lengths + xp.sum(xp.astype(repeats & counted, dtype), axis=1, dtype=dtype)
+
+    def counted(labels: Array, label_lengths: Array) -> Array:
+        repeats = labels[:, 1:] == labels[:, :-1]
+        place = xp.arange(1, max(1, width), dtype=dtype, device=device)
+        repeats = repeats & (place[None, :] < label_lengths[:, None])
+        return label_lengths + xp.sum(xp.astype(repeats, dtype), axis=1, dtype=dtype)
+
+    frames: Array = without_jax_types(counted, (labels, label_lengths), 1)
     return frames[0, ...] if single else frames
 
 
@@ -349,28 +356,33 @@ def labels_from_one_hot(one_hot: Array, *, blank: int) -> tuple[Array, Array]:
         one_hot = one_hot[None, ...]
     if xp.isdtype(one_hot.dtype, "bool"):
         one_hot = xp.astype(one_hot, xp.int8)
+    read = partial(_indices_and_lengths, blank=blank, xp=xp)
+    found, lengths = without_jax_types(read, (one_hot,), (2, 1))
+    return (found[0, ...], lengths[0, ...]) if single else (found, lengths)
+
+
+def _indices_and_lengths(one_hot: Array, *, blank: int, xp: ArrayModule) -> tuple[Array, Array]:
+    """Labels (N, R), padded with the blank, and their number (N,), of rows (N, R, C)."""
     device = device_of(one_hot)
     dtype = index_dtype(xp, device)
     rows = one_hot.shape[1]
     if rows == 0:
         found = xp.zeros(one_hot.shape[:2], dtype=dtype, device=device)
-        lengths = xp.zeros(one_hot.shape[:1], dtype=dtype, device=device)
-    else:
-        top = xp.max(one_hot, axis=2, keepdims=True)
-        every = xp.arange(0, one_hot.shape[2], dtype=dtype, device=device)
-        # The first class that reaches the top; argmax would give another integer dtype.
-        classes = xp.min(xp.where(one_hot == top, every, one_hot.shape[2] - 1), axis=2)
-        is_label = (classes != blank) & (top[:, :, 0] > 0)
-        counted = xp.astype(is_label, dtype)
-        lengths = xp.sum(counted, axis=1, dtype=dtype)
-        # Label k is the class of the row where the running count of labels becomes k + 1.
-        running = xp.cumulative_sum(counted, axis=1, dtype=dtype)
-        place = xp.arange(1, rows + 1, dtype=dtype, device=device)
-        chosen = (running[:, None, :] == place[None, :, None]) & is_label[:, None, :]
-        found = xp.sum(xp.astype(chosen, dtype) * classes[:, None, :], axis=2, dtype=dtype)
-        padding = xp.full_like(found, blank)
-        found = xp.where(place[None, :] <= lengths[:, None], found, padding)
-    return (found[0, ...], lengths[0, ...]) if single else (found, lengths)
+        return found, xp.zeros(one_hot.shape[:1], dtype=dtype, device=device)
+    top = xp.max(one_hot, axis=2, keepdims=True)
+    every = xp.arange(0, one_hot.shape[2], dtype=dtype, device=device)
+    # The first class that reaches the top; argmax would give another integer dtype.
+    classes = xp.min(xp.where(one_hot == top, every, one_hot.shape[2] - 1), axis=2)
+    is_label = (classes != blank) & (top[:, :, 0] > 0)
+    counted = xp.astype(is_label, dtype)
+    lengths = xp.sum(counted, axis=1, dtype=dtype)
+    # Label k is the class of the row where the running count of labels becomes k + 1.
+    running = xp.cumulative_sum(counted, axis=1, dtype=dtype)
+    place = xp.arange(1, rows + 1, dtype=dtype, device=device)
+    chosen = (running[:, None, :] == place[None, :, None]) & is_label[:, None, :]
+    found = xp.sum(xp.astype(chosen, dtype) * classes[:, None, :], axis=2, dtype=dtype)
+    padding = xp.full_like(found, blank)
+    return xp.where(place[None, :] <= lengths[:, None], found, padding), lengths
 
 
 def _check_one_hot(one_hot: Array, xp: ArrayModule) -> None:
@@ -458,11 +470,16 @@ def labels_to_one_hot(
             )
             raise CTCInputError(msg, argument="num_frames", sequence=sequence, value=num_frames)
     keep = min(width, num_frames)
-    padding = xp.full((count, num_frames - keep), blank, dtype=dtype, device=device)
-    padded = xp.concat([labels[:, :keep], padding], axis=1)
-    place = xp.arange(0, num_frames, dtype=dtype, device=device)
-    padded = xp.where(place[None, :] < label_lengths[:, None], padded, xp.full_like(padded, blank))
-    every = xp.arange(0, num_classes, dtype=dtype, device=device)
-    floating = xp.__array_namespace_info__().default_dtypes(device=device)["real floating"]
-    one_hot = xp.astype(padded[:, :, None] == every[None, None, :], floating)
+
+    def written(labels: Array, label_lengths: Array) -> Array:
+        padding = xp.full((count, num_frames - keep), blank, dtype=dtype, device=device)
+        padded = xp.concat([labels[:, :keep], padding], axis=1)
+        place = xp.arange(0, num_frames, dtype=dtype, device=device)
+        is_label = place[None, :] < label_lengths[:, None]
+        padded = xp.where(is_label, padded, xp.full_like(padded, blank))
+        every = xp.arange(0, num_classes, dtype=dtype, device=device)
+        floating = xp.__array_namespace_info__().default_dtypes(device=device)["real floating"]
+        return xp.astype(padded[:, :, None] == every[None, None, :], floating)
+
+    one_hot: Array = without_jax_types(written, (labels, label_lengths), 3)
     return one_hot[0, ...] if single else one_hot

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ctcx._arrays.facts import any_traced, device_of, first_true
+from ctcx._arrays.facts import any_traced, device_of, first_true, looked_into
 from ctcx._errors import CTCInputError
 from ctcx._inputs.beside import check_beside
 from ctcx._inputs.host_data import as_integer, plain
@@ -139,11 +139,11 @@ def check_head_values(head: HeadInputs) -> None:
         _refuse_hidden(head, bad)
     if not bool(xp.all(xp.isfinite(head.weight))):
         row, column = divmod(first_true(~xp.isfinite(head.weight), xp), head.weight.shape[1])
-        value = float(head.weight[row, column])
+        value = float(looked_into(head.weight)[row, column])
         msg = f"weight[{row}, {column}] is {value}: expected finite numbers"
         raise CTCInputError(msg, argument="weight", position=(row, column), value=value)
     place = first_true(~(head.bias < float("inf")), xp)  # type: ignore[operator]
-    value = float(head.bias[place])  # type: ignore[index]
+    value = float(looked_into(head.bias)[place])
     msg = f"bias[{place}] is {value}: expected finite numbers, or -inf for a masked class"
     raise CTCInputError(msg, argument="bias", position=place, value=value)
 
@@ -153,12 +153,13 @@ def _refuse_hidden(head: HeadInputs, bad: Array) -> None:
     _, frames, features = call.logits.shape
     sequence, rest = divmod(first_true(bad, call.facts.xp), frames * features)
     frame, feature = divmod(rest, features)
-    value = float(call.logits[sequence, frame, feature])
+    value = float(looked_into(call.logits)[sequence, frame, feature])
     index = (frame,) if call.single else (sequence, frame)
     place = ", ".join(map(str, (*(reversed(index) if head.time_major else index), feature)))
+    length = int(looked_into(call.logit_lengths)[sequence])
     msg = (
         f"hidden[{place}] is {value} (sequence {sequence}, frame {frame}, feature {feature}): "
-        f"expected finite numbers in the {int(call.logit_lengths[sequence])} frames of the sequence"
+        f"expected finite numbers in the {length} frames of the sequence"
     )
     raise CTCInputError(
         msg, argument="hidden", sequence=sequence, position=(frame, feature), value=value

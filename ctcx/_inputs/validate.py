@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctcx._arrays.facts import device_of, first_true, is_numpy, namespace_of
+from ctcx._arrays.facts import device_of, first_true, is_numpy, looked_into, namespace_of
 from ctcx._arrays.lending import lent
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import to_lists
@@ -227,13 +227,14 @@ def _check_label(
 
 def _report_logits(call: KernelInputs, logit_lengths: list[int], *, time_major: bool) -> None:
     xp = call.facts.xp
-    bad = xp.isnan(call.logits) | (call.logits == float("inf"))
+    bad = looked_into(xp.isnan(call.logits) | (call.logits == float("inf")))
+    xp = namespace_of(bad)
     for sequence, length in enumerate(logit_lengths):
         inside = bad[sequence, :length, :]
         if length and bool(xp.any(inside)):
             first = first_true(inside, xp)
             frame, label_class = divmod(first, call.logits.shape[2])
-            value = float(call.logits[sequence, frame, label_class])
+            value = float(looked_into(call.logits)[sequence, frame, label_class])
             number = numbered(sequence)
             index = (frame, number) if time_major else (number, frame)
             place = ", ".join(str(i) for i in ((frame,) if call.single else index))

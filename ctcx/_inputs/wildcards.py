@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ctcx._arrays.facts import device_of, index_dtype, namespace_of
+from ctcx._arrays.jax_types import without_jax_types
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import as_integer, is_list
 
@@ -98,10 +99,27 @@ class Wildcards(NamedTuple):
         xp = namespace_of(logits)
         if logits.dtype != xp.float64:
             logits = xp.astype(logits, xp.float32, copy=False)
-        with np.errstate(all="ignore"):  # frames past a length may hold anything
-            return self._columns(logits, blank, xp)
+        places = self._places_of_ends(blank, logits.shape[2])
 
-    def _columns(self, logits: Array, blank: int, xp: ArrayModule) -> ExtraColumns:
+        def made(logits: Array) -> tuple[Array, tuple[Array | None, ...]]:
+            return self._columns(logits, blank, xp, list(places)[1:])
+
+        with np.errstate(all="ignore"):  # frames past a length may hold anything
+            extra, best = without_jax_types(made, (logits,))
+        first, last = (places[end] for end in self.ends or (None, None))
+        return ExtraColumns(extra, (first, last), best)
+
+    def _places_of_ends(self, blank: int, classes: int) -> dict[float | None, int]:
+        """Columns of the blanks at the ends by their prices: one for both if they are equal."""
+        places: dict[float | None, int] = {None: blank}
+        for end in self.ends or ():
+            places.setdefault(end, classes + len(self.all) + len(places) - 1)
+        return places
+
+    def _columns(
+        self, logits: Array, blank: int, xp: ArrayModule, prices: list[Any]
+    ) -> tuple[Array, tuple[Array | None, ...]]:
+        """Return the columns of the wildcards and of ends of these prices, and the best classes."""
         classes = logits.shape[2]
         others = tuple(k for k in range(classes) if k != blank)
         columns, best = [], []
@@ -119,27 +137,26 @@ class Wildcards(NamedTuple):
                 if kind == "free" or subset is None
                 else _best(subset, some if kind == "set" else others, xp)
             )
-        ends = (blank, blank)
-        if self.ends is not None:
+        if prices:
             total = _log_sum(logits, xp)
-            places: dict[float | None, int] = {None: blank}
-            for end in self.ends:
-                if end not in places:  # one column for both ends if they are equal
-                    places[end] = classes + len(columns)
-                    columns.append(total + end)
-            ends = (places[self.ends[0]], places[self.ends[1]])
-        return ExtraColumns(xp.stack(columns, axis=2), ends, tuple(best))
+            columns += [total + price for price in prices]
+        return xp.stack(columns, axis=2), tuple(best)
 
     def classes_of(
         self, columns: Array, found: ExtraColumns, blank: int, classes: int, xp: ArrayModule
     ) -> Array:
         """ExtraColumns of a path (N, T) as classes: the best one of a set, or -2 for none."""
-        result = columns
-        for k, best in enumerate(found.best):
-            here = columns == classes + k
-            result = xp.where(here, _NO_CLASS if best is None else best, result)
-        if found.ends != (blank, blank):
-            result = xp.where(columns >= classes + len(self.all), _NO_CLASS, result)
+
+        def named(columns: Array, *every_best: Array | None) -> Array:
+            result = columns
+            for k, best in enumerate(every_best):
+                here = columns == classes + k
+                result = xp.where(here, _NO_CLASS if best is None else best, result)
+            if found.ends != (blank, blank):
+                result = xp.where(columns >= classes + len(self.all), _NO_CLASS, result)
+            return result
+
+        result: Array = without_jax_types(named, (columns, *found.best), 2)
         return result
 
 

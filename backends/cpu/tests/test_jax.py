@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import ctcx_cpu
 import numpy as np
@@ -396,3 +397,20 @@ print(*program.call(logits, labels))
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     np.testing.assert_array_equal(np.float32(run.stdout.split()), program(logits, labels))
+
+
+@pytest.mark.slow
+def test_all_operations_on_arrays_whose_types_say_how_they_are_sharded():
+    # The core's tests have the program.
+    command = [sys.executable, "-W", "error", "-m", "tests.jax_sharded_operations", "cpu"]
+    child = subprocess.run(
+        command,
+        check=False,
+        cwd=Path(__file__).parents[3],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert child.returncode == 0, child.stdout + child.stderr
+    assert child.stdout.endswith("done\n")

@@ -8,13 +8,14 @@ the shapes used last are kept.
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 
 from ctcx._arrays.facts import is_undecided
-from ctcx._arrays.jax import same_axes
+from ctcx._arrays.jax import has_explicit_axes, same_axes, varying_axes, without_types
 from ctcx._core.context import GRAIN
 from ctcx._core.gradient import ClassSums
 from ctcx._core.loops.base import Loop
@@ -31,9 +32,17 @@ if TYPE_CHECKING:
 __all__ = ["JAX_LOOP", "JaxLoop"]
 
 
+_axes: ContextVar[frozenset[str]] = ContextVar("axes", default=frozenset())
+"""Axes of ``jax.shard_map`` that the arrays vary over of which a kernel is being traced."""
+
+
 @partial(jax.jit, static_argnums=(0, 2))
 def _compiled(kernel: Callable[..., Any], arrays: tuple[Array, ...], constants: Hashable) -> Any:
-    return kernel(*arrays, constants)
+    before = _axes.set(varying_axes(arrays))
+    try:
+        return kernel(*arrays, constants)
+    finally:
+        _axes.reset(before)
 
 
 def _program(
@@ -90,7 +99,10 @@ class JaxLoop(Loop):
     ) -> Any:
         """Compile the kernel for these shapes, or take the program that is kept, and call it."""
         if any(isinstance(array, jax.core.Tracer) for array in arrays):
-            return _compiled(kernel, arrays, constants)  # a part of the caller's program
+            # A part of the caller's program.
+            return without_types(lambda *arrays: _compiled(kernel, arrays, constants), arrays)
+        if has_explicit_axes(*arrays):
+            return without_types(lambda *arrays: self.run(kernel, arrays, constants), arrays)
         forms = tuple(None if array is None else (array.shape, array.dtype) for array in arrays)
         return self._program(kernel, constants, forms)(*arrays)
 
@@ -115,7 +127,8 @@ class JaxLoop(Loop):
             return array.reshape(blocks, size, *array.shape[1:])
 
         inputs = jax.tree.map(in_blocks, source(first, blocks * size))
-        carry, past = same_axes((carry, past))
+        # A step may read any array of the kernel's, and what it returns varies as these do.
+        carry, past = same_axes((carry, past), _axes.get())
 
         def one_block(carry: Any, block: tuple[Any, Any]) -> tuple[Any, Any]:
             number, now = block
@@ -185,13 +198,13 @@ class JaxLoop(Loop):
             carry, wholes = state
             carry, made = step(carry, part(start, rows))
             put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
-            return same_axes((carry, tuple(map(put, wholes, made))))
+            return same_axes((carry, tuple(map(put, wholes, made))), _axes.get())
 
         _, made = jax.eval_shape(lambda carry: step(carry, part(0, 1)), carry)
         wholes = tuple(
             jax.numpy.zeros((length, *piece.shape[1:]), dtype=piece.dtype) for piece in made
         )
-        state = same_axes((carry, wholes))
+        state = same_axes((carry, wholes), _axes.get())
         blocks = length // size
         state = jax.lax.fori_loop(
             0, blocks, lambda block, state: write(state, block * size, size), state
