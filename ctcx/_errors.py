@@ -15,6 +15,8 @@ Warnings: PluginWarning (UserWarning), once for each plugin that could not be us
 
 from __future__ import annotations
 
+import reprlib
+
 from ctcx._isolation import attempt, attempt_at_once
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "is_ordinary",
     "one_line",
     "printable",
+    "short_repr",
     "shown",
 ]
 
@@ -157,6 +160,20 @@ def one_line(error: BaseException) -> str:
         return f"{name} (its message can't be printed)"
     lines = str.strip(text).splitlines()
     return f"{name}: {printable(lines[0])}" if lines else name
+
+
+def short_repr(value: object) -> str:
+    """``repr()`` of what a caller passed, without the middle where it is long.
+
+    Python writes no integers of more than 4,300 digits, and a class may refuse to be written.
+    """
+    text: str | None
+    text, failed = attempt(reprlib.repr, value)
+    if failed is None and text is not None:
+        return text
+    if isinstance(value, int):
+        return f"an int of {value.bit_length()} bits"
+    return f"a {printable(type(value).__qualname__)} (its repr() fails)"
 
 
 def shown(value: object) -> str:

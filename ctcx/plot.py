@@ -8,15 +8,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ctcx._api.align import Alignment
-from ctcx._arrays.facts import describe, is_array
+from ctcx._arrays.facts import describe, is_array, looked_into
 from ctcx._diagnosis.best_path import best_path
-from ctcx._errors import CTCInputError
+from ctcx._errors import CTCInputError, short_repr
 from ctcx._inputs.host_data import as_integer, type_name
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
@@ -140,12 +139,12 @@ def _path(
         msg = f"sequence is {short_repr(sequence)}: expected 0 to {count - 1}"
         raise CTCInputError(msg, argument="sequence", value=sequence)
     states, starts, spelled, x = (
-        _on_host(array if single else array[number, ...])
+        _on_host(array if single else looked_into(array)[number, ...])
         for array in (found.states, found.starts, found.classes, logits)
     )
     index = as_integer(blank)
     if index is None or not -x.shape[1] <= index < x.shape[1]:
-        msg = f"blank must be a class, of {x.shape[1]}; got {blank!r}"
+        msg = f"blank must be a class, of {x.shape[1]}; got {short_repr(blank)}"
         raise CTCInputError(msg, argument="blank", value=blank)
     states, starts = states[states >= 0], starts[starts >= 0]
     if not len(states):

@@ -277,3 +277,44 @@ def test_a_place_is_found_on_a_device_without_64_bit_types():
     labels = array_api_strict.asarray(LABELS.astype(np.int32), device=device)
     with pytest.raises(ctcx.CTCInputError, match=r"logits\[1, 1, 2\] is nan"):
         ctcx.ctc_loss(logits, labels)
+
+
+HUGE = 10**5000  # more digits than Python writes
+WILD, ENDS = {HUGE: ("any", 0.0)}, {-2: ("any", HUGE)}
+HIDDEN = (np.zeros((2, 6, 3)), np.zeros((4, 3)), None, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: ctcx.ctc_loss(LOGITS, LABELS, blank=HUGE), "blank=an int of 16610 bits is out of"),
+        (lambda: ctcx.ctc_loss(LOGITS, [[HUGE], [1]]), r"labels\[0\]\[0\] is an int of 16610 bits"),
+        (
+            lambda: ctcx.ctc_beam_search(LOGITS, width=2**63),
+            "width is 9223372036854775808: expected at most 2147483647",
+        ),
+        (
+            lambda: ctcx.ctc_beam_search(LOGITS, top=HUGE),
+            "top is an int of 16610 bits: expected",
+        ),
+        (lambda: ctcx.ctc_beam_search(LOGITS, lm_weight=HUGE), "lm_weight must .* an int of 16610"),
+        (lambda: ctcx.ctc_beam_search(LOGITS, boost={(HUGE,): 1.0}), "got an int of 16610 bits"),
+        (lambda: ctcx.ctc_align(LOGITS, LABELS, wildcards=WILD), "the label an int of 16610 bits"),
+        (lambda: ctcx.ctc_align(LOGITS, LABELS, wildcards=ENDS), "nats; got an int of 16610 bits"),
+        (lambda: ctcx.ctc_align(LOGITS, LABELS, free_ends=HUGE), "nats; got an int of 16610 bits"),
+        (lambda: ctcx.linear_ctc_loss_and_grad(*HIDDEN, chunk=-HUGE), "got an int of 16610 bits"),
+        (
+            lambda: ctcx.labels_to_one_hot([[1]], num_classes=2**64, num_frames=2, blank=0),
+            "num_classes must be an int from 1 to 2147483647, got 18446744073709551616",
+        ),
+        (lambda: ctcx.spans(ctcx.ctc_align(LOGITS[0], [1]), n=HUGE), "n is an int of 16610 bits"),
+    ],
+)
+def test_integers_of_any_size_are_named(call, words):
+    with pytest.raises(ctcx.CTCInputError, match=words):
+        call()
+
+
+def test_a_chunk_may_be_larger_than_any_number_of_classes():
+    found = ctcx.linear_ctc_loss_and_grad(*HIDDEN, chunk=2**70)
+    assert found.loss.tolist() == ctcx.linear_ctc_loss_and_grad(*HIDDEN, chunk=4).loss.tolist()

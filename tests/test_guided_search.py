@@ -484,6 +484,18 @@ WRONG = {
     "NaN in it": ({"state": replace(STATE, label=STATE.label * np.nan), **ON}, "doesn't hold what"),
     "no settings": ({"state": replace(STATE, settings=("abc",)), **ON}, "doesn't hold what"),
     "a number for settings": ({"state": replace(STATE, settings=5), **ON}, "doesn't hold what"),
+    "an array for settings": (
+        {"state": replace(STATE, settings=np.zeros(8)), **ON},
+        "doesn't hold what",
+    ),
+    "arrays for names": (
+        {"state": replace(STATE, settings=((np.zeros(2), 3), *STATE.settings[1:])), **ON},
+        "doesn't hold what",
+    ),
+    "an array for a setting": (
+        {"state": replace(STATE, settings=(("classes", np.zeros(2)), *STATE.settings[1:])), **ON},
+        r"another number of classes \(array\(\[0., 0.\]\); now 3\)",
+    ),
     "few settings": ({"state": replace(STATE, settings=STATE.settings[:3]), **ON}, "doesn't hold"),
     "no guides": ({"state": replace(STATE, guides=((),)), **ON}, "doesn't hold what"),
     "a number for lengths": (

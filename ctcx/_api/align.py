@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple
 
 from ctcx._api.call import as_asked, as_constants
@@ -15,7 +14,7 @@ from ctcx._arrays.tensor_forms import UNREADABLE, hidden_from_dynamo, is_torch_r
 from ctcx._core.kernels import run_on_results
 from ctcx._core.spans import PathFacts, are_paths, path_facts
 from ctcx._dispatch.compute import compute, raise_if_infeasible
-from ctcx._errors import CTCInputError
+from ctcx._errors import CTCInputError, short_repr
 from ctcx._inputs.host_data import as_integer, is_list, to_lists, type_name
 from ctcx._inputs.options import Options, check_choice, check_flags
 from ctcx._inputs.prepare import prepare

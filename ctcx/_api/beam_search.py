@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import numpy as np
@@ -28,8 +27,8 @@ from ctcx._core.kernels import run
 from ctcx._core.results import beams_in_order, label_lengths
 from ctcx._dispatch.compute import compute
 from ctcx._dispatch.results import first_where
-from ctcx._errors import CTCInputError
-from ctcx._inputs.host_data import as_integer
+from ctcx._errors import CTCInputError, short_repr
+from ctcx._inputs.host_data import whole_number
 from ctcx._inputs.options import Options, check_flags
 from ctcx._inputs.prepare import prepare_logits
 from ctcx._nesting import numbered
@@ -221,7 +220,14 @@ def ctc_beam_search(
     names = ("blank", "time_major", "width", "top", "exact_scores", "max_classes", "backend")
     options: dict[str, Any] = dict(zip(names, settings, strict=False))
     arrays = {"logits": logits, "logit_lengths": logit_lengths}
+    wishes = None
+    is_plain = boost is None and lm is None and state is None
+    # Anything but the defaults is looked at: what isn't used mustn't be nonsense, either.
+    if not (is_plain and _is_default(lm_weight, 1) and _is_default(label_bonus, 0)):
+        wishes = wishes_of(boost, lm, lm_weight, label_bonus, state)
     if not is_torch_recording(logits) and is_lazy(logits):
+        check_flags(exact_scores=exact_scores, validate=validate)
+        check_sizes(width, top, max_classes)
         guide: dict[str, Any] = {
             "boost": boost,
             "lm": lm,
@@ -231,11 +237,6 @@ def ctc_beam_search(
         guide |= {"state": state, "validate": validate}
         if (whole := call_whole("beam_search", arrays, **options, **guide)) is not None:
             return Beams(*whole)
-    wishes = None
-    is_plain = boost is None and lm is None and state is None
-    # Anything but the defaults is looked at: what isn't used mustn't be nonsense, either.
-    if not (is_plain and _is_default(lm_weight, 1) and _is_default(label_bonus, 0)):
-        wishes = wishes_of(boost, lm, lm_weight, label_bonus, state)
     if wishes is not None and not wishes.are_none:
         search_guided = _guided
         if is_torch_recording(logits):
@@ -377,7 +378,7 @@ def check_sizes(width: Any, top: Any, max_classes: Any) -> dict[str, int | None]
 
 
 def _size(argument: str, value: Any, *, or_none: str = "") -> int:
-    size = as_integer(value)
+    size = whole_number(value)
     if size is None or size < 1:
         msg = f"{argument} must be a positive integer{or_none}; got {short_repr(value)}"
         raise CTCInputError(msg, argument=argument, value=value)

@@ -9,7 +9,6 @@ from functools import lru_cache, partial
 from itertools import chain
 from numbers import Real
 from os import PathLike
-from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,10 +18,11 @@ from ctcx._arrays.facts import describe, device_of
 from ctcx._core.guided_search import BeamArrays, first_beams, search_with_states
 from ctcx._dispatch.compute import compute
 from ctcx._dispatch.requested import SPEAKERS, asked_for, check_known, check_type
-from ctcx._errors import CTCInputError
+from ctcx._errors import CTCInputError, short_repr
 from ctcx._inputs.host_data import as_integer, type_name
 from ctcx._inputs.prepare import prepare_logits
 from ctcx._inputs.validate import check_values
+from ctcx._isolation import attempt_at_once
 from ctcx._nesting import numbered
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
@@ -253,7 +253,7 @@ def search(
     _require_memory(rows * width, frames)
     before, states = first_beams(rows, width), None
     failed = np.zeros(rows, dtype=bool)
-    if wishes.state is not None and wishes.state.settings:
+    if wishes.state is not None and not _is_new(wishes.state):
         before = _entries(wishes.state, settings, rows, has_guides=is_python)
         states = [list(row) for row in wishes.state.guides]
         failed |= wishes.state.failed
@@ -433,7 +433,9 @@ def _phrases(
         labels = tuple(map(as_integer, phrase))
         for place, label in enumerate(labels):
             if label is None or not 0 <= label < classes:
-                why = f"expected labels of 0 to {classes - 1}; got {phrase[place]!r} in it"
+                why = (
+                    f"expected labels of 0 to {classes - 1}; got {short_repr(phrase[place])} in it"
+                )
                 raise refuse(phrase, why)
             if label == blank:
                 raise refuse(phrase, f"it has the blank ({blank}), which is no label")
@@ -484,7 +486,7 @@ def _entries(
     if not _has_names(state.settings, settings):
         raise foreign
     for (name, old), (_, new) in zip(state.settings, settings, strict=True):
-        if old != new:
+        if not _are_equal(old, new):
             same = "the same"
             if isinstance(new, _ThisModel) and old is not None:
                 same = "the same object, or give it a fingerprint (a str) if others are the same"
@@ -505,14 +507,27 @@ def _entries(
     return BeamArrays(*arrays)
 
 
+def _is_new(state: BeamState) -> bool:
+    """Whether it is the state before the first frame."""
+    settings: object = state.settings  # something else, if they were exchanged
+    return isinstance(settings, tuple) and not settings
+
+
 def _has_names(given: object, settings: tuple[tuple[str, Any], ...]) -> bool:
     """Whether settings are pairs of the same names."""
     names = [name for name, _ in settings]
     return (
         isinstance(given, tuple)
         and all(isinstance(pair, tuple) and len(pair) == 2 for pair in given)
+        and all(isinstance(name, str) for name, _ in given)
         and [name for name, _ in given] == names
     )
+
+
+def _are_equal(old: object, new: object) -> bool:
+    """Whether two settings are equal; an exchanged one may be an array, of which none is told."""
+    equal, failed = attempt_at_once(lambda: bool(old == new))
+    return failed is None and equal
 
 
 def _is_whole(

@@ -23,12 +23,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ctcx._errors import CTCInputError
+from ctcx._errors import CTCInputError, short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

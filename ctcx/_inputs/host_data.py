@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import operator
 import sys
-from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ctcx._arrays.facts import is_array, is_numpy, namespace_of
-from ctcx._errors import CTCInputError
+from ctcx._errors import CTCInputError, short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +28,7 @@ __all__ = [
     "to_lists",
     "type_name",
     "what_to_pass",
+    "whole_number",
 ]
 
 
@@ -127,13 +127,18 @@ def _expected(value: object) -> str:
 
 def as_integer(value: object) -> int | None:
     """Return a value as an integer of 64 bits; None for anything else, booleans too."""
+    index = whole_number(value)
+    return index if index is not None and -(2**63) <= index < 2**63 else None
+
+
+def whole_number(value: object) -> int | None:
+    """Return a value as an integer of any size; None for anything else, booleans too."""
     if isinstance(value, (bool, np.bool_)) or str(getattr(value, "dtype", "")).endswith("bool"):
         return None
     try:
-        index = operator.index(value)  # type: ignore[arg-type] # which is the question
+        return operator.index(value)  # type: ignore[arg-type] # which is the question
     except Exception:  # noqa: BLE001 - arrays of several elements, and those that are traced
         return None
-    return index if -(2**63) <= index < 2**63 else None
 
 
 def host_lengths(argument: str, given: Any) -> NDArray[Any]:

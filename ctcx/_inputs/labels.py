@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from functools import partial
-from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, overload
 
 import numpy as np
@@ -25,7 +24,7 @@ from ctcx._arrays.facts import (
 )
 from ctcx._arrays.jax_types import without_jax_types
 from ctcx._arrays.tensor_forms import UNREADABLE, forms_of, is_torch_recording
-from ctcx._errors import CTCInputError
+from ctcx._errors import CTCInputError, short_repr
 from ctcx._inputs.host_data import (
     as_integer,
     check_integer_dtype,
@@ -36,6 +35,7 @@ from ctcx._inputs.host_data import (
     to_lists,
     type_name,
     what_to_pass,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -453,9 +453,9 @@ def labels_to_one_hot(
            [0., 0., 1.]])
     """
     for argument, size, least in (("num_classes", num_classes, 1), ("num_frames", num_frames, 0)):
-        number = as_integer(size)
-        if number is None or number < least:
-            msg = f"{argument} must be an int of at least {least}, got {short_repr(size)}"
+        number = whole_number(size)
+        if number is None or not least <= number < 2**31:
+            msg = f"{argument} must be an int from {least} to 2147483647, got {short_repr(size)}"
             raise CTCInputError(msg, argument=argument, value=size)
     num_classes, num_frames = operator.index(num_classes), operator.index(num_frames)
     blank = resolve_blank(blank, num_classes)

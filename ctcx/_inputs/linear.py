@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ctcx._arrays.facts import any_traced, device_of, first_true, looked_into
-from ctcx._errors import CTCInputError
+from ctcx._errors import CTCInputError, short_repr
 from ctcx._inputs.beside import check_beside
-from ctcx._inputs.host_data import as_integer, plain
+from ctcx._inputs.host_data import plain, whole_number
 from ctcx._inputs.labels import resolve_blank
 from ctcx._inputs.prepare import KernelInputs, check_frames, prepare
 from ctcx._inputs.validate import check_integers
@@ -112,9 +112,9 @@ def check_chunk(chunk: Any) -> int | None:
 
     Raises CTCInputError for anything but a positive int.
     """
-    number = None if chunk is None else as_integer(chunk)
+    number = None if chunk is None else whole_number(chunk)
     if chunk is not None and (number is None or number < 1):
-        msg = f"chunk must be a positive int, or None for a good one; got {chunk!r:.100}"
+        msg = f"chunk must be a positive int, or None for a good one; got {short_repr(chunk)}"
         raise CTCInputError(msg, argument="chunk", value=chunk)
     return number
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from reprlib import repr as short_repr
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ctcx._errors import CTCInputError
+from ctcx._errors import CTCInputError, short_repr
 
 __all__ = [
     "Infeasible",

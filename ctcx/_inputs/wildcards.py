@@ -7,14 +7,13 @@ logits they are not normalised, so that the same softmax serves for both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from reprlib import repr as short_repr
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ctcx._arrays.facts import device_of, index_dtype, namespace_of
 from ctcx._arrays.jax_types import without_jax_types
-from ctcx._errors import CTCInputError
+from ctcx._errors import CTCInputError, short_repr
 from ctcx._inputs.host_data import as_integer, is_list
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ def _checked(number: Any, meaning: Any, classes: int) -> Wildcard:
     if label is None or label >= -1 or label < -(2**31):
         msg = (
             f"wildcards has the label {short_repr(number)}: expected an int below -1, so that it "
-            f"is no class and no padding"
+            f"is no class and no padding, and not below -2147483648"
         )
         raise CTCInputError(msg, argument="wildcards", value=number)
     if not isinstance(meaning, tuple) or len(meaning) != 2:
@@ -191,8 +190,8 @@ def _checked(number: Any, meaning: Any, classes: int) -> Wildcard:
         some, kind = _checked_set(where, kind, classes), "set"
     elif kind not in _KINDS:
         msg = (
-            f"{where} has the kind {kind!r}: expected one of {', '.join(map(repr, _KINDS))}, or a "
-            f"set of classes"
+            f"{where} has the kind {short_repr(kind)}: expected one of "
+            f"{', '.join(map(repr, _KINDS))}, or a set of classes"
         )
         raise CTCInputError(msg, argument="wildcards", value=kind)
     return Wildcard(label, kind, some, _checked_price("wildcards", f"the price of {where}", price))
@@ -217,10 +216,13 @@ def _checked_set(where: str, some: Any, classes: int) -> tuple[int, ...]:
 
 
 def _checked_price(argument: str, what: str, price: Any) -> float:
-    if isinstance(price, (int, float, np.integer, np.floating)) and not isinstance(price, bool):
-        number = float(price)
-        if abs(number) <= _LARGEST_PRICE or number == -float("inf"):
-            return number
+    is_number = isinstance(price, (int, float, np.integer, np.floating))
+    if (
+        is_number
+        and not isinstance(price, bool)
+        and (abs(price) <= _LARGEST_PRICE or price == -float("inf"))
+    ):
+        return float(price)
     msg = (
         f"{what} must be a number from {-_LARGEST_PRICE:g} to {_LARGEST_PRICE:g}, or -inf, in "
         f"nats; got {short_repr(price)}"

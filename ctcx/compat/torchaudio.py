@@ -26,7 +26,7 @@ from ctcx._arrays.facts import (
     namespace_of,
 )
 from ctcx._arrays.tensor_forms import hidden_from_dynamo
-from ctcx._errors import InfeasibleError
+from ctcx._errors import InfeasibleError, short_repr
 from ctcx._inputs.host_data import as_integer, plain, to_lists
 from ctcx.compat._shared.argument_names import in_terms, refuse, renamed, shape_of
 from ctcx.compat.torch._errors import CTCInputRuntimeError
@@ -196,7 +196,8 @@ def merge_tokens(tokens: Array, scores: Array, blank: int = 0) -> list[TokenSpan
         _refuse("scores", f"have shape {tuple(tokens.shape)}, as tokens have", scores)
     index = as_integer(blank)
     if index is None or index < 0:
-        refuse("blank", "be the class of the blank, from 0", repr(blank), CTCInputRuntimeError)
+        got = short_repr(blank)
+        refuse("blank", "be the class of the blank, from 0", got, CTCInputRuntimeError)
     values = to_lists(plain("scores", scores))
     found, start = [], 0
     for token, stretch in groupby(to_lists(plain("tokens", tokens))):

@@ -69,9 +69,10 @@ def check_instructions() -> None:
 
     Raises
     ------
-    ValueError
+    ctcx.CTCInputError
         ``CTCX_CPU_INSTRUCTIONS`` names one that doesn't exist, or that this processor hasn't.
     """
+    from ctcx import CTCInputError
     from ctcx_cpu import _native
 
     asked, used = os.environ.get("CTCX_CPU_INSTRUCTIONS", ""), _native.instructions()
@@ -82,7 +83,7 @@ def check_instructions() -> None:
         message += f"but this processor has no {asked}; {used} is the best that it has"
     else:
         message += f"expected one of {', '.join(_SETS)}"
-    raise ValueError(message)
+    raise CTCInputError(message, argument="CTCX_CPU_INSTRUCTIONS", value=asked)
 
 
 def _not_traced_by_mlx(problem: Problem) -> str | None:
@@ -154,6 +155,7 @@ def ctcx_runtime_info() -> dict[str, str]:
     """Return the version, the instruction set, and how many threads a call uses."""
     from importlib.metadata import version
 
+    from ctcx import CTCInputError
     from ctcx_cpu import _native
 
     told = {"ctcx-cpu version": f"{version('ctcx-cpu')}, C interface {_native.version()}"}
@@ -163,6 +165,6 @@ def ctcx_runtime_info() -> dict[str, str]:
         from ctcx_cpu.kernels import number_of_threads
 
         told["ctcx-cpu threads"] = str(number_of_threads())
-    except ValueError as error:
+    except CTCInputError as error:
         told["ctcx-cpu can't be used"] = str(error)
     return told

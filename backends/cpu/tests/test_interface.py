@@ -207,6 +207,23 @@ ctcx.show_versions()
     assert [told in line for line in lines[:2]] == [True, True], run.stdout
     assert told in " ".join(" ".join(lines[2:]).split())
 
+    code = """
+import ctcx, ctcx_cpu
+try:
+    ctcx_cpu.check_instructions()
+except ctcx.CTCInputError as error:
+    print(error.argument, error.value, error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"CTCX_CPU_INSTRUCTIONS": asked},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.startswith(f"CTCX_CPU_INSTRUCTIONS {asked} the environment variable")
+    assert told in run.stdout
+
 
 def test_what_arrays_do_not_fit_is_an_error():
     x, y, lengths = np.zeros((2, 5, 4), np.float32), np.ones((2, 2), np.int64), np.full(2, 3)

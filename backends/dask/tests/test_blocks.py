@@ -231,6 +231,12 @@ def test_what_can_be_told_before_is_refused_at_once(arguments, words):
         (ctcx.ctc_align, {"wildcards": {-3: ("all", 0.0)}}, "wildcards"),
         (ctcx.ctc_greedy, {"merge_repeated": 2}, "merge_repeated"),
         (ctcx.ctc_beam_search, {"top": 3, "width": 2}, "top"),
+        (ctcx.ctc_beam_search, {"width": 0}, "width"),
+        (ctcx.ctc_beam_search, {"exact_scores": None}, "exact_scores"),
+        (ctcx.ctc_beam_search, {"lm_weight": 0.5}, "lm_weight"),
+        (ctcx.ctc_beam_search, {"lm": "a model"}, "lm"),
+        (ctcx.ctc_beam_search, {"label_bonus": "much"}, "label_bonus"),
+        (ctcx.ctc_beam_search, {"boost": [1]}, "boost"),
         (ctcx.ctc_beam_search, {"state": ctcx.BeamState()}, "state"),
     ],
 )

@@ -17,6 +17,7 @@ from ctcx._arrays.tensor_forms import (
     hidden_from_dynamo,
     is_torch_recording,
 )
+from ctcx._errors import short_repr
 from ctcx._inputs.concatenated import padded
 from ctcx._inputs.host_data import plain
 from ctcx.compat._shared.argument_names import in_terms, refuse, shape_of
@@ -214,5 +215,5 @@ def _refuse(argument: str, expected: str, array: Array) -> NoReturn:
 
 
 def _refuse_type(argument: str, expected: str, value: object) -> NoReturn:
-    got = f"{value!r:.60} of type {type(value).__name__}"
+    got = f"{short_repr(value)} of type {type(value).__name__}"
     refuse(argument, expected, got, CTCInputTypeError)
