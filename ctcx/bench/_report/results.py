@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from ctcx.bench._implementations.registered import Implementation
 from ctcx.bench._measure.machine import machine_name
 from ctcx.bench._measure.session import SCHEMA
-from ctcx.bench._report.file_form import check_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = ["BenchmarkRun", "Key", "Measured", "Missing", "ReportError", "WorkloadFacts", "load_run"]
-
-_T = TypeVar("_T")
 
 Key = tuple[str, str, str]
 """Layout, workload, implementation."""
@@ -214,11 +211,10 @@ def load_run(path: Path, *, baseline: str | None = None) -> BenchmarkRun:
         msg = f"{path} has the form {about.get('schema')!r}, and this ctcx reads {SCHEMA!r}"
         raise ReportError(msg)
     try:
-        check_file(data, _has_times)
-    except ValueError as error:
-        msg = f"{path} is damaged: {error}"
+        run = _run(data, about, baseline)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        msg = f"{path} is damaged: {type(error).__name__}: {error}"
         raise ReportError(msg) from None
-    run = _run(data, about, baseline)
     if run.baseline not in run.implementations:
         msg = (
             f"{path} has no implementation {run.baseline!r} for --baseline; it has "
@@ -231,7 +227,7 @@ def load_run(path: Path, *, baseline: str | None = None) -> BenchmarkRun:
 def _run(data: dict[str, Any], about: dict[str, Any], baseline: str | None) -> BenchmarkRun:
     implementations = [Implementation.from_dict(one) for one in about["implementations"]]
     measured = [_measured(one) for one in data["benchmarks"] if _has_times(one)]
-    missing = [_of_fields(Missing, one) for one in about["missing"]]
+    missing = [Missing(**one) for one in about["missing"]]
     return BenchmarkRun(
         command=about["command"],
         date=data["datetime"],
@@ -242,7 +238,7 @@ def _run(data: dict[str, Any], about: dict[str, Any], baseline: str | None) -> B
         copy_rate=about["copy_rate"],
         implementations={one.name: one for one in implementations},
         workloads={
-            one["name"]: _of_fields(WorkloadFacts, one | {"shape": tuple(one.get("shape", ()))})
+            one["name"]: WorkloadFacts(**(one | {"shape": tuple(one.get("shape", ()))}))
             for one in about["workloads"]
         },
         measured={one.key: one for one in measured},
@@ -252,12 +248,6 @@ def _run(data: dict[str, Any], about: dict[str, Any], baseline: str | None) -> B
             for one in about.get("excluded", ())
         ),
     )
-
-
-def _of_fields(kind: type[_T], data: dict[str, Any]) -> _T:
-    """Make a record of those fields that it has."""
-    names = {each.name for each in fields(cast("Any", kind))}
-    return kind(**{name: value for name, value in data.items() if name in names})
 
 
 def _baseline(wanted: str, implementations: list[Implementation], measured: list[Measured]) -> str:
