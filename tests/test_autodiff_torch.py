@@ -111,6 +111,41 @@ def test_every_backward_gives_the_same(reduction, scale):
     assert plain.data_ptr() != again.data_ptr()
 
 
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_derivatives_through_a_checkpoint(scale):
+    """It lets a backward look at what was saved no more than once."""
+    labels = torch.tensor([[1, 2], [3, 3], [2, 1], [1, 1]])
+
+    def derivatives(wrapped):
+        x = leaf(tiny_logits()[[0, 0, 2, 3]])
+        loss = wrapped(lambda x: ctcx.ctc_loss(2 * x, labels, reduction="sum"), x)
+        back = partial(torch.autograd.grad, loss, x, torch.full_like(loss, scale))
+        plain = [*back(retain_graph=True), *back(retain_graph=True)]
+        (recorded,) = back(create_graph=True)
+        return *plain, recorded, *torch.autograd.grad(recorded.square().sum(), x)
+
+    found = derivatives(partial(torch.utils.checkpoint.checkpoint, use_reentrant=False))
+    torch.testing.assert_close(found, derivatives(lambda function, x: function(x)))
+
+
+@pytest.mark.parametrize("as_tensors", [False, True])
+@pytest.mark.parametrize("derivative", ["again", "recorded", "second"])
+def test_memory_that_was_freed_before_backward_is_not_read(derivative, as_tensors):
+    x = leaf(tiny_logits())
+    logits = 1 * x
+    labels, lengths = [[1, 2], [3, 3], [2, 1], [1, 1]], [6, 5, 0, 4]
+    if as_tensors:
+        labels, lengths = torch.tensor(labels), torch.tensor(lengths)
+    found = ctcx.ctc_loss(logits, labels, lengths, reduction="sum")
+    if derivative == "again":
+        found.backward(retain_graph=True)
+    if derivative == "second":
+        (found,) = torch.autograd.grad(found, x, create_graph=True)
+    logits.untyped_storage().resize_(0)
+    with pytest.raises(ctcx.CTCError, match="that backward needs again was freed"):
+        torch.autograd.grad(found.sum(), x, create_graph=derivative == "recorded")
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 def test_host_arrays_may_change_after_the_call(dtype):
     labels, lengths = np.asarray([[1, 2, 2], [3, 1, 3]], dtype), np.asarray([6, 5], dtype)

@@ -310,3 +310,33 @@ def test_a_result_is_not_replaced_by_another_backends(plugins):
     plugins.load()
     with pytest.raises(ctcx.KernelError, match="backend 'first' of ctcx-first"):
         ctcx.ctc_loss(LOGITS, LABELS)
+
+
+def test_a_kernel_may_return_a_named_tuple(plugins):
+    plugins.write(
+        "named",
+        """
+from typing import NamedTuple, Any
+from ctcx.plugin import Backend, Feature, hookimpl, load_kernel
+
+class Pair(NamedTuple):
+    loss: Any
+    grad: Any
+
+def pair(*arrays, blank):
+    return Pair(*load_kernel("array-api", "loss_and_grad")(*arrays, blank=blank))
+
+@hookimpl
+def ctcx_backends():
+    yield Backend(
+        name="named", kernels={"loss_and_grad": "ctcx_named:pair"}, namespaces={"numpy"},
+        features={Feature.GRAD}
+    )
+""",
+    )
+    plugins.load()
+    arrays = LOGITS, np.array([[1, 0], [2, 3]]), np.array([5, 4]), np.array([1, 2])
+    expected = ctcx.ctc_loss_and_grad(*arrays, backend="array-api")
+    for _ in range(2):
+        found = ctcx.ctc_loss_and_grad(*arrays, backend="named")
+        np.testing.assert_array_equal(found.grad, expected.grad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from functools import partial
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import ctcx
-from ctcx.plugin import Backend
+from ctcx.plugin import Backend, Decline
 from tests.helpers import needed
 from tests.test_results import ENDS, FORMS, PAIRS, VALUES
 
@@ -23,16 +24,19 @@ from ctcx.plugin import Backend, Feature, hookimpl, load_kernel
 
 CALLS = []
 
+def detached(logits):
+    return logits.detach() if hasattr(logits, "detach") else logits
+
 def loss(logits, labels, logit_lengths, label_lengths, blank):
     CALLS.append(("loss", blank))
     return {returned}load_kernel("array-api", "loss")(
-        logits, labels, logit_lengths, label_lengths, blank=blank % logits.shape[2]
+        detached(logits), labels, logit_lengths, label_lengths, blank=blank % logits.shape[2]
     )
 
 def loss_and_grad(logits, labels, logit_lengths, label_lengths, blank):
     CALLS.append(("loss_and_grad", blank))
     return {returned}load_kernel("array-api", "loss_and_grad")(
-        logits, labels, logit_lengths, label_lengths, blank=blank % logits.shape[2]
+        detached(logits), labels, logit_lengths, label_lengths, blank=blank % logits.shape[2]
     )
 
 def kernel(*arrays, blank):
@@ -328,3 +332,121 @@ def test_a_descriptor_says_what_is_wrong_with_its_shortcuts(shortcuts, message):
             namespaces={"numpy"},
             shortcuts=shortcuts,
         )
+
+
+class Look(list):
+    """A list with an attribute of PyTorch's tensors."""
+
+    requires_grad = True
+
+
+@pytest.mark.parametrize("function", [ctcx.ctc_loss, ctcx.ctc_loss_and_grad])
+def test_what_is_no_array_gets_the_usual_error(quick, function):
+    torch = needed("torch")
+    calls = quick()
+    for labels in (LABELS, torch.tensor(LABELS), None):
+        for logits in (None, Look([[1.0]])):
+            with pytest.raises(ctcx.CTCInputError, match="logits must be an array of NumPy"):
+                function(logits, labels)
+    assert not calls
+
+
+def test_an_array_of_a_subclass_may_have_any_attribute(quick):
+    class Recorded(np.ndarray):
+        requires_grad = True
+
+    calls = quick()
+    assert called(calls, ctcx.ctc_loss, LOGITS.view(Recorded), *PLAIN[1:]) == ["kernel"]
+
+
+@pytest.mark.parametrize("function", [ctcx.ctc_loss, ctcx.ctc_loss_and_grad])
+def test_of_two_mistakes_the_usual_one_is_told(quick, function):
+    calls = quick()
+    with pytest.raises(ctcx.CTCInputError, match=r"labels must have shape \(2, S\)"):
+        function(LOGITS, LABELS[:1], backend=7)
+    with pytest.raises(ctcx.CTCInputError, match="backend must be the name of a backend"):
+        function(*PLAIN, backend=7)
+    assert not calls
+
+
+@pytest.mark.parametrize("function", [ctcx.ctc_loss, ctcx.ctc_loss_and_grad])
+def test_trace_tells_once_of_a_call_that_ends_in_an_error(quick, function):
+    quick()
+    with ctcx.trace() as runs, pytest.raises(ctcx.InfeasibleError):
+        function(*PLAIN[:2], np.array([5, 1]), LENGTHS[1], infeasible="raise")
+    assert [run.backend for run in runs] == ["quick"]
+
+
+def test_a_shortcut_may_decline_as_a_kernel_does(quick):
+    calls = quick()
+    import ctcx_quick
+
+    def loss(*_):
+        reason = "not today"
+        raise Decline(reason)
+
+    ctcx_quick.loss = loss
+    assert called(calls, ctcx.ctc_loss, *PLAIN) == ["kernel"]
+
+
+def test_an_interrupt_during_a_wrong_call_is_the_users(quick):
+    quick()
+    import ctcx_quick
+
+    def loss(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    ctcx_quick.loss = loss
+    with pytest.raises(KeyboardInterrupt):
+        ctcx.ctc_loss(LOGITS, LABELS[:1])
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ("lazy-negative", "a tensor with a lazy negative bit as loss"),
+        ("lazy-negative-grad", "a tensor with a lazy negative bit as grad"),
+        ("sparse", "a result that can't be looked at"),
+        ("sparse-grad", "a result that can't be looked at"),
+        ("recorded", "a tensor that requires a gradient as loss"),
+        ("recorded-grad", "a tensor that requires a gradient as grad"),
+    ],
+)
+def test_tensors_of_odd_kinds_are_no_results(quick, way, message):
+    torch = needed("torch")
+    quick()
+    import ctcx_quick
+
+    change = {
+        "lazy-negative": lambda tensor: torch._neg_view(-tensor),
+        "sparse": lambda tensor: tensor.to_sparse(),
+        "recorded": lambda tensor: tensor.requires_grad_(),
+    }[way.removesuffix("-grad")]
+
+    def loss_and_grad(logits, *_):
+        loss, grad = torch.ones(2), torch.zeros(2, 5, 4)
+        return (loss, change(grad)) if way.endswith("-grad") else (change(loss), grad)
+
+    ctcx_quick.loss_and_grad = loss_and_grad
+    arrays = tuple(map(torch.tensor, PLAIN))
+    with pytest.raises(ctcx.KernelError, match=message):
+        ctcx.ctc_loss_and_grad(*arrays)
+    with pytest.raises(ctcx.KernelError, match=message):
+        ctcx.ctc_loss(arrays[0].requires_grad_(), *arrays[1:])
+
+
+def test_compiled_autograd_goes_back_through_a_shortcut(quick):
+    torch = needed("torch")
+    from torch._dynamo import compiled_autograd
+
+    calls = quick()
+    arrays = tuple(map(torch.tensor, PLAIN))
+    logits = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = ctcx.ctc_loss(logits, *arrays[1:], reduction="sum")
+    assert [what for what, _ in calls] == ["loss_and_grad"]
+    with compiled_autograd._enable(torch.compile(backend="eager")):
+        loss.backward()
+    (expected,) = torch.autograd.grad(
+        ctcx.ctc_loss(logits, *arrays[1:], reduction="sum", backend="array-api"), logits
+    )
+    torch.testing.assert_close(logits.grad, expected)

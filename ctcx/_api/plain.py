@@ -6,6 +6,7 @@ calls, and where no shortcut takes a call: then it goes the usual way, with the 
 
 from __future__ import annotations
 
+import sys
 from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctcx._arrays.facts import device_of, kernel_integers, namespace_of
-from ctcx._arrays.tensor_forms import are_plain
+from ctcx._arrays.tensor_forms import are_plain, never_recorded
 from ctcx._autodiff.operation import CallOperation
-from ctcx._dispatch.results import few_or_array
 from ctcx._dispatch.shortcut import by_shortcut
 from ctcx._inputs.options import check_options
 from ctcx._inputs.prepare import prepare
@@ -48,13 +48,13 @@ def plain_loss(arrays: _Arrays, blank: Any, options: Options) -> Array | None:
         return None
     how = _REDUCTIONS[options.reduction, options.infeasible == "zero"]
     if not recorded:
-        losses = by_shortcut("loss", plain, blank, options.backend)
-        if losses is None or (options.infeasible == "raise" and _has_infinite(losses)):
+        losses = by_shortcut("loss", plain, blank, options)
+        if losses is None:
             return None
         return losses if how is _AS_IT_IS else _reduced(how, losses, plain)
     weights = None if how.kind in _UNWEIGHTED else _weights(how, plain)
-    found = by_shortcut("loss_and_grad", plain, blank, options.backend, weights)
-    if found is None or (options.infeasible == "raise" and _has_infinite(found[0])):
+    found = by_shortcut("loss_and_grad", plain, blank, options, weights)
+    if found is None:
         return None
     call = partial(_operation, blank, options)
     loss: Array = _torch_function().loss_of_found(call, how, found, plain)
@@ -72,8 +72,8 @@ def plain_loss_and_grad(
         return None
     how = _REDUCTIONS[options.reduction, options.infeasible == "zero"]
     weights = None if how.kind in _UNWEIGHTED else _weights(how, plain)
-    found = by_shortcut("loss_and_grad", plain, blank, options.backend, weights)
-    if found is None or (options.infeasible == "raise" and _has_infinite(found[0])):
+    found = by_shortcut("loss_and_grad", plain, blank, options, weights)
+    if found is None:
         return None
     losses, grad = found
     if options.time_major:
@@ -90,9 +90,16 @@ def _torch_function() -> ModuleType:
 
 def _is_recorded(logits: Any) -> bool:
     """Whether PyTorch records what becomes of logits."""
-    if type(logits) is np.ndarray or not getattr(logits, "requires_grad", False):
+    if type(logits) is np.ndarray:
         return False
-    return bool(namespace_of(logits).is_grad_enabled())
+    torch: Any = sys.modules.get("torch")
+    # Its own tensors only: objects of any class may have such an attribute.
+    return (
+        torch is not None
+        and type(logits) is torch.Tensor
+        and logits.requires_grad
+        and torch.is_grad_enabled()
+    )
 
 
 def _as_plain(arrays: _Arrays, options: Options, *, with_lengths: bool = False) -> _Arrays | None:
@@ -102,7 +109,7 @@ def _as_plain(arrays: _Arrays, options: Options, *, with_lengths: bool = False) 
         for array in arrays:  # all() takes twice as long
             if type(array) is not np.ndarray and array is not None:
                 return None
-    elif not are_plain(arrays) or not logits.is_cpu:
+    elif logits is None or not are_plain(arrays):
         return None
     if logits.ndim != 3 or labels is None or labels.ndim != 2 or options.validate is not True:
         return None
@@ -130,10 +137,6 @@ def _with_lengths(
     return logits, labels, logit_lengths, label_lengths
 
 
-def _has_infinite(losses: Array) -> bool:
-    return np.inf in few_or_array(losses)
-
-
 def _weights(how: Reduction, arrays: _Arrays) -> Array | None:
     """Give the derivatives of the result with respect to the losses (N,)."""
     logits, *_, label_lengths = arrays
@@ -147,6 +150,7 @@ def _reduced(how: Reduction, losses: Array, arrays: _Arrays) -> Array:
     return how.value(xp, losses, how.divisor(xp, arrays[3], losses.dtype))
 
 
+@never_recorded  # compiled autograd would look into it
 def _operation(
     blank: int,
     options: Options,

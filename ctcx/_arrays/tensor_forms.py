@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import numpy as np
 
-from ctcx._errors import CTCInputError
+from ctcx._errors import CTCError, CTCInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,7 @@ __all__ = [
     "UNREADABLE",
     "Form",
     "are_plain",
+    "check_held",
     "form_of",
     "form_of_modes",
     "forms_as_seen",
@@ -69,6 +70,7 @@ _MORE_BITS = {
 }
 
 _forms: dict[int, Form] = {}  # by the set of keys, of which a process sees a few
+_on_host: set[int] = set()  # such sets of plain tensors in the host's memory
 
 
 def form_of(argument: str, tensor: Array) -> Form:
@@ -123,22 +125,23 @@ def forms_as_seen(tensors: tuple[Array | None, ...]) -> list[Any] | None:
 
 
 def are_plain(tensors: tuple[Any, ...]) -> bool:
-    """Whether all are known to be plain tensors, or None, and nothing listens to what is called.
+    """Whether all are plain tensors in the host's memory, or None, and nothing listens to calls.
 
-    Such are modes, transformations of torch.func, and forward mode.
+    What could are modes, transformations of torch.func, and forward mode.
     """
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return False
-    plain, keys_of, forms = torch.Tensor, torch._C._dispatch_keys, _forms  # noqa: SLF001 - see _form
+    plain, keys_of, on_host = torch.Tensor, torch._C._dispatch_keys, _on_host  # noqa: SLF001 - see _form
     for tensor in tensors:
         if tensor is None:
             continue
         if type(tensor) is not plain:
             return False
-        form = forms.get(keys_of(tensor).raw_repr())
-        if form or (form is None and _form(tensor)):
-            return False
+        if (number := keys_of(tensor).raw_repr()) not in on_host:
+            if _form(tensor) or not tensor.is_cpu:
+                return False
+            on_host.add(number)
         if not (
             tensor.is_contiguous()
             and tensor.storage_offset() == 0
@@ -166,6 +169,21 @@ def form_of_modes() -> Form:
     Such are the modes of fake tensors and of ``make_fx``.
     """
     return OPAQUE if sys.modules["torch"]._C._len_torch_dispatch_stack() > 0 else 0  # noqa: SLF001
+
+
+def check_held(*tensors: Array) -> None:
+    """Refuse tensors whose storage was freed or made smaller since they were looked at.
+
+    Raises CTCError: one doesn't reach to the last element any more.
+    """
+    for tensor in tensors:
+        if _form(tensor) == 0 and not _lies_in_storage(tensor):
+            msg = (
+                f"a tensor of shape {tuple(tensor.shape)} that backward needs again was freed or "
+                f"made smaller: its storage holds {tensor.untyped_storage().nbytes()} bytes. Go "
+                f"back before it is resized, or compute the loss of a copy"
+            )
+            raise CTCError(msg)
 
 
 def is_plain(tensor: Array) -> bool:

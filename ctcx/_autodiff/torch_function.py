@@ -14,7 +14,7 @@ import torch
 from array_api_compat import torch as torch_compat
 
 from ctcx._arrays.facts import can_be_written
-from ctcx._arrays.tensor_forms import BATCHED, TRANSFORMED, forms_of, never_recorded
+from ctcx._arrays.tensor_forms import BATCHED, TRANSFORMED, check_held, forms_of, never_recorded
 from ctcx._autodiff.operation import hessian_times
 from ctcx._dispatch.results import few_or_array
 from ctcx._reduction import PLAIN
@@ -126,7 +126,7 @@ class _LossWithGrad(torch.autograd.Function):  # type: ignore[misc, unused-ignor
         ctx: Any, from_value: Array | None, from_grad: Array | None
     ) -> tuple[Array | None, ...]:
         """Multiply by the gradient, and by second derivatives where they are asked for."""
-        losses, *saved = ctx.saved_tensors
+        losses, *saved = _saved(ctx)
         weights = None
         if from_value is not None:
             weights = PLAIN.spread(ctx.unit.xp, from_value, losses.detach(), 1)
@@ -169,7 +169,7 @@ class _Loss(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
     @staticmethod
     def backward(ctx: Any, from_value: Array | None) -> tuple[Array | None, ...]:
         """Multiply by the gradient, which is computed now."""
-        losses, *arrays = ctx.saved_tensors
+        losses, *arrays = _saved(ctx)
         _, grad = _LossWithGrad.apply(ctx.unit, *arrays)
         weights = PLAIN.spread(ctx.unit.xp, from_value, losses.detach(), 1)
         total = from_above((grad, *arrays), ctx.unit.blank, weights, None)
@@ -249,22 +249,23 @@ class _Direct(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
         if grad is not None and not torch.is_grad_enabled() and _is_number_one(above):
             return None, None, None, grad, None, None, None  # as small batches need no more
         if torch.is_grad_enabled() or forms_of(above):
-            losses, *arrays = ctx.saved_tensors
+            losses, *arrays = _saved(ctx)
             unit = ctx.call(*arrays)
             # What is known has been weighted, if the reduction has weights.
             known = grad if ctx.reduction.kind in ("none", "sum") else None
             grad = _Known.apply(unit, known, *arrays)
             divisor = ctx.reduction.divisor(torch_compat, arrays[3], losses.dtype)
-            weights = _weights(ctx, above, divisor)
+            weights = _weights(ctx.reduction, above, losses, divisor)
             total = from_above((grad, *arrays), unit.blank, weights, None)
         else:
-            total = grad
+            total, is_one = grad, _is_one(above)
+            if total is None or not is_one:
+                losses, *arrays = _saved(ctx)
             if total is None:
-                _, *arrays = ctx.saved_tensors
                 total = _computed(ctx.call(*arrays), *arrays, reduction=ctx.reduction)
             del grad  # PyTorch keeps an array without a copy if nothing else refers to it
-            if not _is_one(above):
-                weights = _weights(ctx, above, 1)
+            if not is_one:
+                weights = _weights(ctx.reduction, above, losses, 1)
                 weights = weights[:, None, None] if weights.ndim else weights
                 total = total.mul_(weights) if can_be_written(total) else total * weights
         return None, None, None, total, None, None, None
@@ -315,7 +316,7 @@ class _Known(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
     @staticmethod
     def backward(ctx: Any, above: Array) -> tuple[Array | None, ...]:
         """Multiply by second derivatives."""
-        product = second(ctx.blank, above, *ctx.saved_tensors)
+        product = second(ctx.blank, above, *_saved(ctx))
         return None, None, product, None, None, None
 
 
@@ -327,12 +328,22 @@ def _keep(ctx: Any, unit: CallOperation, arrays: tuple[Array, ...]) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _weights(ctx: Any, above: Array, divisor: Array | int) -> Array:
+def _saved(ctx: Any) -> tuple[Array, ...]:
+    """Return what was saved, whose memory may have been freed since.
+
+    To be called once in a backward: a checkpoint computes what it unpacks for one look.
+    """
+    saved: tuple[Array, ...] = ctx.saved_tensors
+    check_held(*saved)
+    return saved
+
+
+def _weights(reduction: Reduction, above: Array, losses: Array, divisor: Array | int) -> Array:
     """Return derivatives with respect to the losses, (N,), or () if it is the same for all."""
-    losses = ctx.saved_tensors[0].detach()
+    losses = losses.detach()
     if losses.is_cpu and not forms_of(losses) and math.inf not in few_or_array(losses):
-        return ctx.reduction.spread_evenly(above, divisor)
-    return ctx.reduction.spread(torch_compat, above, losses, divisor)
+        return reduction.spread_evenly(above, divisor)
+    return reduction.spread(torch_compat, above, losses, divisor)
 
 
 def _slopes(losses: Array, grad: Array, tangent: Array) -> Array:
@@ -361,7 +372,7 @@ class _HessianTimes(torch.autograd.Function):  # type: ignore[misc, unused-ignor
     def backward(ctx: Any, above: Array | None) -> tuple[Array | None, ...]:
         """Multiply by the same matrix: it is symmetric."""
         _refuse_thirds(depends=any(ctx.needs_input_grad[2:]) and _is_third_asked_for())
-        product = None if above is None else second(ctx.blank, above, *ctx.saved_tensors)
+        product = None if above is None else second(ctx.blank, above, *_saved(ctx))
         return None, product, None, None, None, None, None
 
     @staticmethod

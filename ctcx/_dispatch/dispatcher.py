@@ -51,6 +51,7 @@ __all__ = [
     "Decision",
     "Run",
     "add_blame",
+    "blame_unreadable",
     "call",
     "circumstances",
     "explain_problem",
@@ -201,11 +202,20 @@ def _check_form(result: Any, args: Sequence[Any], plan: Plan, kwargs: Mapping[st
     except KernelError:
         raise
     except BaseException as error:
-        if is_the_users(error):
-            raise
-        forget_interrupt()
-        what = f"returned a result that can't be looked at: {one_line(error)}"
-        raise fault(plan.decision, what) from error
+        blame_unreadable(error, plan.decision)
+        raise
+
+
+def blame_unreadable(error: BaseException, decision: Decision) -> None:
+    """Raise KernelError in place of what a look at a kernel's result has raised.
+
+    Nothing for a signal of the application, which is to be raised again.
+    """
+    if is_the_users(error):
+        return
+    forget_interrupt()
+    what = f"returned a result that can't be looked at: {one_line(error)}"
+    raise fault(decision, what) from error
 
 
 def _words(decline: Decline) -> str:

@@ -70,7 +70,7 @@ class Plan:
 
 
 def _arrays(result: Any) -> tuple[Any, ...]:
-    return result if type(result) is tuple else (result,)
+    return result if isinstance(result, tuple) else (result,)  # a named one, too
 
 
 def _form(array: Any) -> tuple[Any, ...]:

@@ -19,14 +19,22 @@ import numpy as np
 from ctcx._arrays.facts import namespace_of
 from ctcx._dispatch.compute import problem_of
 from ctcx._dispatch.decision import Decision
-from ctcx._dispatch.dispatcher import CACHE_SIZE, add_blame, circumstances, logger, select
+from ctcx._dispatch.dispatcher import (
+    CACHE_SIZE,
+    add_blame,
+    blame_unreadable,
+    circumstances,
+    logger,
+    select,
+)
 from ctcx._dispatch.requested import asked_for
 from ctcx._dispatch.results import check_form, fault, few_or_array, wrong_losses
 from ctcx._dispatch.selection import excluded, in_order, may_take
 from ctcx._dispatch.tracing import listening, record
-from ctcx._errors import one_line
+from ctcx._errors import CTCError, CTCInputError, one_line
 from ctcx._inputs.prepare import prepare
-from ctcx._plugins.backend import Feature
+from ctcx._isolation import is_the_users
+from ctcx._plugins.backend import Decline, Feature
 from ctcx._plugins.registry import registry
 from ctcx._plugins.targets import load_target
 from ctcx._reduction import weighted
@@ -34,6 +42,7 @@ from ctcx._reduction import weighted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ctcx._inputs.options import Options
     from ctcx._plugins.records import RegisteredBackend
     from ctcx._typing import Array
 
@@ -76,7 +85,7 @@ def by_shortcut(
     operation: str,
     arrays: tuple[Any, Any, Any, Any],
     blank: Any,
-    backend: str | None,
+    options: Options,
     weights: Array | None = None,
 ) -> Any:
     """Compute losses (N,), or losses and gradient (N, T, C), if a shortcut takes the call.
@@ -88,7 +97,7 @@ def by_shortcut(
     arrays
         Logits (N, T, C), labels (N, S) and lengths or None: of NumPy, or plain tensors in the
         host's memory.
-    blank, backend
+    blank, options
         As the caller passed them.
     weights
         (N,), of the gradient of each sequence.
@@ -96,7 +105,7 @@ def by_shortcut(
     Returns
     -------
     array, (array, array) or None
-        None if there is no shortcut, or it doesn't take the call.
+        None if there is no shortcut, or it doesn't take the call, or the call ends in an error.
 
     Raises
     ------
@@ -106,16 +115,7 @@ def by_shortcut(
     Exception
         Whatever else it raises, with a note that says whose it is.
     """
-    namespace = "numpy" if type(arrays[0]) is np.ndarray else "torch"
-    key = operation, namespace, *circumstances(backend)
-    try:
-        shortcut = _found[key]
-    except KeyError:
-        shortcut = _search(operation, namespace, backend)
-        with _found_lock:
-            if len(_found) >= CACHE_SIZE:
-                del _found[next(iter(_found))]
-            _found[key] = shortcut
+    shortcut = _shortcut(operation, arrays[0], options.backend)
     if shortcut is None or not _allowed.get():
         return None
     try:
@@ -123,19 +123,40 @@ def by_shortcut(
             result = shortcut.function(*arrays, blank, weights=weights)
         else:
             result = shortcut.function(*arrays, blank)
+    except Decline:  # the kernel has its say
+        return None
     except BaseException as error:
-        add_blame(error, _decision(operation, arrays, blank, shortcut.entry))
+        _add_blame(error, operation, arrays, blank, shortcut.entry)
         raise
     if result is None:
         return None
-    if not _is_right(result, arrays[0], with_gradient=operation == "loss_and_grad"):
-        _refuse(result, arrays, blank, _decision(operation, arrays, blank, shortcut.entry))
+    _check(result, operation, arrays, blank, shortcut.entry)
+    if options.infeasible == "raise" and _has_infinite(operation, result):
+        return None
     if listening.get():
-        _record(_decision(operation, arrays, blank, shortcut.entry), backend)
+        _record(_decision(operation, arrays, blank, shortcut.entry), options.backend)
     if weights is not None and not shortcut.takes_weights:
         loss, grad = result
         return loss, weighted(namespace_of(grad), grad, weights)
     return result
+
+
+def _shortcut(operation: str, logits: Array, backend: str | None) -> _Shortcut | None:
+    """Find the shortcut for a call; a second time in the same circumstances it is a look-up."""
+    namespace = "numpy" if type(logits) is np.ndarray else "torch"
+    try:
+        key = operation, namespace, *circumstances(backend)
+    except CTCInputError:  # no name: the usual way says so, unless the arrays are wrong, too
+        return None
+    try:
+        return _found[key]
+    except KeyError:
+        shortcut = _search(operation, namespace, backend)
+    with _found_lock:
+        if len(_found) >= CACHE_SIZE:
+            del _found[next(iter(_found))]
+        _found[key] = shortcut
+    return shortcut
 
 
 def _search(operation: str, namespace: str, backend: str | None) -> _Shortcut | None:
@@ -203,6 +224,7 @@ def _are_right_tensors(losses: Any, grad: Any, logits: Any, with_gradient: bool)
         and grad.shape == logits.shape
         and grad.is_cpu
         and not grad.requires_grad
+        and not grad.is_neg()
         and grad.data_ptr() != logits.data_ptr()
     ):
         return False
@@ -214,6 +236,7 @@ def _are_right_tensors(losses: Any, grad: Any, logits: Any, with_gradient: bool)
         and losses.numel() == logits.shape[0]
         and losses.is_cpu
         and not losses.requires_grad
+        and not losses.is_neg()
     )
 
 
@@ -225,10 +248,53 @@ def _record(taken: Decision, backend: str | None) -> None:
     record(usual)
 
 
+def _has_infinite(operation: str, result: Any) -> bool:
+    losses = result[0] if operation == "loss_and_grad" else result
+    return np.inf in few_or_array(losses)
+
+
+def _add_blame(
+    error: BaseException,
+    operation: str,
+    arrays: tuple[Any, Any, Any, Any],
+    blank: Any,
+    entry: RegisteredBackend,
+) -> None:
+    """Do as :func:`add_blame`, or raise what is wrong with the call, if anything is."""
+    try:
+        decision = _decision(operation, arrays, blank, entry)
+    except CTCInputError:
+        if is_the_users(error):
+            return
+        raise
+    add_blame(error, decision)
+
+
+def _check(
+    result: Any,
+    operation: str,
+    arrays: tuple[Any, Any, Any, Any],
+    blank: Any,
+    entry: RegisteredBackend,
+) -> None:
+    """Look at a result, whatever its attributes do."""
+    try:
+        if not _is_right(result, arrays[0], with_gradient=operation == "loss_and_grad"):
+            _refuse(result, arrays, blank, _decision(operation, arrays, blank, entry))
+    except CTCError:
+        raise
+    except BaseException as error:
+        blame_unreadable(error, _decision(operation, arrays, blank, entry))
+        raise
+
+
 def _refuse(result: Any, arrays: tuple[Any, Any, Any, Any], blank: Any, decision: Decision) -> None:
     """Say what is wrong with a result, if anything is."""
     prepared = prepare(*arrays, blank, time_major=False)
-    check_form(result, prepared[:4], decision)
+    logits, *rest = prepared[:4]
+    if prepared.facts.namespace == "torch":
+        logits = logits.detach()  # as a kernel gets them
+    check_form(result, (logits, *rest), decision)
     if wrong := wrong_losses(result, prepared.facts):
         raise fault(decision, wrong)
 

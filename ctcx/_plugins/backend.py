@@ -258,8 +258,9 @@ class Backend:
     values nor ``blank``, which may be any object. It returns what the kernel would; or None, having
     changed nothing, if anything is unusual or wrong: another dtype, sizes that don't fit, a label
     out of range, NaN among the logits of a sequence, no frames. Then ctcx goes the usual way, as it
-    does for ``validate=False``. Its results are looked at like a kernel's. ctcx calls it without
-    asking ``accepts``, where no backend that goes first has a kernel for such arrays.
+    does for ``validate=False``, and if it raises :class:`ctcx.plugin.Decline`. Its results are
+    looked at like a kernel's. ctcx calls it without asking ``accepts``, where no backend that goes
+    first has a kernel for such arrays.
 
     All are looked at: a wrong library, device, shape or dtype, and where values are checked a loss
     of NaN or below 0, or states that are no path of the labels, is a
