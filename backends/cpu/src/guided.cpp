@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -61,54 +60,119 @@ class Rows {
   std::unordered_map<std::int32_t, std::unique_ptr<Row>> rows_;
 };
 
-// Of eight numbers at a time, which take no longer than one.
-double largest_of(const std::vector<double> &numbers) {
-  double largest[8];
-  std::fill_n(largest, 8, none);
-  std::size_t i = 0;
-  for (; i + 8 <= numbers.size(); i += 8)
-    for (std::size_t k = 0; k < 8; k++) largest[k] = std::max(largest[k], numbers[i + k]);
-  for (; i < numbers.size(); i++) largest[0] = std::max(largest[0], numbers[i]);
-  return *std::max_element(largest, largest + 8);
+// A candidate is a prefix of the beam, by its place, with a label, or as it stays.
+constexpr std::int32_t no_label = -1;
+constexpr std::int64_t id_of(std::size_t slot, std::int32_t label) {
+  return std::int64_t(slot) << 32 | std::uint32_t(label);
 }
+constexpr std::int32_t label_of(std::int64_t id) { return std::int32_t(id); }
+constexpr std::size_t slot_of(std::int64_t id) { return std::size_t(id >> 32); }
 
-// The largest of some numbers but for so many, as by std::nth_element, whose branches on random numbers no
-// processor foresees. Changes both.
-double largest_but(std::size_t many, std::vector<double> &numbers, std::vector<double> &smaller) {
-  for (int turn = 0; turn < 32 && numbers.size() > 16; turn++) {
-    const double first = numbers.front(), last = numbers.back(), middle = numbers[numbers.size() / 2];
-    const double pivot = std::max(std::min(first, last), std::min(std::max(first, last), middle));
-    smaller.resize(numbers.size());
-    std::size_t larger_ones = 0, smaller_ones = 0;
-    for (const double each : numbers) {
-      smaller[smaller_ones] = each, numbers[larger_ones] = each;
-      smaller_ones += each < pivot, larger_ones += each > pivot;
-    }
-    const std::size_t others = numbers.size() - smaller_ones;
-    if (many < larger_ones) {
-      numbers.resize(larger_ones);
-    } else if (many < others) {
-      return pivot;
-    } else {
-      many -= others;
-      smaller.resize(smaller_ones);
-      std::swap(numbers, smaller);
-    }
+// The best of a frame's candidates. When there are many, those leave that can't be among the best: a score
+// is found that enough of them reach, and few more, by counting. That has no branches on random numbers,
+// which no processor foresees. So what a candidate needs is nearly known all the time.
+class Best {
+ public:
+  // Between two calls of `leave_few` there is room for so many.
+  Best(std::size_t width, std::size_t at_once, const ctcx::Kernel &kernel)
+      : width_(width), most_(2 * width + 32), kernel_(kernel), scores_(most_ + at_once + ctcx::most_lanes),
+        ids_(scores_.size()), ranks_(most_ + ctcx::most_lanes) {}
+  // `p` is of labels. All candidates need `least`.
+  void begin(const double *p, double least) {
+    p_ = p, count_ = 0, needed_ = none;
+    need(std::max(least, std::numeric_limits<double>::lowest()));
   }
-  std::nth_element(numbers.begin(), numbers.begin() + std::ptrdiff_t(many), numbers.end(), std::greater<>());
-  return numbers[many];
-}
+  // What a candidate must at least have, but for rounding.
+  double needed() const { return needed_; }
+  void offer(double score, std::int64_t id) {
+    scores_[count_] = score, ids_[count_] = id;
+    count_ += score >= least_;
+  }
+  // Where more can be written, none of them NaN or -inf; and how many they are.
+  double *more_scores() { return &scores_[count_]; }
+  std::int64_t *more_ids() { return &ids_[count_]; }
+  void written(Size count) { count_ += std::size_t(count); }
+  void leave_few() {
+    if (count_ > most_) reduce();
+    if (count_ > most_) reduce_equal();
+  }
+  // In order. Of equal ones, entries come before new prefixes, each in the order of the beam; new prefixes
+  // of a more probable label come first, and then those of a lower one.
+  const std::vector<std::int64_t> &sorted() {
+    leave_few();
+    if (count_ > width_ + width_ / 8 + ctcx::most_lanes) reduce();
+    order_.assign(count_, -1);
+    if (count_ <= 256) {  // comparing all with all takes less time than sorting
+      kernel_.ranks(scores_.data(), Size(count_), ranks_.data());
+      for (std::int32_t i = 0; i < std::int32_t(count_); i++) {
+        std::int32_t last = i, *at = &order_[std::size_t(ranks_[std::size_t(i)])];
+        for (; *at >= 0; at++)  // equal ones
+          if (comes_first(last, *at)) std::swap(last, *at);
+        *at = last;
+      }
+    } else {
+      std::iota(order_.begin(), order_.end(), 0);
+      std::sort(order_.begin(), order_.end(), [this](auto a, auto b) { return comes_first(a, b); });
+    }
+    sorted_.clear();
+    for (std::size_t k = 0; k < std::min(count_, width_); k++) sorted_.push_back(ids_[std::size_t(order_[k])]);
+    return sorted_;
+  }
+
+ private:
+  bool comes_first(std::int32_t i, std::int32_t j) const {
+    if (scores_[std::size_t(i)] != scores_[std::size_t(j)]) return scores_[std::size_t(i)] > scores_[std::size_t(j)];
+    const std::int32_t a = label_of(ids_[std::size_t(i)]), b = label_of(ids_[std::size_t(j)]);
+    if (a == b) return slot_of(ids_[std::size_t(i)]) < slot_of(ids_[std::size_t(j)]);
+    if (a == no_label || b == no_label) return a == no_label;
+    return p_[a] != p_[b] ? p_[a] > p_[b] : a < b;
+  }
+  void need(double score) {
+    least_ = score;
+    if (score > std::numeric_limits<double>::lowest()) needed_ = score - 1e-9 * (1 + std::fabs(score));
+  }
+  void reduce() {
+    const double reached = kernel_.reached(scores_.data(), Size(count_), Size(width_));
+    count_ = std::size_t(kernel_.keep(scores_.data(), ids_.data(), Size(count_), reached));
+    need(reached);
+  }
+  // Where it can't be found by scores, since many are equal or beyond all numbers.
+  __attribute__((noinline)) void reduce_equal() {
+    order_.resize(count_);
+    std::iota(order_.begin(), order_.end(), 0);
+    const auto last = order_.begin() + std::ptrdiff_t(width_) - 1;
+    std::nth_element(order_.begin(), last, order_.end(), [this](auto a, auto b) { return comes_first(a, b); });
+    const double reached = scores_[std::size_t(*last)];
+    std::sort(order_.begin(), last + 1);
+    for (std::size_t k = 0; k < width_; k++) {
+      const std::size_t i = std::size_t(order_[k]);
+      scores_[k] = scores_[i], ids_[k] = ids_[i];
+    }
+    count_ = width_;
+    need(reached);
+  }
+
+  const std::size_t width_, most_;
+  const ctcx::Kernel &kernel_;
+  const double *p_ = nullptr;
+  double least_ = none, needed_ = none;
+  std::vector<double> scores_;
+  std::vector<std::int64_t> ids_, sorted_;
+  std::vector<std::int32_t> ranks_, order_;
+  std::size_t count_ = 0;
+};
 
 // All numbers are logarithms. Sums are made in the order of the core's, so that ties are ties here, too.
 class GuidedBeam {
  public:
   GuidedBeam(const Batch &batch, const ctcx::Kernel &kernel)
-      : batch_(batch), kernel_(kernel), model_(batch.ngrams_weight > 0 ? batch.ngrams : nullptr), width_(std::size_t(batch.width)),
+      : batch_(batch), kernel_(kernel), model_(batch.ngrams_weight > 0 ? batch.ngrams : nullptr),
+        width_(std::size_t(batch.width)),
         phrases_(batch.phrases ? batch.phrases->remembered(batch.classes) : nullptr), rows_(model_, batch.width),
         nothing_(std::size_t(batch.classes), 0.0), from_start_(phrases_ ? phrases_->from_start() : nothing_),
-        new_(std::size_t(batch.classes), none), picked_(std::size_t(batch.classes)),
-        marks_(std::size_t(batch.classes), -1),
-        into_(width_ + ctcx::most_lanes), stay_(into_), total_(into_) {}
+        into_(width_ + ctcx::most_lanes), stay_(into_), total_(into_),
+        best_(width_, std::size_t(batch.classes) + width_, kernel), left_out_(std::size_t(batch.classes + 63) / 64),
+        picked_scores_(std::size_t(batch.classes) + ctcx::most_lanes), picked_(picked_scores_.size()) {}
 
   // False if these can't be entries of a beam. `labels` (W, L), and `numbers` of W each, which are
   // `apart` elements from one kind to the next.
@@ -124,132 +188,57 @@ class GuidedBeam {
   struct Entry {
     double blank = none, label = none, total = none, bonus = 0;
     std::int32_t node = 0, last = -1, phrase = 0;
-    ctcx_cpu_ngrams::State words;
+  };
+  struct Words {  // of an entry, if there is a model
+    ctcx_cpu_ngrams::State state;
     double of_spelled = 0;  // times its weight
+    const Rows::Row *row = nullptr;
   };
-  struct Candidate {
-    double score, p;
-    std::int32_t label, slot;  // a prefix of the beam as it stays (label -1), or with a label
-    std::int32_t goes_on;      // the place of the label among those that go on with phrases, or -1
-  };
-  static bool comes_first(const Candidate &a, const Candidate &b) {
-    if (a.score != b.score) return a.score > b.score;
-    if (a.label < 0 || b.label < 0) return (a.label < 0) != (b.label < 0) ? a.label < 0 : a.slot < b.slot;
-    if (a.p != b.p) return a.p > b.p;
-    return a.label != b.label ? a.label < b.label : a.slot < b.slot;
-  }
 
   // What is spelled says the same until the entry leaves.
-  void look_ahead(Entry &entry) const {
-    if (model_ && model_->is_of_words()) entry.of_spelled = batch_.ngrams_weight * model_->of_spelled(entry.words);
+  void look_ahead(Words &words) const {
+    if (model_->is_of_words()) words.of_spelled = batch_.ngrams_weight * model_->of_spelled(words.state);
   }
-  void add_label(Entry &entry, std::int32_t label, bool matters) const {
-    if (phrases_ && matters) entry.phrase = phrases_->after(entry.phrase, label);
-    if (model_) entry.words = model_->after(entry.words, label);
+  void add_label(Entry &entry, Words &words, std::int32_t label, bool matters) const {
+    if (phrases_ && matters) entry.phrase = phrases_->after(entry.phrase, label).state;
+    if (model_) words.state = model_->after(words.state, label);
   }
   bool has_rows() const { return batch_.classes <= PhraseStates::most_in_rows; }
   const double *row_of(const Entry &entry) const { return phrases_ ? phrases_->row(entry.phrase) : nothing_.data(); }
   const PhraseStates::Seen &phrase_of(const Entry &entry) const {
     return phrases_ ? (*phrases_)[entry.phrase] : no_phrase_;
   }
+  double most_of_phrases(const Entry &entry) const { return phrases_ ? phrases_->most(entry.phrase) : 0; }
   // What a new prefix's label adds by phrases, and the state after it.
-  double gain_of(const Candidate &candidate) const {
-    const Entry &entry = entries_[candidate.slot];
-    if (has_rows()) return row_of(entry)[candidate.label];
-    if (candidate.goes_on >= 0) return phrase_of(entry).following[std::size_t(candidate.goes_on)].gain;
-    return from_start_[std::size_t(candidate.label)] + phrase_of(entry).refund;
+  PhraseStates::After after(const Entry &entry, std::int32_t label) {
+    if (!phrases_) return {0, 0};
+    return phrases_->after(entry.phrase, label);
   }
-  std::int32_t after(const Candidate &candidate) const {
-    const std::int32_t before = entries_[candidate.slot].phrase;
-    if (has_rows()) return phrases_->after(before, candidate.label);
-    if (candidate.goes_on >= 0) return phrases_->after_following(before, std::size_t(candidate.goes_on));
-    return phrases_->after_other(candidate.label);
+  double of_model(std::size_t slot, std::int32_t label) const {
+    if (!model_) return 0;
+    const Words &words = words_[slot];
+    if (words.row) return batch_.ngrams_weight * words.row->log_probs[std::size_t(label)];
+    return model_->separates(label) ? words.of_spelled : 0;
   }
-  double of_model(const Entry &entry, const Rows::Row *row, std::int32_t label) const {
-    if (row) return batch_.ngrams_weight * row->log_probs[std::size_t(label)];
-    return model_ && model_->separates(label) ? entry.of_spelled : 0;
-  }
-
-  // What a candidate must at least have, but for rounding.
-  void need(double score) {
-    least_ = std::max(least_, score);
-    needed_ = least_ - 1e-9 * (1 + std::fabs(least_));
-    if (least_ == none) needed_ = none;
-  }
-  void offer(const Candidate &candidate) {
-    if (!(candidate.score >= least_) || candidate.score == none) return;
-    if (is_in_order()) return insert(candidate);
-    candidates_.push_back(candidate);
-    if (candidates_.size() >= 2 * width_ + 16) keep_best();
-  }
-  // Few candidates are kept in order. So what the next one needs is known at any time, and few are
-  // looked at that leave again.
-  bool is_in_order() const { return width_ <= 32; }
-  void insert(const Candidate &candidate) {
-    const std::int64_t place = std::int64_t(candidates_.size());
-    candidates_.push_back(candidate);
-    if (!kernel_.insert(scores_.data(), places_.data(), Size(width_), candidate.score, place)) insert_equal(place);
-    if (candidates_.size() >= width_) need(scores_[width_ - 1]);
-  }
-  void insert_equal(std::int64_t place) {
-    const Candidate &candidate = candidates_[std::size_t(place)];
-    const auto is_before = [&](std::size_t at) {
-      const double score = scores_[at];
-      return score == none || comes_first(candidate, candidates_[std::size_t(places_[at])]);
-    };
-    std::size_t at = width_;
-    for (; at > 0 && is_before(at - 1); at--) scores_[at] = scores_[at - 1], places_[at] = places_[at - 1];
-    scores_[at] = candidate.score, places_[at] = place;
-    scores_[width_] = none;
-  }
-  void keep_best() {
-    if (is_in_order() || candidates_.size() <= width_) return;
-    scores_.clear();
-    for (const Candidate &each : candidates_) scores_.push_back(each.score);
-    const double last = largest_but(width_ - 1, scores_, smaller_);
-    // Those that are equal to the last one that stays go to the end.
-    std::size_t count = 0;
-    equal_.clear();
-    for (const Candidate &each : candidates_) {
-      const double score = each.score;
-      if (score == last) equal_.push_back(each);
-      candidates_[count] = each;
-      count += score > last;
-    }
-    const auto more = equal_.begin() + std::ptrdiff_t(width_ - count);
-    if (more != equal_.end()) std::nth_element(equal_.begin(), more - 1, equal_.end(), comes_first);
-    candidates_.resize(count);
-    candidates_.insert(candidates_.end(), equal_.begin(), more);
-    need(last);
-  }
-  // In order.
-  void sort() {
-    chosen_.clear();
-    if (is_in_order()) {
-      for (std::size_t k = 0; k < width_ && scores_[k] > none; k++) chosen_.push_back(candidates_[std::size_t(places_[k])]);
-    } else {
-      places_.resize(candidates_.size());
-      std::iota(places_.begin(), places_.end(), 0);
-      std::sort(places_.begin(), places_.end(), [this](std::int64_t a, std::int64_t b) {
-        return comes_first(candidates_[std::size_t(a)], candidates_[std::size_t(b)]);
-      });
-      for (std::int64_t place : places_) chosen_.push_back(candidates_[std::size_t(place)]);
-    }
-    std::swap(candidates_, chosen_);
-  }
+  // Labels that make no new prefix of an entry.
+  void leave_out(std::int32_t c) { left_out_[std::size_t(c) / 64] |= std::uint64_t(1) << c % 64; }
+  void let_in(std::int32_t c) { left_out_[std::size_t(c) / 64] = never_new_[std::size_t(c) / 64]; }
+  bool is_left_out(std::int32_t c) const { return left_out_[std::size_t(c) / 64] >> c % 64 & 1; }
   void rank(const double *p);
   bool may_be_new(const double *p, std::int32_t label) const {
     if (label == batch_.blank || p[label] == none) return false;
     return p[label] != last_p_ ? p[label] > last_p_ : label <= last_label_;
   }
+  void stay(const double *p);
   void offer_entries(const double *p);
-  void offer_classes(const double *p);
-  void choose();
-
-  struct Ahead {
-    double before, most;  // what is added to all labels; and at most, besides phrases and the label
-    const Rows::Row *row;
-  };
+  void offer_new(const double *p);
+  // Labels that may be enough with their gains, given the most that there can be besides.
+  Size pick(const double *p, const double *gains, double most, double refund) {
+    return kernel_.pick(p, gains, most, 0, refund, best_.needed(), left_out_.data(), batch_.classes, 0,
+                        picked_scores_.data(), picked_.data());
+  }
+  void find_others(const double *p);
+  void choose(const double *p);
 
   const Batch &batch_;
   const ctcx::Kernel &kernel_;
@@ -259,30 +248,29 @@ class GuidedBeam {
   const PhraseStates::Seen no_phrase_{};
   PrefixTree tree_;
   std::vector<std::int32_t> base_;  // what all prefixes begin with
-  std::vector<Entry> entries_, next_, staying_;
-  std::vector<Ahead> ahead_;
-  std::vector<Candidate> candidates_, chosen_, equal_;
-  std::vector<double> smaller_, scores_;  // of the best candidates, if they are kept in order
-  std::vector<std::int64_t> places_;  // of these, in `candidates_`
-  std::vector<std::int32_t> first_child_, next_child_;  // slots
-  std::vector<std::int32_t> classes_, ranked_, nodes_;
+  std::vector<Entry> entries_, next_;
+  std::vector<Words> words_, next_words_;
+  std::vector<double> most_;  // of each entry with a label, besides what label and phrases add
+  // Slots: of entries whose parent is in the beam; and of such entries of each. The first child in the tree.
+  std::vector<std::int32_t> with_parent_, first_child_, next_child_, children_;
+  std::vector<std::int32_t> others_, ranked_;  // labels
   Rows rows_;
   const std::vector<double> nothing_, &from_start_;  // of each class
-  std::vector<double> new_;                          // of each class; none for those that make no new prefixes
-  std::vector<std::int32_t> picked_;
-  std::vector<std::int32_t> marks_;  // of each class, the last entry of which the prefix with it is in the beam
-  std::vector<double> into_, stay_, total_;  // of each entry, and room for a vector
-  double least_ = none, needed_ = none, last_p_ = none;
+  std::vector<double> into_, stay_, total_;          // of each entry as it stays, and room for a vector
+  Best best_;
+  std::vector<std::uint64_t> left_out_, never_new_;  // a bit for each class; of the current entry, and of all
+  std::vector<double> picked_scores_;
+  std::vector<std::int64_t> picked_;
+  double last_p_ = none;
   std::int32_t last_label_ = INT32_MAX;
 };
 
 void GuidedBeam::begin_empty() {
   Entry entry;
   entry.blank = entry.total = 0;
-  if (model_) entry.words = model_->start();
-  look_ahead(entry);
+  if (model_) words_.push_back({model_->start()}), look_ahead(words_[0]);
   tree_[0].slot = 0;
-  entries_.push_back(std::move(entry));
+  entries_.push_back(entry);
 }
 
 bool GuidedBeam::begin(const std::int32_t *labels, Size positions, const double *numbers, Size apart) {
@@ -307,13 +295,15 @@ bool GuidedBeam::begin(const std::int32_t *labels, Size positions, const double 
   }
   if (prefixes.empty()) return true;
   Entry all;
+  Words all_words;
   base_.assign(prefixes[0].begin(), prefixes[0].begin() + common);
-  if (model_) all.words = model_->start();
+  if (model_) all_words.state = model_->start();
   // A state tells as many labels as the longest phrase has, and these about as many more.
   const Size far = phrases_ ? 2 * batch_.phrases->longest() : 0;
-  for (Size k = 0; k < common; k++) add_label(all, base_[k], common - k <= far);
+  for (Size k = 0; k < common; k++) add_label(all, all_words, base_[k], common - k <= far);
   for (std::size_t i = 0; i < prefixes.size(); i++) {
     Entry entry = all;
+    Words words = all_words;
     const std::vector<std::int32_t> &prefix = prefixes[i];
     const Size count = Size(prefix.size());
     entry.blank = read[i].blank, entry.label = read[i].label, entry.bonus = read[i].bonus;
@@ -324,24 +314,18 @@ bool GuidedBeam::begin(const std::int32_t *labels, Size positions, const double 
     if (count - common > far) entry.phrase = 0;
     for (Size k = common; k < count; k++) {
       entry.node = tree_.child(entry.node, prefix[k]);
-      add_label(entry, prefix[k], count - k <= far);
+      add_label(entry, words, prefix[k], count - k <= far);
     }
     if (tree_[entry.node].slot >= 0) return false;  // the same prefix twice
     tree_[entry.node].slot = std::int32_t(i);
-    look_ahead(entry);
-    entries_.push_back(std::move(entry));
+    entries_.push_back(entry);
+    if (model_) look_ahead(words), words_.push_back(std::move(words));
   }
   return true;
 }
 
 void GuidedBeam::advance(const double *p) {
   if (entries_.empty()) return;
-  candidates_.clear();
-  if (is_in_order()) {
-    scores_.assign(width_ + ctcx::most_lanes, none);
-    places_.assign(scores_.size(), 0);
-  }
-  least_ = needed_ = none;
   if (model_ && !model_->is_of_words()) rows_.forget_many();
   if (phrases_ && phrases_->are_many()) {
     std::vector<std::int32_t *> numbers;
@@ -349,9 +333,10 @@ void GuidedBeam::advance(const double *p) {
     phrases_->keep_only(numbers);
   }
   rank(p);
+  stay(p);
   offer_entries(p);
-  offer_classes(p);
-  choose();
+  offer_new(p);
+  choose(p);
 }
 
 // Finds the last label, in their order, that may make new prefixes.
@@ -367,157 +352,194 @@ void GuidedBeam::rank(const double *p) {
   last_p_ = p[*last], last_label_ = *last;
 }
 
-void GuidedBeam::offer_entries(const double *p) {
+void GuidedBeam::stay(const double *p) {
   const std::size_t count = entries_.size();
-  first_child_.assign(count, -1), next_child_.assign(count, -1);
-  staying_.resize(count);
+  first_child_.assign(count, -1), next_child_.assign(count, -1), children_.resize(count);
+  with_parent_.clear();
   for (std::size_t i = 0; i < count; i++) {
-    const Entry &entry = entries_[i];
-    stay_[i] = entry.label, into_[i] = none;
-    if (const std::int32_t parent = tree_[entry.node].parent; parent >= 0 && tree_[parent].slot >= 0) {
-      const std::int32_t j = tree_[parent].slot;
-      into_[i] = entries_[j].last == entry.last ? entries_[j].blank : entries_[j].total;
-      next_child_[i] = first_child_[j], first_child_[j] = std::int32_t(i);
-    }
+    const std::int32_t parent = tree_[entries_[i].node].parent;
+    children_[i] = tree_[entries_[i].node].first[0];
+    if (parent < 0 || tree_[parent].slot < 0) continue;
+    const std::int32_t j = tree_[parent].slot, k = std::int32_t(with_parent_.size());
+    next_child_[i] = first_child_[j], first_child_[j] = std::int32_t(i);
+    stay_[k] = entries_[i].label;
+    total_[k] = entries_[j].last == entries_[i].last ? entries_[j].blank : entries_[j].total;
+    with_parent_.push_back(std::int32_t(i));
   }
-  kernel_.log_sums(stay_.data(), into_.data(), Size(count), into_.data());
+  kernel_.log_sums(stay_.data(), total_.data(), Size(with_parent_.size()), total_.data());
   for (std::size_t i = 0; i < count; i++) {
     const Entry &entry = entries_[i];
-    staying_[i].blank = stay_[i] = entry.total + p[batch_.blank];
-    staying_[i].label = into_[i] = entry.last >= 0 ? into_[i] + p[entry.last] : none;
+    stay_[i] = entry.total + p[batch_.blank];
+    into_[i] = entry.last >= 0 ? entry.label + p[entry.last] : none;
+  }
+  for (std::size_t k = 0; k < with_parent_.size(); k++) {
+    const std::int32_t i = with_parent_[k];
+    into_[i] = total_[k] + p[entries_[i].last];
   }
   kernel_.log_sums(stay_.data(), into_.data(), Size(count), total_.data());
-  double least = infinity;
-  for (std::size_t i = 0; i < count; i++) {
-    staying_[i].total = total_[i];
-    const double score = total_[i] + entries_[i].bonus;
-    least = std::min(least, score);
-    offer({score, 0, -1, std::int32_t(i), -1});
-  }
-  if (count == width_) need(least);
 }
 
-void GuidedBeam::offer_classes(const double *p) {
-  double most = none;
-  ahead_.clear();
-  for (const Entry &entry : entries_) {
-    const double before = entry.bonus + batch_.label_bonus;
-    const Rows::Row *row = model_ && !model_->is_of_words() ? &rows_[entry.words.context] : nullptr;
-    const double of_model = row ? batch_.ngrams_weight * row->largest : std::max(entry.of_spelled, 0.0);
-    ahead_.push_back({before, entry.total + before + of_model, row});
-    if (!has_rows()) most = std::max(most, ahead_.back().most + phrase_of(entry).refund);
-  }
-  std::copy_n(p, batch_.classes, new_.begin());
-  new_[std::size_t(batch_.blank)] = none;
-  if (batch_.most_labels < batch_.classes - 1)
-    for (std::int32_t c = 0; c < std::int32_t(batch_.classes); c++)
-      if (!may_be_new(p, c)) new_[std::size_t(c)] = none;
-  const double largest = has_rows() ? none : largest_of(new_);
-  std::fill(marks_.begin(), marks_.end(), -1);
+void GuidedBeam::offer_entries(const double *p) {
+  double least = infinity;
+  most_.clear();
   for (std::size_t i = 0; i < entries_.size(); i++) {
     const Entry &entry = entries_[i];
-    const auto [before, most_here, row] = ahead_[i];
-    const auto make = [&, before = before, row = row](std::int32_t c, double gain, std::int32_t goes_on) {
-      if (marks_[std::size_t(c)] == std::int32_t(i)) return;  // it is in the beam
+    double of_model = 0;
+    if (model_) {
+      Words &words = words_[i];
+      words.row = model_->is_of_words() ? nullptr : &rows_[words.state.context];
+      of_model = words.row ? batch_.ngrams_weight * words.row->largest : std::max(words.of_spelled, 0.0);
+    }
+    most_.push_back(entry.total + (entry.bonus + batch_.label_bonus) + of_model);
+    least = std::min(least, total_[i] + entry.bonus);
+  }
+  best_.begin(p, entries_.size() == width_ ? least : none);
+  for (std::size_t i = 0; i < entries_.size(); i++) best_.offer(total_[i] + entries_[i].bonus, id_of(i, no_label));
+}
+
+void GuidedBeam::offer_new(const double *p) {
+  left_out_.assign(left_out_.size(), 0);
+  leave_out(std::int32_t(batch_.blank));
+  if (batch_.most_labels < batch_.classes - 1)
+    for (std::int32_t c = 0; c < std::int32_t(batch_.classes); c++)
+      if (!may_be_new(p, c)) leave_out(c);
+  never_new_ = left_out_;
+  const double largest = kernel_.largest(p, batch_.classes, batch_.blank);
+  bool is_first = true;
+  for (std::size_t i = 0; i < entries_.size(); i++) {
+    best_.leave_few();
+    const Entry &entry = entries_[i];
+    // The others can't be enough, however probable the label is.
+    if (largest + most_[i] + most_of_phrases(entry) < best_.needed()) continue;
+    // Those are in the beam.
+    for (std::int32_t j = first_child_[i]; j >= 0; j = next_child_[j]) leave_out(entries_[j].last);
+    const double before = entry.bonus + batch_.label_bonus;
+    const auto make = [&](std::int32_t c, double gain) {
+      if (is_left_out(c)) return;
       const double came = (c == entry.last ? entry.blank : entry.total) + p[c];
-      const double bonus = before + gain + of_model(entry, row, c);
-      offer({came + bonus, p[c], c, std::int32_t(i), goes_on});
+      best_.offer(came + (before + gain + of_model(i, c)), id_of(i, c));
     };
-    for (std::int32_t j = first_child_[i]; j >= 0; j = next_child_[j])
-      marks_[std::size_t(entries_[j].last)] = std::int32_t(i);
-    // What may be enough is picked first, without a branch for each: none of them could be foreseen.
+    const auto make_all = [&](const double *gains, double refund) {
+      if (!model_) {
+        best_.written(kernel_.pick(p, gains, entry.total, before, refund, best_.needed(), left_out_.data(),
+                                   batch_.classes, id_of(i, 0), best_.more_scores(), best_.more_ids()));
+        return;
+      }
+      const Size count = pick(p, gains, most_[i], refund);
+      for (Size j = 0; j < count; j++) make(label_of(picked_[j]), gains[label_of(picked_[j])] + refund);
+    };
     if (has_rows()) {
       const double *gains = row_of(entry);
-      const Size count = kernel_.pick(new_.data(), gains, most_here, needed_, batch_.classes, picked_.data());
-      for (Size j = 0; j < count; j++) make(picked_[j], gains[picked_[j]], -1);
-      continue;
-    }
-    const PhraseStates::Seen &phrase = phrase_of(entry);
-    std::size_t count = 0;
-    for (std::size_t k = 0; k < phrase.following.size(); k++) {
-      const PhraseStates::Following &each = phrase.following[k];
-      if (!(largest + each.gain + most_here >= needed_)) break;
-      picked_[count] = std::int32_t(k);
-      count += new_[std::size_t(each.label)] + each.gain + most_here >= needed_;
-    }
-    for (std::size_t j = 0; j < count; j++) {
-      const PhraseStates::Following &each = phrase.following[std::size_t(picked_[j])];
-      const bool may_be = new_[std::size_t(each.label)] > none;  // if nothing is needed, all are picked
-      if (may_be) make(each.label, each.gain, picked_[j]);
-    }
-    // Others: the first entry shows how much is needed, and leaves few labels for those after it.
-    const double other = phrase.refund + most_here;
-    count = 0;
-    if (i == 0) {
-      count = std::size_t(kernel_.pick(new_.data(), from_start_.data(), other, needed_, batch_.classes, picked_.data()));
+      if (entry.last >= 0) make(entry.last, gains[entry.last]), leave_out(entry.last);  // it repeats
+      make_all(gains, 0);
+      if (entry.last >= 0) let_in(entry.last);
     } else {
-      for (std::int32_t c : classes_) {
-        picked_[count] = c;
-        count += p[c] + from_start_[std::size_t(c)] + other >= needed_;
+      const PhraseStates::Seen &phrase = phrase_of(entry);
+      for (const PhraseStates::Following &each : phrase.following) {
+        if (largest + each.gain + most_[i] < best_.needed()) break;
+        make(each.label, each.gain);
+      }
+      const auto make_other = [&](std::int32_t c) {
+        if (!phrase.has(c)) make(c, from_start_[std::size_t(c)] + phrase.refund);
+      };
+      if (is_first) {
+        if (entry.last >= 0) make_other(entry.last), leave_out(entry.last);
+        for (std::size_t k = 0; k < phrase.bits.size(); k++) left_out_[k] |= phrase.bits[k];
+        make_all(from_start_.data(), phrase.refund);
+        left_out_ = never_new_;
+        best_.leave_few();
+        find_others(p);  // since it is known now how much is needed
+        is_first = false;
+      } else {
+        const double other = phrase.refund + most_[i];
+        std::size_t count = 0;
+        for (std::int32_t c : others_) {  // without a branch for each, since none of them could be foreseen
+          picked_[count] = c;
+          count += p[c] + from_start_[std::size_t(c)] + other >= best_.needed();
+        }
+        for (std::size_t j = 0; j < count; j++) make_other(label_of(picked_[j]));
       }
     }
-    for (std::size_t j = 0; j < count; j++) {
-      const std::int32_t c = picked_[j];
-      if (!phrase.has(c)) make(c, from_start_[std::size_t(c)] + phrase.refund, -1);
-    }
-    if (i > 0) continue;
-    keep_best();
-    classes_.resize(std::size_t(batch_.classes));
-    classes_.resize(std::size_t(kernel_.pick(new_.data(), from_start_.data(), most, needed_, batch_.classes, classes_.data())));
+    for (std::int32_t j = first_child_[i]; j >= 0; j = next_child_[j]) let_in(entries_[j].last);
   }
 }
 
-void GuidedBeam::choose() {
-  keep_best();
-  sort();
+// Labels that may be enough for an entry whose phrases they break off.
+void GuidedBeam::find_others(const double *p) {
+  double most = none;
+  for (std::size_t i = 0; i < entries_.size(); i++) most = std::max(most, most_[i] + phrase_of(entries_[i]).refund);
+  others_.clear();
+  const Size count = pick(p, from_start_.data(), most, 0);
+  for (Size j = 0; j < count; j++) others_.push_back(label_of(picked_[j]));
+}
+
+void GuidedBeam::choose(const double *p) {
+  const std::vector<std::int64_t> &chosen = best_.sorted();
   if (phrases_ && has_rows())
-    for (const Candidate &each : candidates_)
-      if (each.label >= 0) phrases_->fetch_after(entries_[std::size_t(each.slot)].phrase, each.label);
-  next_.clear();
-  next_.resize(candidates_.size());
-  for (std::size_t k = 0; k < candidates_.size(); k++) {
-    const auto [score, p, label, slot, goes_on] = candidates_[k];
-    if (label < 0) continue;
+    for (std::int64_t each : chosen)
+      if (label_of(each) != no_label) phrases_->fetch_after(entries_[slot_of(each)].phrase, label_of(each));
+  next_.resize(chosen.size());
+  for (std::size_t k = 0; k < chosen.size(); k++) {
+    const std::int32_t label = label_of(chosen[k]);
+    const std::size_t slot = slot_of(chosen[k]);
     const Entry &before = entries_[slot];
     Entry &entry = next_[k];
-    entry.label = entry.total = (label == before.last ? before.blank : before.total) + p;
-    const double gain = gain_of(candidates_[k]);
-    entry.bonus = before.bonus + batch_.label_bonus + gain + of_model(before, ahead_[slot].row, label);
-    entry.node = tree_.child(before.node, label), entry.last = label;
-    if (phrases_) entry.phrase = after(candidates_[k]);
+    if (label == no_label) {
+      entry = before;
+      entry.blank = stay_[slot], entry.label = into_[slot], entry.total = total_[slot];
+      continue;
+    }
+    entry.blank = none;
+    entry.label = entry.total = (label == before.last ? before.blank : before.total) + p[label];
+    const PhraseStates::After phrase = after(before, label);
+    entry.bonus = before.bonus + batch_.label_bonus + phrase.gain + of_model(slot, label);
+    entry.node = tree_.child(before.node, label, children_[slot]), entry.last = label;
+    entry.phrase = phrase.state;
     if (has_rows())  // the next frame needs it
       for (Size c = 0; c < batch_.classes; c += 8) __builtin_prefetch(row_of(entry) + c);
-    if (model_) entry.words = model_->after(before.words, label);
-    look_ahead(entry);
   }
-  nodes_.clear();
-  for (const Entry &entry : entries_) nodes_.push_back(entry.node);
-  for (std::size_t k = 0; k < candidates_.size(); k++) {
-    if (candidates_[k].label >= 0) continue;
-    const std::int32_t slot = candidates_[k].slot;
-    next_[k] = std::move(entries_[slot]);
-    next_[k].blank = staying_[slot].blank, next_[k].label = staying_[slot].label, next_[k].total = staying_[slot].total;
+  if (model_) {
+    next_words_.resize(chosen.size());
+    for (std::size_t k = 0; k < chosen.size(); k++) {
+      if (label_of(chosen[k]) == no_label) continue;
+      next_words_[k].state = model_->after(words_[slot_of(chosen[k])].state, label_of(chosen[k]));
+      look_ahead(next_words_[k]);
+    }
+    for (std::size_t k = 0; k < chosen.size(); k++)
+      if (label_of(chosen[k]) == no_label) next_words_[k] = std::move(words_[slot_of(chosen[k])]);
+    std::swap(words_, next_words_);
   }
-  for (std::int32_t node : nodes_) tree_[node].slot = -1;
+  for (const Entry &entry : entries_) tree_[entry.node].slot = -1;
   for (std::size_t k = 0; k < next_.size(); k++) tree_[next_[k].node].slot = std::int32_t(k);
-  for (std::int32_t node : nodes_) tree_.prune(node);
+  for (const Entry &entry : entries_) tree_.prune(entry.node);
   std::swap(entries_, next_);
 }
 
 void GuidedBeam::write(std::int32_t *labels, Size positions, double *numbers, Size apart) const {
   const Entry nobody;
-  std::vector<std::int32_t> reversed;
+  // Most labels are those that the first entry begins with, too.
+  std::vector<std::int32_t> first = base_, reversed, depths(tree_.size(), -1);  // of nodes on its path
+  depths[0] = std::int32_t(base_.size());
   for (std::size_t i = 0; i < width_; i++, labels += positions, numbers++) {
-    std::fill_n(labels, positions, -1);
     const bool is_there = i < entries_.size();
     const Entry &entry = is_there ? entries_[i] : nobody;
     numbers[0] = entry.blank, numbers[apart] = entry.label, numbers[2 * apart] = numbers[3 * apart] = entry.bonus;
+    std::int32_t *end = labels;
+    if (is_there) {
+      reversed.clear();
+      std::int32_t node = entry.node;
+      for (; depths[node] < 0; node = tree_[node].parent) reversed.push_back(tree_[node].label);
+      end = std::reverse_copy(reversed.begin(), reversed.end(), std::copy_n(first.begin(), depths[node], labels));
+    }
+    std::fill(end, labels + positions, -1);
     if (!is_there) continue;
-    reversed.clear();
-    for (std::int32_t node = entry.node; node > 0; node = tree_[node].parent) reversed.push_back(tree_[node].label);
-    std::reverse_copy(reversed.begin(), reversed.end(), std::copy(base_.begin(), base_.end(), labels));
+    if (i == 0) {
+      first.assign(labels, end);
+      std::int32_t depth = std::int32_t(first.size());
+      for (std::int32_t node = entry.node; node > 0; node = tree_[node].parent) depths[node] = depth--;
+    }
     double &last = numbers[3 * apart];
-    if (model_) last += batch_.ngrams_weight * model_->finish(entry.words);
+    if (model_) last += batch_.ngrams_weight * model_->finish(words_[i].state);
     last += phrase_of(entry).refund;
   }
 }

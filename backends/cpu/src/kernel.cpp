@@ -262,23 +262,74 @@ bool log_probabilities(const Batch &batch, Size n, Size t, ctcx::Scratch &scratc
   constexpr double infinity = std::numeric_limits<double>::infinity();
   T *widened = nullptr;
   if (!std::is_same_v<X, T>) widened = reinterpret_cast<T *>(scratch.get(batch.classes * sizeof(T)));
-  const T *x = computed_row(logits_of<X>(batch, n) + t * batch.logits_row, batch.classes, widened);
+  const X *logits = logits_of<X>(batch, n) + t * batch.logits_row;
+  if (t + 1 < batch.lengths[n])  // until then memory fetches the next row
+    for (Size c = 0; c < batch.classes; c += 64 / sizeof(X)) __builtin_prefetch(logits + batch.logits_row + c);
+  const T *x = computed_row(logits, batch.classes, widened);
   const double largest = largest_of_row(x, batch.classes), offset = largest == -infinity ? 0 : largest;
   double sum = sum_of_powers(x, batch.classes, offset);
   if (!(sum < infinity)) return false;
   sum = sum == 0 ? 0 : std::log(sum);
-  for (Size c = 0; c < batch.classes; c++) to[c] = double(x[c]) - offset - sum;
+  const auto relative = [=](Vector<double> v) __attribute__((always_inline)) { return v - splat(offset) - splat(sum); };
+  Size c = 0;
+  for (; c + lanes_of<T> <= batch.classes; c += lanes_of<T>) {
+    if constexpr (std::is_same_v<T, double>) {
+      store(to + c, relative(load(x + c)));
+    } else {
+      const auto [low, high] = in_double(load(x + c));
+      store(to + c, relative(low)), store(to + c + lanes_of<double>, relative(high));
+    }
+  }
+  for (; c < batch.classes; c++) to[c] = double(x[c]) - offset - sum;
   return true;
 }
 
-Size pick(const double *a, const double *b, double more, double least, Size n, std::int32_t *to) {
+double largest(const double *p, Size n, Size but) {
+  constexpr Size step = lanes_of<double>;
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  Vector<double> most = splat(-infinity);
+  double one = -infinity;
+  const auto see = [&](Size i, Size end) __attribute__((always_inline)) {
+    for (; i + step <= end; i += step) most = greater(most, load(p + i));
+    for (; i < end; i++) one = std::max(one, p[i]);
+  };
+  see(0, but), see(but + 1, n);
+  return std::max(one, largest_of(most));
+}
+
+Size pick(const double *p, const double *gains, double total, double before, double refund, double least,
+          const std::uint64_t *left_out, Size n, std::int64_t first_id, double *scores, std::int64_t *ids) {
   constexpr Size step = lanes_of<double>;
   Size count = 0, i = 0;
-  for (; i + step <= n; i += step)
-    for (unsigned bits = greater_bits(load(a + i) + load(b + i) + splat(more), splat(least)); bits; bits &= bits - 1)
-      to[count++] = std::int32_t(i + std::countr_zero(bits));
-  for (; i < n; i++)
-    if (a[i] + b[i] + more > least) to[count++] = std::int32_t(i);
+  for (; i + step <= n; i += step) {
+    const Vector<double> score = (splat(total) + load(p + i)) + (splat(before) + (load(gains + i) + splat(refund)));
+    const unsigned bits = greater_bits(score, splat(least)) & ~unsigned(left_out[i / 64] >> i % 64);
+    if (!bits) continue;
+    compress(score, bits, scores + count);
+    count += compress(counting<std::int64_t>() + splat(first_id + i), bits, ids + count);
+  }
+  for (; i < n; i++) {
+    scores[count] = (total + p[i]) + (before + (gains[i] + refund)), ids[count] = first_id + i;
+    count += scores[count] > least && !(left_out[i / 64] >> i % 64 & 1);
+  }
+  return count;
+}
+
+Size keep(double *scores, std::int64_t *ids, Size n, double least) {
+  constexpr Size step = lanes_of<double>;
+  Size count = 0, i = 0;
+  for (; i + step <= n; i += step) {
+    const Vector<double> score = load(scores + i);
+    const Integers<double> id = load(ids + i);
+    const unsigned bits = greater_bits(splat(least), score) ^ ((1u << step) - 1);
+    compress(score, bits, scores + count);
+    count += compress(id, bits, ids + count);
+  }
+  for (; i < n; i++) {
+    const double score = scores[i];
+    scores[count] = score, ids[count] = ids[i];
+    count += score >= least;
+  }
   return count;
 }
 
@@ -305,32 +356,48 @@ void log_sums(const double *a, const double *b, Size n, double *to) {
   for (Size i = 0; i < n; i += lanes_of<double>) store(to + i, log_sum(load(a + i), load(b + i)));
 }
 
-bool insert(double *scores, std::int64_t *places, Size n, double score, std::int64_t place) {
+// By turns, the number is where it should be between two others if scores were spread evenly, and in their
+// middle.
+double reached(const double *scores, Size n, Size many) {
   constexpr Size step = lanes_of<double>;
-  constexpr double infinity = std::numeric_limits<double>::infinity();
-  if (score == infinity) return false;  // it stands below for what comes before the first
-  const Vector<double> one = splat(score);
-  const Integers<double> one_place = splat(place);
-  Integers<double> equal{};
-  for (Size i = 0; i < n; i += step) equal |= load(scores + i) == one;
-  if (fold(equal, [](auto a, auto b) { return a | b; })) return false;
-  // From the last ones down, as each takes the place of the one after it.
-  for (Size i = (n - 1) / step * step; i >= 0; i -= step) {
-    // Not loaded from i - 1: what has just been stored in two parts would have to be waited for.
-    const Size back = std::max(i - step, Size(0));
-    const Vector<double> here = load(scores + i);
-    const Vector<double> before = window<double, step - 1>(i > 0 ? load(scores + back) : splat(infinity), here);
-    const Integers<double> at_here = load(places + i);
-    const Integers<double> at_before = window<std::int64_t, step - 1>(load(places + back), at_here);
-    store(scores + i, greater(here, smaller(before, one)));
-    store(places + i, here > one ? at_here : before > one ? one_place : at_before);
+  Vector<double> least = load(scores), most = least;
+  for (Size i = 0; i < n; i += step) {
+    const Vector<double> some = load(scores + std::min(i, n - step));  // the last ones overlap
+    least = smaller(least, some), most = greater(most, some);
   }
-  return true;
+  double low = fold(least, [](auto a, auto b) { return smaller(a, b); }), high = largest_of(most);
+  Size at_low = n, at_high = 1;
+  for (int turn = 0; turn < 16 && at_low > many + many / 8; turn++) {
+    double middle = low / 2 + high / 2;
+    if (turn % 2 == 0) middle = low + (high - low) * double(at_low - many - many / 16) / double(at_low - at_high);
+    if (!(low < middle && middle < high)) break;
+    Integers<double> counts{};
+    Size i = 0;
+    for (; i + step <= n; i += step) counts -= load(scores + i) >= splat(middle);
+    Size count = sum_of(counts);
+    for (; i < n; i++) count += scores[i] >= middle;
+    (count >= many ? low : high) = middle;
+    (count >= many ? at_low : at_high) = count;
+  }
+  return low;
+}
+
+void ranks(double *scores, Size n, std::int32_t *to) {
+  constexpr Size step = lanes_of<double>;
+  std::fill_n(scores + n, step, -std::numeric_limits<double>::infinity());
+  for (Size i = 0; i < n; i += 4) {  // at once, since loading takes as long as comparing
+    Integers<double> counts[4] = {};
+    for (Size k = 0; k < n; k += step) {
+      const Vector<double> some = load(scores + k);
+      for (int j = 0; j < 4; j++) counts[j] -= some > splat(scores[i + j]);
+    }
+    for (int j = 0; j < 4; j++) to[i + j] = std::int32_t(sum_of(counts[j]));
+  }
 }
 
 template <class X>
 constexpr ctcx::Kernel kernel_for{begin<X>,  softmax_only<X>, align<X>,             sample_paths<X>, greedy<X>,
-                                  beam_search<X>, log_probabilities<X>, pick, log_sums, insert};
+                                  beam_search<X>, log_probabilities<X>, largest, pick, keep, log_sums, reached, ranks};
 
 }  // namespace
 

@@ -106,14 +106,21 @@ struct Kernel {
   // The logarithms of the probabilities of frame t of sequence n; returns false if a logit is NaN or
   // +inf.
   bool (*log_probabilities)(const Batch &, Size n, Size t, Scratch &, double *);
-  // Writes the places at which a + b + more > least, of n; returns how many there are.
-  Size (*pick)(const double *a, const double *b, double more, double least, Size n, std::int32_t *to);
+  // The largest of n numbers, but for one place.
+  double (*largest)(const double *, Size n, Size but);
+  // Of n scores (total + p) + (before + (gain + refund)), writes those above `least` that have no bit in
+  // `left_out`, and their places, added to `first_id`; returns how many they are. What is written has room
+  // for `most_lanes` more.
+  Size (*pick)(const double *p, const double *gains, double total, double before, double refund, double least,
+               const std::uint64_t *left_out, Size n, std::int64_t first_id, double *scores, std::int64_t *ids);
+  // Keeps those of n scores, none of them NaN, that are at least that, and their ids; returns how many.
+  Size (*keep)(double *scores, std::int64_t *ids, Size n, double least);
   // Writes log(exp(a) + exp(b)) of n each. All have room for `most_lanes` more.
   void (*log_sums)(const double *a, const double *b, Size n, double *to);
-  // Inserts a score where it belongs into n that are in order, the largest first, and a place with it. What
-  // was the last one moves into the room that both have for `most_lanes` more. Returns false, and does
-  // nothing, if an equal score is there, or it is infinite.
-  bool (*insert)(double *scores, std::int64_t *places, Size n, double score, std::int64_t place);
+  // A number that `many` of n scores reach, and few more, if there is one. n is at least `most_lanes`.
+  double (*reached)(const double *scores, Size n, Size many);
+  // Writes of each of n scores how many are larger. Both arrays have room for `most_lanes` more.
+  void (*ranks)(double *scores, Size n, std::int32_t *to);
 };
 constexpr Size most_lanes = 8;
 

@@ -157,12 +157,14 @@ std::int32_t PhraseStates::number_of(PhraseState state) {
   if (const auto found = numbers_.find(state); found != numbers_.end()) return found->second;
   auto seen = std::make_unique<Seen>();
   seen->refund = phrases_.refund(state);
+  double most = *std::max_element(from_start_.begin(), from_start_.end()) + seen->refund;
   std::vector<double> row;
   if (has_rows())
     for (double gain : from_start_) row.push_back(gain + seen->refund);
   for (std::int32_t label : phrases_.following(state)) {
     double gain = phrases_.step(state, label).gain;
     if (std::isnan(gain)) gain = none;  // of sums beyond all numbers
+    most = std::max(most, gain);
     if (has_rows()) row[std::size_t(label)] = gain;
     else seen->following.push_back({label, -1, gain});
     seen->bits.resize(std::size_t(label) / 64 + 1);  // labels come in order
@@ -173,6 +175,7 @@ std::int32_t PhraseStates::number_of(PhraseState state) {
   });
   rows_.insert(rows_.end(), row.begin(), row.end());
   next_.resize(rows_.size(), -1);
+  most_gains_.push_back(most);
   size_ += 16 + state.weights.size() * 2 + row.size() * 2 + seen->following.size() * 2 + seen->bits.size();
   const std::int32_t number = std::int32_t(seen_.size());
   seen->state = state;
@@ -181,31 +184,35 @@ std::int32_t PhraseStates::number_of(PhraseState state) {
   return number;
 }
 
-std::int32_t PhraseStates::after_following(std::int32_t number, std::size_t k) {
-  const Following &following = (*this)[number].following[k];
-  if (following.next < 0) following.next = number_of(phrases_.step((*this)[number].state, following.label).state);
-  return following.next;
+PhraseStates::After PhraseStates::after(std::int32_t number, std::int32_t label) {
+  const Seen &seen = (*this)[number];
+  const bool goes_on = seen.has(label);
+  const auto state_after = [&] {
+    return goes_on ? number_of(phrases_.step(seen.state, label).state) : after_start(label);
+  };
+  if (has_rows()) {
+    const std::size_t at = std::size_t(number) * from_start_.size() + std::size_t(label);
+    std::int32_t next = next_[at];
+    if (next < 0) next = state_after(), next_[at] = next;  // in this order: the rows may grow
+    return {rows_[at], next};
+  }
+  if (!goes_on) return {from_start_[std::size_t(label)] + seen.refund, state_after()};
+  const auto found = std::find_if(seen.following.begin(), seen.following.end(),
+                                  [label](const Following &each) { return each.label == label; });
+  if (found->next < 0) found->next = state_after();
+  return {found->gain, found->next};
 }
 
-std::int32_t PhraseStates::after_other(std::int32_t label) {
+std::int32_t PhraseStates::after_start(std::int32_t label) {
   std::int32_t &number = after_start_[std::size_t(label)];
   if (number < 0) number = number_of(phrases_.step({}, label).state);
   return number;
 }
 
-std::int32_t PhraseStates::after(std::int32_t number, std::int32_t label) {
-  const std::size_t at = std::size_t(number) * from_start_.size() + std::size_t(label);
-  if (has_rows() && next_[at] >= 0) return next_[at];
-  const Seen &seen = (*this)[number];
-  const std::int32_t next = seen.has(label) ? number_of(phrases_.step(seen.state, label).state) : after_other(label);
-  if (has_rows()) next_[at] = next;
-  return next;
-}
-
 void PhraseStates::keep_only(const std::vector<std::int32_t *> &numbers) {
   std::vector<std::unique_ptr<Seen>> before;
   before.swap(seen_);
-  numbers_.clear(), rows_.clear(), next_.clear(), size_ = 0;
+  numbers_.clear(), rows_.clear(), most_gains_.clear(), next_.clear(), size_ = 0;
   number_of({});
   for (std::int32_t label : phrases_.starts()) after_start_[std::size_t(label)] = -1;
   for (std::int32_t *number : numbers) *number = number_of(before[std::size_t(*number)]->state);

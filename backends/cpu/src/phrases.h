@@ -98,10 +98,14 @@ class PhraseStates {
   std::int32_t number_of(PhraseState state);
   bool has_rows() const { return classes() <= most_in_rows; }
   const double *row(std::int32_t number) const { return &rows_[std::size_t(number) * from_start_.size()]; }
-  // After the k-th label of those that go on, after one that doesn't, and after any.
-  std::int32_t after_following(std::int32_t number, std::size_t k);
-  std::int32_t after_other(std::int32_t label);
-  std::int32_t after(std::int32_t number, std::int32_t label);
+  // At most, what a label adds after it.
+  double most(std::int32_t number) const { return most_gains_[std::size_t(number)]; }
+  // What a label adds, and the state after it.
+  struct After {
+    double gain;
+    std::int32_t state;
+  };
+  After after(std::int32_t number, std::int32_t label);
   // Has memory fetch, with rows, which state that is.
   void fetch_after(std::int32_t number, std::int32_t label) const {
     __builtin_prefetch(&next_[std::size_t(number) * from_start_.size() + std::size_t(label)]);
@@ -113,10 +117,13 @@ class PhraseStates {
   void keep_only(const std::vector<std::int32_t *> &numbers);
 
  private:
+  // After a label that goes on with nothing.
+  std::int32_t after_start(std::int32_t label);
+
   const ctcx_cpu_phrases &phrases_;
   std::vector<double> from_start_;
   std::vector<std::int32_t> after_start_;
-  std::vector<double> rows_;
+  std::vector<double> rows_, most_gains_;  // of each state
   std::vector<std::int32_t> next_;  // the states after labels, -1 until one is asked for, in such rows
   std::vector<std::unique_ptr<Seen>> seen_;
   std::map<PhraseState, std::int32_t> numbers_;

@@ -166,6 +166,8 @@ template <class V> CTCX_INLINE auto largest_of(V v) {
 //   contract anything by itself, so that a formula gives the same bits wherever it is used.
 // - any_positive: whether a lane is.
 // - greater_bits: which lanes of a are greater than those of b, of 8 bytes, in the lowest bits.
+// - compress: writes the lanes whose bits are set, of 8 bytes, one after the other, and something after
+//   them, up to a whole vector; returns how many they are.
 // - in_double: the halves of a vector of floats; widened: their sum.
 // - Table: does what gather does, for `most` numbers at most: registers hold them, and lanes are
 //   picked from these.
@@ -188,6 +190,14 @@ CTCX_INLINE bool any_positive(Vector<float> v) { return _mm512_cmp_ps_mask(v, __
 CTCX_INLINE bool any_positive(Vector<double> v) { return _mm512_cmp_pd_mask(v, __m512d{}, _CMP_GT_OQ) != 0; }
 CTCX_INLINE unsigned greater_bits(Vector<double> a, Vector<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
 CTCX_INLINE unsigned greater_bits(Integers<double> a, Integers<double> b) { return _mm512_cmpgt_epi64_mask((__m512i)a, (__m512i)b); }
+CTCX_INLINE Size compress(Vector<double> v, unsigned bits, double *to) {
+  store(to, Vector<double>(_mm512_maskz_compress_pd(__mmask8(bits), v)));
+  return __builtin_popcount(bits);
+}
+CTCX_INLINE Size compress(Integers<double> v, unsigned bits, std::int64_t *to) {
+  store(to, Integers<double>(_mm512_maskz_compress_epi64(__mmask8(bits), (__m512i)v)));
+  return __builtin_popcount(bits);
+}
 CTCX_INLINE Doubles in_double(Vector<float> v) {
   auto [low, high] = halves(v);  // with a mask, since GCC 12 warns of the intrinsic without one
   return {_mm512_maskz_cvtps_pd(0xff, low), _mm512_maskz_cvtps_pd(0xff, high)};
@@ -268,6 +278,13 @@ template <class V> CTCX_INLINE unsigned greater_bits(V a, V b) {
 CTCX_INLINE Doubles in_double(Vector<float> v) {
   auto [low, high] = halves(v);
   return {__builtin_convertvector(low, Vector<double>), __builtin_convertvector(high, Vector<double>)};
+}
+#endif
+#if !defined(__AVX512F__)
+template <class V, class T> CTCX_INLINE Size compress(V v, unsigned bits, T *to) {
+  Size count = 0;
+  for (int i = 0; i < lanes_of<T>; i++) to[count] = v[i], count += bits >> i & 1;
+  return count;
 }
 #endif
 CTCX_INLINE Vector<double> widened(Vector<float> v) {

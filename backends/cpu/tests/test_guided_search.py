@@ -67,6 +67,9 @@ def search(x, lengths, width, **wishes):
         (30, 7, 3, True, None),
         (200, 9, 50, False, 20),
         (5, 40, 8, True, 2),
+        (30, 300, 400, None, None),  # more candidates than are compared with each other
+        (700, 12, 300, None, None),
+        (700, 12, 300, False, None),
     ],
 )
 def test_the_results_of_the_core(classes, width, phrases, words, max_classes, model):
@@ -83,6 +86,17 @@ def test_the_results_of_the_core(classes, width, phrases, words, max_classes, mo
         np.testing.assert_array_equal(found, expected)
     for found, expected in zip(got[2:], right[2:], strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("classes", "width"), [(4, 1), (32, 100), (200, 100), (700, 300)])
+@pytest.mark.parametrize("boost", [{}, {(1, 2): 1.0, (3,): 0.5, (2, 1): -0.25}])
+def test_equal_candidates_come_in_the_order_of_the_core(classes, width, boost):
+    # More of them than there is room for until the next ones are looked at.
+    wishes = {"lengths": np.array([3]), "width": width, "boost": boost, "label_bonus": 0.25}
+    x = np.zeros((1, 3, classes))
+    got, right = (search(x, backend=name, **wishes) for name in ("cpu", "array-api"))
+    np.testing.assert_array_equal(got[0], right[0])
+    np.testing.assert_allclose(got[3], right[3], rtol=1e-11)
 
 
 def test_what_is_remembered_of_phrases_changes_no_bit():
