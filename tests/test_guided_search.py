@@ -342,6 +342,27 @@ def test_a_beam_of_one_finds_a_phrase():
     assert said(boost={(2, 2, 2, 1): 0.1}) == [1, 1]
 
 
+def test_phrases_that_change_from_call_to_call_are_seen():
+    x, boost = np.random.default_rng(0).normal(size=(1, 12, 4)), {(1, 2): 1.0, (3,): 0.5}
+
+    def score(boost, **options):
+        return ctcx.ctc_beam_search(x, width=8, boost=boost, **options).scores[0, 0]
+
+    first = score(boost)
+    assert score(boost) == first
+    for change in ({(1, 2): 2.0}, {(1, 3): 3.0}, {(3,): 4}):
+        boost |= change
+        assert score(boost) == score(dict(boost.items())) > first
+        first = score(boost)
+    del boost[(1, 3)]
+    assert score(boost) < first
+    with pytest.raises(ctcx.CTCInputError, match="blank"):
+        score(boost, blank=3)
+    boost[(1, 2)] = math.nan
+    with pytest.raises(ctcx.CTCInputError, match="weight"):
+        score(boost)
+
+
 def test_what_an_unfinished_phrase_had_is_taken_back():
     options = {"width": 40, "top": 40, "exact_scores": False}
     plain = ctcx.ctc_beam_search(PEAKS, **options)

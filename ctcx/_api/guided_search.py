@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
 from numbers import Real
+from operator import is_
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -422,8 +423,8 @@ def _phrases(
         msg = f"boost has the phrase {short_repr(phrase)}: {why}"
         return CTCInputError(msg, argument="boost", value=phrase)
 
-    if _are_plain(boost, classes, blank):
-        return _in_order(tuple(boost.items()))
+    if (plain := _in_order_at_once(boost, classes, blank)) is not None:
+        return plain
     found: dict[tuple[int, ...], float] = {}
     for phrase, weight in boost.items():
         if not isinstance(phrase, tuple):
@@ -447,6 +448,41 @@ def _phrases(
             why = f"its weight must be {_NUMBER}; got {short_repr(weight)}"
             raise refuse(phrase, why) from None
     return tuple(sorted(found.items()))
+
+
+class _Passed(NamedTuple):
+    """Phrases and weights that are all right, and of Python's own types, which don't change."""
+
+    phrases: tuple[Any, ...] = ()
+    weights: tuple[Any, ...] = ()
+    classes: int = 0
+    blank: int = 0
+    found: tuple[tuple[tuple[int, ...], float], ...] = ()
+
+    def are(self, boost: Mapping[Any, Any], classes: int, blank: int) -> bool:
+        """Whether these are the same objects, which takes less time than looking at them."""
+        return (
+            (classes, blank, len(boost)) == (self.classes, self.blank, len(self.phrases))
+            and all(map(is_, boost, self.phrases))
+            and all(map(is_, boost.values(), self.weights))
+        )
+
+
+_latest = _Passed()
+
+
+def _in_order_at_once(
+    boost: Mapping[Any, Any], classes: int, blank: int
+) -> tuple[tuple[tuple[int, ...], float], ...] | None:
+    """Return phrases in a fixed order if all is right and of Python's own types, or None."""
+    global _latest  # noqa: PLW0603 - a stream passes the same phrases with each chunk
+    if (latest := _latest).are(boost, classes, blank):
+        return latest.found
+    if not _are_plain(boost, classes, blank):
+        return None
+    found = _in_order(tuple(boost.items()))
+    _latest = _Passed(tuple(boost), tuple(boost.values()), classes, blank, found)
+    return found
 
 
 def _are_plain(boost: Mapping[Any, Any], classes: int, blank: int) -> bool:
