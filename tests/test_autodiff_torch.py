@@ -278,6 +278,34 @@ class TestFunctorch:
         torch.testing.assert_close(result.grad, torch.stack([e.grad for e in expected]))
         torch.testing.assert_close(result.feasible, torch.stack([e.feasible for e in expected]))
 
+    @pytest.mark.parametrize("is_leaf", [False, True])
+    @pytest.mark.parametrize("name", ["loss", "loss_and_grad", "entropy", "hvp", "greedy"])
+    def test_tensors_from_outside_of_a_transformation_are_constants_there(
+        self, logits, name, is_leaf
+    ):
+        x = logits[0].requires_grad_(is_leaf)
+        function = {
+            "loss": lambda: ctcx.ctc_loss(x, self.labels),
+            "loss_and_grad": lambda: ctcx.ctc_loss_and_grad(x, self.labels).grad.abs(),
+            "entropy": lambda: ctcx.ctc_entropy(x, self.labels),
+            "hvp": lambda: ctcx.ctc_hvp(x, self.labels, vector=x).abs(),
+            "greedy": lambda: ctcx.ctc_greedy(x).score,
+        }[name]
+        times, two = lambda factor: function().sum() * factor, torch.tensor(2.0)
+        expected = function().sum()
+        for found in (
+            torch.func.grad(times)(two),
+            torch.func.vmap(times)(torch.ones(3))[1],
+            torch.func.jvp(times, (two,), (torch.tensor(1.0),))[1],
+            torch.func.vmap(torch.func.grad(times))(torch.ones(3))[2],
+            torch.func.functionalize(times)(torch.tensor(1.0)),
+        ):
+            torch.testing.assert_close(found, expected, check_dtype=False)
+            assert found.requires_grad == expected.requires_grad
+            if expected.requires_grad:
+                (slope,) = torch.autograd.grad(found, x)
+                torch.testing.assert_close(slope, torch.autograd.grad(function().sum(), x)[0])
+
     def test_gradients_for_each_sequence(self, logits):
         per_sequence = torch.func.vmap(torch.func.grad(ctcx.ctc_loss))(logits[0], self.labels)
         expected = ctcx.ctc_loss_and_grad(logits[0], self.labels).grad

@@ -275,13 +275,23 @@ def is_torch_recording(array: object) -> bool:
 
 
 def hidden_from_dynamo(function: F) -> F:
-    """Let ``torch.compile`` call a function as it is where it can't record its operators.
+    """Let PyTorch's compiler and transformations call a function as it is where it isn't theirs.
 
-    That is so for arrays of other libraries, and where PyTorch runs a compiled function as it is,
-    as under ``torch.func.vmap``, but goes on to compile whatever this calls. What is inside of ctcx
-    is no PyTorch: a kernel takes the address of a tensor.
+    ``torch.compile`` does where it can't record the function's operators: for arrays of other
+    libraries, and where PyTorch runs a compiled function as it is, as under ``torch.func.vmap``,
+    but goes on to compile whatever this calls. What is inside of ctcx is no PyTorch: a kernel takes
+    the address of a tensor. Transformations do where none of the tensors is theirs.
     """
     return _hidden(function, records=True)
+
+
+def _is_any_transformed(*arguments: Any) -> bool:
+    """Whether a transformation of torch.func has wrapped any tensor among the arguments."""
+    torch: Any = sys.modules["torch"]
+    return any(
+        isinstance(leaf, torch.Tensor) and _form(leaf) & (TRANSFORMED | FUNCTIONAL)
+        for leaf in torch.utils._pytree.tree_leaves(arguments)  # noqa: SLF001 - no other way
+    )
 
 
 def never_recorded(function: F) -> F:
@@ -306,6 +316,11 @@ def _hidden(function: F, *, records: bool) -> F:
                 and torch.autograd.forward_ad._current_level < 0  # noqa: SLF001 - no other way
             )
         else:
+            transforms = torch._C._are_functorch_transforms_active()  # noqa: SLF001 - see above
+            if transforms and not _is_any_transformed(args, kwargs):
+                # Constants of a transformation, whose operations would wrap all that they compute.
+                with torch._functorch.pyfunctorch.temporarily_clear_interpreter_stack():  # noqa: SLF001
+                    return call(*args, **kwargs)
             is_seen = torch._C._dynamo.eval_frame.get_eval_frame_callback()  # noqa: SLF001 - see above
         if is_seen:
             return torch.compiler.disable(function)(*args, **kwargs)
