@@ -379,6 +379,11 @@ static int type_of_tensor(const struct dlpack_tensor *tensor) {
   }
 }
 
+/* A product that may wrap: an axis of length 1 or 0 may have any stride, an expanded one any length. */
+static Py_ssize_t product(Py_ssize_t one, int64_t other) {
+  return (Py_ssize_t)((size_t)one * (size_t)other);
+}
+
 static int describe_tensor(const struct dlpack_functions *functions, PyObject *object, struct given *given) {
   struct dlpack_tensor tensor;
   if (functions->describe(object, &tensor) < 0) return -1;
@@ -393,8 +398,8 @@ static int describe_tensor(const struct dlpack_functions *functions, PyObject *o
   view->suboffsets = NULL;
   for (int axis = 0; axis < tensor.axes; axis++) {
     view->shape[axis] = (Py_ssize_t)tensor.shape[axis];
-    view->strides[axis] = (Py_ssize_t)tensor.strides[axis] * view->itemsize;
-    view->len *= view->shape[axis];
+    view->strides[axis] = product(view->itemsize, tensor.strides[axis]);
+    view->len = product(view->len, tensor.shape[axis]);
   }
   given->type = type_of_tensor(&tensor);
   return tensor.data || view->len == 0 ? 0 : -1; /* else its memory was freed */

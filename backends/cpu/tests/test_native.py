@@ -133,6 +133,33 @@ print(sys.modules["ctcx_cpu._native"].__file__)
 """
 
 
+# An axis of length 1 or 0 may have any stride, and an expanded one any length.
+ODD_SIZES = """
+import torch
+import ctcx
+x, y = torch.randn(1, 1, 5), torch.ones(1, 1, dtype=torch.int64)
+huge = 2**62
+for logits, labels in (
+    (x.as_strided(x.shape, (huge, huge, 1)), y.as_strided(y.shape, (huge, huge))),
+    (x[:0].as_strided((0, 3, 5), (huge, huge, 1)), y[:0]),
+    (x[..., :1].expand(2**61, 1, 1), y),
+):
+    for function in (ctcx.ctc_loss, ctcx.ctc_loss_and_grad):
+        try:
+            function(logits, labels)
+        except ctcx.CTCInputError as error:
+            assert "labels must have shape" in str(error)
+print("done")
+"""
+
+
+@ASAN
+def test_products_of_sizes_and_strides_do_not_overflow(with_asan, tmp_path):
+    pytest.importorskip("torch")
+    result = run_python(with_asan, tmp_path, "asan", "-c", ODD_SIZES)
+    assert result.stdout == "done\n", result.stderr
+
+
 # Where threads share what they compute, one check of each operation does.
 SHARED = ["threads", "repeats", "long_sequences", "align_drawn", "greedy", "beam_search"]
 SHARED += ["guided_search_chunks", "occupancies_drawn", "sample_paths_drawn"]

@@ -138,3 +138,21 @@ def _arrays(
         yield f"logits that lie as {axes}", right._replace(logits=xp.permute_dims(turned, axes))
     whole = subject.logits(np.repeat(logits, 2, axis=2))
     yield "every other class", right._replace(logits=whole[..., ::2])
+    xp = namespace_of(whole)
+    for axis in (0, 1):
+        same = subject.logits(np.take(logits, [0], axis))
+        repeated = xp.broadcast_to(same, logits.shape)
+        yield f"logits repeated along axis {axis}", right._replace(logits=repeated)
+    if subject.namespace == "numpy":
+        read_only = right.logits.copy()
+        read_only.flags.writeable = False
+        yield "logits to be read only", right._replace(logits=read_only)
+        for name in ("logits", "labels", "logit_lengths", "label_lengths"):
+            yield f"{name} out of line", right._replace(**{name: _unaligned(getattr(right, name))})
+
+
+def _unaligned(array: Any) -> Any:
+    """Copy an array to an address that is no multiple of its elements' size."""
+    copy = np.empty(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
