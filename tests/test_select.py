@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import signal
 import sys
 import threading
 import warnings
@@ -567,6 +568,43 @@ def test_few_forms_of_calls_are_remembered(monkeypatch):
         logits = np.zeros((2, frames, 4), np.float32)
         assert ctcx.ctc_loss(logits, *ARRAYS[1:]).shape == (2,)
     assert len(forms) == 10
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such timer")
+def test_a_signal_handler_may_call(plugins):
+    """It may interrupt another call anywhere, also where that remembers what it found out."""
+    code = """
+import faulthandler, itertools, signal, time
+import numpy as np
+import ctcx
+
+faulthandler.dump_traceback_later(60, exit=True)
+sizes = itertools.count(3)
+
+def call(*_):
+    logits = np.zeros((1, 1, next(sizes)), np.float32)
+    for validate in (True, False):  # by a shortcut, if there is one, and by a kernel
+        ctcx.ctc_loss(logits, np.ones((1, 1), np.int64), validate=validate)
+
+busy = []
+
+def interrupt(*_):
+    if not busy:
+        busy.append(True)
+        call()
+        busy.pop()
+
+call()
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.0007, 0.0007)
+end = time.monotonic() + 4
+while time.monotonic() < end:
+    call()
+signal.setitimer(signal.ITIMER_REAL, 0)
+print("done")
+"""
+    ended = plugins.python(code)
+    assert ended.stdout == "done\n", ended.stderr
 
 
 def test_new_plugins_mean_new_decisions(plugins):

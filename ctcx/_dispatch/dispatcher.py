@@ -7,9 +7,9 @@ error. Only the automatic selection goes on to the next candidate.
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Any, cast
 
+from ctcx._bounded import remember
 from ctcx._dispatch.decision import Candidate, Decision
 from ctcx._dispatch.plan import Plan
 from ctcx._dispatch.requested import (
@@ -65,7 +65,6 @@ CACHE_SIZE = 1024
 logger = logging.getLogger("ctcx.select")
 
 _cache: dict[tuple[object, ...], Decision] = {}
-_cache_lock = threading.Lock()
 
 
 def select(problem: Problem, backend: str | None = None) -> Decision:
@@ -97,11 +96,7 @@ def select(problem: Problem, backend: str | None = None) -> Decision:
     decision = _cache.get(key)
     if decision is None:
         decision = _select(problem, backend, {})
-        with _cache_lock:
-            # Shapes change from batch to batch: without a bound this would grow for ever.
-            if len(_cache) >= CACHE_SIZE:
-                del _cache[next(iter(_cache))]
-            _cache[key] = decision
+        remember(_cache, key, decision, most=CACHE_SIZE)
     return decision
 
 
@@ -290,8 +285,7 @@ def _kernel(entry: RegisteredBackend, decision: Decision) -> Callable[..., Any] 
         raise BackendError(refusal) from error
     plugins = registry()
     if plugins.mark_broken(entry.backend.name, operation, reason):
-        with _cache_lock:
-            _cache.clear()
+        _cache.clear()
         plugins.report_backend(entry, operation, reason, error)
     return None
 

@@ -9,7 +9,6 @@ words for what is wrong.
 from __future__ import annotations
 
 import sys
-import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ctcx._arrays.facts import namespace_of
+from ctcx._bounded import remember
 from ctcx._dispatch.compute import problem_of
 from ctcx._dispatch.decision import Decision
 from ctcx._dispatch.dispatcher import (
@@ -60,7 +60,6 @@ class _Shortcut(NamedTuple):
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 _found: dict[tuple[object, ...], _Shortcut | None] = {}
-_found_lock = threading.Lock()
 
 
 _allowed: ContextVar[bool] = ContextVar("ctcx_shortcuts", default=True)
@@ -152,10 +151,7 @@ def _shortcut(operation: str, logits: Array, backend: str | None) -> _Shortcut |
         return _found[key]
     except KeyError:
         shortcut = _search(operation, namespace, backend)
-    with _found_lock:
-        if len(_found) >= CACHE_SIZE:
-            del _found[next(iter(_found))]
-        _found[key] = shortcut
+    remember(_found, key, shortcut, most=CACHE_SIZE)
     return shortcut
 
 

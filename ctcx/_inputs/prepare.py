@@ -6,7 +6,6 @@ Everything here looks at static facts only, so it works under jit and costs no s
 from __future__ import annotations
 
 import sys
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import array_api_compat
@@ -38,6 +37,7 @@ from ctcx._arrays.tensor_forms import (
     forms_as_seen,
     forms_of,
 )
+from ctcx._bounded import remember
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import (
     check_integer_dtype,
@@ -227,7 +227,6 @@ class _PlainForm(NamedTuple):
 
 
 _forms: dict[tuple[Any, ...], _PlainForm] = {}
-_forms_lock = threading.Lock()
 _MOST_FORMS = 1024
 
 
@@ -249,11 +248,7 @@ def _prepare_plain(
         form = _plain_form(*arrays, blank, time_major=time_major)
         if form is None:
             return None
-        with _forms_lock:
-            # Sizes change from batch to batch: without a bound this would grow for ever.
-            if len(_forms) >= _MOST_FORMS:
-                del _forms[next(iter(_forms))]
-            _forms[key] = form
+        remember(_forms, key, form, most=_MOST_FORMS)
     facts = form.facts
     logits, labels, logit_lengths, label_lengths = arrays
     if time_major:
