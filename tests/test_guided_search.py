@@ -239,6 +239,15 @@ def test_equal_candidates_have_the_order_of_the_kernels():
     assert many.labels.tolist() == [[-1], [0], [2]]
 
 
+def test_large_weights_that_cancel_each_other_hide_no_candidate():
+    options = {"boost": {(1,): 1e9, (2,): 1e9}, "label_bonus": -1e9, "width": 1}
+    for first in np.linspace(-3.0, -1.0, 20):
+        # In the second frame label 2 is a little better than 1 once more.
+        logits = np.array([[-100.0, 0.0, first], [-100.0, 0.0, 2e-8]])
+        found = ctcx.ctc_beam_search(logits, exact_scores=False, backend="array-api", **options)
+        assert found.labels.tolist() == [[1, 2]]
+
+
 def in_chunks(logits, lengths, sizes, **options):
     """Decode (N, T, C) in chunks of these sizes; lengths count from the first frame of all."""
     state, first = ctcx.BeamState(), 0
@@ -454,6 +463,10 @@ WRONG = {
     "a label beyond": ({"boost": {(1, 3): 1.0}}, "labels of 0 to 2; got 3 in it"),
     "a negative label": ({"boost": {(-1,): 1.0}}, "labels of 0 to 2; got -1"),
     "a label of text": ({"boost": {("a",): 1.0}}, "labels of 0 to 2; got 'a'"),
+    "a float where an int is its equal": (
+        {"boost": {(1, 2): 1.0, (2.0,): 1.0}},
+        r"phrase \(2.0,\): expected labels of 0 to 2; got 2.0",
+    ),
     "an infinite weight": ({"boost": {(1,): math.inf}}, "its weight must be a number of at most"),
     "a weight that is too large": (
         {"boost": {(1,): -1.1e9}},

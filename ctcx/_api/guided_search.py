@@ -489,9 +489,9 @@ def _are_plain(boost: Mapping[Any, Any], classes: int, blank: int) -> bool:
     """Whether all is right and of Python's own types, found out at once."""
     if set(map(type, boost)) != {tuple} or () in boost:
         return False
-    labels = set(chain.from_iterable(boost))
+    labels = list(chain.from_iterable(boost))
     return (
-        set(map(type, labels)) == {int}
+        set(map(type, labels)) == {int}  # of each: in a set of 1, 1.0 and True is one of them
         and min(labels) >= 0
         and max(labels) < classes
         and blank not in labels

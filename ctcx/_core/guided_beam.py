@@ -52,6 +52,9 @@ _NOBODY, _NO_PARENT = -1, -2
 
 _ROUNDING = 1e-9
 
+_ROUNDING_OF_PARTS = 1e-14
+"""Of numbers that are added up to scores: they may be large and cancel each other."""
+
 TOLERATED = 1e-4
 """How far above 0 the numbers of a language model may be, from rounding."""
 
@@ -280,7 +283,10 @@ class GuidedBeam:
         )
         stay_score = np.logaddexp(staying.blank, staying.label) + beam.bonus
         least = stay_score.min(axis=1)  # -inf if there is room
-        least = np.where(least > -_INFINITY, least - _ROUNDING * (1 + np.abs(least)), -_INFINITY)
+        rounding = _ROUNDING + _ROUNDING_OF_PARTS * self._largest_part(rows, beam)
+        least = np.where(
+            least > -_INFINITY, least - (rounding + _ROUNDING * np.abs(least)), -_INFINITY
+        )
         # New ones.
         classes, p = self._classes_to_try(rows, log_probs, beam, total, least)
         repeats = classes[:, :, None] == beam.last[:, None, :]
@@ -312,6 +318,15 @@ class GuidedBeam:
                 self._give_cells(self._said, rows, following, m, j)
         for mine, part in zip(self._beam, following, strict=True):
             mine[rows] = part
+
+    def _largest_part(self, rows: NDArray[np.intp], beam: _Places) -> NDArray[np.float64]:
+        """Say how large the numbers about are that are added up to scores, (M,)."""
+        part: NDArray[np.float64] = np.abs(beam.bonus).max(axis=1) + abs(self._guide.per_label)
+        if self._said is not None:
+            part += np.maximum(self._most_said[rows], 0.0).max(axis=1)
+        if self._guide.phrases is not None:
+            part += self._guide.phrases.most_at_once
+        return part
 
     def _classes_to_try(
         self,
@@ -358,6 +373,8 @@ class GuidedBeam:
             return some
         goes_on = np.zeros(self._classes, dtype=bool)
         if phrases is not None:
+            if phrases.most_at_once * _ROUNDING_OF_PARTS > _ROUNDING:  # sums can't tell them apart
+                return some
             gains = phrases.gains[phrases.start, phrases.column[some]]
             following = [phrases.following(state) for state in set(states.ravel().tolist())]
             goes_on[np.concatenate(following)] = True

@@ -46,6 +46,8 @@ class Phrases:
         self.column = np.zeros(classes, dtype=np.int64)
         self.column[labels] = np.arange(1, len(labels) + 1)
         self._longest = max(map(len, weights), default=0)
+        # A label adds about so much at most, and takes no more away.
+        self.most_at_once = 2.0 * self._longest * max(map(abs, weights.values()), default=0.0)
         self._children: list[dict[int, int]] = [{}]
         self._fail = [0]
         # Weights for the last labels of each node's, as in a phrase that isn't finished.

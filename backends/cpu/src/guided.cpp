@@ -77,9 +77,10 @@ class Best {
   Best(std::size_t width, std::size_t at_once, const ctcx::Kernel &kernel)
       : width_(width), most_(2 * width + 32), kernel_(kernel), scores_(most_ + at_once + ctcx::most_lanes),
         ids_(scores_.size()), ranks_(most_ + ctcx::most_lanes) {}
-  // `p` is of labels. All candidates need `least`.
-  void begin(const double *p, double least) {
-    p_ = p, count_ = 0, needed_ = none;
+  // `p` is of labels. All candidates need `least`. `largest` is about that of the numbers that are added up,
+  // besides scores: they may cancel each other, and what they are rounded by remains.
+  void begin(const double *p, double least, double largest) {
+    p_ = p, count_ = 0, needed_ = none, rounding_ = 1e-9 + 1e-14 * largest;
     need(std::max(least, std::numeric_limits<double>::lowest()));
   }
   // What a candidate must at least have, but for rounding.
@@ -129,7 +130,7 @@ class Best {
   }
   void need(double score) {
     least_ = score;
-    if (score > std::numeric_limits<double>::lowest()) needed_ = score - 1e-9 * (1 + std::fabs(score));
+    if (score > std::numeric_limits<double>::lowest()) needed_ = score - (rounding_ + 1e-9 * std::fabs(score));
   }
   void reduce() {
     const double reached = kernel_.reached(scores_.data(), Size(count_), Size(width_));
@@ -155,7 +156,7 @@ class Best {
   const std::size_t width_, most_;
   const ctcx::Kernel &kernel_;
   const double *p_ = nullptr;
-  double least_ = none, needed_ = none;
+  double least_ = none, needed_ = none, rounding_ = 0;
   std::vector<double> scores_;
   std::vector<std::int64_t> ids_, sorted_;
   std::vector<std::int32_t> ranks_, order_;
@@ -380,7 +381,7 @@ void GuidedBeam::stay(const double *p) {
 }
 
 void GuidedBeam::offer_entries(const double *p) {
-  double least = infinity;
+  double least = infinity, bonus = 0, of_models = 0;
   most_.clear();
   for (std::size_t i = 0; i < entries_.size(); i++) {
     const Entry &entry = entries_[i];
@@ -391,9 +392,12 @@ void GuidedBeam::offer_entries(const double *p) {
       of_model = words.row ? batch_.ngrams_weight * words.row->largest : std::max(words.of_spelled, 0.0);
     }
     most_.push_back(entry.total + (entry.bonus + batch_.label_bonus) + of_model);
+    bonus = std::max(bonus, std::fabs(entry.bonus)), of_models = std::max(of_models, of_model);
     least = std::min(least, total_[i] + entry.bonus);
   }
-  best_.begin(p, entries_.size() == width_ ? least : none);
+  const double of_phrases = phrases_ ? batch_.phrases->most_at_once() : 0;
+  best_.begin(p, entries_.size() == width_ ? least : none,
+              bonus + std::fabs(batch_.label_bonus) + of_phrases + of_models);
   for (std::size_t i = 0; i < entries_.size(); i++) best_.offer(total_[i] + entries_[i].bonus, id_of(i, no_label));
 }
 

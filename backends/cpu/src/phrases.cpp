@@ -49,6 +49,7 @@ bool ctcx_cpu_phrases::build(const std::int32_t *labels, const std::int64_t *len
       largest_label_ = std::max(largest_label_, label);
     }
     longest_ = std::max(longest_, length);
+    largest_weight_ = std::max(largest_weight_, std::fabs(weight));
     nodes_[node].ends.push_back({std::int32_t(length), weight});  // as there are so many nodes
   }
   // Nodes nearer to the root come first.

@@ -36,6 +36,8 @@ struct ctcx_cpu_phrases {
   bool build(const std::int32_t *labels, const std::int64_t *lengths, const double *weights, std::int64_t count);
   std::int32_t largest_label() const { return largest_label_; }
   std::int64_t longest() const { return longest_; }
+  // A label adds no more, nor takes more away.
+  double most_at_once() const { return 2 * double(longest_) * largest_weight_; }
   Step step(const PhraseState &state, std::int32_t label) const;
   // What is to be added if the phrases that the labels begin break off.
   double refund(const PhraseState &state) const;
@@ -65,6 +67,7 @@ struct ctcx_cpu_phrases {
   std::unordered_map<std::uint64_t, std::int32_t> edges_;
   std::int32_t largest_label_ = -1;
   std::int64_t longest_ = 0;
+  double largest_weight_ = 0;  // in size
   // Without a lock, which could be held for ever in a child that is forked meanwhile.
   mutable std::atomic<PhraseStates *> kept_[8] = {};
 };

@@ -99,6 +99,19 @@ def test_equal_candidates_come_in_the_order_of_the_core(classes, width, boost):
     np.testing.assert_allclose(got[3], right[3], rtol=1e-11)
 
 
+@pytest.mark.parametrize(("classes", "width"), [(4, 1), (17, 17), (200, 17)])
+def test_large_weights_that_cancel_each_other_hide_no_candidate(classes, width):
+    # The weights add up to exactly 0, so nothing shows which they are.
+    plain = {"boost": {(1,): 0.0}}
+    large = {"boost": {(label,): 1e9 for label in range(1, classes)}, "label_bonus": -1e9}
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 3, (300, 6, classes)).astype(float)
+    x[150:] += rng.integers(0, 9, x[150:].shape) * 4e-9  # nearly equal
+    expected, got = (search(x, None, width, backend="cpu", **one) for one in (plain, large))
+    for found, one in zip(got, expected, strict=True):
+        assert found.tobytes() == one.tobytes()
+
+
 def test_what_is_remembered_of_phrases_changes_no_bit():
     x, lengths = np.random.default_rng(0).normal(size=(2, 50, 25)), np.array([50, 31])
     guided._phrases.cache_clear()
