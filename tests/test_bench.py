@@ -432,6 +432,20 @@ def test_the_first_sentence_is_about_the_fastest(report, tmp_path):
         "implementations: 3.00 to 3.00 times as fast, 3.00 times in the median."
     )
 
+    def on_one_workload(data):
+        as_peer(data)
+        data["benchmarks"] = [
+            bench
+            for bench in data["benchmarks"]
+            if bench["extra_info"]["workload"] == "notebook-fixture"
+        ]
+
+    text = markdown_report(load_run(changed(report, tmp_path, on_one_workload)))
+    assert text.splitlines()[2] == (
+        "The fastest backend of ctcx is 3.00 times as fast as the fastest of the other "
+        "implementations, on the one workload that both computed."
+    )
+
 
 def test_the_report_may_have_another_baseline(finished):
     run = load_run(finished[1] / "ctcx-bench.json", baseline="right on numpy")
