@@ -14,7 +14,14 @@ import torch
 from array_api_compat import torch as torch_compat
 
 from ctcx._arrays.facts import can_be_written
-from ctcx._arrays.tensor_forms import BATCHED, TRANSFORMED, check_held, forms_of, never_recorded
+from ctcx._arrays.tensor_forms import (
+    BATCHED,
+    TRANSFORMED,
+    check_held,
+    form_of_modes,
+    forms_of,
+    never_recorded,
+)
 from ctcx._autodiff.operation import hessian_times
 from ctcx._dispatch.results import few_or_array
 from ctcx._reduction import PLAIN
@@ -288,7 +295,7 @@ def _weights_of(reduction: Reduction, logits: Array, label_lengths: Array) -> Ar
 
 def _is_number_one(above: Array) -> bool:
     """Whether it is certainly the number 1, as after ``loss.backward()``."""
-    if type(above) is not torch.Tensor or above.ndim or not above.is_cpu:
+    if type(above) is not torch.Tensor or above.ndim or not above.is_cpu or form_of_modes():
         return False
     try:
         return bool(above.item() == 1)
