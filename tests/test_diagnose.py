@@ -117,6 +117,17 @@ def test_a_right_implementation_gets_no_name(name):
     assert names_of(fixture, rounded, "float32") == []
 
 
+def test_plain_numbers_that_underflow_are_named_where_they_still_have_digits():
+    """Around the smallest numbers losses are about right; beyond them there are none."""
+    options = fixtures.RandomOptions(count=8, frames=(185, 205), labels=(8, 8), classes=20)
+    pairs = [(fixture, said(fixture)[1]) for fixture in fixtures.random(options)]
+    losses = np.concatenate([answer["loss"] for _, answer in pairs])
+    likely = diagnose(pairs, "float64")
+    assert np.isposinf(losses).any()
+    assert likely.wrong > np.isposinf(losses).sum()
+    assert likely.mistakes[0].name == "underflow"
+
+
 def test_a_gradient_of_labels_that_cannot_be_emitted_is_a_leak_too():
     fixture = named("infeasible")
     document, _ = said(fixture)

@@ -377,6 +377,10 @@ such as underflow."""
 _SMALLEST = 80.0
 """Minus the logarithm of about the smallest positive float32."""
 
+_FEW_DIGITS = ((70.0, 110.0), (690.0, 760.0))
+"""Where a likelihood has few digits, or parts of it none, in float32 and in float64: minus the
+logarithms of numbers around the smallest normal and the smallest subnormal ones."""
+
 
 def diagnose(pairs: Sequence[tuple[Fixture, Answer]], dtype: str) -> LikelyMistakes:
     """Return the mistake that gives these numbers; a problem without a loss is not looked at.
@@ -407,6 +411,8 @@ def diagnose(pairs: Sequence[tuple[Fixture, Answer]], dtype: str) -> LikelyMista
         best = max(score.rank for _, score in accepted)
         first = [(mistake, score) for mistake, score in accepted if score.rank == best]
         mistakes = tuple({mistake.name: mistake for mistake, _ in first}.values())
+        if _underflows(given):  # these make labels impossible, with which all of that may agree
+            mistakes = (_BY_NAME["underflow"], *mistakes)
         return LikelyMistakes(
             mistakes=mistakes,
             matched=first[0][1].problems,
@@ -490,6 +496,15 @@ class _Judged:
         result: NDArray[np.bool_] = lost | (
             empty & np.isfinite(self.true_loss) & (self.true_loss > _SMALLEST)
         )
+        return result
+
+    @property
+    def losing_digits(self) -> NDArray[np.bool_]:
+        """Whose likelihood is a plain number of few digits: the loss is about right."""
+        with np.errstate(invalid="ignore"):
+            near = np.abs(self.loss - self.true_loss) < 0.05 * self.true_loss
+        ranges = [(low < self.true_loss) & (self.true_loss < high) for low, high in _FEW_DIGITS]
+        result: NDArray[np.bool_] = near & np.any(ranges, axis=0)
         return result
 
     def same_loss(self, one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -599,6 +614,8 @@ def _count(one: _Judged, way: h.Way, row: list[_Score]) -> None:
 
 def _by_pattern(given: Sequence[_Judged]) -> tuple[Mistake | None, int]:
     """Return a mistake that is known by a pattern of the results, and of how many problems."""
+    if _underflows(given) and not any((one.wrong & one.impossible).any() for one in given):
+        return _BY_NAME["underflow"], len(given)
     undefined = [one.undefined & one.wrong for one in given]
     if any(places.any() for places in undefined) and all(
         (places | one.underflown | one.impossible)[one.wrong].all()
@@ -608,17 +625,27 @@ def _by_pattern(given: Sequence[_Judged]) -> tuple[Mistake | None, int]:
     if half := _half_precision(given):
         return half, len(given)
     elsewhere = [one.wrong & ~one.impossible for one in given]
-    under = [one.underflown for one in given]
+    under = [one.underflown | one.losing_digits for one in given]
     left = [bool((a & ~b).any()) for a, b in zip(elsewhere, under, strict=True)]
     if any(left):
         return None, 0
     losses = np.concatenate([one.loss[one.wrong & one.impossible] for one in given])
     matched = sum(not places.any() for places in elsewhere)
     if not losses.size:
-        return _BY_NAME["underflow"], len(given)
+        return None, 0
     if np.isposinf(losses).all():
         return _BY_NAME["infeasible-gradient"], matched
     return _BY_NAME["infeasible-as-zero" if (losses == 0).all() else "log-zero-leaks"], matched
+
+
+def _underflows(given: Sequence[_Judged]) -> bool:
+    """Whether all that is wrong is a likelihood too small for a plain number, or nearly."""
+    wrong = [one.wrong & ~one.impossible for one in given]
+    lost = [one.underflown for one in given]
+    return any((a & b).any() for a, b in zip(wrong, lost, strict=True)) and not any(
+        (places & ~(gone | one.losing_digits)).any()
+        for one, places, gone in zip(given, wrong, lost, strict=True)
+    )
 
 
 def _half_precision(given: Sequence[_Judged]) -> Mistake | None:
