@@ -323,6 +323,27 @@ def test_messages_say_what_is_wrong(flawed: object, name: str, check: str, says:
         raise AssertionError(report.results[0].message)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("repeats-skip", "problems match repeat-transition-allowed. Equal labels are let follow"),
+        ("log-prob-gradient", "problems match gradient-of-log-probabilities"),
+        ("right", None),
+    ],
+)
+def test_compare_names_the_mistake_of_a_backend(flawed: object, name: str, says: str) -> None:
+    only = ("--input", "ocr-lines", "--input", "notebook", "--peer", "none", "--json", "-")
+    ended = run_cli("compare", "--backend", name, "--library", "numpy", *only)
+    told = [row["reason"] for row in json.loads(ended.stdout)["rows"] if row["verdict"] != "ok"]
+    assert ended.exit_code == bool(says)
+    if says is None:
+        assert not told
+        return
+    assert says in told[0]
+    assert re.search(r"First wrong number of the fixture '\S+': (loss|gradient) at seq", told[0])
+    assert f"`ctcx conformance {name} --library numpy`" in told[0]
+
+
 def test_a_modest_kernel_is_checked_for_what_it_declares(flawed: object) -> None:
     report = run_conformance("modest")
     assert report.passed, report.summary()

@@ -33,9 +33,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ctcx._diagnosis import Answer
     from ctcx._plugins.backend import Backend
     from ctcx._plugins.namespace import Namespace
     from ctcx._typing import Array
+    from ctcx.fixtures import Fixture
 
 __all__ = ["BackendResult", "Comparison", "TextLine", "compare", "read_lines"]
 
@@ -86,7 +88,8 @@ def compare(
             for backend in usable:
                 tell(f"{backend.name} on {name} {device}")
                 place = _Place(backend=backend, library=entry.namespace, device=device)
-                rows += _merged([_run(place, each, repeat) for each in given.values()])
+                found = _merged([_run(place, each, repeat) for each in given.values()])
+                rows += _explained(place, found)
     for name in PEERS if peers is None else peers:
         tell(name)
         rows += _merged([_run_peer(name, each, repeat) for each in given.values()])
@@ -226,6 +229,58 @@ def _run(place: _Place, given: Batch, repeat: int) -> BackendResult:
     return row(loss=tuple(loss.ravel().tolist()), seconds=seconds, **judged)
 
 
+def _explained(place: _Place, rows: list[BackendResult]) -> list[BackendResult]:
+    """Say in the first row whose numbers differ which mistake the backend likely makes."""
+    wrong = next((i for i, row in enumerate(rows) if row.verdict == "differs"), None)
+    if wrong is None:
+        return rows
+    from ctcx import fixtures
+    from ctcx._diagnosis import diagnose, first_divergence
+
+    pairs = [
+        (fixture, answer)
+        for fixture in fixtures.named()
+        if (answer := _answer(place, fixture)) is not None
+    ]
+    likely = diagnose(pairs, "float32")
+    first = next(
+        (
+            f" First wrong number of the fixture {fixture.name!r}: {divergence}."
+            for fixture, answer in pairs
+            for n in range(fixture.shape[0])
+            if (divergence := first_divergence(fixture, answer, n, "float32"))
+        ),
+        "",
+    )
+    reason = (
+        f"{rows[wrong].reason}. Of the fixtures, {likely.verdict}. {likely.explanation}{first} "
+        f"`ctcx conformance {place.backend.name} --library {place.library.name}` tells more, and "
+        f"writes a problem that it computes again"
+    )
+    return [*rows[:wrong], replace(rows[wrong], reason=reason), *rows[wrong + 1 :]]
+
+
+def _answer(place: _Place, fixture: Fixture) -> Answer | None:
+    """Compute a fixture; None where that fails."""
+    arrays = fixture.arrays
+    batch = Batch(
+        name=fixture.name,
+        logits=arrays["logits"].astype(np.float32),
+        labels=arrays["labels"].astype(np.int64),
+        logit_lengths=arrays["logit_lengths"].astype(np.int64),
+        label_lengths=arrays["label_lengths"].astype(np.int64),
+        blank=fixture.blank,
+        provenance="fixture",
+    )
+    try:
+        result, _ = _timed(place, _arrays(place, batch), batch.blank, repeat=0)
+        read = load_target(place.library.to_numpy)
+        numbers = [np.asarray(read(array), dtype=np.float64) for array in result]
+    except Exception:  # noqa: BLE001 - a kernel may raise anything
+        return None
+    return dict(zip(("loss", "gradient"), numbers, strict=False))
+
+
 def _run_peer(name: str, given: Batch, repeat: int) -> BackendResult:
     """Compute one input by another library's own CTC, and judge it: no error of it fails here."""
     row = functools.partial(
@@ -297,7 +352,7 @@ def _median_time(call: Callable[[], Any], repeat: int) -> tuple[Any, float]:
         begin = time.perf_counter()
         call()
         times.append(time.perf_counter() - begin)
-    return result, statistics.median(times)
+    return result, statistics.median(times or [0.0])
 
 
 def _judge(
