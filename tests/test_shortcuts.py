@@ -57,7 +57,7 @@ def ctcx_backends():
         dtypes={{"float32", "float64"}},
         features={{Feature.GRAD, Feature.NONCONTIGUOUS}},
         priority=5,
-        opt_in=False,
+        opt_in={opt_in},
         api=(2, 7),
         {more}
     )
@@ -80,8 +80,8 @@ def garbage(plugins):
 def quick(plugins):
     """A plugin whose shortcuts record what they are called with, and the record."""
 
-    def load(*, returned="", more="", others=""):
-        code = RECORDER.format(returned=returned, more=more, others=others)
+    def load(*, returned="", more="", others="", opt_in=False):
+        code = RECORDER.format(returned=returned, more=more, others=others, opt_in=opt_in)
         plugins.write("quick", code)
         plugins.load()
         import ctcx_quick
@@ -153,8 +153,9 @@ def test_the_environment_decides_too(quick, monkeypatch):
 
 
 def test_one_that_has_to_be_named_is_not_taken_without_its_name(quick):
-    calls = quick(more="opt_in=True,".replace("opt_in=True,", ""), others="")
-    assert called(calls, ctcx.ctc_loss, *PLAIN) == ["loss"]
+    calls = quick(opt_in=True)
+    assert called(calls, ctcx.ctc_loss, *PLAIN) == []
+    assert called(calls, ctcx.ctc_loss, *PLAIN, backend="quick") == ["loss"]
 
 
 def test_a_backend_that_can_not_be_used_here_has_no_shortcut(quick):
