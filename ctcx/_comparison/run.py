@@ -218,7 +218,8 @@ def _run(place: _Place, given: Batch, repeat: int) -> BackendResult:
         arrays = _arrays(place, given)
         if reason := _refusal(place, arrays, given.blank):
             return row(verdict="unusable", reason=reason)
-        result, seconds = _timed(place, arrays, given.blank, repeat)
+        call = functools.partial(_compute, place, arrays, given.blank)
+        result, seconds = _median_time(call, repeat)
         read = load_target(place.library.to_numpy)
         loss, *more = (np.asarray(read(array), dtype=np.float64) for array in result)
         judged = _judge(given, loss, more[0] if more else None)
@@ -273,7 +274,7 @@ def _answer(place: _Place, fixture: Fixture) -> Answer | None:
         provenance="fixture",
     )
     try:
-        result, _ = _timed(place, _arrays(place, batch), batch.blank, repeat=0)
+        result = _compute(place, _arrays(place, batch), batch.blank)
         read = load_target(place.library.to_numpy)
         numbers = [np.asarray(read(array), dtype=np.float64) for array in result]
     except Exception:  # noqa: BLE001 - a kernel may raise anything
@@ -322,25 +323,19 @@ def _refusal(place: _Place, arrays: tuple[Array, ...], blank: int) -> str | None
     return next(one.reason for one in decision.candidates if one.name == name)
 
 
-def _timed(
-    place: _Place, arrays: tuple[Array, ...], blank: int, repeat: int
-) -> tuple[tuple[Array, ...], float]:
-    """Return loss and gradient, and the median time until they are there."""
+def _compute(place: _Place, arrays: tuple[Array, ...], blank: int) -> tuple[Array, ...]:
+    """Return loss and gradient, if the backend has one, when they are there."""
     name = place.backend.name
-    wait = load_target(place.library.synchronize) if place.library.synchronize else None
-
-    def call() -> tuple[Array, ...]:
-        result: tuple[Array, ...]
-        if place.operation == "loss":
-            result = (ctcx.ctc_loss(*arrays, blank=blank, backend=name),)
-        else:
-            result = tuple(ctcx.ctc_loss_and_grad(*arrays, blank=blank, backend=name)[:2])
-        if wait is not None:
-            for array in result:
-                wait(array)
-        return result
-
-    return _median_time(call, repeat)
+    result: tuple[Array, ...]
+    if place.operation == "loss":
+        result = (ctcx.ctc_loss(*arrays, blank=blank, backend=name),)
+    else:
+        result = tuple(ctcx.ctc_loss_and_grad(*arrays, blank=blank, backend=name)[:2])
+    if place.library.synchronize:
+        wait = load_target(place.library.synchronize)
+        for array in result:
+            wait(array)
+    return result
 
 
 def _median_time(call: Callable[[], Any], repeat: int) -> tuple[Any, float]:
@@ -352,7 +347,7 @@ def _median_time(call: Callable[[], Any], repeat: int) -> tuple[Any, float]:
         begin = time.perf_counter()
         call()
         times.append(time.perf_counter() - begin)
-    return result, statistics.median(times or [0.0])
+    return result, statistics.median(times)
 
 
 def _judge(
