@@ -151,6 +151,13 @@ def test_other_operations_have_the_bits_of_numpy(batch, operation):
                 np.testing.assert_array_equal(array, np.stack([right] * 2))
 
 
+def test_a_result_in_huge_pages():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3, 70, 50_021)).astype(np.float32)
+    labels = rng.integers(1, 50_021, (3, 5), dtype=np.int32)
+    check_same((logits, labels, np.asarray([70, 1, 69]), np.asarray([5, 0, 2])))
+
+
 def test_they_are_chosen_for_jax(batch):
     logits, labels, *lengths = batch(3, 20, 10, 5)
 
