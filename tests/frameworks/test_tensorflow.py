@@ -761,6 +761,40 @@ def test_gradients_stay_as_they_are_when_others_follow(graph):
         np.testing.assert_allclose(grad, right * factor, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(4, 9, 5), (4, 300, 260)])
+def test_a_tape_may_be_asked_again(shape):
+    """Each time for other derivatives, eagerly and in a graph; no answer changes an earlier one."""
+    frames = np.asarray([shape[1], 5, 9, 2])  # the last one is too short for its labels
+    labels = np.asarray([[1, 2, 3], [1, 1, 4], [4, 3, 2], [1, 1, 1]])
+    x = tf.Variable(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    right = ctcx.ctc_loss_and_grad(x.numpy(), labels, frames).grad
+    factors = {"sum": np.ones(4), "mean": np.full(4, 0.25), "some": np.asarray([3, 0, 0, 0])}
+    with tf.GradientTape(persistent=True) as tape:
+        losses = compat.ctc_loss(labels, x, [3] * 4, frames, logits_time_major=False)
+        totals = {
+            "sum": tf.reduce_sum(losses),
+            "mean": tf.reduce_mean(losses),
+            "some": 3 * tf.gather(losses, [0])[0],  # whose derivative is of a sparse kind
+        }
+    given = []
+    for name in ("mean", "sum", "mean", "some", "sum"):
+        given.append((name, tape.gradient(totals[name], x)))
+        given.append((name, tf.function(lambda name=name: tape.gradient(totals[name], x))()))
+    for name, gradient in given:
+        expected = right * factors[name][:, None, None]
+        np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_second_derivative_by_weights_is_an_error_too():
+    x, weights = tf.Variable(LOGITS), tf.Variable(np.ones(len(FRAMES), dtype=np.float32))
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as inner:
+            loss = compat.ctc_loss(LABELS, x, LENGTHS, FRAMES) * weights
+        norm = tf.reduce_sum(inner.gradient(loss, x) ** 2)
+    with pytest.raises(LookupError, match="second derivative"):
+        outer.gradient(norm, weights)
+
+
 def test_difference_second_derivative():
     """A second derivative on TensorFlow's tensors | NaN for dense labels, silently | an error"""
     x = tf.constant(LOGITS)

@@ -8,7 +8,7 @@ tensor of it is seen.
 from __future__ import annotations
 
 import sys
-from functools import wraps
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -26,6 +26,10 @@ __all__ = [
 
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 _HALVES = ("float16", "bfloat16")
+_NO_SECOND = (
+    "ctcx.compat.tensorflow.ctc_loss has no second derivative on TensorFlow's tensors "
+    "(tf.nn.ctc_loss gives NaN); ctcx.ctc_loss has it on PyTorch and JAX"
+)
 _ALIGNMENT = 64
 """Bytes: TensorFlow reads memory that is aligned less with instructions that fail on it."""
 
@@ -106,10 +110,13 @@ def differentiable(
     """
     import tensorflow as tf
 
+    # A variable among the others would be one to differentiate by, for custom_gradient.
+    others = [tf.convert_to_tensor(x) if isinstance(x, tf.Variable) else x for x in others]
+    if tf.executing_eagerly():
+        call = _Eager(compute, [_to_numpy(other) for other in others], time_major=time_major)
+        return _recorded()(in_single_or_double(logits), call=call)
     with tf.name_scope(name or "ctcx_ctc_loss"):
         logits = in_single_or_double(logits)
-        # A variable among the others would be one to differentiate by, for custom_gradient.
-        others = [tf.convert_to_tensor(x) if isinstance(x, tf.Variable) else x for x in others]
 
         def call(x: Any) -> Any:
             loss, grad = on_host(compute, (x, *others), (x.dtype, x.dtype))
@@ -119,6 +126,63 @@ def differentiable(
             return loss, lambda upstream: _once(tf, x, grad, upstream, time_major=time_major)
 
         return tf.custom_gradient(call)(logits)
+
+
+@cache
+def _recorded() -> Callable[..., Any]:
+    """Return a function of ``(logits, call=call)`` that tapes know the gradient of.
+
+    One for all calls: what ``tf.custom_gradient`` makes costs as much as a small loss.
+    """
+    import tensorflow as tf
+
+    return cast("Callable[..., Any]", tf.custom_gradient(lambda logits, *, call: call(logits)))
+
+
+class _Eager:
+    """A loss of tensors whose values are there, and its gradient.
+
+    The first backward gives the gradient's own memory away, scaled in place if need be. Whoever
+    comes later has it computed again.
+    """
+
+    def __init__(
+        self, compute: Callable[..., tuple[Any, Any]], others: Sequence[Any], *, time_major: bool
+    ) -> None:
+        self.compute, self.others, self.time_major = compute, others, time_major
+        self.logits: Any = None
+        self.found: list[Any] = []
+
+    def __call__(self, logits: Any) -> tuple[Any, Callable[[Any], Any]]:
+        import tensorflow as tf
+
+        self.logits = logits
+        loss, grad = self.compute(_to_numpy(logits), *self.others)
+        self.found.append(grad)
+        return _to_tensor(tf, loss, logits.dtype), self.backward
+
+    def backward(self, upstream: Any) -> Any:
+        """Return the gradient times the upstream gradient; differentiating it again raises."""
+        import tensorflow as tf
+
+        logits, upstream = self.logits, tf.convert_to_tensor(upstream)
+        try:
+            grad = self.found.pop()
+        except IndexError:
+            _, grad = self.compute(_to_numpy(logits), *self.others)
+        if not tf.executing_eagerly():  # a tape that is asked inside of a tf.function
+            grad = _to_tensor(tf, grad, logits.dtype)
+            return _once(tf, logits, grad, upstream, time_major=self.time_major)
+        factor = _to_numpy(upstream)
+        if not (factor == 1).all():
+            factor = factor[(None, slice(None), None) if self.time_major else (..., None, None)]
+            grad = np.multiply(grad, factor, out=grad if grad.flags.writeable else None)
+        grad = _to_tensor(tf, grad, logits.dtype)
+        # Tapes see that the gradient depends on both, by an operation without a derivative.
+        guards = [
+            tf.raw_ops.PreventGradient(input=x, message=_NO_SECOND) for x in (logits, upstream)
+        ]
+        return tf.raw_ops.IdentityN(input=[grad, *guards])[0]
 
 
 def _once(tf: Any, logits: Any, grad: Any, upstream: Any, *, time_major: bool) -> Any:
@@ -131,11 +195,7 @@ def _once(tf: Any, logits: Any, grad: Any, upstream: Any, *, time_major: bool) -
         )
 
         def again(*_: Any) -> Any:
-            msg = (
-                "ctcx.compat.tensorflow.ctc_loss has no second derivative on TensorFlow's tensors "
-                "(tf.nn.ctc_loss gives NaN); ctcx.ctc_loss has it on PyTorch and JAX"
-            )
-            raise LookupError(msg)
+            raise LookupError(_NO_SECOND)
 
         # Of a sum, which is what most losses end in, all factors are 1: then no array is touched.
         is_one = tf.reduce_all(tf.equal(factor, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ from keras import ops
 from ctcx._arrays.facts import is_numpy
 from ctcx._inputs.host_data import plain
 from ctcx.compat._shared.argument_names import is_ragged, refuse
-from ctcx.compat._shared.tensorflow_bridge import without_autograph
+from ctcx.compat._shared.tensorflow_bridge import holds_tensors, without_autograph
 from ctcx.compat.keras._ops import ctc_decode, ctc_loss
 
 __all__ = ["CTC", "CTCDecodeOperation", "CTCLossOperation"]
@@ -80,14 +81,21 @@ class CTC(keras.losses.Loss):  # type: ignore[misc] # keras is skipped by mypy
                 shape = "(N, S)" if rank == 2 else "(N, T, C)"
                 refuse(argument, f"have shape {shape}", f"shape {tuple(array.shape)}")
         # Keras hands labels over in the dtype of the loss, which is a floating one.
-        labels = ops.cast(y_true, "int32")
-        place = ops.arange(1, labels.shape[1] + 1, dtype="int32")
-        is_label = labels != 0
+        xp: Any = ops
+        if holds_tensors(y_true) and sys.modules["tensorflow"].executing_eagerly():
+            # NumPy reads these as they are, and a dozen of TensorFlow's operations take longer than
+            # a small loss.
+            xp = np
+            with np.errstate(invalid="ignore"):  # what is no number is out of range afterwards
+                labels = np.asarray(y_true).astype(np.int32)
+        else:
+            labels = ops.cast(y_true, "int32")
+        place = xp.arange(1, labels.shape[1] + 1, dtype="int32")
         if self.strict_compat:
-            label_length = ops.sum(ops.cast(is_label, "int32"), axis=1)
+            label_length = xp.sum(xp.where(labels != 0, 1, 0), axis=1)
             return _with_zeros(labels, y_pred, label_length)
-        label_length = ops.max(ops.where(is_label, place, 0), axis=1, initial=0)
-        return ctc_loss(labels, y_pred, label_length, _all_frames(y_pred))
+        label_length = xp.max(xp.where(labels != 0, place, 0), axis=1, initial=0)
+        return ctc_loss(labels, y_pred, label_length, None)
 
 
 def _array(argument: str, value: Any) -> Any:
@@ -95,10 +103,6 @@ def _array(argument: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         refuse(argument, "be an array or a tensor", f"a {type(value).__name__}")
     return plain(argument, value)
-
-
-def _all_frames(logits: Any) -> Any:
-    return ops.zeros_like(logits[:, 0, 0], dtype="int32") + ops.shape(logits)[1]
 
 
 def _with_zeros(labels: Any, logits: Any, label_length: Any) -> Any:
@@ -113,7 +117,7 @@ def _with_zeros(labels: Any, logits: Any, label_length: Any) -> Any:
     blank = log_probs[:, :, :1]
     copied = ops.concatenate([log_probs, blank], axis=2)
     labels = ops.where(labels == 0, logits.shape[2], labels)
-    loss = ctc_loss(labels, copied, label_length, _all_frames(logits))
+    loss = ctc_loss(labels, copied, label_length, None)
     return loss - ops.sum(ops.log1p(ops.exp(blank)), axis=(1, 2))
 
 
