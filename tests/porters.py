@@ -311,6 +311,76 @@ def batched(logits, labels, T_len, L_len, blank, fault=""):  # noqa: C901, PLR09
     return loss, grad.swapaxes(0, 1)
 
 
+# Style 4: one row of states in a list; the batch is sorted, as recurrent networks like it
+
+
+def rows(logits, labels, T_len, L_len, blank, fault=""):
+    N, T, C = logits.shape
+    order = np.argsort(-T_len, kind="stable") if fault.startswith("sorts") else np.arange(N)
+    labels_order = np.arange(N) if fault == "sorts all but the labels" else order
+    losses, grads = np.zeros(N), np.zeros((N, T, C))
+    for i in range(N):
+        n, m = order[i], labels_order[i]
+        y = [int(k) for k in labels[m, : L_len[m]]]
+        if fault == "ends labels at 0" and 0 in y:
+            y = y[: y.index(0)]
+        if fault == "leaves out zeros":
+            y = [k for k in y if k != 0]
+        if fault == "counts labels other than 0":
+            y = y[: sum(k != 0 for k in y)]
+        losses[i], g = one_sequence(logits[n, : T_len[n]].astype(float), y, blank, fault)
+        if fault == "gradient a frame late":
+            g = np.r_[np.zeros((1, C)), g[:-1]] if len(g) else g
+        if fault == "gradient rolled":
+            g = np.roll(g, -1, axis=0)
+        grads[i, : len(g)] = g
+    if fault in {"sorts", "sorts but for the gradient"}:
+        grads = grads if fault == "sorts" else grads[np.argsort(order)]
+        return losses, grads
+    return losses[np.argsort(order)], grads[np.argsort(order)]
+
+
+def one_sequence(x, y, blank, fault):  # noqa: C901
+    z = [blank] + [k for label in y for k in (label, blank)]
+    U, F = len(z), len(x)
+    if not F:
+        return (math.inf if y else 0.0), np.zeros_like(x)
+    lp = log_softmax(x)
+    in_place = fault in {"updates in place", "updates in place, emits later"}
+    first = 0 if fault == "wraps around" else 1
+    second = 0 if fault in {"wraps around", "wraps around by two"} else 2
+
+    def run(row, frames, states, first, second):
+        """Yield the row of states in each frame."""
+        for number, t in enumerate(frames):
+            if number:
+                old = row if in_place else row[:]
+                for s in range(U):
+                    total = old[s]
+                    if s >= first:
+                        total = np.logaddexp(total, old[s - 1])
+                    if s >= second and states[s] != blank and states[s] != states[s - 2]:
+                        total = np.logaddexp(total, old[s - 2])
+                    row[s] = total if "later" in fault else total + lp[t][states[s]]
+                if "later" in fault:
+                    row = [value + lp[t][k] for value, k in zip(row, states, strict=True)]
+            yield row[:]
+
+    def start(t):
+        return [lp[t][z[s]] if s < 2 else -math.inf for s in range(U)]
+
+    a = np.array(list(run(start(0), range(F), z, first, second)))
+    back = [lp[-1][k] if s < 2 else -math.inf for s, k in enumerate(z[::-1])]
+    b = np.array(list(run(back, range(F - 1, -1, -1), z[::-1], 1, 2)))[::-1, ::-1]
+    total = np.logaddexp.reduce(a[-1, -2:])
+    if not np.isfinite(total):
+        return math.inf, np.zeros_like(x)
+    g = np.exp(lp)
+    for s, k in enumerate(z):
+        g[:, k] -= np.nan_to_num(np.exp(a[:, s] + b[:, s] - lp[:, k] - total))
+    return -total, g
+
+
 NAMES = {
     (textbook, "ignores frame lengths"): "padding-not-masked",
     (textbook, "ignores label lengths"): "padding-not-masked",
@@ -375,10 +445,22 @@ NAMES = {
     (batched, "softmax of the softmax"): "softmax-twice",
     (batched, "keras epsilon"): "probabilities-clamped",
     (batched, "last label alone"): "alpha-end-states",
+    (rows, "updates in place"): "updated-in-place",
+    (rows, "updates in place, emits later"): "updated-in-place",
+    (rows, "wraps around"): "index-wraps-around",
+    (rows, "wraps around by two"): "index-wraps-around",
+    (rows, "ends labels at 0"): "label-0-as-padding",
+    (rows, "leaves out zeros"): "label-0-as-padding",
+    (rows, "counts labels other than 0"): "label-0-as-padding",
+    (rows, "sorts"): "batch-reordered",
+    (rows, "sorts but for the gradient"): "batch-reordered",
+    (rows, "sorts all but the labels"): "batch-reordered",
+    (rows, "gradient a frame late"): "gradient-shifted",
+    (rows, "gradient rolled"): "gradient-shifted",
 }
 """What each program is to be told; None: that its mistake is unknown."""
 
-RIGHT = (textbook, scaled, batched)
+RIGHT = (textbook, scaled, batched, rows)
 
 
 def main(style, fault):

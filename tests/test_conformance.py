@@ -279,7 +279,7 @@ def test_each_flaw_is_caught(
         needed(library)
     device, dtype = flaw.on
     devices = None if device is None else [device]
-    report = run_conformance(name, devices=devices, dtypes=[dtype], checks=[check])
+    report = run_conformance(name, devices=devices, dtypes=[dtype], checks=[check], explain=False)
     result = report.results[0]
     assert result.status in {"failed", "error"}, report.summary()
     assert report.passed == result.provisional
@@ -318,7 +318,7 @@ def test_each_flaw_is_caught(
 def test_messages_say_what_is_wrong(flawed: object, name: str, check: str, says: str) -> None:
     for library in flawed.FLAWS[name].namespaces:
         needed(library)
-    report = run_conformance(name, dtypes=["float32"], checks=[check])
+    report = run_conformance(name, dtypes=["float32"], checks=[check], explain=False)
     with pytest.raises(AssertionError, match=f"(?s){says}"):
         raise AssertionError(report.results[0].message)
 
@@ -342,6 +342,41 @@ def test_compare_names_the_mistake_of_a_backend(flawed: object, name: str, says:
     assert says in told[0]
     assert re.search(r"First wrong number of the fixture '\S+': (loss|gradient) at seq", told[0])
     assert f"`ctcx conformance {name} --library numpy`" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "mistakes"),
+    [
+        ("repeats-skip", ("repeat-transition-allowed",)),
+        ("log-prob-gradient", ("gradient-of-log-probabilities",)),
+        ("mutates-logits", ()),  # its numbers are right
+    ],
+)
+def test_a_failing_backend_is_told_its_mistake(
+    flawed: object, name: str, mistakes: tuple[str, ...]
+) -> None:
+    only = {"dtypes": ["float32"], "checks": ["check_loss", "check_gradient"]}
+    report = run_conformance(name, namespaces=["numpy"], **only)
+    assert not report.passed
+    assert report.mistakes == mistakes
+    asked = [part for dtype in only["dtypes"] for part in ("--dtype", dtype)]
+    asked += [part for check in only["checks"] for part in ("--check", check)]
+    ended = run_cli("conformance", name, "--library", "numpy", *asked)
+    assert ended.exit_code == 1
+    if not mistakes:
+        assert report.verdict == report.explanation == report.example == ""
+        assert "One example" not in ended.stdout
+        return
+    assert f"problems match {mistakes[0]}" in report.verdict
+    assert re.match(r"the fixture '\S+': (loss|gradient) at sequence \d", report.example)
+    shown = " ".join(ended.stdout.split())
+    for said in (
+        report.verdict,
+        report.explanation,
+        report.example,
+        report.results[1].message[:40],
+    ):
+        assert " ".join(said.split()) in shown
 
 
 def test_a_modest_kernel_is_checked_for_what_it_declares(flawed: object) -> None:

@@ -319,7 +319,7 @@ def _print(report: Report, *, everything: bool) -> None:
 def _print_failures(report: Report, *, everything: bool) -> None:
     """Print what did not pass; of a program with one mistake only the names of the problems."""
     bad = _same(report.results)
-    if report.verdict and not everything:
+    if report.verdict and report.kind != "backend" and not everything:
         quiet = [group for group in bad if all(one.status == "failed" for one in group)]
         bad = [group for group in bad if group not in quiet]
         names = [f"{one.device}:{one.check}".removeprefix("-:") for group in quiet for one in group]
@@ -334,7 +334,7 @@ def _print_failures(report: Report, *, everything: bool) -> None:
 
 
 def _print_verdict(report: Report) -> None:
-    """Say what is wrong with a program, and show it on one example."""
+    """Say which mistake gives wrong numbers, and show one of them."""
     show(Text(f"\n{report.verdict}", style="bold"))
     if report.explanation:
         show(Text(report.explanation))

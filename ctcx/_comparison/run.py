@@ -235,24 +235,10 @@ def _explained(place: _Place, rows: list[BackendResult]) -> list[BackendResult]:
     wrong = next((i for i, row in enumerate(rows) if row.verdict == "differs"), None)
     if wrong is None:
         return rows
-    from ctcx import fixtures
-    from ctcx._diagnosis import diagnose, first_divergence
+    from ctcx._diagnosis import examine
 
-    pairs = [
-        (fixture, answer)
-        for fixture in fixtures.named()
-        if (answer := _answer(place, fixture)) is not None
-    ]
-    likely = diagnose(pairs, "float32")
-    first = next(
-        (
-            f" First wrong number of the fixture {fixture.name!r}: {divergence}."
-            for fixture, answer in pairs
-            for n in range(fixture.shape[0])
-            if (divergence := first_divergence(fixture, answer, n, "float32"))
-        ),
-        "",
-    )
+    likely, example = examine(lambda fixture: _answer(place, fixture), "float32")
+    first = f" First wrong number of {example}." if example else ""
     reason = (
         f"{rows[wrong].reason}. Of the fixtures, {likely.verdict}. {likely.explanation}{first} "
         f"`ctcx conformance {place.backend.name} --library {place.library.name}` tells more, and "
@@ -263,16 +249,10 @@ def _explained(place: _Place, rows: list[BackendResult]) -> list[BackendResult]:
 
 def _answer(place: _Place, fixture: Fixture) -> Answer | None:
     """Compute a fixture; None where that fails."""
-    arrays = fixture.arrays
-    batch = Batch(
-        name=fixture.name,
-        logits=arrays["logits"].astype(np.float32),
-        labels=arrays["labels"].astype(np.int64),
-        logit_lengths=arrays["logit_lengths"].astype(np.int64),
-        label_lengths=arrays["label_lengths"].astype(np.int64),
-        blank=fixture.blank,
-        provenance="fixture",
-    )
+    from ctcx._diagnosis import batch_of
+
+    batch = batch_of(fixture)
+    batch = replace(batch, logits=batch.logits.astype(np.float32))
     try:
         result = _compute(place, _arrays(place, batch), batch.blank)
         read = load_target(place.library.to_numpy)

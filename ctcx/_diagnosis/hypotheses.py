@@ -43,6 +43,13 @@ class TransitionRules:
     blanks: str = "everywhere"
     loops: bool = True
     best: bool = False
+    wraps: tuple[tuple[int, int], ...] = ()
+    """Further transitions, from a state to a state in the order of the recursion: an index below 0
+    counts from the last state."""
+    in_place: str = ""
+    """Whether a frame's states are written over those of the frame before, in the order in which
+    they are needed: "" for no, else with the "emission", or with that "later". "derivative" is the
+    backward recursion that a framework makes of the first."""
 
 
 RIGHT = TransitionRules()
@@ -208,15 +215,17 @@ def lattice(
         return states, alpha, beta, np.nan
     alpha[0, first] = emission[0, first]
     for t in range(1, len(alpha)):
-        alpha[t] = _step(alpha[t - 1], skips, plus, loops=forward.loops) + emission[t]
+        alpha[t] = _frame(alpha[t - 1], emission[t], skips, plus, forward)
     back_skips = _states(labels, blank, backward)[1] if backward is not forward else skips
     back = np.zeros_like(skips)
     back[2:] = back_skips[2:][::-1]
     beta[-1, _picked(backward.ends, width)] = 0.0
-    for t in range(len(beta) - 2, -1, -1):
-        beta[t] = _step((beta[t + 1] + emission[t + 1])[::-1], back, plus, loops=backward.loops)[
-            ::-1
-        ]
+    if backward.in_place in {"emission", "derivative"}:
+        beta = _beta_in_place(beta[-1], emission, back, plus, backward)
+    else:
+        for t in range(len(beta) - 2, -1, -1):
+            later = (beta[t + 1] + emission[t + 1])[::-1]
+            beta[t] = _frame(later, np.zeros(width), back, plus, backward)[::-1]
     return states, alpha, beta, -float(plus.reduce(alpha[-1, last]))
 
 
@@ -255,13 +264,60 @@ def _states(
     return states, skips
 
 
-def _step(
-    values: Array, skips: NDArray[np.bool_], plus: Callable[..., Array], *, loops: bool
+def _frame(
+    values: Array,
+    emission: Array,
+    skips: NDArray[np.bool_],
+    plus: Callable[..., Array],
+    how: TransitionRules,
 ) -> Array:
-    total = values.copy() if loops else np.full(values.shape, -np.inf)
+    """Return the values of the states after a frame."""
+    if how.in_place:
+        early, late = (emission, 0.0) if how.in_place == "emission" else (0.0 * emission, emission)
+        return _written_over(values, early, skips, plus) + late
+    total = values.copy() if how.loops else np.full(values.shape, -np.inf)
     total[1:] = plus(total[1:], values[:-1])
     total[2:] = np.where(skips[2:], plus(total[2:], values[:-2]), total[2:])
-    return total
+    for source, target in how.wraps:
+        if len(values) > max(target, -source - 1):
+            total[target] = plus(total[target], values[source])
+    return total + emission
+
+
+def _written_over(
+    values: Array, emission: Array, skips: NDArray[np.bool_], plus: Callable[..., Array]
+) -> Array:
+    """Return the values where each state adds up what the states before have become already."""
+    values = values.copy()
+    for s in range(len(values)):
+        for before in range(max(0, s - 2 if skips[s] else s - 1), s):
+            values[s] = plus(values[s], values[before])
+        values[s] += emission[s]
+    return values
+
+
+def _beta_in_place(
+    end: Array,
+    emission: Array,
+    skips: NDArray[np.bool_],
+    plus: Callable[..., Array],
+    how: TransitionRules,
+) -> Array:
+    """Return beta, which was written over with each frame's own emission in it."""
+    derived = how.in_place == "derivative"
+    own = np.full(emission.shape, -np.inf)  # with the frame's own emission
+    frames = len(emission)
+    for t in range(frames - 1, -1, -1):
+        after = own[t + 1] if t + 1 < frames else end
+        # A program begins with the last frame, the derivative ends before the first.
+        alone = t == (0 if derived else frames - 1)
+        own[t] = (
+            after + emission[t]
+            if alone
+            else _written_over(after[::-1], emission[t, ::-1], skips, plus)[::-1]
+        )
+    result: Array = np.where(np.isneginf(own), -np.inf, own - emission)
+    return result
 
 
 # In the labels, the blank and the lengths
@@ -309,6 +365,32 @@ def dropped_label(batch: MistakenBatch) -> Iterator[Way]:
     rows = _cut(batch.labels, batch.counts)
     yield batch.run(labels=[row[:-1] for row in rows])
     yield batch.run(labels=[row[1:] for row in rows])
+
+
+def zeros_as_padding(batch: MistakenBatch) -> Iterator[Way]:
+    """Try labels that end at a 0, or of which zeros are left out, or only not counted."""
+    for rows in (_cut(batch.labels, batch.counts), list(batch.labels)):
+        ended = [row[: (row == 0).argmax()] if (row == 0).any() else row for row in rows]
+        counted = [row[: np.count_nonzero(row)] for row in rows]
+        for labels in (ended, [row[row != 0] for row in rows], counted):
+            yield batch.run(labels=labels)
+
+
+def reordered_batch(batch: MistakenBatch) -> Iterator[Way]:
+    """Try sequences in the order of their lengths: the results, or what is computed."""
+    loss, (right, *_) = batch.right
+    for lengths in (batch.frames, batch.counts):
+        for order in (np.argsort(-lengths, kind="stable"), np.argsort(lengths, kind="stable")):
+            back = np.argsort(order)
+            for place in (order, back):
+                yield Way(loss[place], (right[place], right))
+                yield Way(loss, (right[place],))
+            mixed = replace(
+                batch, logits=batch.logits[order], frames=batch.frames[order], _cache={}
+            ).right
+            own = tuple(gradient[back] for gradient in mixed.gradients[:2])
+            yield Way(mixed.loss, mixed.gradients[:2] + own)
+            yield Way(mixed.loss[back], own + mixed.gradients[:2])
 
 
 def reversed_labels(batch: MistakenBatch) -> Iterator[Way]:
@@ -369,6 +451,22 @@ def swapped_gradient(batch: MistakenBatch) -> Iterator[Way]:
     loss, (right, *_) = batch.right
     yield Way(loss, (right.swapaxes(0, 1).reshape(N, T, C),))
     yield Way(loss, (right.swapaxes(1, 2).reshape(N, T, C),))
+
+
+def shifted_gradient(batch: MistakenBatch) -> Iterator[Way]:
+    """Try the gradient, or the occupancy in it, a frame later or earlier."""
+    loss, (right, *_) = batch.right
+    for by in (1, -1):
+        moved = [np.roll(part, by, axis=1) for part in (right, batch.occupancy)]
+        ended = [part.copy() for part in moved]
+        inside = [np.zeros_like(part) for part in moved]
+        for part, within, whole in zip(ended, inside, (right, batch.occupancy), strict=True):
+            part[:, 0 if by > 0 else -1] = 0.0
+            for n, frames in enumerate(batch.frames):
+                within[n, :frames] = np.roll(whole[n, :frames], by, axis=0)
+        own = [np.where(batch.used, part, 0.0) for part in ended]
+        yield Way(loss, tuple(part[0] for part in (moved, ended, own, inside)))
+        yield Way(loss, tuple(batch.softmax - part[1] for part in (moved, ended, own, inside)))
 
 
 # In the probabilities
@@ -442,6 +540,23 @@ def lattices(*changes: TransitionRules) -> Callable[[MistakenBatch], Iterator[Wa
     return ways
 
 
+def wrapped_index(batch: MistakenBatch) -> Iterator[Way]:
+    """Try states before the first that are the last: one before, or two, or either."""
+    one, two = (-1, 0), (-1, 1)
+    for wraps in ((one,), (two,), (one, two)):
+        transposed = tuple((-1 - target, -1 - source) for source, target in wraps)
+        yield batch.run(TransitionRules(wraps=wraps))
+        yield batch.run(TransitionRules(wraps=wraps), TransitionRules(wraps=transposed))
+
+
+def updated_in_place(batch: MistakenBatch) -> Iterator[Way]:
+    """Try one array for two frames, in the order in which its states are needed."""
+    forward = TransitionRules(in_place="emission")
+    yield batch.run(forward)
+    yield batch.run(forward, TransitionRules(in_place="derivative"))
+    yield batch.run(TransitionRules(in_place="later"))
+
+
 def backward_alone(batch: MistakenBatch) -> Iterator[Way]:
     """Try a backward recursion that goes wrong, after a forward one that is right."""
     for skips in ("never", "always", "everywhere", "blanks too", "next label", "label before"):
@@ -449,6 +564,8 @@ def backward_alone(batch: MistakenBatch) -> Iterator[Way]:
     for ends in ((-1,), (-2,), None):
         yield _from_beta(batch, replace(RIGHT, ends=ends))
     yield _from_beta(batch, replace(RIGHT, loops=False))
+    for in_place in ("emission", "later"):
+        yield _from_beta(batch, TransitionRules(in_place=in_place))
 
 
 def _from_beta(batch: MistakenBatch, backward: TransitionRules) -> Way:

@@ -126,6 +126,18 @@ MISTAKES: tuple[Mistake, ...] = (
         ways=h.lattices(_way(loops=False)),
     ),
     Mistake(
+        name="index-wraps-around",
+        sentence="The first states are entered from the last ones: s - 1 or s - 2 is below 0 "
+        "there, and such an index counts from the end.",
+        ways=h.wrapped_index,
+    ),
+    Mistake(
+        name="updated-in-place",
+        sentence="States of a frame are added up from states of the same frame: one array holds "
+        "both frames, and s - 1 is overwritten before s is computed. Use two arrays.",
+        ways=h.updated_in_place,
+    ),
+    Mistake(
         name="blanks-missing",
         sentence="Blanks are missing from the states: one stands before, between and after all "
         "labels, 2 L + 1 states in all.",
@@ -195,6 +207,19 @@ MISTAKES: tuple[Mistake, ...] = (
         ways=h.dropped_label,
     ),
     Mistake(
+        name="label-0-as-padding",
+        sentence="The label 0 is taken for padding, or not counted: where the blank is another "
+        "class, 0 is a label as any other, and `label_lengths` says where padding begins.",
+        ways=h.zeros_as_padding,
+    ),
+    Mistake(
+        name="batch-reordered",
+        sentence="The sequences of a batch are in the order of their lengths, in the results or in "
+        "part of what is computed: results are in the order of the input.",
+        ways=h.reordered_batch,
+        in_loss=False,
+    ),
+    Mistake(
         name="frame-dropped",
         sentence="The first or the last frame of each sequence is left out.",
         ways=h.dropped_frame,
@@ -216,6 +241,12 @@ MISTAKES: tuple[Mistake, ...] = (
         sentence="The gradient is stored in another order of its axes: it has the shape of the "
         "logits; transpose, do not reshape.",
         ways=h.swapped_gradient,
+        in_loss=False,
+    ),
+    Mistake(
+        name="gradient-shifted",
+        sentence="The gradient, or the occupancy in it, is a frame too late or too early.",
+        ways=h.shifted_gradient,
         in_loss=False,
     ),
     Mistake(

@@ -15,6 +15,7 @@ import numpy as np
 
 import ctcx
 from ctcx._arrays.facts import describe
+from ctcx._diagnosis import batch_of, examine
 from ctcx._dispatch.shortcut import has_shortcut, without_shortcuts
 from ctcx._errors import BackendRejectedError, KernelError
 from ctcx._plugins.backend import Feature, Problem
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ctcx._diagnosis import Answer, Examined
     from ctcx._plugins.backend import Backend
     from ctcx._plugins.namespace import Namespace
     from ctcx._typing import Array
     from ctcx.data.batch import Batch
+    from ctcx.fixtures import Fixture
 
 __all__ = ["CallArrays", "Outcome", "Subject"]
 
@@ -261,6 +264,19 @@ class Subject:
         if others:
             outcome = Outcome(outcome.loss, others[0].astype(np.float64), others[1])
         return outcome
+
+    def examined(self) -> Examined:
+        """Return which mistake the backend likely makes, by its numbers for all fixtures."""
+
+        def answer(fixture: Fixture) -> Answer | None:
+            try:
+                outcome = self.run(batch_of(fixture), grad=self.can_grad)
+            except Exception:  # noqa: BLE001 - a kernel may raise anything, which checks report
+                return None
+            gradient = {} if outcome.grad is None else {"gradient": outcome.grad}
+            return {"loss": outcome.loss} | gradient
+
+        return examine(answer, self.dtype)
 
     def declined_by_itself(self, batch: Batch, logits: Array, operation: str) -> str | None:
         """Return why the backend's ``accepts`` rejects a batch; None if it doesn't."""

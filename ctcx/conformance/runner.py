@@ -7,7 +7,7 @@ import platform
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ctcx._plugins.registry import registry
 from ctcx.conformance import KIT_VERSION
@@ -17,7 +17,9 @@ from ctcx.conformance._plan import Expectations, make_plan
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from ctcx.conformance._plan import CheckPlan
 
 __all__ = ["Report", "Result", "run_conformance", "versions_of"]
 
@@ -47,7 +49,7 @@ class Report:
     kind : str
         What was tested: ``"backend"``; ``"program"`` or ``"file"`` for other languages.
     verdict : str
-        Of a program with wrong numbers: the mistake that gives them, and in how many problems.
+        Of wrong numbers: the mistake that gives them, and in how many problems.
     mistakes : tuple of str
         Its name; several that the problems can't tell apart; none if no known one gives them.
     explanation : str
@@ -148,6 +150,7 @@ def run_conformance(
     failures: str | os.PathLike[str] = FAILURES,
     replay: str | os.PathLike[str] | None = None,
     expected_failures: Mapping[str, str] | None = None,
+    explain: bool = True,
     progress: Callable[[Result], None] | None = None,
 ) -> Report:
     """Put a backend through the whole kit.
@@ -173,6 +176,8 @@ def run_conformance(
         Run only this problem: such a file, or the name of a drawn problem.
     expected_failures : mapping of str to str, optional
         ``{"check_x": reason}``; strict, see :class:`ctcx.conformance.BackendConformance`.
+    explain : bool
+        Whether to look for the mistake that gives wrong numbers; takes about a second.
     progress : callable, optional
         Called with each :class:`Result` as it comes.
 
@@ -228,7 +233,26 @@ def run_conformance(
         not_run=plan.not_run,
         problems=tuple(problems),
         versions=versions_of({result.namespace for result in results}),
+        **(_findings(plan, results) if explain else {}),
     )
+
+
+def _findings(plan: CheckPlan, results: Sequence[Result]) -> dict[str, Any]:
+    """Return which mistake a backend with wrong numbers likely makes, as fields of a report."""
+    wrong = [item.subject for item, one in zip(plan.items, results, strict=True) if one.bad]
+    for dtype in ("float32", "float64"):  # in half precision a mistake is hard to tell from another
+        for subject in wrong:
+            if subject.dtype == dtype:
+                likely, example = subject.examined()
+                if not likely.wrong:
+                    return {}
+                return {
+                    "verdict": likely.verdict,
+                    "mistakes": tuple(mistake.name for mistake in likely.mistakes),
+                    "explanation": likely.explanation,
+                    "example": example,
+                }
+    return {}
 
 
 def versions_of(namespaces: set[str]) -> dict[str, str]:
