@@ -113,8 +113,8 @@ def differentiable(
     # A variable among the others would be one to differentiate by, for custom_gradient.
     others = [tf.convert_to_tensor(x) if isinstance(x, tf.Variable) else x for x in others]
     if tf.executing_eagerly():
-        call = _Eager(compute, [_to_numpy(other) for other in others], time_major=time_major)
-        return _recorded()(in_single_or_double(logits), call=call)
+        eager = _Eager(compute, [_to_numpy(other) for other in others], time_major=time_major)
+        return _recorded()(in_single_or_double(logits), call=eager)
     with tf.name_scope(name or "ctcx_ctc_loss"):
         logits = in_single_or_double(logits)
 
