@@ -555,6 +555,17 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(plugins, planted, columns):
     assert "array_api_strict" in narrow.out
 
 
+def test_numbers_are_whole_in_a_very_narrow_terminal():
+    """Where a table of them has no room, each row is some lines."""
+    args = ("--library", "numpy", "--input", "notebook", "--repeat", "1", "--json", "-")
+    (row,) = json.loads(process("compare", *NO_PEERS, *args).out)["rows"]
+    narrow = process("compare", *NO_PEERS, *args[:-2], COLUMNS="30").out.splitlines()
+    assert max(map(len, narrow)) <= 30
+    start = narrow.index(f"{row['backend']} on numpy")
+    assert narrow[start + 1] == f"  loss: {row['loss'][0]:.6f}"
+    assert narrow[start + 5] == "  verdict: ok"
+
+
 def test_pipes_are_not_wrapped(plugins, planted):
     assert planted
     ended = process("backends", paths=plugins.paths)

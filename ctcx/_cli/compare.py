@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,7 +66,6 @@ def compare_command(
     than its tolerance or fails, or if ctcx could compute nothing; what others compute fails
     nothing.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells much on standard error
     with unwarned(), activity("comparing") as tell:
         found = compare(
             backends=known_backends(backend),

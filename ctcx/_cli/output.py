@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -45,6 +46,9 @@ _PIPE_WIDTH = 4000
 
 _NARROW = 100
 """Below so many columns, tables are set closer."""
+
+_FEW_LETTERS = 6
+"""So narrow may a column of words become, folded."""
 
 _STYLES = {
     "ok": "green",
@@ -81,6 +85,10 @@ def show(*parts: RenderableType, soft_wrap: bool = False) -> None:
     With ``soft_wrap`` a line stays one, for a command or a path to be copied.
     """
     out = console()
+    parts = tuple(
+        _as_records(part) if isinstance(part, Table) and _breaks_numbers(part, out) else part
+        for part in parts
+    )
     if out.is_terminal:
         out.print(*parts, sep="\n", soft_wrap=soft_wrap)
         return
@@ -129,6 +137,29 @@ def new_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
             vertical="top",
         )
     return table
+
+
+def _breaks_numbers(table: Table, out: Console) -> bool:
+    """Whether numbers would have to be wrapped, where words have room for a few letters."""
+    needed = len(table.columns) * sum(table.padding[1::2])
+    for column in table.columns:
+        widest = Measurement.get(out, out.options, Group(*column.cells, column.header)).maximum
+        needed += widest if column.justify == "right" else min(widest, _FEW_LETTERS)
+    return table.show_header and needed > out.width
+
+
+def _as_records(table: Table) -> Group:
+    """Return the rows one after the other, with a line for each cell."""
+    first, *others = table.columns
+    headers = [" ".join(str(column.header).split()) for column in others]
+    lines: list[RenderableType] = []
+    for name, *cells in zip(*(column.cells for column in table.columns), strict=True):
+        lines.append(name)
+        lines += [
+            Text.assemble(f"  {header}: ", cell)
+            for header, cell in zip(headers, cells, strict=True)
+        ]
+    return Group(Text(str(first.header), style="bold"), *lines)
 
 
 @contextmanager

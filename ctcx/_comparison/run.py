@@ -8,10 +8,13 @@ one too. What can't be used here is part of the result, with its reason.
 from __future__ import annotations
 
 import functools
+import os
 import statistics
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -273,7 +276,7 @@ def _run_peer(name: str, given: Batch, repeat: int) -> BackendResult:
         peer=True,
     )
     try:
-        with warnings.catch_warnings():  # its own business
+        with warnings.catch_warnings(), _unheard():  # its own business
             warnings.simplefilter("ignore")
             call, read = PREPARE[name](given)
             result, seconds = _median_time(call, repeat)
@@ -286,6 +289,23 @@ def _run_peer(name: str, given: Batch, repeat: int) -> BackendResult:
     if judged["verdict"] == "differs":
         judged["verdict"] = "inexact"
     return row(loss=tuple(loss.ravel().tolist()), seconds=seconds, **judged)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Drop what libraries write to standard error, past Python: TensorFlow logs each import."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _arrays(place: _Place, batch: Batch) -> tuple[Array, ...]:

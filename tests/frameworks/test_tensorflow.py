@@ -1,5 +1,9 @@
 """``ctcx.compat.tensorflow`` beside TensorFlow itself, in the same process on the same inputs."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -811,6 +815,18 @@ def test_difference_second_derivative():
         else:
             with pytest.raises(LookupError, match="second derivative"):
                 outer.gradient(norm, x)
+
+
+def test_compare_says_nothing_of_what_tensorflow_logs():
+    words = ("compare", "--library", "numpy", "--input", "notebook", "--repeat", "1", "--json", "-")
+    peers = ("--peer", "tensorflow-v1", "--peer", "tensorflow-v2")
+    done = subprocess.run(
+        [sys.executable, "-m", "ctcx", *words, *peers], capture_output=True, text=True, check=True
+    )
+    assert {"tensorflow-v1", "tensorflow-v2"} < {
+        row["backend"] for row in json.loads(done.stdout)["rows"] if row["verdict"] == "ok"
+    }
+    assert not done.stderr
 
 
 def test_difference_xla():
