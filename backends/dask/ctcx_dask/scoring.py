@@ -134,7 +134,7 @@ def open_corpus(path: str, *, block_bytes: int = BLOCK_BYTES) -> Corpus:
             )
             warnings.warn(msg, stacklevel=2)
     logits = arrays["logits"]
-    rows = (logits.shards or logits.chunks)[0]
+    rows = logits.chunks[0]  # of a shard, too: it may be larger than memory
     row_bytes = max(1, int(np.prod(logits.shape[1:])) * logits.dtype.itemsize)
     rows = max(1, rows) * max(1, block_bytes // (max(1, rows) * row_bytes))
     stored = {name: _Stored(path, name, array) for name, array in arrays.items()}

@@ -143,6 +143,19 @@ def test_score_says_what_is_wrong_and_writes_nothing(tmp_path, make, words):
     assert [path.name for path in tmp_path.iterdir() if path != corpus] == []
 
 
+def test_blocks_of_shards_are_of_chunks(tmp_path):
+    # A shard may be larger than memory; its chunks can be read one by one.
+    from ctcx_dask.scoring import open_corpus
+
+    corpus = write_corpus(tmp_path / "corpus.zarr")
+    group = zarr.open_group(corpus)
+    shards = {"chunks": (4, 14, 6), "shards": (24, 14, 6), "overwrite": True}
+    group.create_array("logits", data=WHOLE[0], **shards)
+    logits = open_corpus(str(corpus), block_bytes=1).logits
+    assert logits.chunks[0] == (4, 4, 4, 4, 4, 3)
+    np.testing.assert_array_equal(logits.compute(scheduler="synchronous"), WHOLE[0])
+
+
 def test_a_corpus_that_is_elsewhere_is_not_taken_for_zeros(tmp_path, monkeypatch):
     from ctcx_dask.scoring import open_corpus
 
