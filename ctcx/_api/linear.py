@@ -6,7 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from ctcx._api.call import reduce_losses, reduction_of
+from ctcx._api.lazy import is_lazy
 from ctcx._api.loss import ctc_loss_and_grad
+from ctcx._arrays.facts import library_name
 from ctcx._arrays.jax_types import has_jax_types
 from ctcx._arrays.tensor_forms import UNREADABLE, form_of, never_recorded
 from ctcx._autodiff.head_operation import HeadOperation
@@ -189,9 +191,19 @@ def _prepared(
 
 def _loss_and_grad(options: Options, *arrays: Array) -> tuple[Array, Array]:
     policy: Infeasible = "raise" if options.infeasible == "raise" else "inf"
-    found = ctc_loss_and_grad(
-        *arrays, infeasible=policy, backend=options.backend, validate=options.validate
-    )
+    try:
+        found = ctc_loss_and_grad(
+            *arrays, infeasible=policy, backend=options.backend, validate=options.validate
+        )
+    except CTCInputError as error:
+        if not is_lazy(arrays[0]):
+            raise
+        msg = (
+            f"hidden is an array of {library_name(arrays[0])}, and linear heads have no kernel for "
+            "its blocks: call ctcx.linear_ctc_loss_and_grad in map_blocks or on computed arrays, "
+            "or with backend='array-api', which makes many tasks a frame"
+        )
+        raise CTCInputError(msg, argument="hidden") from error
     return found.loss, found.grad
 
 

@@ -217,6 +217,8 @@ def _device_label(device: Any) -> str:
 
 
 def _device_text(text: str) -> str:
+    if " object at 0x" in text:  # ndonnx's device, which has no name
+        return "unknown"
     wrapped = _DEVICE_WRAPPER.match(text)
     return wrapped.group(1) if wrapped else text.replace("TFRT_CPU_", "cpu:")  # so JAX 0.5 says
 
@@ -354,7 +356,8 @@ def is_contiguous(array: Array) -> bool:
 @lru_cache(maxsize=64)
 def kernel_integers(xp: ArrayModule) -> tuple[Any, ...]:
     """Dtypes in which kernels take labels and lengths, as the library's arrays have them."""
-    kinds = (xp.int32, xp.int64)
+    # ndonnx has int32, but indexes with int64 only.
+    kinds = (xp.int64,) if xp.__name__ == "ndonnx" else (xp.int32, xp.int64)
     # NumPy, CuPy and JAX name a dtype by a class, and comparing with one takes longer.
     return tuple(np.dtype(kind) if isinstance(kind, type) else kind for kind in kinds)
 

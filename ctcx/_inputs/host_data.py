@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "as_integer",
     "check_integer_dtype",
+    "check_sizes",
     "host_lengths",
     "integers",
     "is_list",
@@ -156,6 +157,19 @@ def host_lengths(argument: str, given: Any) -> NDArray[Any]:
         )
         raise CTCInputError(msg, argument=argument, value=given)
     return np.asarray(length)
+
+
+def check_sizes(argument: str, array: Any) -> None:
+    """Refuse sizes that aren't known: None in the array API standard, NaN in dask."""
+    for size in array.shape:  # no size of JAX's or PyTorch's may be compared here
+        if size is None or isinstance(size, float):
+            advice = (
+                "give each axis a number, as results are computed for these sizes"
+                if size is None
+                else f"call {argument}.compute_chunk_sizes() first"
+            )
+            msg = f"{argument} must have known sizes; got {tuple(array.shape)}: {advice}"
+            raise CTCInputError(msg, argument=argument)
 
 
 def check_integer_dtype(argument: str, array: Any) -> None:

@@ -28,6 +28,7 @@ from ctcx._errors import CTCInputError, short_repr
 from ctcx._inputs.host_data import (
     as_integer,
     check_integer_dtype,
+    check_sizes,
     host_lengths,
     integers,
     is_list,
@@ -158,6 +159,7 @@ def _padded(
     if labels.ndim != 2:
         msg = f"labels must have shape (N, S) or (S,), got {tuple(labels.shape)}"
         raise CTCInputError(msg, argument="labels")
+    check_sizes("labels", labels)
     xp, device = namespace_of(labels), device_of(labels)
     dtype = index_dtype(xp, device)
     count, width = labels.shape

@@ -41,6 +41,7 @@ from ctcx._bounded import remember
 from ctcx._errors import CTCInputError
 from ctcx._inputs.host_data import (
     check_integer_dtype,
+    check_sizes,
     host_lengths,
     is_list,
     plain,
@@ -138,6 +139,7 @@ def prepare_logits(
     if getattr(logits, "is_nested", False):  # and has no shape
         describe(logits, "logits")
     if is_array(logits) and logits.ndim in (2, 3):  # else it is refused
+        check_sizes("logits", logits)
         shape = (0,) if logits.ndim == 2 else (logits.shape[1 if time_major else 0], 0)
         xp = namespace_of(logits)
         # Made where the logits are: in a CUDA graph nothing can be copied from the host.
@@ -431,6 +433,7 @@ def check_frames(argument: str, array: Any, last: str = "C") -> ArrayFacts:
             f"(T, {last}) for one sequence; got {tuple(array.shape)}"
         )
         raise CTCInputError(msg, argument=argument)
+    check_sizes(argument, array)
     if facts.dtype not in DTYPES:
         msg = f"{argument} must have one of the dtypes {', '.join(DTYPES)}; got {facts.dtype}"
         if is_numpy(array) and not array.dtype.isnative:
@@ -478,6 +481,7 @@ def _check_labels(
     if not _is_at_home(labels, facts):
         check_integer_dtype("labels", labels)
         _check_home("labels", labels, facts)
+    check_sizes("labels", labels)
     if labels.ndim != (1 if single else 2) or (not single and labels.shape[0] != logits.shape[0]):
         expected = "(S,) for one sequence" if single else f"({logits.shape[0]}, S)"
         form = "(T, C)" if single else "(T, N, C)" if time_major else "(N, T, C)"
@@ -580,7 +584,8 @@ def _host(array: Any) -> Any:
 def _upload(array: Any, facts: ArrayFacts, dtype: Any, device: Any) -> Array:
     """To the library and device of the logits; one transfer at most.
 
-    int32 and int64 of the library stay as they are; all else becomes its index dtype.
+    int32 and int64 of the library stay as they are, if it indexes with both; all else becomes its
+    index dtype.
     """
     xp = facts.xp
     if is_numpy(array):

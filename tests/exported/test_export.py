@@ -17,7 +17,7 @@ SHAPE = (2, 7, 5, 3)
 
 def exported(function, values):
     """Results of ``function`` in a file of ONNX, for inputs of the shapes and dtypes of values."""
-    kinds = {"float32": ndx.float32, "int64": ndx.int64}
+    kinds = {"float32": ndx.float32, "int32": ndx.int32, "int64": ndx.int64}
     arguments = [ndx.argument(shape=v.shape, dtype=kinds[v.dtype.name]) for v in values]
     outputs = {str(place): array for place, array in enumerate(function(*arguments))}
     inputs = {f"input {place}": array for place, array in enumerate(arguments)}
@@ -40,10 +40,11 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.parametrize("integer", [np.int32, np.int64])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_an_exported_file_has_the_same_numbers(name):
+def test_an_exported_file_has_the_same_numbers(name, integer):
     logits, *integers = random_problem(3, *SHAPE)
-    values = (logits, *(np.asarray(array, np.int64) for array in integers))
+    values = (logits, *(np.asarray(array, integer) for array in integers))
     values[2][0], values[3][0] = 1, 3  # which no path emits
     expected = FUNCTIONS[name](*values)
     found = exported(FUNCTIONS[name], values)
@@ -53,9 +54,27 @@ def test_an_exported_file_has_the_same_numbers(name):
         np.testing.assert_allclose(one[here], other, atol=1e-5)
 
 
-def test_eager_arrays_of_ndonnx():
-    logits, *rest = random_problem(4, *SHAPE)
-    result = ctcx.ctc_loss_and_grad(ndx.asarray(logits), *rest)
+@pytest.mark.parametrize(
+    ("shape", "width"), [(("batch", 7, 5), 3), ((2, None, 5), 3), ((2, 7, 5), None)]
+)
+def test_sizes_that_are_not_known_are_refused(shape, width):
+    logits = ndx.argument(shape=shape, dtype=ndx.float32)
+    labels = ndx.argument(shape=(shape[0], width), dtype=ndx.int64)
+    calls = [ctcx.ctc_loss, ctcx.ctc_align, lambda _, labels: ctcx.min_frames(labels)]
+    if None in shape or "batch" in shape:
+        calls[2:] = [lambda logits, _: ctcx.ctc_greedy(logits)]
+    for call in calls:
+        with pytest.raises(ctcx.CTCInputError, match=r"must have known sizes; got .*None.*number"):
+            call(logits, labels)
+
+
+@pytest.mark.parametrize("integer", [np.int32, np.int64])
+def test_eager_arrays_of_ndonnx(integer):
+    logits, *integers = random_problem(4, *SHAPE)
+    rest = [np.asarray(array, integer) for array in integers]
+    arrays = [ndx.asarray(array) for array in (logits, *rest)]
+    assert ctcx.explain(*arrays).problem.device == "unknown"
+    result = ctcx.ctc_loss_and_grad(*arrays)
     expected = ctcx.ctc_loss_and_grad(logits, *rest)
     np.testing.assert_allclose(result.loss.unwrap_numpy(), expected.loss, rtol=1e-5)
     np.testing.assert_allclose(result.grad.unwrap_numpy(), expected.grad, atol=1e-6)

@@ -111,6 +111,18 @@ def test_the_core_says_what_it_cannot_do_on_dask_arrays():
             call(name, (LAZY, LABELS, None, None), backend="array-api")
 
 
+def test_other_functions_need_known_sizes_and_heads_say_where_to_call_them():
+    labels = da.from_array(LABELS, chunks=5)
+    for call in (ctcx.ctc_entropy, ctcx.ctc_occupancies):
+        with pytest.raises(ctcx.CTCInputError, match=r"logits must have known.*logits\.com"):
+            call(UNKNOWN, labels)
+    with pytest.raises(ctcx.CTCInputError, match=r"labels must have .*labels\.compute_chunk_sizes"):
+        ctcx.min_frames(labels[labels[:, 0] > 0])
+    head = LAZY, da.from_array(np.eye(C, dtype=np.float32)), None, LABELS
+    with pytest.raises(ctcx.CTCInputError, match=r"hidden is an array of dask.*map_blocks"):
+        ctcx.linear_ctc_loss_and_grad(*head)
+
+
 def test_lists_of_labels_and_options_of_each_function():
     lazy, labels = da.from_array(LOGITS, chunks=(5, -1, -1)), [[1, 2], [3], []] * 7 + [[1], [2]]
     for options in (
