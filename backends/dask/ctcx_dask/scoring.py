@@ -340,7 +340,18 @@ def _connected(address: str) -> Iterator[Any]:
     with Client(address, timeout="10s", set_as_default=False) as client:
         if not client.scheduler_info()["workers"]:
             warnings.warn(f"the scheduler at {address} has no workers yet", stacklevel=4)
+        _check_workers(client)
         yield client
+
+
+def _check_workers(client: Any) -> None:
+    """Refuse workers that lack a package: a task that they can't read ends them without a word."""
+    # A function of this module couldn't be read there, either.
+    answers = client.run(exec, "import ctcx_dask.blocks, zarr", {}, on_error="return")
+    for worker, answer in answers.items():
+        if isinstance(answer, ImportError):
+            msg = f"the workers of the cluster need ctcx-dask and zarr: {worker} says: {answer}"
+            raise ctcx.CTCError(msg) from answer
 
 
 def _write_parquet(out: Path, columns: Mapping[str, NDArray[Any]]) -> None:

@@ -226,6 +226,19 @@ def test_an_address_without_a_scheduler(client, tmp_path, address):
         score(corpus, str(tmp_path / "scores.parquet"), scheduler=address)
 
 
+@pytest.mark.parametrize("module", ["ctcx_dask", "zarr"])
+def test_workers_that_lack_a_package_are_told_of(tmp_path, module):
+    from ctcx_dask.scoring import score
+
+    corpus = str(write_corpus(tmp_path / "corpus.zarr"))
+    options = {"dashboard_address": ":0", "local_directory": str(tmp_path), "threads_per_worker": 1}
+    with LocalCluster(n_workers=1, **options) as cluster, Client(cluster) as client:
+        client.run(exec, f"import sys; sys.modules[{module!r}] = None", {})
+        with pytest.raises(ctcx.CTCError, match=rf"workers .* need ctcx-dask and zarr: .*{module}"):
+            score(corpus, str(tmp_path / "a.zarr"), scheduler=cluster.scheduler_address)
+        assert len(client.scheduler_info()["workers"]) == 1
+
+
 def test_score_tells_of_each_block_and_takes_a_backend(client, tmp_path):
     from ctcx_dask import scoring
 
