@@ -7,9 +7,41 @@ import numpy as np
 import pytest
 
 import ctcx
+from ctcx.conformance import run_conformance
 from tests.helpers import needed, random_problem
 
 ndx, onnxruntime = needed("ndonnx"), needed("onnxruntime")
+
+NDONNX = """
+import ndonnx
+import numpy as np
+from ctcx.plugin import Namespace, hookimpl
+
+
+@hookimpl
+def ctcx_namespaces():
+    targets = {name: f"ctcx_ndonnx:{name}" for name in ("from_numpy", "to_numpy", "devices")}
+    yield Namespace(name="ndonnx", distribution="ndonnx", **targets)
+
+
+def from_numpy(array, dtype=None, device=None):
+    return ndonnx.asarray(np.array(array, dtype=dtype))
+
+
+def to_numpy(array):
+    return array.unwrap_numpy()
+
+
+def devices():
+    return ("unknown",)
+"""
+# Of the kit, as others take minutes: each operation is a graph of its own.
+CHECKS = (
+    "check_published_numbers",
+    "check_gradient_by_enumeration",
+    "check_infeasible_policies",
+    "check_masked_logits",
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "onnx.md"
 SHAPE = (2, 7, 5, 3)
@@ -78,6 +110,17 @@ def test_eager_arrays_of_ndonnx(integer):
     expected = ctcx.ctc_loss_and_grad(logits, *rest)
     np.testing.assert_allclose(result.loss.unwrap_numpy(), expected.loss, rtol=1e-5)
     np.testing.assert_allclose(result.grad.unwrap_numpy(), expected.grad, atol=1e-6)
+
+
+def test_checks_of_the_kit_pass_on_eager_arrays_of_ndonnx(plugins):
+    # ctcx itself doesn't describe ndonnx, as `ctcx compare` would take hours with it.
+    plugins.monkeypatch.delenv("CTCX_TEST_NAMESPACES", raising=False)
+    plugins.write("ndonnx", NDONNX)
+    plugins.load()
+    options = {"namespaces": ["ndonnx"], "dtypes": ["float32"], "checks": CHECKS, "draw": 1}
+    report = run_conformance("array-api", **options)
+    statuses = {result.check: result.status for result in report.results}
+    assert statuses == dict.fromkeys(CHECKS, "passed"), report
 
 
 def test_the_example_of_the_page_is_so(capsys):
