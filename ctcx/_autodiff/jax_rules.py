@@ -117,8 +117,12 @@ def _along(
     Outside of ``jax.jit``, one compiled call costs less than these operations one by one.
     """
     slope = jnp.sum(grad.astype(loss.dtype) * tangent.astype(loss.dtype), axis=(1, 2))
-    finite = jnp.where(loss == jnp.inf, jnp.zeros_like(slope), slope)
-    return reduction.combined(jnp, finite, reduction.divisor(jnp, label_lengths, loss.dtype))
+    # The gradient of an infinite loss is 0 already, but what is multiplied with it may be infinite.
+    # Not so where it is one number for all: then XLA leaves a product by 1 out, and with it a pass
+    # over an array of that size.
+    if reduction.kind == "none":
+        slope = jnp.where(loss == jnp.inf, jnp.zeros_like(slope), slope)
+    return reduction.combined(jnp, slope, reduction.divisor(jnp, label_lengths, loss.dtype))
 
 
 @jax.custom_jvp  # type: ignore[untyped-decorator]
