@@ -170,7 +170,8 @@ def _prepared(
         if form & UNREADABLE:
             msg = (
                 "hidden, weight and bias must be tensors with memory of their own: torch.func's "
-                "transformations and fake tensors are not supported. Call ctcx.ctc_loss on logits"
+                "transformations, fake tensors, and modes that see each operator, as counters of "
+                "operations do, are not supported. Call ctcx.ctc_loss on logits"
             )
             raise CTCInputError(msg, argument="hidden")
     count, frames, _ = call.logits.shape
