@@ -14,7 +14,7 @@ fi
 "${PYTHON:-python3}" -m venv "$venv"
 venv=$(cd "$venv" && pwd)
 python=$venv/bin/python
-"$python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+"$python" -m pip install --quiet --no-compile --disable-pip-version-check -r "$here/requirements.txt"
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 nvidia=$site/nvidia/cu13
 
