@@ -110,6 +110,44 @@ def ragged():
     ]
 
 
+def padded():
+    """Losses by epoch of batches that tf.data pads, so that no size is known beforehand."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    rng = np.random.default_rng(2)
+    lists = [[1, 2], [3], [4, 4, 1], [1]]
+    examples = [
+        (rng.standard_normal((6 + len(row), 5)).astype("float32"), np.asarray(row, dtype="int32"))
+        for row in lists
+    ]
+    kinds = (tf.TensorSpec((None, 5), tf.float32), tf.TensorSpec((None,), tf.int32))
+    batches = tf.data.Dataset.from_generator(lambda: iter(examples), output_signature=kinds)
+    answers = []
+    for loss in (compat.CTC(), compat.CTC(strict_compat=True), keras.losses.CTC()):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((None, 5)), keras.layers.Dense(6)])
+        model.compile(optimizer=keras.optimizers.SGD(0.1), loss=loss)
+        data = batches.padded_batch(2).repeat()
+        history = model.fit(data, steps_per_epoch=2, epochs=3, shuffle=False, verbose=0)
+        answers.append(history.history["loss"])
+    return answers
+
+
+def of_no_size():
+    """Losses of no labels, and of no sequences."""
+    tensor = keras.ops.convert_to_tensor
+    return [
+        attempt(
+            compat.CTC(reduction=None),
+            tensor(np.zeros((count, width), dtype="int32")),
+            tensor(np.zeros((count, 4, 3), dtype="float32")),
+        )
+        for count, width in ((2, 0), (0, 2), (0, 0))
+    ]
+
+
 def main():
     answers = []
     for problem in json.load(sys.stdin):
@@ -158,6 +196,12 @@ def main():
         ],
         "half": half(),
         "ragged": ragged(),
+        "padded": padded(),
+        "of_no_size": of_no_size(),
+        "fractions": [
+            attempt(compat.CTC(), keras.ops.convert_to_tensor(labels), y_pred[:1])
+            for labels in ([[1.0, 1.5]], [[1.0, float("nan")]])
+        ],
         "ranks": [
             attempt(compat.CTC(), np.zeros(label_shape), np.zeros(shape, dtype="float32"))
             for label_shape, shape in (((4,), (2, 4, 3)), ((2, 4), (2, 3)), ((2, 4, 1), (2, 4, 3)))

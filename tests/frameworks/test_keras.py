@@ -122,6 +122,28 @@ def test_a_ragged_tensor_of_labels(said):
     assert "pass target.to_tensor(), and target.row_lengths()" in function
 
 
+def test_batches_whose_sizes_are_known_only_when_they_are_there(said):
+    if said["backend"] != "tensorflow":
+        assert said["padded"] is None
+        return
+    ours, strict, theirs = said["padded"]
+    assert_same(ours, theirs)
+    assert_same(strict, theirs)
+
+
+def test_no_labels_and_no_sequences(said):
+    no_labels, *no_sequences = said["of_no_size"]
+    np.testing.assert_allclose(numbers(no_labels), 4 * np.log(3), rtol=1e-6)
+    assert no_sequences == [[], []]
+
+
+def test_tensors_of_labels_that_are_no_integers(said):
+    if said["backend"] not in {"tensorflow", "numpy"}:
+        return  # their values aren't looked at before they are turned into integers
+    for answer in said["fractions"]:
+        assert answer.startswith("CTCInputError: y_true must be integers"), answer
+
+
 def test_decoding_is_that_of_keras(said):
     """With beams as wide as there are prefixes, so that both are exact."""
     *same, _ = said["decode"]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -787,6 +788,31 @@ def test_a_tape_may_be_asked_again(shape):
     for name, gradient in given:
         expected = right * factors[name][:, None, None]
         np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_tape_remembers_the_labels_of_its_call():
+    """A second backward is of the same loss, though the caller has written over the arrays."""
+    labels, lengths, frames = np.asarray([[1, 2, 3]] * 2), np.asarray([3, 2]), np.asarray([9, 7])
+    x = tf.Variable(np.random.default_rng(0).normal(size=(2, 9, 5)).astype(np.float32))
+    with tf.GradientTape(persistent=True) as tape:
+        loss = compat.ctc_loss(labels, x, lengths, frames, logits_time_major=False)
+    first = tape.gradient(loss, x)
+    labels[:], lengths[:], frames[:] = 4, 1, 5
+    np.testing.assert_array_equal(tape.gradient(loss, x), first)
+
+
+def test_derivatives_that_are_no_numbers_are_taken_in_silence():
+    """As TensorFlow does; a scaled loss may overflow, and its step is then left out."""
+    x = tf.Variable(np.random.default_rng(0).normal(size=(3, 9, 5)).astype(np.float32))
+    with tf.GradientTape() as tape:
+        loss = compat.ctc_loss([[1]] * 3, x, [1] * 3, [9, 9, 5], logits_time_major=False)
+    upstream = tf.constant([1, np.nan, np.inf])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grad = tape.gradient(loss, x, output_gradients=upstream)
+    assert np.isfinite(grad[0]).all()
+    assert np.isnan(grad[1]).all()
+    assert np.isinf(grad[2, :5]).all()
 
 
 def test_a_second_derivative_by_weights_is_an_error_too():

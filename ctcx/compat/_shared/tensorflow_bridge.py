@@ -113,7 +113,9 @@ def differentiable(
     # A variable among the others would be one to differentiate by, for custom_gradient.
     others = [tf.convert_to_tensor(x) if isinstance(x, tf.Variable) else x for x in others]
     if tf.executing_eagerly():
-        eager = _Eager(compute, [_to_numpy(other) for other in others], time_major=time_major)
+        # A second backward computes again, of labels that the caller may have written over by then.
+        others = [x.copy() if isinstance(x, np.ndarray) else _to_numpy(x) for x in others]
+        eager = _Eager(compute, others, time_major=time_major)
         return _recorded()(in_single_or_double(logits), call=eager)
     with tf.name_scope(name or "ctcx_ctc_loss"):
         logits = in_single_or_double(logits)
@@ -176,7 +178,8 @@ class _Eager:
         factor = _to_numpy(upstream)
         if not (factor == 1).all():
             factor = factor[(None, slice(None), None) if self.time_major else (..., None, None)]
-            grad = np.multiply(grad, factor, out=grad if grad.flags.writeable else None)
+            with np.errstate(all="ignore"):  # TensorFlow says nothing of an overflow or a NaN
+                grad = np.multiply(grad, factor, out=grad if grad.flags.writeable else None)
         grad = _to_tensor(tf, grad, logits.dtype)
         # Tapes see that the gradient depends on both, by an operation without a derivative.
         guards = [

@@ -67,10 +67,8 @@ class CTC(keras.losses.Loss):  # type: ignore[misc] # keras is skipped by mypy
         if is_ragged(y_true):
             y_true = y_true.to_tensor(0)
         y_true, y_pred = _array("y_true", y_true), _array("y_pred", y_pred)
-        if str(getattr(y_true, "dtype", "")).endswith("bool") or (
-            is_numpy(y_true) and not np.array_equal(y_true, np.trunc(y_true))
-        ):
-            refuse("y_true", "be integers", f"values that are none, of {y_true.dtype}")
+        if is_numpy(y_true) or str(getattr(y_true, "dtype", "")).endswith("bool"):
+            _check_integers(y_true)
         return super().__call__(y_true, y_pred, sample_weight)
 
     @without_autograph
@@ -85,16 +83,22 @@ class CTC(keras.losses.Loss):  # type: ignore[misc] # keras is skipped by mypy
         if holds_tensors(y_true) and sys.modules["tensorflow"].executing_eagerly():
             # NumPy reads these as they are, and a dozen of TensorFlow's operations take longer than
             # a small loss.
-            xp = np
-            with np.errstate(invalid="ignore"):  # what is no number is out of range afterwards
-                labels = np.asarray(y_true).astype(np.int32)
+            xp, given = np, np.asarray(y_true)
+            _check_integers(given)
+            with np.errstate(invalid="ignore"):  # what is too large is out of range afterwards
+                labels = given.astype(np.int32)
         else:
             labels = ops.cast(y_true, "int32")
-        place = xp.arange(1, labels.shape[1] + 1, dtype="int32")
         if self.strict_compat:
             label_length = xp.sum(xp.where(labels != 0, 1, 0), axis=1)
             return _with_zeros(labels, y_pred, label_length)
-        label_length = xp.max(xp.where(labels != 0, place, 0), axis=1, initial=0)
+        # Of a batch that tf.data pads, the width is known only when it is there.
+        width = labels.shape[1] if xp is np else ops.shape(labels)[1]
+        place = xp.arange(1, width + 1, dtype="int32")
+        if 0 in tuple(labels.shape):  # of which a maximum would have no axis in PyTorch
+            label_length = xp.sum(labels, axis=1)
+        else:
+            label_length = xp.max(xp.where(labels != 0, place, 0), axis=1, initial=0)
         return ctc_loss(labels, y_pred, label_length, None)
 
 
@@ -103,6 +107,11 @@ def _array(argument: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         refuse(argument, "be an array or a tensor", f"a {type(value).__name__}")
     return plain(argument, value)
+
+
+def _check_integers(labels: Any) -> None:
+    if str(labels.dtype).endswith("bool") or not np.array_equal(labels, np.trunc(labels)):
+        refuse("y_true", "be integers", f"values that are none, of {labels.dtype}")
 
 
 def _with_zeros(labels: Any, logits: Any, label_length: Any) -> Any:
