@@ -142,7 +142,7 @@ def test_what_is_wrong_in_no_known_way_gets_no_name():
     answer = read_answer("x", document, fixture)
     assert names_of(fixture, answer) == []
     assert diagnose([(fixture, answer)], "float64").verdict == (
-        "unknown mistake: no known one gives these numbers in 1 problems"
+        "unknown mistake: no known one gives these numbers in 1 problem"
     )
 
 

@@ -163,8 +163,8 @@ def test_the_command_reports_like_the_kit(program, tmp_path):
     done = command("--command", words, *chosen, "--time-limit", 60, "--json", file, *place)
     assert done.exit_code == 1
     assert "FAILED" in done.stdout
-    assert "unknown mistake: no known one gives these numbers in 1 problems" in done.stdout
-    assert "1 problems failed: returning. --all shows each." in done.stdout
+    assert "unknown mistake: no known one gives these numbers in 1 problem\n" in done.stdout
+    assert "1 problem failed: returning. --all shows each." in done.stdout
     report = json.loads(file.read_text())
     assert report["kind"] == "program"
     assert report["counts"] == {"passed": 2, "failed": 1}

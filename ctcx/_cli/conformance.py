@@ -324,7 +324,8 @@ def _print_failures(report: Report, *, everything: bool) -> None:
         bad = [group for group in bad if group not in quiet]
         names = [f"{one.device}:{one.check}".removeprefix("-:") for group in quiet for one in group]
         if names:
-            show(Text(f"\n{len(names)} problems failed: {', '.join(names)}. --all shows each."))
+            problems = "1 problem" if len(names) == 1 else f"{len(names)} problems"
+            show(Text(f"\n{problems} failed: {', '.join(names)}. --all shows each."))
     for group in bad:
         show(Text(""))
         for result in group:

@@ -63,7 +63,8 @@ class LikelyMistakes:
         if not self.wrong:
             return f"{self.total} of {self.total} problems are right"
         if not self.mistakes:
-            return f"unknown mistake: no known one gives these numbers in {self.wrong} problems"
+            problems = "1 problem" if self.wrong == 1 else f"{self.wrong} problems"
+            return f"unknown mistake: no known one gives these numbers in {problems}"
         names = " or ".join(mistake.name for mistake in self.mistakes)
         what = "the losses of " if self.loss_only else ""
         return f"{self.matched} of {self.total} problems match {what}{names}"
