@@ -71,7 +71,9 @@ print(json.dumps(times))
 def measure(case: str) -> tuple[float, float]:
     """Return the first and the second call's milliseconds, in a process of their own."""
     command = [sys.executable, "-c", SETUP + CASES[case] + MEASURE]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    # NumPy's OpenBLAS has threads that spin for a while after its import, and count.
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     printed = subprocess.check_output(command, env=environment, text=True)  # noqa: S603
     start, first, second = json.loads(printed)
     return 1e3 * (first - start), 1e3 * (second - first)
