@@ -272,9 +272,10 @@ def _frame(
     how: TransitionRules,
 ) -> Array:
     """Return the values of the states after a frame."""
+    if how.in_place == "emission":
+        return _written_over(values, emission, skips, plus)
     if how.in_place:
-        early, late = (emission, 0.0) if how.in_place == "emission" else (0.0 * emission, emission)
-        return _written_over(values, early, skips, plus) + late
+        return _written_over(values, np.zeros_like(values), skips, plus) + emission
     total = values.copy() if how.loops else np.full(values.shape, -np.inf)
     total[1:] = plus(total[1:], values[:-1])
     total[2:] = np.where(skips[2:], plus(total[2:], values[:-2]), total[2:])
