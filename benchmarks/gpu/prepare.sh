@@ -13,4 +13,6 @@ for part in . backends/cpu backends/cuda; do
 done
 python3 -m pip download --quiet --no-deps --only-binary=:all: --dest "$folder/wheels" \
   array-api-compat array-api-strict pluggy
+# What the command needs, with all that it needs itself.
+python3 -m pip download --quiet --only-binary=:all: --dest "$folder/wheels" typer rich
 ls "$folder/wheels"

@@ -31,7 +31,7 @@ step() {
 }
 
 : > "$out/summary.txt"
-step machine 60 bash -ec "nvidia-smi; '$python' -m pip list; '$python' -m ctcx doctor"
+step machine 60 bash -c "nvidia-smi; smi=\$?; '$python' -m pip list; '$python' -m ctcx doctor && exit \$smi"
 step warmup 120 "$python" -m ctcx_cuda warmup
 step correct 120 "$python" "$folder/correct.py"
 step speed 150 "$python" "$folder/speed.py" --json "$out/speed.json"
